@@ -1,0 +1,37 @@
+"""Augmentation: Keras layers from the config, applied to the training stream alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+from catdog.config import AugmentationConfig
+from catdog.model import build_layers
+
+
+def build_augmentation(config: AugmentationConfig, seed: int) -> Callable[[Any], Any] | None:
+    """Returns a function that augments a batch, or None where the config has no layers.
+
+    It maps images float32 (B, H, W, 3) in [0, 255] to the same; the layers work in that range, before preprocessing, so
+    their `value_range`, where they have one, is [0, 255].
+
+    Args:
+        config: the layers, by name, in order.
+        seed: the run's seed; each layer gets one of its own from it, unless the config gives one.
+
+    Raises:
+        UserError: a layer that Keras does not have, or arguments that it does not take.
+    """
+    if not config.layers:
+        return None
+    settings = {
+        name: {"seed": seed * 1000 + number, **layer} if layer["layer"].startswith("Random") else layer
+        for number, (name, layer) in enumerate(config.layers.items())
+    }
+    # float32 whatever the run's precision: the stream runs on the host, and rotations in 8 bits of mantissa shift pixels.
+    layers = build_layers("augmentation.layers", settings, dtype="float32")
+
+    def augment(images: Any) -> Any:
+        for layer in layers:
+            images = layer(images, training=True)
+        return images
+
+    return augment

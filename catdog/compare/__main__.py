@@ -1,0 +1,51 @@
+"""Entry: many runs -> table, figures, one page. `python -m catdog.compare --help` explains it."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from catdog import cli, track
+from catdog.compare.load import load_comparison
+from catdog.compare.page import render_page
+from catdog.compare.table import build_frame, print_table
+from catdog.config import CompareConfig, load_config
+from catdog.console import console, show_next
+from catdog.errors import UserError
+
+log = logging.getLogger(__name__)
+
+USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page with every figure.
+
+  python -m catdog.compare                      the latest sweep of the study cats_vs_dogs
+  python -m catdog.compare study=quickstart
+  python -m catdog.compare sweep=RUN_ID         or runs=[RUN_ID,RUN_ID]"""
+
+
+def compare(composed: DictConfig) -> None:
+    """Writes the table and the page, stores the page on the sweep's MLflow run, and says what to do next."""
+    config = load_config(composed, CompareConfig)
+    client = track.connect(config.tracking)
+    comparison = load_comparison(client, config)
+    folder = Path(config.output) / (comparison.sweep_id or comparison.records[0].run_id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        table, page = folder / "table.csv", folder / "comparison.html"
+        build_frame(comparison).to_csv(table, index=False)
+        page.write_text(render_page(comparison), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
+        ) from error
+    print_table(comparison, console)
+    if comparison.sweep_id:
+        run = track.TrackedRun(client, comparison.sweep_id)
+        for file in (table, page):
+            run.log_file(file, "comparison")
+    log.info("page   %s\ntable  %s", page, table)
+    study = "" if comparison.study == "cats_vs_dogs" else f" study={comparison.study}"
+    show_next(f"open {page} in a browser", f"python -m catdog.evaluate{study}")
+
+
+if __name__ == "__main__":
+    cli.run_app("compare", compare, usage=USAGE)

@@ -1,0 +1,168 @@
+"""Runs in MLflow -> a comparison."""
+
+import io
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from catdog.compare.records import Comparison, RunRecord
+from catdog.config import CompareConfig, default_cache
+from catdog.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+log = logging.getLogger(__name__)
+
+HISTORY_KEYS = (
+    "train/loss",
+    "train/accuracy",
+    "val/loss",
+    "val/accuracy",
+    "gap/accuracy",
+    "epoch_seconds",
+    "images_per_second",
+    "learning_rate",
+)
+TRAIN_COMMAND = "python -m catdog.train -m model=cnn,augmented,preprocessed,mobilenet"
+MAX_RUNS = 1000
+
+
+def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison:
+    """Returns the runs that the config names: `runs`, or a sweep's, by default those of the study's latest sweep.
+
+    Raises:
+        UserError: no such study, sweep or run, or none of them finished.
+    """
+    sweep, runs = _find_runs(client, config)
+    records = [_load_record(client, run) for run in runs]
+    finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
+    if not finished:
+        states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
+        raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
+    first, first_run = finished[0]
+    tags = first_run.data.tags
+    return Comparison(
+        study=client.get_experiment(first_run.info.experiment_id).name,
+        sweep_id=sweep.info.run_id if sweep else "",
+        records=records,
+        class_names=tuple(first.predictions.columns[2:]),
+        baseline=first.metrics["data/majority_fraction"],
+        train_images=int(first.metrics["data/train_images"]),
+        val_images=len(first.predictions),
+        data_digest=tags.get("catdog.data_digest", ""),
+        command=sweep.data.tags.get("catdog.command", "") if sweep else tags.get("mlflow.source.name", ""),
+        created=datetime.now().astimezone(),
+        picture=_find_pictures(first_run),
+    )
+
+
+def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | None, list[Run]]":
+    from mlflow.exceptions import MlflowException
+
+    if config.runs:
+        try:
+            return None, [client.get_run(run_id) for run_id in config.runs]
+        except MlflowException as error:
+            raise UserError(
+                f"runs: {str(error).splitlines()[0]}. Give MLflow run ids of this tracking store."
+            ) from error
+    if config.sweep:
+        try:
+            sweep = client.get_run(config.sweep)
+        except MlflowException as error:
+            raise UserError(f"sweep: no run {config.sweep!r} in this tracking store.") from error
+        if sweep.data.tags.get("catdog.kind") != "sweep":
+            raise UserError(
+                f"sweep: {config.sweep!r} is a run, not a sweep. To see a single run: runs=[{config.sweep}]"
+            )
+    else:
+        sweep = _latest_sweep(client, config.study)
+    # The oldest first: the order of the command line.
+    runs = client.search_runs(
+        [sweep.info.experiment_id],
+        f"tags.`catdog.sweep` = '{sweep.info.run_id}'",
+        order_by=["attributes.start_time ASC"],
+        max_results=MAX_RUNS,
+    )
+    return sweep, list(runs)
+
+
+def _latest_sweep(client: "MlflowClient", study: str) -> "Run":
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default")) or "none"
+        raise UserError(
+            f"study: no study {study!r} in this tracking store; studies: {known}. Train first: {TRAIN_COMMAND}"
+        )
+    sweeps = client.search_runs(
+        [experiment.experiment_id],
+        "tags.`catdog.kind` = 'sweep'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    if not sweeps:
+        raise UserError(
+            f"study: {study!r} has no sweep yet. Train one: {TRAIN_COMMAND}, or name single runs: runs=[RUN_ID,RUN_ID]."
+        )
+    return sweeps[0]
+
+
+def _load_record(client: "MlflowClient", run: "Run") -> RunRecord:
+    data = run.data
+    columns = {}
+    for key in HISTORY_KEYS:
+        if key in data.metrics:
+            points = client.get_metric_history(run.info.run_id, key)
+            columns[key] = pd.Series({point.step: point.value for point in points}, dtype=float)
+    history = pd.DataFrame(columns).sort_index()
+    history.index.name = "epoch"
+    return RunRecord(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        variant=data.tags.get("catdog.variant", run.info.run_name),
+        seed=int(data.params.get("seed", 0)),
+        status=run.info.status,
+        params=dict(data.params),
+        tags=dict(data.tags),
+        metrics=dict(data.metrics),
+        history=history,
+        predictions=_load_table(run, "predictions/val.csv"),
+    )
+
+
+def _load_table(run: "Run", path: str) -> pd.DataFrame:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{path}")
+    except (MlflowException, OSError):
+        # A run that failed early has none.
+        return pd.DataFrame()
+    # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number.
+    table = pd.read_csv(io.StringIO(text), dtype={"file": str, "label": str, "sha256": str}, keep_default_na=False)
+    return table
+
+
+def _find_pictures(run: "Run") -> Callable[[str], np.ndarray | None]:
+    """Returns a function from file name to picture, from the decoded cache; it needs the data set's files no more."""
+    from catdog.data.cache import load_cached_images
+
+    split = _load_table(run, "split.csv")
+    size = int(run.data.params.get("preprocessing.image_size", 0))
+    cache = Path(run.data.params.get("dataset.cache", default_cache()))
+    rows = split[split["split"] == "val"] if len(split) else split
+    decoded = load_cached_images(list(rows["sha256"]), height=size, width=size, cache=cache) if len(rows) else None
+    if decoded is None:
+        log.warning("the validation images are not in the cache %s: the page goes without pictures", cache)
+        return lambda file: None
+    index = {file: row for row, file in enumerate(rows["file"])}
+    images = decoded.images
+    return lambda file: images[index[file]] if file in index else None

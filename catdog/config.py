@@ -1,0 +1,425 @@
+"""The config's schema: one dataclass per group, the ranges of its keys, and the rules across groups.
+
+Hydra composes `conf/` against these dataclasses, so an unknown key or a wrong type fails at composition; `load_config` then
+turns the composed config into them, which checks ranges (`__post_init__` of each group) and rules across groups (of the
+root). No Keras, TensorFlow or MLflow is imported here: `--help`, `--cfg job` and a config error must answer in under a second.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import MISSING as dataclass_missing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from catdog.errors import UserError
+
+PROJECT = Path(__file__).resolve().parent.parent
+# A wheel carries conf/ inside the package; a clone has it at the top.
+CONF = next(path for path in (Path(__file__).resolve().parent / "conf", PROJECT / "conf") if path.is_dir())
+
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+SOURCES = ("archive", "drawn")
+
+
+def option(help: str, default: Any = MISSING) -> Any:
+    """Returns a dataclass field with a default and the help text that `--help` prints."""
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: default.copy(), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def _require(ok: bool, key: str, allowed: str, received: Any, advice: str = "") -> None:
+    if not ok:
+        raise UserError(f"{key}: must be {allowed}, received {received!r}.{' ' + advice if advice else ''}")
+
+
+def _require_choice(key: str, allowed: tuple[str, ...], received: Any) -> None:
+    _require(received in allowed, key, "one of " + ", ".join(allowed), received)
+
+
+def _require_fraction(key: str, received: float) -> None:
+    _require(0 < received < 1, key, "more than 0 and less than 1", received)
+
+
+def _require_layers(key: str, layers: dict[str, Any]) -> None:
+    for name, layer in layers.items():
+        _require(
+            isinstance(layer, dict) and isinstance(layer.get("layer"), str),
+            f"{key}.{name}",
+            "a mapping with the key `layer` (a Keras layer's class name) and that layer's arguments",
+            layer,
+            f"For example: {name}: {{layer: RandomFlip, mode: horizontal}}.",
+        )
+
+
+@dataclass
+class DrawingConfig:
+    seed: int = option("seed of the drawn images", 7)
+    train_per_class: int = option("drawn training images per class", 300)
+    validation_per_class: int = option("drawn validation images per class, divided into val and test", 250)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, "dataset.drawing.seed", "0 or more", self.seed)
+        _require(self.train_per_class >= 1, "dataset.drawing.train_per_class", "1 or more", self.train_per_class)
+        _require(
+            self.validation_per_class >= 2,
+            "dataset.drawing.validation_per_class",
+            "2 or more",
+            self.validation_per_class,
+        )
+
+
+@dataclass
+class DatasetConfig:
+    name: str = option("how tables and MLflow call the data set")
+    source: str = option("archive (a URL, a zip or a folder) or drawn (pictures drawn from a seed)", "archive")
+    archive: str | None = option("URL, local zip or local folder with one folder per class", None)
+    holdout_fraction: float = option("share of each class held out of training where the data has no validation/", 0.3)
+    test_fraction: float = option("share of the held-out images that becomes test; the rest is val", 0.2)
+    split_seed: int = option("seed of the splits; `seed` never moves an image", 0)
+    max_images_per_class: int | None = option("take the first N of each class and split, for a quick look", None)
+    max_unreadable_fraction: float = option("more unreadable files than this is an error", 0.05)
+    cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
+    drawing: DrawingConfig = field(default_factory=DrawingConfig, metadata={"help": "what dataset=synthetic draws"})
+
+    def __post_init__(self) -> None:
+        _require_choice("dataset.source", SOURCES, self.source)
+        _require(
+            self.source != "archive" or bool(self.archive),
+            "dataset.archive",
+            "a URL, a local zip or a local folder with one folder per class",
+            self.archive,
+            "Set dataset.archive=PATH, or use dataset=synthetic.",
+        )
+        _require_fraction("dataset.holdout_fraction", self.holdout_fraction)
+        _require_fraction("dataset.test_fraction", self.test_fraction)
+        _require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
+        if self.max_images_per_class is not None:
+            _require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
+                     self.max_images_per_class)  # fmt: skip
+        _require(0 <= self.max_unreadable_fraction < 1, "dataset.max_unreadable_fraction", "0 or more and less than 1",
+                 self.max_unreadable_fraction)  # fmt: skip
+
+
+@dataclass
+class AugmentationConfig:
+    name: str = option("how tables call it")
+    layers: dict[str, Any] = option("Keras layers by a name of yours, in order: {layer: RandomFlip, mode: ...}", {})
+
+    def __post_init__(self) -> None:
+        _require_layers("augmentation.layers", self.layers)
+
+
+@dataclass
+class PreprocessingConfig:
+    name: str = option("how tables call it")
+    pixel_range: list[float] = option("what pixels 0 and 255 become, as [low, high]", [0.0, 1.0])
+    image_size: int = option("height and width in pixels that every image is resized to", 160)
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.pixel_range) == 2 and self.pixel_range[0] < self.pixel_range[1],
+            "preprocessing.pixel_range", "[low, high] with low < high", self.pixel_range,
+        )  # fmt: skip
+        _require(8 <= self.image_size <= 4096, "preprocessing.image_size", "8 to 4096 pixels", self.image_size)
+
+
+@dataclass
+class BackboneConfig:
+    name: str = option("how tables call it")
+    application: str | None = option(
+        "a model of keras.applications, such as MobileNetV2; null: built from layers", None
+    )
+    options: dict[str, Any] = option("further arguments of the application", {})
+    layers: dict[str, Any] = option("Keras layers by name, in order, where application is null", {})
+    weights: str | None = option("imagenet, null (random) or a weights file (CATDOG_WEIGHTS)", None)
+    trainable_layers: Any = option("0 (frozen), all, or N: the last N layers", "all")
+    pixel_range: list[float] | None = option("[low, high] that its weights expect; null: any", None)
+
+    def __post_init__(self) -> None:
+        _require_layers("backbone.layers", self.layers)
+        _require(
+            bool(self.application) != bool(self.layers),
+            "backbone", "either backbone.application or backbone.layers",
+            {"application": self.application, "layers": list(self.layers)},
+        )  # fmt: skip
+        valid = self.trainable_layers == "all" or (
+            isinstance(self.trainable_layers, int) and self.trainable_layers >= 0
+        )
+        _require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
+        _require(
+            self.weights != "imagenet" or bool(self.application),
+            "backbone.weights", "null or a weights file where the backbone is built from layers", self.weights,
+        )  # fmt: skip
+        _require(
+            self.trainable_layers == "all" or self.weights is not None,
+            "backbone.trainable_layers", "all where backbone.weights is null", self.trainable_layers,
+            "Random weights that are not trained learn nothing.",
+        )  # fmt: skip
+
+
+@dataclass
+class HeadConfig:
+    name: str = option("how tables call it")
+    dropout: float = option("share of the backbone's features dropped in training", 0.5)
+    pooling: str = option("max (2 x 2, then flatten), or global_average", "max")
+    units: int = option("units of the dense layer before the output", 128)
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.dropout < 1, "head.dropout", "0 or more and less than 1", self.dropout)
+        _require_choice("head.pooling", ("max", "global_average"), self.pooling)
+        _require(self.units >= 1, "head.units", "1 or more", self.units)
+
+
+@dataclass
+class TrainerConfig:
+    epochs: int = option("passes over the training images", 20)
+    batch_size: int = option("images per step", 32)
+    optimizer: str = option(
+        "one of " + ", ".join(OPTIMIZERS) + ", at Keras' defaults but for the learning rate", "adam"
+    )
+    learning_rate: float = option("the optimizer's learning rate", 0.001)
+    precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto takes the fastest safe one", "auto")
+    devices: str = option("one: the first GPU, else the CPU; all: every GPU, by MirroredStrategy", "one")
+    keep: str = option(
+        "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "trainer.epochs", "1 or more", self.epochs)
+        _require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
+        _require_choice("trainer.optimizer", OPTIMIZERS, self.optimizer)
+        _require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
+        _require_choice("trainer.precision", PRECISIONS, self.precision)
+        _require_choice("trainer.devices", ("one", "all"), self.devices)
+        _require_choice("trainer.keep", ("best", "last"), self.keep)
+
+
+@dataclass
+class TrackingConfig:
+    uri: str = option("MLflow's tracking address (MLFLOW_TRACKING_URI)")
+    artifacts: str | None = option("folder for artifacts of new studies; null: the server decides", None)
+    system_metrics: bool = option("log CPU, memory and GPU use while a run lasts", False)
+
+
+@dataclass
+class PromoteConfig:
+    enabled: bool = option("register the best run of a sweep", True)
+    registered_model: str = option("name in the MLflow registry", "catdog")
+    replace_other_data: bool = option("move the champion even if it was chosen on other data or another split", False)
+
+
+@dataclass
+class Config:
+    """One composed run."""
+
+    study: str = option("the question; one MLflow experiment", "cats_vs_dogs")
+    seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
+    dataset: DatasetConfig = MISSING
+    augmentation: AugmentationConfig = MISSING
+    preprocessing: PreprocessingConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    head: HeadConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    promote: PromoteConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        _require_study(self.study)
+        expected = self.backbone.pixel_range
+        if expected is not None and list(expected) != list(self.preprocessing.pixel_range):
+            raise UserError(
+                f"preprocessing={self.preprocessing.name} gives pixels in {self.preprocessing.pixel_range}, but "
+                f"backbone={self.backbone.name} expects {list(expected)}. {_advise_range(list(expected))}"
+            )
+
+
+@dataclass
+class CompareConfig:
+    study: str = option("the study whose latest sweep is compared", "cats_vs_dogs")
+    sweep: str | None = option("run id of a sweep; null: the study's latest", None)
+    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
+    output: str = option("folder for the page and the table", "comparisons")
+    tracking: TrackingConfig = MISSING
+
+
+@dataclass
+class EvaluateDatasetConfig:
+    archive: str | None = option("where the run's data set lies now, if it has moved", None)
+    cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
+
+
+@dataclass
+class EvaluateConfig:
+    study: str = option("the study whose champion is evaluated", "cats_vs_dogs")
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    dataset: EvaluateDatasetConfig = field(default_factory=EvaluateDatasetConfig)
+    batch_size: int = option("images per step", 32)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+
+
+@dataclass
+class PredictConfig:
+    study: str = option("the study whose champion predicts", "cats_vs_dogs")
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    format: str = option("table, csv or json", "table")
+    sheet: str | None = option("write an annotated contact sheet to this PNG", None)
+    batch_size: int = option("images per step", 32)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _require_choice("format", ("table", "csv", "json"), self.format)
+        _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+
+
+GROUPS: dict[str, type] = {
+    "dataset": DatasetConfig,
+    "augmentation": AugmentationConfig,
+    "preprocessing": PreprocessingConfig,
+    "backbone": BackboneConfig,
+    "head": HeadConfig,
+    "trainer": TrainerConfig,
+    "tracking": TrackingConfig,
+    "promote": PromoteConfig,
+}
+ROOTS: dict[str, type] = {
+    "config": Config,
+    "compare": CompareConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+}
+
+AnyConfig = TypeVar("AnyConfig")
+
+
+def _require_study(study: str) -> None:
+    _require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)
+
+
+def _advise_range(expected: list[float]) -> str:
+    names = [
+        path.stem
+        for path in sorted((CONF / "preprocessing").glob("*.yaml"))
+        if [float(x) for x in OmegaConf.load(path).get("pixel_range", [])] == expected
+    ]
+    return "Use " + " or ".join(f"preprocessing={name}" for name in names) + "." if names else ""
+
+
+def default_cache() -> str:
+    """Returns the folder for downloads and decoded images: CATDOG_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return os.environ.get("CATDOG_CACHE") or platformdirs.user_cache_dir("catdog", appauthor=False)
+
+
+def register() -> None:
+    """Registers the schemas with Hydra and the resolvers that `conf/` uses."""
+    OmegaConf.register_new_resolver("catdog_cache", default_cache, replace=True)
+    OmegaConf.register_new_resolver("catdog_file", lambda path: str(PROJECT / path), replace=True)
+    store = ConfigStore.instance()
+    for name, schema in (GROUPS | ROOTS).items():
+        store.store(group="schema", name=name, node=schema, provider="catdog")
+
+
+def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:
+    """Returns the composed config as the dataclass `schema`, checked.
+
+    Raises:
+        UserError: a value is missing, out of range, or contradicts another group.
+    """
+    _require_known(composed, schema)
+    try:
+        loaded = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "?"
+        hint = {"tracking.uri": "for example tracking.uri=http://127.0.0.1:5000"}.get(key, f"set {key}=...")
+        raise UserError(f"{key}: has no value; {hint}.") from error
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0] + (f" (key {error.full_key})" if error.full_key else "")) from error
+    assert isinstance(loaded, schema)
+    return loaded
+
+
+def nested_schema(schema: type, name: str) -> type | None:
+    """Returns the dataclass that the field `name` of a schema holds, or None for a plain value."""
+    hint = get_type_hints(schema)[name]
+    return hint if isinstance(hint, type) and is_dataclass(hint) else None
+
+
+def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None:
+    """Refuses keys that were added with Hydra's `+`: the schema would carry them along and nothing would read them."""
+    known = [f.name for f in fields(schema)]
+    for name in composed:
+        _require(name in known, f"{prefix}{name}", "a key that catdog knows: " + ", ".join(known), name)
+        nested = nested_schema(schema, str(name))
+        if nested and not OmegaConf.is_missing(composed, name):
+            _require_known(composed[name], nested, f"{prefix}{name}.")
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Returns every leaf of a config dataclass by its dotted key, such as `trainer.epochs`."""
+    leaves: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            leaves[prefix] = value
+
+    visit("", asdict(config))
+    return leaves
+
+
+def hash_text(text: str) -> str:
+    """Returns the sha256 of a text as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_config(config: Config, *, with_seed: bool) -> str:
+    """Returns the digest of what in the config affects training; where things lie and what they are called does not.
+
+    Args:
+        with_seed: False gives the digest of the variant, which all seeds share.
+    """
+    content = asdict(config)
+    relevant = {group: content[group] for group in ("augmentation", "preprocessing", "backbone", "head", "trainer")}
+    for group in relevant.values():
+        group.pop("name", None)
+    weights = config.backbone.weights
+    if weights and Path(weights).is_file():
+        relevant["backbone"]["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    if with_seed:
+        relevant["seed"] = content["seed"]
+    return hash_text(json.dumps(relevant, sort_keys=True))
+
+
+def list_options(schema: type, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Returns (dotted key, default or "", help) of every leaf of a schema, for `--help` and for error messages."""
+    options: list[tuple[str, Any, str]] = []
+    for f in fields(schema):
+        nested = nested_schema(schema, f.name)
+        if nested:
+            options += list_options(nested, f"{prefix}{f.name}.")
+            continue
+        # Containers have a factory for a default; an interpolation such as ${catdog_cache:} says nothing to a reader.
+        plain = f.default is not dataclass_missing and f.default != MISSING and not str(f.default).startswith("${")
+        options.append((prefix + f.name, f.default if plain else "", f.metadata.get("help", "")))
+    return options

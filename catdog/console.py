@@ -1,0 +1,40 @@
+"""What a user sees while a command runs: one console, shared by log lines, progress and tables."""
+
+import logging
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+PIPED_WIDTH_COLUMNS = 120
+
+# Live progress and log lines must go through one object, or a log line tears the progress bar.
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS)
+
+STYLES = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "bold red")}
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log records to the console, but for those marked `file_only`: plain text, warnings and errors marked."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "file_only", False):
+            return
+        try:
+            # Of a record with a traceback the console shows the message: the traceback is in the log file.
+            prefix, style = STYLES.get(min(record.levelno // 10 * 10, logging.ERROR), ("", ""))
+            console.print(Text(prefix + record.getMessage(), style=style), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+def show_error(message: str) -> None:
+    """Prints an error to stderr, whatever the console writes to."""
+    Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message))
+
+
+def show_next(*commands: str) -> None:
+    """Prints what to do next: one or more commands, ready to be copied."""
+    console.print()
+    for label, command in zip(["Next:", *[""] * len(commands)], commands, strict=False):
+        console.print(Text(f"{label:5} ", style="bold") + Text(command, style="cyan"), soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The data stage: sources, splits, decoded cache, input stream."""

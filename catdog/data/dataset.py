@@ -1,0 +1,175 @@
+"""The data stage: a dataset section of the config -> splits whose images are decoded and memory-mapped."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from catdog.config import DatasetConfig, DrawingConfig, hash_text
+from catdog.data.cache import load_images
+from catdog.data.fetch import fetch_archive
+from catdog.data.splits import SPLITS, Manifest, build_manifest
+from catdog.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_NAMED_FILES = 20
+
+
+@dataclass(frozen=True)
+class SplitImages:
+    """The readable images of one split.
+
+    Attributes:
+        decoded: uint8 (N, H, W, 3) in [0, 255], memory-mapped; N counts unreadable files as well.
+        rows: int64 (M,), the rows of `decoded` that could be read.
+        labels: int32 (M,), class indices.
+        files: M file names, relative to the data set's root.
+        classes: class names in the order of their indices.
+        unreadable: reason by file name for the N - M others.
+    """
+
+    decoded: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+    files: tuple[str, ...]
+    classes: tuple[str, ...]
+    unreadable: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return tuple(self.decoded.shape[1:])
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns copies of images, uint8 (B, H, W, 3), and labels, int32 (B,), at indices, int64 (B,) in [0, M)."""
+        return self.decoded[self.rows[indices]], self.labels[indices]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set whose splits are fixed but not yet decoded."""
+
+    config: DatasetConfig
+    manifest: Manifest
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.manifest.classes
+
+    def load_split(self, split: str, image_size: int) -> SplitImages:
+        """Returns the images of a split, decoded once and cached.
+
+        Args:
+            split: train, val or test. Only `catdog.evaluate` asks for test.
+            image_size: height and width in pixels.
+
+        Raises:
+            UserError: more unreadable files than `dataset.max_unreadable_fraction`.
+        """
+        rows = self.manifest.select(split)
+        log.info("%s: %s images at %s x %s", split, f"{len(rows):,}", image_size, image_size)
+        decoded = load_images(
+            [self.manifest.root / file for file in rows["file"]],
+            list(rows["sha256"]),
+            height=image_size,
+            width=image_size,
+            cache=Path(self.config.cache),
+        )
+        unreadable = {rows["file"][index]: reason for index, reason in decoded.unreadable.items()}
+        self._report_unreadable(split, unreadable, len(rows))
+        readable = np.setdiff1d(np.arange(len(rows)), np.fromiter(decoded.unreadable, np.int64))
+        index = {name: number for number, name in enumerate(self.classes)}
+        labels = rows["label"].map(index).to_numpy(np.int32)[readable]
+        files = tuple(rows["file"][readable])
+        return SplitImages(decoded.images, readable, labels, files, self.classes, unreadable)
+
+    def _report_unreadable(self, split: str, unreadable: dict[str, str], total: int) -> None:
+        if not unreadable:
+            return
+        named = [f"{file!r}: {reason}" for file, reason in list(unreadable.items())[:MAX_NAMED_FILES]]
+        more = [f"and {len(unreadable) - len(named)} more"] if len(unreadable) > len(named) else []
+        listing = "\n  ".join(named + more)
+        summary = f"{len(unreadable)} of {total} files of {split} are unreadable"
+        if len(unreadable) > self.config.max_unreadable_fraction * total:
+            raise UserError(
+                f"{summary}, more than dataset.max_unreadable_fraction={self.config.max_unreadable_fraction:g} allows. Repair "
+                f"or remove these below {self.manifest.root}, or raise the limit:\n  {listing}"
+            )
+        log.warning("%s and left out:\n  %s", summary, listing)
+
+
+def load_dataset(config: DatasetConfig) -> Dataset:
+    """Returns the data set that a config describes, fetched or drawn where need be, its splits fixed.
+
+    Raises:
+        UserError: the archive cannot be had or read, or its images make no data set.
+    """
+    root = draw_images(config.drawing, Path(config.cache)) if config.source == "drawn" else _fetch(config)
+    manifest = build_manifest(
+        root,
+        holdout_fraction=config.holdout_fraction,
+        test_fraction=config.test_fraction,
+        split_seed=config.split_seed,
+        max_images_per_class=config.max_images_per_class,
+    )
+    return Dataset(config, manifest)
+
+
+def _fetch(config: DatasetConfig) -> Path:
+    assert config.archive is not None  # the config's own check
+    return fetch_archive(config.archive, Path(config.cache))
+
+
+def draw_images(config: DrawingConfig, cache: Path) -> Path:
+    """Returns the folder of the drawn images, drawing them once."""
+    import shutil
+    import time
+
+    from catdog.data import drawing
+
+    arguments = {
+        "seed": config.seed,
+        "train_per_class": config.train_per_class,
+        "validation_per_class": config.validation_per_class,
+    }
+    # The code that draws is part of what is drawn.
+    sources = [path.read_text(encoding="utf-8") for path in sorted(Path(drawing.__file__).parent.glob("*.py"))]
+    folder = cache / "drawn" / hash_text(f"{sorted(arguments.items())} {sources}")[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            started = time.perf_counter()
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            drawing.write_drawn_images(part, **arguments)
+            part.rename(folder)
+            count = 2 * (config.train_per_class + config.validation_per_class)
+            log.info("drew %s images in %.1f s", f"{count:,}", time.perf_counter() - started)
+    return folder
+
+
+def describe_dataset(dataset: Dataset) -> str:
+    """Returns the lines that a run's log opens with: counts, majority-class baseline, digest, files left out."""
+    counts = dataset.manifest.images.groupby(["split", "label"]).size().unstack(fill_value=0)
+    lines = [f"data set {dataset.config.name}, digest {dataset.manifest.digest[:12]}"]
+    for split in SPLITS:
+        row = counts.loc[split]
+        lines.append(f"  {split:5} {row.sum():>7,}  " + ", ".join(f"{name} {row[name]:,}" for name in dataset.classes))
+    lines.append(f"  always answering the most frequent class is right on {majority_fraction(dataset):.1%} of val")
+    if dataset.manifest.left_out:
+        pairs = [f"{file!r} = {twin!r}" for file, twin in list(dataset.manifest.left_out.items())[:MAX_NAMED_FILES]]
+        lines.append(
+            f"  {len(dataset.manifest.left_out)} held-out files left out, as copies of others: " + "; ".join(pairs)
+        )
+    return "\n".join(lines)
+
+
+def majority_fraction(dataset: Dataset) -> float:
+    """Returns the share of val, in [0, 1], that the most frequent class of train makes up: the accuracy to beat."""
+    majority = dataset.manifest.select("train")["label"].value_counts().idxmax()
+    return float((dataset.manifest.select("val")["label"] == majority).mean())

@@ -1,0 +1,175 @@
+"""Which image belongs to which split: found once, fixed by a seed of its own, written down as a manifest."""
+
+import hashlib
+import logging
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from catdog.data.images import is_image_file
+from catdog.errors import UserError
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+# The names people give to the folders of the three splits.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The images of a data set and the split of each.
+
+    Attributes:
+        root: folder that `file` is relative to.
+        classes: class names in the order of their indices.
+        images: one row per image: file (POSIX path below root), label (class name), split, sha256 of the file's bytes.
+        left_out: held-out files whose bytes also occur in an earlier split, so that they would leak, with the twin's name.
+        digest: sha256 of the rows: content, class and split of every image.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    images: pd.DataFrame
+    left_out: dict[str, str]
+    digest: str
+
+    def select(self, split: str) -> pd.DataFrame:
+        """Returns the rows of one split, in their fixed order, with a fresh index."""
+        return self.images[self.images["split"] == split].reset_index(drop=True)
+
+
+def build_manifest(
+    root: Path,
+    *,
+    holdout_fraction: float,
+    test_fraction: float,
+    split_seed: int,
+    max_images_per_class: int | None = None,
+) -> Manifest:
+    """Returns the manifest of a folder with one folder per class, below `train/` and `validation/` or not.
+
+    With both, train stays as given and validation is divided into val and test. With `test/` as well, all three stay as
+    given. With neither, or with `train/` alone, `holdout_fraction` of each class is held out and divided. Every division
+    is stratified by class and orders files by a hash of the seed and their path, so adding an image moves no other one.
+
+    Args:
+        root: folder of the data set.
+        holdout_fraction: share of each class held out where there is no validation folder, in (0, 1).
+        test_fraction: share of the held-out images of each class that becomes test, in (0, 1).
+        split_seed: seed of the division.
+        max_images_per_class: keep this many images of each class and split, the first in the fixed order; None keeps all.
+
+    Raises:
+        UserError: no images, a single class, a class missing from a split, or a split left empty.
+    """
+    rows = _assign_splits(_find_images(root), holdout_fraction, test_fraction, split_seed)
+    if max_images_per_class is not None:
+        rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
+    with ThreadPoolExecutor() as threads:
+        rows = rows.assign(sha256=list(threads.map(lambda file: _hash_file(root / file), rows["file"])))
+    rows, left_out = _leave_out_twins(rows)
+    rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
+    classes = tuple(sorted(rows["label"].unique()))
+    _require_every_class(root, rows, classes)
+    lines = (
+        f"{s}\t{label}\t{digest}\n"
+        for s, label, digest in zip(rows["split"], rows["label"], rows["sha256"], strict=True)
+    )
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return Manifest(root, classes, rows[["file", "label", "split", "sha256"]], left_out, digest)
+
+
+def _find_images(root: Path) -> pd.DataFrame:
+    """Returns file, label and the folder's split ("" where the tree has no split folders) of every image below root."""
+    folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
+    given = {
+        split: next((folders[name] for name in names if name in folders), None)
+        for split, names in SPLIT_FOLDERS.items()
+    }
+    # Without train/, a folder called "test" or "val" is a class like any other.
+    tops = {split: path for split, path in given.items() if path} if given["train"] else {"": root}
+    rows = []
+    for split, top in tops.items():
+        for folder in sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            label = unicodedata.normalize("NFC", folder.name)
+            for path in sorted(folder.rglob("*")):
+                if is_image_file(path):
+                    rows.append((path.relative_to(root).as_posix(), label, split))
+    if not rows:
+        raise UserError(
+            f"dataset.archive: no images in {root}. It must hold one folder of images per class, below train/ and "
+            "validation/ or not: for example images/cats/1.jpg and images/dogs/1.jpg."
+        )
+    labels = sorted({label for _, label, _ in rows})
+    if len(labels) < 2:
+        raise UserError(
+            f"dataset.archive: only one class, {labels[0]!r}, in {root}. At least two class folders with images are needed; "
+            f"folders found: {', '.join(sorted(folders)) or 'none'}."
+        )
+    return pd.DataFrame(rows, columns=["file", "label", "split"])
+
+
+def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: float, split_seed: int) -> pd.DataFrame:
+    """Returns the rows with a split each, in the fixed order that divisions and `max_images_per_class` go by."""
+    key = [
+        hashlib.sha256(f"{split_seed}:{unicodedata.normalize('NFC', file)}".encode()).hexdigest()
+        for file in rows["file"]
+    ]
+    rows = rows.assign(key=key).sort_values("key", kind="stable").drop(columns="key")
+    given = set(rows["split"])
+    if "val" not in given and "test" not in given:
+        rows = _divide(rows, rows["split"].isin(["", "train"]), holdout_fraction, "val", "train")
+    if "test" not in given:
+        rows = _divide(rows, rows["split"] == "val", test_fraction, "test", "val")
+    elif "val" not in given:
+        rows = _divide(rows, rows["split"] == "train", holdout_fraction, "val", "train")
+    return rows
+
+
+def _divide(rows: pd.DataFrame, among: pd.Series, fraction: float, first: str, rest: str) -> pd.DataFrame:
+    """Returns the rows with those `among` divided, class by class: the first `fraction` of each becomes `first`."""
+    split = rows["split"].copy()
+    for _, members in rows[among].groupby("label"):
+        # At least one image on each side wherever a class has two: an empty split of a class cannot be measured.
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        split.loc[members.index] = rest
+        split.loc[members.index[:count]] = first
+    return rows.assign(split=split)
+
+
+def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Returns the rows without held-out files that have the bytes of a file in an earlier split, and those files' twins."""
+    seen: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for split in SPLITS:
+        members = rows[rows["split"] == split]
+        left_out |= {f: seen[d] for f, d in zip(members["file"], members["sha256"], strict=True) if d in seen}
+        seen |= dict(zip(members["sha256"], members["file"], strict=True))
+    return rows[~rows["file"].isin(list(left_out))], left_out
+
+
+def _require_every_class(root: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    counts = rows.groupby(["split", "label"]).size()
+    missing = [f"{split}/{label}" for split in SPLITS for label in classes if (split, label) not in counts]
+    if missing:
+        raise UserError(
+            f"dataset.archive: {root} leaves no image for {', '.join(missing)}. Every class needs images in every split "
+            f"({', '.join(SPLITS)}): give the same class folders below train/ and validation/, and at least 3 images a class."
+        )
+
+
+def _hash_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        # A file that cannot be opened is counted as unreadable when it is decoded; it still needs a stable identity.
+        return hashlib.sha256(f"unreadable: {type(error).__name__}: {path.name}".encode()).hexdigest()

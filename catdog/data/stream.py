@@ -1,0 +1,87 @@
+"""Decoded images -> batches: an endless training stream in an order fixed by seed and epoch, and an exact evaluation one."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from catdog.data.dataset import SplitImages
+
+
+def order_epoch(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of an epoch: int64 (count,), a permutation that depends on seed and epoch alone."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def build_train_stream(
+    split: "SplitImages",
+    *,
+    batch_size: int,
+    seed: int,
+    first_epoch: int = 1,
+    augment: Callable[[Any], Any] | None = None,
+) -> "tf.data.Dataset":
+    """Returns endless batches of (images, labels), ceil(len(split) / batch_size) of them an epoch.
+
+    Each epoch's order comes from `order_epoch`, not from `Dataset.shuffle`: it needs no buffer of images, and an
+    interrupted run can start again at any epoch. The last batch of an epoch is smaller, and no batch spans two epochs.
+
+    Args:
+        split: the images of one split.
+        batch_size: images per batch.
+        seed: the run's seed.
+        first_epoch: epoch of the first batch, from 1.
+        augment: maps images float32 (B, H, W, 3) in [0, 255] to the same; None: the stream's images stay uint8.
+    """
+    import tensorflow as tf
+
+    count = len(split)
+
+    def order(epoch: Any) -> np.ndarray:
+        return order_epoch(count, seed, int(epoch))
+
+    def expand(epoch: "tf.Tensor") -> "tf.data.Dataset":
+        rows = tf.numpy_function(order, [epoch], tf.int64)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [count])).batch(batch_size)
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+    stream = _gather(epochs.flat_map(expand), split)
+    if augment is not None:
+        # One call at a time: random layers keep a counter, so calls in parallel would make the result depend on timing.
+        stream = stream.map(lambda images, labels: (augment(tf.cast(images, tf.float32)), labels), num_parallel_calls=1)
+    return _finish(stream)
+
+
+def build_eval_stream(split: "SplitImages", *, batch_size: int) -> "tf.data.Dataset":
+    """Returns batches of (images uint8, labels) that hold every image of the split once, in the manifest's order."""
+    import tensorflow as tf
+
+    return _finish(_gather(tf.data.Dataset.range(len(split)).batch(batch_size), split))
+
+
+def _gather(rows: "tf.data.Dataset", split: "SplitImages") -> "tf.data.Dataset":
+    import tensorflow as tf
+
+    shape = (None, *split.image_shape)
+
+    def gather(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return split.gather(indices)
+
+    def load(indices: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
+        images, labels = tf.numpy_function(gather, [indices], (tf.uint8, tf.int32))
+        return tf.ensure_shape(images, shape), tf.ensure_shape(labels, (None,))
+
+    return rows.map(load, num_parallel_calls=1)
+
+
+def _finish(stream: "tf.data.Dataset") -> "tf.data.Dataset":
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    # Replicas share one host pipeline: sharding by file is impossible, and by row it would drop part of a batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.deterministic = True
+    return stream.prefetch(2).with_options(options)

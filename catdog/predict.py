@@ -1,0 +1,195 @@
+"""Entry: files -> classes. `python -m catdog.predict --help` explains it."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from catdog import cli
+from catdog.config import PredictConfig, list_options, load_config
+from catdog.console import console, show_error, show_next
+from catdog.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+USAGE = """Says what is in pictures: the class and its probability, for each file or each image below a folder.
+
+  python -m catdog.predict PHOTO.jpg FOLDER ...
+  python -m catdog.predict FOLDER format=csv > answers.csv
+  python -m catdog.predict FOLDER sheet=out.png model=RUN_ID"""
+
+HYDRA_FLAGS = ("--cfg", "-c", "--resolve", "--info", "--package", "-p", "--help", "-h", "--version")
+MAX_SHEET_IMAGES = 60
+
+
+def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Returns (paths, options) of a command line.
+
+    KEY=VALUE with a key that predict knows is an option, whatever lies on disk; all else without a leading dash is a path.
+    """
+    keys = {key for key, _, _ in list_options(PredictConfig)} | {"tracking", "hydra"}
+    options, paths = [], []
+    follows_flag = False
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if follows_flag or argument in HYDRA_FLAGS or ("=" in argument and (key in keys or key.startswith("hydra."))):
+            options.append(argument)
+        else:
+            paths.append(argument)
+        follows_flag = argument in ("--cfg", "-c", "--package", "-p", "--info")
+    return paths, options
+
+
+def find_images(arguments: list[str]) -> list[Path]:
+    """Returns the files to predict: each file as given, and every image below each folder.
+
+    Raises:
+        UserError: a path that does not exist, a folder without images, or nothing to do.
+    """
+    from catdog.data.images import is_image_file
+
+    if not arguments:
+        raise UserError("no image named. Name files or folders: python -m catdog.predict PHOTO.jpg FOLDER")
+    files: list[Path] = []
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if is_image_file(file) and file.is_file())
+            if not found:
+                raise UserError(f"{argument!r}: no images in this folder.")
+            files += found
+        elif path.exists():
+            files.append(path)
+        elif "=" in argument:
+            allowed = ", ".join(key for key, _, _ in list_options(PredictConfig))
+            raise UserError(f"{argument!r}: neither a file nor an option; options: {allowed}.")
+        else:
+            raise UserError(f"{argument!r}: no such file or folder.")
+    return files
+
+
+def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame", dict[Path, str], np.ndarray]:
+    """Returns the model's answers, the reasons of files that are no readable images, and the pictures it saw.
+
+    Args:
+        files: images of any size and format that `decode_image` reads.
+        uri: MLflow model URI.
+        batch_size: images per step.
+
+    Returns:
+        A table with file, class, probability, then each class's probability, in [0, 1]; reasons by file; pictures uint8
+        (N, H, W, 3), row by row those of the table.
+    """
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+    import keras
+    import mlflow
+    import pandas as pd
+
+    from catdog.data.images import UnreadableImageError, decode_image
+    from catdog.evaluate import load_keras_model
+
+    keras.utils.disable_interactive_logging()
+    metadata = mlflow.models.get_model_info(uri).metadata or {}
+    classes, size = metadata["class_names"], metadata["image_size"]
+    model = load_keras_model(uri)
+    read: list[Path] = []
+    unreadable: dict[Path, str] = {}
+    pictures, probabilities = [np.zeros((0, size, size, 3), np.uint8)], [np.zeros((0, len(classes)), np.float32)]
+    for start in range(0, len(files), batch_size):
+        batch = []
+        for file in files[start : start + batch_size]:
+            try:
+                batch.append(decode_image(file, size, size))
+                read.append(file)
+            except UnreadableImageError as error:
+                unreadable[file] = str(error)
+        if batch:
+            pictures.append(np.stack(batch))
+            probabilities.append(model.predict_on_batch(pictures[-1]))
+    answers = np.concatenate(probabilities)
+    table = pd.DataFrame({
+        "file": [str(file) for file in read],
+        "class": [classes[index] for index in answers.argmax(axis=1)] if len(read) else [],
+        "probability": answers.max(axis=1) if len(read) else [],
+    })  # fmt: skip
+    table = pd.concat([table, pd.DataFrame(answers, columns=[f"probability_{name}" for name in classes])], axis=1)
+    return table, unreadable, np.concatenate(pictures)
+
+
+def show(table: "pd.DataFrame", format: str) -> None:
+    """Prints the answers to stdout as a table, CSV or JSON."""
+    if format == "csv":
+        sys.stdout.write(table.to_csv(index=False))
+    elif format == "json":
+        sys.stdout.write(table.to_json(orient="records", indent=2, force_ascii=False) + "\n")
+    else:
+        output = Console(width=console.width)
+        shown = Table(box=box.SIMPLE_HEAD)
+        shown.add_column("file", overflow="fold")
+        shown.add_column("class")
+        shown.add_column("probability", justify="right")
+        for file, name, probability in zip(table["file"], table["class"], table["probability"], strict=True):
+            # A newline in a file name must not break the row.
+            shown.add_row(file if file.isprintable() else repr(file), name, f"{probability:.3f}")
+        output.print(shown)
+
+
+def run(composed: DictConfig, paths: list[str]) -> None:
+    """Predicts, prints, writes the sheet, and says what to do next."""
+    from catdog import track
+    from catdog.promote import resolve_model
+
+    config = load_config(composed, PredictConfig)
+    # stdout carries the answers alone, so that they can be piped.
+    console.stderr = True
+    files = find_images(paths)
+    sheet = Path(config.sheet) if config.sheet else None
+    if sheet and not sheet.resolve().parent.is_dir():
+        raise UserError(f"sheet: no folder {str(sheet.parent)!r} to write {sheet.name!r} to.")
+    client = track.connect(config.tracking)
+    uri, _, words = resolve_model(client, config.study, config.model)
+    log.info("%s", words)
+    table, unreadable, pictures = predict(files, uri, config.batch_size)
+    show(table, config.format)
+    if sheet and len(table):
+        from catdog import plots
+
+        captions = [
+            f"{name} {probability:.0%}" for name, probability in zip(table["class"], table["probability"], strict=True)
+        ]
+        names = [Path(file).name for file in table["file"]]
+        figure = plots.plot_contact_sheet(
+            pictures[:MAX_SHEET_IMAGES], captions[:MAX_SHEET_IMAGES], names[:MAX_SHEET_IMAGES]
+        )
+        figure.savefig(sheet, format="png", dpi=120)
+        more = f", the first {MAX_SHEET_IMAGES} of {len(table):,} images" if len(table) > MAX_SHEET_IMAGES else ""
+        log.info("wrote %s%s", sheet, more)
+    for file, reason in unreadable.items():
+        show_error(f"{str(file)!r}: {reason}")
+    if sheet is None:
+        show_next(f"python -m catdog.predict {cli.quote(paths)} sheet=sheet.png")
+    else:
+        study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
+        show_next(f"python -m catdog.evaluate{study}")
+    if unreadable:
+        raise UserError(f"{len(unreadable)} of {len(files)} files are not readable images; the others were answered.")
+
+
+def main() -> None:
+    """Separates paths from options, which Hydra composes."""
+    paths, options = split_arguments(sys.argv[1:])
+    sys.argv[1:] = options
+    cli.run_app("predict", lambda composed: run(composed, paths), usage=USAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The registry: the best run becomes a version of the registered model; the champion is whichever version earned it."""
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from catdog.config import Config
+from catdog.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+log = logging.getLogger(__name__)
+
+CHAMPION = "champion"
+REGISTERED_TAG = "catdog.registered_model"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A new version of a registered model.
+
+    Attributes:
+        name: registered model.
+        version: the new version's number.
+        run_id: the run it came from.
+        is_champion: whether the alias points at it.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    is_champion: bool
+
+
+def promote(
+    client: "MlflowClient", config: Config, run_ids: list[str], sweep_id: str | None = None
+) -> Promotion | None:
+    """Registers the best of some finished runs; moves the alias `champion` if it beats the champion on the same data.
+
+    The best is the one with the highest validation accuracy of its kept model, ties to the lower loss. A registered model
+    stays with one data digest: runs on other data go to a registered model of their own, named after their digest, unless
+    `promote.replace_other_data` is set.
+
+    Args:
+        client: of the tracking store.
+        config: any of the runs' configs; study, promote and trainer.keep are read.
+        run_ids: the candidates.
+        sweep_id: tagged with the registered model's name as well, where given.
+
+    Returns:
+        The new version, or None where promotion is off or there is no candidate.
+    """
+    if not config.promote.enabled or not run_ids:
+        return None
+    best = max((client.get_run(run_id) for run_id in run_ids), key=score)
+    digest = best.data.tags["catdog.data_digest"]
+    name = config.promote.registered_model
+    champion = find_version(client, name, CHAMPION)
+    same_data = champion is None or champion.tags.get("catdog.data_digest") == digest
+    if not same_data and not config.promote.replace_other_data:
+        log.info(
+            "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
+            name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
+        )  # fmt: skip
+        name = f"{name}-{digest[:8]}"
+        champion = find_version(client, name, CHAMPION)
+        same_data = True
+    version = _register(client, name, best, digest)
+    accuracy, _ = score(best)
+    wins = champion is None or not same_data or score(best) > score(client.get_run(champion.run_id))
+    if wins:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        log.info(
+            "%s version %s is the champion: %s, val accuracy %.3f", name, version.version, best.info.run_name, accuracy
+        )
+    else:
+        log.info(
+            "%s version %s: %s, val accuracy %.3f, does not beat the champion, version %s with %.3f",
+            name, version.version, best.info.run_name, accuracy, champion.version, score(client.get_run(champion.run_id))[0],
+        )  # fmt: skip
+    for run_id in {best.info.run_id, *run_ids, *([sweep_id] if sweep_id else [])}:
+        client.set_tag(run_id, REGISTERED_TAG, name)
+    return Promotion(name, str(version.version), best.info.run_id, wins)
+
+
+def score(run: "Run") -> tuple[float, float]:
+    """Returns what runs are ranked by: the kept model's val accuracy, then its val loss, negated."""
+    prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
+    return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
+
+
+def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
+    """Returns a version of a registered model by alias or number, or None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if alias_or_version.isdigit():
+            return client.get_model_version(name, alias_or_version)
+        return client.get_model_version_by_alias(name, alias_or_version)
+    except MlflowException:
+        return None
+
+
+def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "ModelVersion":
+    import contextlib
+
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException):  # it exists
+        client.create_registered_model(
+            name, description="The best run of each sweep; the alias champion is the best of all."
+        )
+    accuracy, _ = score(run)
+    tags = {
+        "catdog.run": run.info.run_id,
+        "catdog.run_name": run.info.run_name,
+        "catdog.data_digest": digest,
+        "catdog.val_accuracy": f"{accuracy:.6f}",
+        **({"catdog.sweep": run.data.tags["catdog.sweep"]} if "catdog.sweep" in run.data.tags else {}),
+    }
+    uri = run.data.tags["catdog.model_uri"]
+    return client.create_model_version(
+        name, source=uri, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/")
+    )
+
+
+def resolve_model(client: "MlflowClient", study: str, model: str | None) -> tuple[str, str, str]:
+    """Returns (model URI, run id, words for it) of what `model=` names.
+
+    Args:
+        client: of the tracking store.
+        study: where a bare version, an alias or None is looked up: in the registered model of the study's newest run.
+        model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, models:/ or runs:/ URI, or None for the champion.
+
+    Raises:
+        UserError: there is no such model, or none at all.
+    """
+    wanted = (model or CHAMPION).strip()
+    run_id = wanted.removeprefix("runs:/").split("/")[0]
+    if len(run_id) == 32 and all(c in "0123456789abcdef" for c in run_id):
+        return _resolve_run(client, run_id)
+    wanted = wanted.removeprefix("models:/")
+    if "@" in wanted:
+        name, _, which = wanted.partition("@")
+    elif "/" in wanted:
+        name, _, which = wanted.partition("/")
+    else:
+        name, which = _registered_model_of(client, study), wanted
+    version = find_version(client, name, which) if name else None
+    if version is None:
+        known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
+        raise UserError(
+            f"model: no registered model {f'{name}@{which}' if name and not which.isdigit() else f'{name or which}/{which}'!r} for "
+            f"study={study}; registered models: {known}. Train one first: python -m catdog.train -m "
+            "model=cnn,augmented,preprocessed,mobilenet, or name a study (study=NAME), a run or a version (model=...)."
+        )
+    return f"models:/{version.name}/{version.version}", version.run_id, f"{version.name} version {version.version}"
+
+
+def _resolve_run(client: "MlflowClient", run_id: str) -> tuple[str, str, str]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"model: no run {run_id!r} in this tracking store; see tracking.uri.") from error
+    uri = run.data.tags.get("catdog.model_uri")
+    if uri is None:
+        raise UserError(
+            f"model: run {run_id} ({run.info.run_name}, {run.info.status}) has no saved model. Name a finished run."
+        )
+    return uri, run_id, f"run {run.info.run_name}"
+
+
+def _registered_model_of(client: "MlflowClient", study: str) -> str:
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return ""
+    runs = client.search_runs(
+        [experiment.experiment_id],
+        f"tags.`{REGISTERED_TAG}` != ''",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )
+    return runs[0].data.tags[REGISTERED_TAG] if runs else ""

@@ -1,0 +1,31 @@
+"""Hydra's way to catdog's sweeps: the launcher `hydra/launcher=catdog`, one process per run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+@dataclass
+class CatdogLauncherConfig:
+    _target_: str = "hydra_plugins.catdog_launcher.CatdogLauncher"
+
+
+class CatdogLauncher(Launcher):
+    """Hands a sweep's jobs to `catdog.sweep`; nothing heavy is imported before there is a sweep to run."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from catdog import sweep
+
+        return sweep.launch(self.hydra_context, self.config, [list(overrides) for overrides in job_overrides])
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="catdog", node=CatdogLauncherConfig, provider="catdog")

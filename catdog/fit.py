@@ -66,6 +66,7 @@ def fit(
     val: Any,
     config: TrainerConfig,
     *,
+    steps: int,
     train_count: int,
     name: str,
     on_epoch: Callable[[int, dict[str, float]], None],
@@ -74,9 +75,10 @@ def fit(
 
     Args:
         model: compiled by `compile_model`.
-        train: endless batches, ceil(train_count / batch_size) an epoch.
+        train: endless batches, `steps` an epoch.
         val: batches of every validation image once.
         config: the trainer's section.
+        steps: batches an epoch.
         train_count: training images.
         name: the run's, for the progress display.
         on_epoch: called after each epoch with its number, from 1, and its metrics.
@@ -85,7 +87,6 @@ def fit(
         NonFiniteLossError: naming the epoch and step.
     """
     result = Fit()
-    steps = math.ceil(train_count / config.batch_size)
     progress = Progress(name, config.epochs, steps)
     callbacks = [FiniteLoss(steps), Record(result, train_count, on_epoch, progress)]
     with progress:

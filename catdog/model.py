@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,8 +207,11 @@ def _require_weights_file(weights: str) -> Path:
 def _explain_weights(config: BackboneConfig, weights: Any) -> Iterator[None]:
     """Turns what Keras raises on weights of another architecture, or on a failed download, into a user's message."""
     try:
-        yield
-    except (ValueError, KeyError, OSError, IndexError, TypeError) as error:
+        with warnings.catch_warnings():
+            # Keras only warns of layers that the file has nothing for, and leaves them random.
+            warnings.simplefilter("error", UserWarning)
+            yield
+    except (ValueError, KeyError, OSError, IndexError, TypeError, UserWarning) as error:
         what = config.application or f"the layers of backbone={config.name}"
         raise UserError(
             f"backbone.weights: {str(weights)!r} cannot be loaded into {what}: {_first_line(error)}. {WAYS_OUT}"

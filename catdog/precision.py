@@ -106,15 +106,20 @@ def use_policy(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(former)
 
 
-def build_strategy(devices: str) -> Any:
+def build_strategy(config: TrainerConfig) -> Any:
     """Returns TensorFlow's strategy for `trainer.devices`: one device, or a mirror over all GPUs (without any: all CPUs).
 
-    Args:
-        devices: one or all.
+    Raises:
+        UserError: a batch cannot be divided evenly among the devices.
     """
     import tensorflow as tf
 
-    if devices == "one":
+    if config.devices == "one":
         return tf.distribute.get_strategy()
     logical = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if config.batch_size % len(logical):
+        raise UserError(
+            f"trainer.batch_size: must be a multiple of the {len(logical)} devices that trainer.devices=all takes, received "
+            f"{config.batch_size}."
+        )
     return tf.distribute.MirroredStrategy([device.name for device in logical])

@@ -86,7 +86,7 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     from catdog import track
     from catdog.augment import build_augmentation
     from catdog.data.dataset import describe_dataset, load_dataset
-    from catdog.data.stream import build_eval_stream, build_train_stream
+    from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
     from catdog.fit import compile_model, fit
     from catdog.model import build_kept_model, build_model
     from catdog.precision import build_strategy, choose_precision
@@ -97,7 +97,7 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     keras.utils.set_random_seed(config.seed)
     precision = choose_precision(config.trainer)
     dataset = load_dataset(config.dataset)
-    strategy = build_strategy(config.trainer.devices)
+    strategy = build_strategy(config.trainer)
     with strategy.scope():
         model = build_model(config, len(dataset.classes), precision.policy)
         compile_model(model, config.trainer, precision.policy)
@@ -116,19 +116,20 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
         # Layers of their own: training must not depend on how many examples were drawn before it.
         _log_examples(run, train_split, build_augmentation(config.augmentation, config.seed))
         _log_architecture(run, model)
-        batch_size = config.trainer.batch_size
+        batches = {"batch_size": config.trainer.batch_size, "replicas": strategy.num_replicas_in_sync}
         fitted = fit(
             model,
-            build_train_stream(train_split, batch_size=batch_size, seed=config.seed, augment=augment),
-            build_eval_stream(val_split, batch_size=batch_size),
+            build_train_stream(train_split, **batches, seed=config.seed, augment=augment),
+            build_eval_stream(val_split, **batches),
             config.trainer,
+            steps=count_steps(len(train_split), **batches),
             train_count=len(train_split),
             name=job.name,
             on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
         )
-        _, clean_accuracy = model.evaluate(build_eval_stream(train_split, batch_size=batch_size), verbose=0)
+        _, clean_accuracy = model.evaluate(build_eval_stream(train_split, **batches), verbose=0)
         kept = build_kept_model(config, model, len(dataset.classes), precision.policy)
-        predictions = predict_split(kept, val_split, batch_size)
+        predictions = predict_split(kept, val_split, config.trainer.batch_size)
         _log_results(run, config, fitted, predictions, clean_accuracy)
         run.log_tags({"catdog.model_uri": _save(kept, val_split)})
         seconds = time.perf_counter() - started

@@ -5,10 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from catdog import cli, track
-from catdog.compare.load import load_comparison
-from catdog.compare.page import render_page
-from catdog.compare.table import build_frame, print_table
+from catdog import cli
 from catdog.config import CompareConfig, load_config
 from catdog.console import console, show_next
 from catdog.errors import UserError
@@ -24,6 +21,12 @@ USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page wi
 
 def compare(composed: DictConfig) -> None:
     """Writes the table and the page, stores the page on the sweep's MLflow run, and says what to do next."""
+    # Imported here, for --help and a mistake in the config to be quick.
+    from catdog import track
+    from catdog.compare.load import load_comparison
+    from catdog.compare.page import render_page
+    from catdog.compare.table import build_frame, print_table
+
     config = load_config(composed, CompareConfig)
     client = track.connect(config.tracking)
     comparison = load_comparison(client, config)

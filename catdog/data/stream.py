@@ -16,23 +16,38 @@ def order_epoch(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
+def count_steps(count: int, batch_size: int, replicas: int = 1) -> int:
+    """Returns the batches of one pass over `count` images, as the streams below make them."""
+    full = _count_full(count, batch_size, replicas)
+    return full + (full * batch_size < count)
+
+
+def _count_full(count: int, batch_size: int, replicas: int) -> int:
+    full, rest = divmod(count, batch_size)
+    # A last batch with fewer images than devices would leave one without any, which TensorFlow's convolutions refuse: the
+    # batch before takes those images in.
+    return full - 1 if 0 < rest < replicas and full else full
+
+
 def build_train_stream(
     split: "SplitImages",
     *,
     batch_size: int,
     seed: int,
+    replicas: int = 1,
     first_epoch: int = 1,
     augment: Callable[[Any], Any] | None = None,
 ) -> "tf.data.Dataset":
-    """Returns endless batches of (images, labels), ceil(len(split) / batch_size) of them an epoch.
+    """Returns endless batches of (images, labels), `count_steps` of them an epoch.
 
     Each epoch's order comes from `order_epoch`, not from `Dataset.shuffle`: it needs no buffer of images, and an
-    interrupted run can start again at any epoch. The last batch of an epoch is smaller, and no batch spans two epochs.
+    interrupted run can start again at any epoch. The last batch of an epoch holds what is left; none spans two epochs.
 
     Args:
         split: the images of one split.
         batch_size: images per batch.
         seed: the run's seed.
+        replicas: devices that each batch is divided among.
         first_epoch: epoch of the first batch, from 1.
         augment: maps images float32 (B, H, W, 3) in [0, 255] to the same; None: the stream's images stay uint8.
     """
@@ -45,7 +60,7 @@ def build_train_stream(
 
     def expand(epoch: "tf.Tensor") -> "tf.data.Dataset":
         rows = tf.numpy_function(order, [epoch], tf.int64)
-        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [count])).batch(batch_size)
+        return _batch(tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [count])), count, batch_size, replicas)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     stream = _gather(epochs.flat_map(expand), split)
@@ -55,11 +70,18 @@ def build_train_stream(
     return _finish(stream)
 
 
-def build_eval_stream(split: "SplitImages", *, batch_size: int) -> "tf.data.Dataset":
+def build_eval_stream(split: "SplitImages", *, batch_size: int, replicas: int = 1) -> "tf.data.Dataset":
     """Returns batches of (images uint8, labels) that hold every image of the split once, in the manifest's order."""
     import tensorflow as tf
 
-    return _finish(_gather(tf.data.Dataset.range(len(split)).batch(batch_size), split))
+    count = len(split)
+    return _finish(_gather(_batch(tf.data.Dataset.range(count), count, batch_size, replicas), split))
+
+
+def _batch(rows: "tf.data.Dataset", count: int, batch_size: int, replicas: int) -> "tf.data.Dataset":
+    full = _count_full(count, batch_size, replicas) * batch_size
+    batches = rows.take(full).batch(batch_size)
+    return batches.concatenate(rows.skip(full).batch(count - full)) if full < count else batches
 
 
 def _gather(rows: "tf.data.Dataset", split: "SplitImages") -> "tf.data.Dataset":

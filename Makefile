@@ -1,0 +1,58 @@
+# `make help` explains the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart study ui test check lint format clean
+
+help: ## show this text
+	@echo "make TARGET; each target sets up what it needs in $(VENV) first."
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## make the virtual environment with catdog in it
+
+quickstart: $(VENV)/.installed ## train four variants on drawn images, compare them, evaluate the champion (a few minutes)
+	$(BIN)/python -m catdog.train experiment=quickstart
+	$(BIN)/python -m catdog.compare study=quickstart
+	$(BIN)/python -m catdog.evaluate study=quickstart
+
+study: $(VENV)/.installed ## the real study: 2,000 photos, 20 epochs (downloads 68 MB and the ImageNet weights)
+	$(BIN)/python -m catdog.train experiment=cats_vs_dogs
+	$(BIN)/python -m catdog.compare
+	$(BIN)/python -m catdog.evaluate
+
+ui: $(VENV)/.installed ## browse the runs in MLflow's own pages, at http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
+
+test: $(VENV)/.installed-dev ## run the tests
+	$(BIN)/python -m pytest
+
+check: lint test ## everything that must be green before a commit: lint, types, tests
+
+lint: $(VENV)/.installed-dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment and caches; runs in mlruns/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"catdog needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing catdog and TensorFlow into $(VENV), once: a minute or two"
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing catdog, TensorFlow and the test tools into $(VENV), once: a minute or two"
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,1 @@
+"""Many runs side by side: a table, figures and one page."""

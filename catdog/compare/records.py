@@ -1,0 +1,238 @@
+"""What a comparison is made of: one record per run, and what follows from the records alone."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from catdog.statistics import confusion_counts, wilson_interval
+
+NAN = float("nan")
+NO_INTERVAL = (NAN, NAN)
+FINISHED = "FINISHED"
+# A run's tag with the digest of the data it saw. Runs without it are still told apart by the files they predicted.
+DATA_DIGEST_TAG = "catdog.data_digest"
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run as tracking knows it.
+
+    Two models hide in a run. The last epoch's accuracies are in `history`; the kept model, usually the best
+    epoch's, made `predictions`, and its accuracy is counted from them.
+
+    Args:
+        run_id: MLflow's.
+        name: what tells it apart in this comparison, "cnn" or "cnn seed=1".
+        variant: its config without the seed.
+        seed: the run's seed.
+        status: MLflow's: FINISHED, FAILED, KILLED or RUNNING.
+        params: every leaf of the composed config, "trainer.epochs": "20".
+        tags: MLflow's.
+        metrics: last values, "kept/epoch", "final/val_loss", "model/parameters" and so on; "test/accuracy" only after
+            `evaluate`.
+        history: index `epoch` from 1, columns train/loss, train/accuracy, val/loss, val/accuracy, gap/accuracy,
+            epoch_seconds, images_per_second, learning_rate; empty where the run failed early.
+        predictions: of the kept model on the validation split; columns file, label (class name), then one column per
+            class with its probability; empty where there are none.
+    """
+
+    run_id: str
+    name: str
+    variant: str
+    seed: int
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end; only then do its numbers belong beside others."""
+        return self.status == FINISHED
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were completed."""
+        return len(self.history)
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """The epoch whose model was kept, None where none was."""
+        epoch = self.metric("kept/epoch") if "kept/epoch" in self.metrics else self.metric("best/epoch")
+        return None if np.isnan(epoch) else int(epoch)
+
+    @property
+    def picked(self) -> bool:
+        """Whether the kept model was picked by its validation accuracy, which then flatters it."""
+        return self.params.get("trainer.keep") != "last"
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The median: the first epoch also compiles and fills caches."""
+        return float(self.history["epoch_seconds"].median()) if "epoch_seconds" in self.history else NAN
+
+    def metric(self, key: str) -> float:
+        """The last value of a metric, NaN where it was never logged."""
+        return float(self.metrics.get(key, NAN))
+
+    def last(self, column: str) -> float:
+        """The last epoch's value of a column of `history`, NaN where there is none."""
+        return float(self.history[column].iloc[-1]) if len(self.history) and column in self.history else NAN
+
+    def last_interval(self, column: str, images: int) -> tuple[float, float]:
+        """The 95% Wilson interval of the last epoch's accuracy in `column`, measured on that many images."""
+        accuracy = self.last(column)
+        return NO_INTERVAL if np.isnan(accuracy) or images < 1 else wilson_interval(round(accuracy * images), images)
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """The kept model's answers.
+
+        Returns:
+            Index file; columns label and predicted (class names), probability (of the predicted class, in [0, 1]) and
+            right (bool).
+        """
+        # By position: a class may be called "file" or "label" itself.
+        probabilities = self.predictions.iloc[:, 2:].to_numpy(dtype=float)
+        names = np.array(self.class_names, dtype=object)
+        if not len(self.predictions) or not len(names):
+            nothing = pd.DataFrame({"label": [], "predicted": [], "probability": [], "right": np.array([], dtype=bool)})
+            return nothing.rename_axis("file")
+        predicted = names[probabilities.argmax(axis=1)]
+        # As text: a reader of CSV files takes classes called 0 to 9 for numbers in cells, but not in the head.
+        file, label = (self.predictions.iloc[:, column].astype(str).to_numpy(dtype=object) for column in (0, 1))
+        return pd.DataFrame(
+            {
+                "label": label,
+                "predicted": predicted,
+                "probability": probabilities.max(axis=1),
+                "right": predicted == label,
+            },
+            index=pd.Index(file, name="file"),
+        )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the kept model knows, in its order; none without predictions."""
+        return tuple(str(name) for name in self.predictions.columns[2:])
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """The kept model's confusion counts on validation: int64 (C, C), rows true, in the order of `class_names`."""
+        position = pd.Index(self.class_names)
+        label, predicted = (position.get_indexer(self.answers[column]) for column in ("label", "predicted"))
+        return confusion_counts(label, predicted, len(position))
+
+    @property
+    def kept_images(self) -> int:
+        """Validation images that the kept model answered."""
+        return len(self.answers)
+
+    @property
+    def kept_correct(self) -> int:
+        """How many of them it got right."""
+        return int(self.answers["right"].sum())
+
+    @property
+    def kept_accuracy(self) -> float:
+        """The kept model's validation accuracy in [0, 1], counted from its predictions; NaN without predictions."""
+        return self.kept_correct / self.kept_images if self.kept_images else NAN
+
+    @cached_property
+    def kept_interval(self) -> tuple[float, float]:
+        """Its 95% Wilson interval; NaN without predictions."""
+        return wilson_interval(self.kept_correct, self.kept_images) if self.kept_images else NO_INTERVAL
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs that answer one question, and what they were measured on.
+
+    Args:
+        study: the MLflow experiment.
+        sweep_id: the parent run's id.
+        records: the runs, in the order in which they are shown; equal names get a piece of their run id.
+        class_names: in the model's order.
+        baseline: validation accuracy of always answering the most common class, in [0, 1].
+        train_images: size of the training split.
+        val_images: size of the validation split.
+        data_digest: sha256 of the data.
+        command: the line that made the sweep.
+        created: when the comparison was made.
+        picture: file, as in `predictions`, -> uint8 (H, W, 3), or None where it is not available.
+    """
+
+    study: str
+    sweep_id: str
+    records: Sequence[RunRecord]
+    class_names: Sequence[str]
+    baseline: float
+    train_images: int
+    val_images: int
+    data_digest: str
+    command: str
+    created: datetime
+    picture: Callable[[str], np.ndarray | None]
+
+    def __post_init__(self) -> None:
+        times = Counter(record.name for record in self.records)
+        named = [
+            record if times[record.name] == 1 else replace(record, name=f"{record.name} {record.run_id[:8]}")
+            for record in self.records
+        ]
+        object.__setattr__(self, "records", tuple(named))
+
+    @property
+    def variants(self) -> dict[str, str]:
+        """run name -> variant, of all runs: what fixes a variant's colour in every figure."""
+        return {record.name: record.variant for record in self.records}
+
+    @property
+    def finished(self) -> list[RunRecord]:
+        """The runs that came to their end."""
+        return [record for record in self.records if record.finished]
+
+    @cached_property
+    def ranked(self) -> list[RunRecord]:
+        """Finished runs that have predictions, best kept validation accuracy first."""
+        predicted = [record for record in self.finished if record.kept_images]
+        return sorted(predicted, key=lambda record: -record.kept_accuracy)
+
+    @property
+    def best(self) -> RunRecord | None:
+        """The run with the best kept validation accuracy; None where there is none, or they saw different data."""
+        return self.ranked[0] if self.ranked and self.same_data else None
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """Who got which image right: bool (images, runs), index file, columns run names as in `records`.
+
+        Only images that all ranked runs answered, and under the same label: anything else is not a paired comparison.
+        """
+        rights = {record.name: record.answers["right"] for record in self.finished if record.kept_images}
+        if not rights:
+            return pd.DataFrame()
+        labels = pd.concat(
+            [record.answers["label"] for record in self.finished if record.kept_images], axis=1, join="inner"
+        )
+        same = labels.nunique(axis=1, dropna=False) == 1
+        return pd.concat(rights, axis=1, join="inner")[same]
+
+    @cached_property
+    def same_data(self) -> bool:
+        """Whether all finished runs saw the same data: one digest, the same images answered under the same labels."""
+        digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
+        return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
+
+    @cached_property
+    def differing_params(self) -> pd.DataFrame:
+        """Config values that are not the same in all runs: str, index key, columns run names; missing is empty."""
+        params = pd.DataFrame({record.name: record.params for record in self.records}, dtype=object).fillna("")
+        return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params

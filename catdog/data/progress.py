@@ -1,0 +1,67 @@
+"""How far a long job is: a bar on a terminal, a line now and then in a log."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from catdog.console import console
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 15.0
+
+
+@contextmanager
+def reported_progress(
+    work: str, total: int | None, unit: Literal["bytes", "images", "files"], done: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """Shows how much of the block's work is done.
+
+    Args:
+        work: what the block does, such as "decoding".
+        total: the amount to do, in units; None: not known.
+        unit: what is counted.
+        done: the amount that was done before.
+
+    Yields:
+        A function that is called with the amount done since its last call.
+    """
+    if console.is_terminal:
+        columns = (
+            (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+        )
+        bar = Progress(TextColumn(work), BarColumn(), *columns, TimeRemainingColumn(), console=console, transient=True)
+        with bar:
+            task = bar.add_task(work, total=total, completed=done)
+            yield lambda amount: bar.advance(task, amount)
+        return
+
+    last_s = time.monotonic()
+
+    def log_now_and_then(amount: int) -> None:
+        nonlocal done, last_s
+        done += amount
+        if time.monotonic() - last_s > _LOG_EVERY_S:
+            last_s = time.monotonic()
+            logger.info("%s: %s", work, _amount_done(done, total, unit))
+
+    yield log_now_and_then
+
+
+def _amount_done(done: int, total: int | None, unit: str) -> str:
+    scale, shown = (1e6, "MB") if unit == "bytes" else (1, unit)
+    if not total:
+        return f"{done / scale:,.0f} {shown}"
+    return f"{done / scale:,.0f} of {total / scale:,.0f} {shown} ({done / total:.0%})"

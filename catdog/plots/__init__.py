@@ -1,0 +1,27 @@
+"""Arrays to figures: every `plot_` function returns a matplotlib Figure that belongs to its caller alone.
+
+Figures are made without pyplot, which keeps every figure it makes alive, so a sweep of many runs does not grow.
+"""
+
+from catdog.plots.confusion import plot_confusion, plot_confusions
+from catdog.plots.curves import plot_accuracy_curves, plot_gap_curves, plot_loss_curves
+from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
+from catdog.plots.rows import plot_final_accuracy, plot_parameters, plot_seconds
+from catdog.plots.single import plot_accuracy, plot_gap, plot_loss
+
+__all__ = [
+    "plot_accuracy",
+    "plot_accuracy_curves",
+    "plot_augmentation",
+    "plot_confusion",
+    "plot_confusions",
+    "plot_contact_sheet",
+    "plot_final_accuracy",
+    "plot_gap",
+    "plot_gap_curves",
+    "plot_loss",
+    "plot_loss_curves",
+    "plot_parameters",
+    "plot_samples",
+    "plot_seconds",
+]

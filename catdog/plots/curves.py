@@ -1,0 +1,179 @@
+"""Curves of several runs by epoch, on shared axes.
+
+`histories` maps the runs to show to their histories; `variants` maps every run of the comparison, shown or not, to its
+variant, so that a variant has one colour in all figures.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from catdog.plots.style import (
+    BASELINE_LINE,
+    MUTED,
+    baseline_words,
+    build_figure,
+    marker_step,
+    set_epoch_axis,
+    set_titles,
+    styled,
+    variant_looks,
+    wrapped,
+)
+
+# Names at the ends of lines read faster than a legend, as long as few and short.
+LABELS_AT_LINES_UP_TO = 6
+LABEL_LENGTH_UP_TO = 14
+
+
+@styled
+def plot_accuracy_curves(
+    histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str], baseline: float | None = None
+) -> Figure:
+    """Accuracy by epoch: validation solid, training dashed, one colour per variant.
+
+    Args:
+        histories: run name -> history with `train/accuracy` and `val/accuracy` in [0, 1], index `epoch` from 1.
+        variants: run name -> variant.
+        baseline: accuracy of always answering the most common class, in [0, 1], drawn as a line.
+    """
+    figure = build_figure(height_in=3.9)
+    axes = figure.subplots()
+    set_titles(axes, "Accuracy by epoch", "solid: validation, dashed: training")
+    axes.set_ylabel("accuracy (%)")
+    _draw_curves(axes, histories, variants, "train/accuracy", dashed=True)
+    _draw_curves(axes, histories, variants, "val/accuracy")
+    if baseline is not None:
+        _draw_baseline(axes, baseline)
+    lowest, _ = axes.get_ylim()
+    axes.set_ylim(max(-2, lowest), 101.5)
+    _name_curves(figure, axes, histories, variants, "val/accuracy")
+    return figure
+
+
+@styled
+def plot_loss_curves(histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str]) -> Figure:
+    """Loss by epoch: validation solid, training dashed, one colour per variant.
+
+    Args:
+        histories: run name -> history with `train/loss` and `val/loss` (mean cross-entropy), index `epoch` from 1.
+        variants: run name -> variant.
+    """
+    figure = build_figure(height_in=3.9)
+    axes = figure.subplots()
+    set_titles(axes, "Loss by epoch", "solid: validation, dashed: training")
+    axes.set_ylabel("cross-entropy (nats)")
+    _draw_curves(axes, histories, variants, "train/loss", dashed=True, scale=1)
+    _draw_curves(axes, histories, variants, "val/loss", scale=1)
+    axes.set_ylim(bottom=0)
+    _name_curves(figure, axes, histories, variants, "val/loss", scale=1)
+    return figure
+
+
+@styled
+def plot_gap_curves(histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str]) -> Figure:
+    """The overfitting gap by epoch, training minus validation accuracy, one colour per variant.
+
+    Args:
+        histories: run name -> history with `gap/accuracy` in [-1, 1], index `epoch` from 1.
+        variants: run name -> variant.
+    """
+    figure = build_figure(height_in=3.9)
+    axes = figure.subplots()
+    set_titles(axes, "Overfitting gap by epoch", "above zero: better on training images than on new ones")
+    axes.set_ylabel("train − val accuracy (points)")  # noqa: RUF001
+    axes.axhline(0, color=MUTED, linewidth=1)
+    _draw_curves(axes, histories, variants, "gap/accuracy")
+    _name_curves(figure, axes, histories, variants, "gap/accuracy")
+    return figure
+
+
+def _draw_curves(
+    axes: Axes,
+    histories: Mapping[str, pd.DataFrame],
+    variants: Mapping[str, str],
+    column: str,
+    dashed: bool = False,
+    scale: float = 100,
+) -> None:
+    looks = variant_looks(variants.values())
+    for name, history in histories.items():
+        colour, marker = looks[variants[name]]
+        axes.plot(
+            history.index, scale * history[column],
+            color=colour, linestyle=(0, (3, 2)) if dashed else "-", linewidth=1.2 if dashed else 1.9,
+            # The dashed line needs its marker only where it would otherwise be a single, invisible point.
+            marker=marker if not dashed or len(history) == 1 else None, markevery=marker_step(len(history)),
+            markerfacecolor="none" if dashed else colour,
+        )  # fmt: skip
+    longest = max((history.index for history in histories.values()), key=len, default=pd.Index([1]))
+    set_epoch_axis(axes, longest)
+
+
+def _name_curves(
+    figure: Figure,
+    axes: Axes,
+    histories: Mapping[str, pd.DataFrame],
+    variants: Mapping[str, str],
+    column: str,
+    scale: float = 100,
+) -> None:
+    """Says which line is which variant: at the line's end where names are few and short, else in a legend below."""
+    looks = variant_looks(variants.values())
+    shown = list(dict.fromkeys(variants[name] for name in histories))
+    if len(shown) > LABELS_AT_LINES_UP_TO or max(map(len, shown), default=0) > LABEL_LENGTH_UP_TO:
+        # A leading underscore means "not in the legend" to matplotlib; a space before it does not.
+        names = {variant: " " * variant.startswith("_") + wrapped(variant, 30) for variant in shown}
+        handles = [
+            Line2D([], [], color=looks[variant][0], marker=looks[variant][1], label=name)
+            for variant, name in names.items()
+        ]
+        width, height = figure.get_size_inches()
+        columns = 2 if max(map(len, shown)) > 14 else 3
+        # The legend takes its room from the figure, not from the curves.
+        figure.set_size_inches(width, height + 0.24 * -(-len(shown) // columns))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
+        return
+    ends = {
+        variant: float(np.nanmean(values))
+        for variant in shown
+        if np.isfinite(
+            values := [
+                scale * h[column].iloc[-1] for name, h in histories.items() if variants[name] == variant and len(h)
+            ]
+        ).any()
+    }
+    low, high = axes.get_ylim()
+    for (variant, _), y in zip(ends.items(), _spread(list(ends.values()), 0.058 * (high - low)), strict=True):
+        axes.text(
+            1.015, (y - low) / (high - low), variant,
+            transform=axes.transAxes, color=looks[variant][0], va="center", fontsize=10.5, fontweight="bold",
+        )  # fmt: skip
+
+
+def _spread(values: list[float], apart: float) -> list[float]:
+    """The values, moved until neighbours are at least `apart`: labels must not overlap."""
+    order = np.argsort(values)
+    moved = np.asarray(values, dtype=float)[order]
+    for _ in range(200):
+        short = apart - np.diff(moved)
+        if not (short > 1e-6).any():
+            break
+        push = np.where(short > 0, short / 2, 0)
+        moved[:-1] -= push
+        moved[1:] += push
+    spread = np.empty(len(moved))
+    spread[order] = moved
+    return spread.tolist()
+
+
+def _draw_baseline(axes: Axes, baseline: float) -> None:
+    axes.axhline(100 * baseline, **BASELINE_LINE)
+    axes.annotate(
+        baseline_words(baseline), (1, 100 * baseline), xycoords=("axes fraction", "data"), xytext=(-2, 3),
+        textcoords="offset points", fontsize=9, color=MUTED, va="bottom", ha="right",
+    )  # fmt: skip

@@ -1,0 +1,142 @@
+"""What all figures share: colours, type, axes."""
+
+import textwrap
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from catdog.wording import percent_with_unit
+
+P = ParamSpec("P")
+
+# Eight hues that stay apart under the common colour-vision deficiencies, those that pale on white darkened; more cannot
+# be told apart by anybody, so a ninth variant repeats a colour with another marker.
+# Source: Okabe and Ito (2008), "Color Universal Design".
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8558f", "#555555", "#3f9bd6", "#b97f00", "#882255")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+
+# Each role has a hex of its own: the page replaces these by its style sheet's variables, which follow the reader's
+# light or dark mode. Change them here and nowhere else.
+INK = "#1c2024"
+MUTED = "#60646c"
+GRID = "#e0e2e6"
+PAPER = "#ffffff"
+
+BASELINE_LINE: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": (0, (1, 2))}
+
+# Narrow, so that 10-point text is still readable when a phone shrinks the figure to 360 pixels.
+WIDTH_IN = 5.2
+
+STYLE = {
+    "figure.dpi": 144,
+    "figure.facecolor": PAPER,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    # A class or a variant may have a dollar sign in its name; nothing here needs formulas.
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.facecolor": "none",
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 10.5,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.handlelength": 2.2,
+}
+
+
+def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """The plot function, drawing in the house style; the settings of its caller stay as they were."""
+
+    @wraps(plot)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(STYLE):
+            return plot(*args, **kwargs)
+
+    return draw
+
+
+def build_figure(width_in: float = WIDTH_IN, height_in: float = 3.7) -> Figure:
+    """An empty figure that lays itself out."""
+    return Figure(figsize=(width_in, height_in), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+
+
+def set_titles(axes: Axes, title: str, subtitle: str = "") -> None:
+    """A bold title above the axes, and below it a quiet line that says how to read the marks."""
+    axes.set_title(title, pad=24 if subtitle else 10)
+    if subtitle:
+        axes.annotate(
+            subtitle, (0, 1), xycoords="axes fraction", xytext=(0, 9), textcoords="offset points",
+            fontsize=9.5, color=MUTED,
+        )  # fmt: skip
+
+
+def variant_looks(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """A fixed colour and marker for every variant, in order of first appearance.
+
+    Args:
+        variants: variant names, repeats allowed; give all figures of a comparison the same list, or colours will move.
+
+    Returns:
+        variant -> (hex colour, matplotlib marker).
+    """
+    return {
+        variant: (PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)])
+        for index, variant in enumerate(dict.fromkeys(variants))
+    }
+
+
+def wrapped(name: str, width: int = 24, lines: int = 3) -> str:
+    """A long name on several lines, at most `lines`, the rest replaced by an ellipsis."""
+    rows = textwrap.wrap(name, width, break_on_hyphens=True) or [""]
+    return "\n".join(rows if len(rows) <= lines else [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"])
+
+
+def set_epoch_axis(axes: Axes, epochs: pd.Index) -> None:
+    """Labels the x axis for `epochs`, an integer index from 1."""
+    last = int(epochs.max()) if len(epochs) else 1
+    # Never down to 0, which is no epoch; and a lone point stands in the middle.
+    axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("epoch")
+    axes.grid(True, axis="y")  # True: without it, a second call takes the grid away
+    axes.spines["left"].set_visible(False)
+
+
+def marker_step(epochs: int) -> int:
+    """How many epochs apart markers stand, so that a long run shows lines and a run of one epoch a point."""
+    return max(1, epochs // 8)
+
+
+def baseline_words(baseline: float) -> str:
+    """What the baseline's line is called: the accuracy of always answering the most common class."""
+    return f"most common class, {percent_with_unit(baseline)}"

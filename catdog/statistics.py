@@ -1,0 +1,98 @@
+"""How sure a count of right answers is, and where the wrong ones went; arrays in, numbers out."""
+
+import numpy as np
+from scipy.stats import binomtest
+
+CONFIDENCE = 0.95
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """The 95% Wilson score interval of the accuracy `correct / total`.
+
+    It stays inside [0, 1] and keeps its coverage near 0 and 1, where the textbook plus-minus interval does not. It
+    speaks of the sampling of images only: the noise of a training seed is not in it.
+
+    Args:
+        correct: right answers, 0 <= correct <= total.
+        total: answers, at least 1.
+
+    Returns:
+        Lower and upper bound, fractions in [0, 1].
+
+    Raises:
+        ValueError: if the counts are no such counts.
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22:209-212;
+    recommended over the others by Brown, Cai and DasGupta (2001), Statistical Science 16:101-133.
+    """
+    if total < 1 or not 0 <= correct <= total:
+        raise ValueError(f"needs 0 <= correct <= total and total >= 1, got correct={correct}, total={total}")
+    bounds = binomtest(int(correct), int(total)).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def paired_p_value(only_first: int, only_second: int) -> float:
+    """How often two equally good models would differ at least this much, on the images that only one of them got right.
+
+    Two models that answered the same images are compared on the images where exactly one is right: were they equally
+    good, each such image would fall to either with probability one half. This sees differences that two overlapping
+    intervals, which forget the pairing, cannot.
+
+    Args:
+        only_first: images that the first model alone got right.
+        only_second: images that the second model alone got right.
+
+    Returns:
+        The two-sided exact p value, in (0, 1]; 1 where the models never differ.
+
+    Source: McNemar (1947), Psychometrika 12:153-157, in its exact (binomial) form.
+    """
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(int(only_first), int(only_first + only_second), 0.5).pvalue)
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How many images of each class were taken for each class.
+
+    Args:
+        labels: int (N,) in [0, classes), the true classes.
+        predicted: int (N,) in [0, classes).
+        classes: number of classes C.
+
+    Returns:
+        int64 (C, C), rows are the true class, columns the predicted one; sums to N.
+
+    Raises:
+        ValueError: if the lengths differ or a value is outside [0, classes).
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    if labels.shape != predicted.shape or labels.ndim != 1:
+        raise ValueError(f"labels and predicted must be (N,) alike, got {labels.shape} and {predicted.shape}")
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    if labels.size == 0:
+        return counts
+    # Without this check a label of -1 (a class name that was not found) would count as the last class.
+    lowest, highest = min(labels.min(), predicted.min()), max(labels.max(), predicted.max())
+    if lowest < 0 or highest >= classes:
+        raise ValueError(f"class indices must be in [0, {classes}), got values from {lowest} to {highest}")
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
+def precision_and_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Per class: the fraction of its predictions that are right, and the fraction of its images that are found.
+
+    Args:
+        counts: int (C, C), rows are the true class, as `confusion_counts` returns.
+
+    Returns:
+        precision float64 (C,) and recall float64 (C,), in [0, 1]; NaN for a class that was never predicted (precision)
+        or has no image (recall), because 0 would be a statement about images that do not exist.
+    """
+    right = np.diag(counts).astype(float)
+    predicted, present = counts.sum(axis=0), counts.sum(axis=1)
+    undefined = np.full(len(counts), np.nan)
+    precision = np.divide(right, predicted, out=undefined.copy(), where=predicted > 0)
+    recall = np.divide(right, present, out=undefined.copy(), where=present > 0)
+    return precision, recall

@@ -1,0 +1,58 @@
+"""Numbers as people read them, the same in figures, tables and pages."""
+
+import math
+from collections.abc import Sequence
+
+# Shown where a number does not exist; a blank cell would leave open whether somebody forgot it.
+MISSING = "–"  # noqa: RUF001, an en dash is what typography asks for here
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """`0.7561` as `75.6`, without the unit, or a dash for NaN: for columns whose head says percent."""
+    return MISSING if math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
+
+
+def percent_with_unit(fraction: float, digits: int = 1) -> str:
+    """`0.7561` as `75.6 %`, with a space that does not break, or a dash for NaN."""
+    return MISSING if math.isnan(fraction) else f"{percent(fraction, digits)}\N{NO-BREAK SPACE}%"
+
+
+def percent_interval(low: float, high: float) -> str:
+    """`(0.7252, 0.7846)` as `72.5 to 78.5 %`."""
+    return MISSING if math.isnan(low) or math.isnan(high) else f"{percent(low)} to {percent_with_unit(high)}"
+
+
+def compact_count(number: float) -> str:
+    """Three digits and a unit: `2257984` as `2.26 M`, `1234` as `1.23 k`; a dash for NaN."""
+    if math.isnan(number):
+        return MISSING
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # Numbers that would round up to 1000 of the smaller unit already use the larger one.
+        if abs(number) >= 0.9995 * size:
+            scaled = number / size
+            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+            return f"{scaled:.{digits}f}\N{NO-BREAK SPACE}{unit}"
+    return f"{number:.0f}"
+
+
+def seconds(value: float) -> str:
+    """`16.4`, `0.52` or `1204`: three digits are all that a timing is good for; a dash for NaN."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def p_value(value: float) -> str:
+    """`p = 0.031` or `p < 0.001`, with spaces that do not break."""
+    words = "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    return words.replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 image`, `1,204 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

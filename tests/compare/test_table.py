@@ -1,0 +1,82 @@
+import io
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from catdog.compare.table import build_frame, print_table
+
+
+def printed(comparison, **console) -> str:
+    stream = io.StringIO()
+    print_table(comparison, Console(file=stream, **console))
+    return stream.getvalue().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_frame_has_one_row_per_run_and_counts_the_kept_model(make_record, make_comparison):
+    record = make_record("mobilenet", wrong=range(10), epochs=4)
+    failed = make_record(
+        "cnn", status="FAILED", epochs=0, predictions=pd.DataFrame(), history=pd.DataFrame(), metrics={}
+    )
+    frame = build_frame(make_comparison(record, failed)).set_index("name")
+    row = frame.loc["mobilenet"]
+    assert row["kept_val_accuracy"] == pytest.approx(0.9)
+    assert (row["kept_val_correct"], row["kept_val_images"], row["kept_epoch"]) == (90, 100, 4)
+    assert (row["kept_val_low"], row["kept_val_high"]) == (
+        pytest.approx(0.8256, abs=5e-5),
+        pytest.approx(0.9448, abs=5e-5),
+    )
+    assert row["last_train_accuracy"] == pytest.approx(0.98)
+    assert row["last_gap_accuracy"] == pytest.approx(0.08)
+    # The first epoch took 9 s, the others 2: the median is what an epoch costs.
+    assert row["seconds_per_epoch"] == 2.0
+    assert (row["parameters"], row["trainable_parameters"]) == (2257984, 128210)
+    lost = frame.loc["cnn"]
+    assert lost["status"] == "FAILED"
+    assert lost[["last_val_accuracy", "kept_val_accuracy", "kept_epoch", "parameters", "test_accuracy"]].isna().all()
+
+
+def test_frame_survives_csv(make_record, make_comparison):
+    frame = build_frame(make_comparison(make_record('a "quoted", name'), make_record("b", metrics={})))
+    again = pd.read_csv(io.StringIO(frame.to_csv(index=False)))
+    assert list(again["name"]) == ['a "quoted", name', "b"]
+    assert again["parameters"].iloc[0] == 2257984
+    assert again["kept_val_accuracy"].tolist() == [1.0, 1.0]
+
+
+def test_the_kept_epoch_counts_not_the_best_where_the_last_is_kept(make_record, make_comparison):
+    record = make_record(metrics={"best/epoch": 2.0, "kept/epoch": 3.0}, params={"trainer.keep": "last"})
+    assert build_frame(make_comparison(record))["kept_epoch"].tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    "console", [{}, {"force_terminal": True, "width": 100}, {"force_terminal": True, "width": 240}]
+)
+def test_table_fits_in_100_columns_with_all_numbers(make_record, make_comparison, console):
+    names = [f"backbone=efficientnet_v2 augmentation=strong trainer.epochs={n} seed={n}" for n in range(12)]
+    text = printed(
+        make_comparison(*[make_record(name, wrong=range(10)) for name in names]), color_system=None, **console
+    )
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("90.0 [82.6, 94.5]") == 12
+    assert text.count("2.26 M") == text.count("128 k") == 12
+    assert "…" not in text
+
+
+def test_table_in_a_pipe_is_plain_text_and_names_what_failed(make_record, make_comparison):
+    text = printed(make_comparison(make_record("cnn [bold]x"), make_record("mobilenet", status="KILLED")))
+    assert "\x1b" not in text
+    assert "cnn [bold]x" in text
+    assert "(KILLED)" in text
+
+
+def test_rows_keep_the_order_of_the_runs(make_record, make_comparison):
+    text = printed(make_comparison(*[make_record(name) for name in ("delta", "alpha", "mike")]))
+    places = [text.index(name) for name in ("delta", "alpha", "mike")]
+    assert all(first < second for first, second in pairwise(places))
+
+
+def test_equal_names_are_told_apart_by_run_id(make_record, make_comparison):
+    comparison = make_comparison(make_record("cnn", run_id="aaaa1111bbbb"), make_record("cnn", run_id="cccc2222dddd"))
+    assert build_frame(comparison)["name"].tolist() == ["cnn aaaa1111", "cnn cccc2222"]

@@ -1,0 +1,36 @@
+"""Fixtures that all tests share: a cache, a command line in an empty folder, one small sweep."""
+
+from pathlib import Path
+
+import pytest
+from support import TINY, Catdog, Study, run_catdog, write_images
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that all tests share, so that the same drawn images are drawn and decoded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def catdog(tmp_path: Path, cache: Path) -> Catdog:
+    """Runs a command in an empty folder."""
+    return lambda *arguments, **options: run_catdog(tmp_path, cache, *arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Study:
+    """The four variants of the quickstart, tiny, in one sweep."""
+    folder = tmp_path_factory.mktemp("study")
+    sweep = run_catdog(folder, cache, "train", "-m", "model=cnn,augmented,preprocessed,drawn_mini", *TINY)
+    assert sweep.code == 0, sweep.text
+    return Study(folder, cache, sweep)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with 12 noise images of each of two classes."""
+    root = tmp_path / "images"
+    for name in ("cats", "dogs"):
+        write_images(root / name, 12)
+    return root

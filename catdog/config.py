@@ -64,7 +64,7 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
 @dataclass
 class DrawingConfig:
     seed: int = option("seed of the drawn images", 7)
-    train_per_class: int = option("drawn training images per class", 300)
+    train_per_class: int = option("drawn training images per class", 200)
     validation_per_class: int = option("drawn validation images per class, divided into val and test", 250)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from catdog import config as schema
 from catdog.cli import EXIT_DEFECT, EXIT_INTERRUPTED
@@ -278,6 +279,9 @@ def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interru
     config = jobs[0].config
     finished = [job for job in jobs if job.outcome]
     console.print(_summarize(jobs))
+    for job in jobs:
+        if job.error:
+            console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
     promotion = promote(client, config, [job.outcome.run_id for job in finished if job.outcome], sweep_id)
     if promotion:
         word = "and is its champion" if promotion.is_champion else "; the champion stays"
@@ -301,7 +305,7 @@ def _summarize(jobs: list[JobState]) -> Table:
     for job in jobs:
         o = job.outcome
         if o is None:
-            table.add_row(job.name, f"[red]failed[/red]: {job.error}" if job.error else "not started")
+            table.add_row(job.name, "[red]failed[/red]" if job.error else "not started")
             continue
         table.add_row(
             job.name, "finished", f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",

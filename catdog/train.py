@@ -173,7 +173,7 @@ def name_job(overrides: list[str], varying: set[str] | None = None) -> tuple[str
         overrides: the command line's, such as ["model=cnn", "seed=1", "trainer.epochs=3"].
         varying: keys whose values differ in the sweep; None, for a single run, takes all that shape the run.
     """
-    values = dict(item.lstrip("+~").split("=", 1) if "=" in item else (item, "") for item in overrides)
+    values = {key: value for key, _, value in (item.lstrip("+~").partition("=") for item in overrides)}
     parts = [values.get("model", "cnn")]
     for key, value in values.items():
         relevant = not any(key == name or key.startswith(name + ".") for name in UNNAMED_KEYS)

@@ -23,6 +23,7 @@ def compare(composed: DictConfig) -> None:
     """Writes the table and the page, stores the page on the sweep's MLflow run, and says what to do next."""
     # Imported here, for --help and a mistake in the config to be quick.
     from catdog import track
+    from catdog.compare.figures import build_figures
     from catdog.compare.load import load_comparison
     from catdog.compare.page import render_page
     from catdog.compare.table import build_frame, print_table
@@ -36,6 +37,9 @@ def compare(composed: DictConfig) -> None:
         table, page = folder / "table.csv", folder / "comparison.html"
         build_frame(comparison).to_csv(table, index=False)
         page.write_text(render_page(comparison), encoding="utf-8")
+        (folder / "figures").mkdir(exist_ok=True)
+        for name, figure in build_figures(comparison).items():
+            figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
     except OSError as error:
         raise UserError(
             f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
@@ -43,9 +47,8 @@ def compare(composed: DictConfig) -> None:
     print_table(comparison, console)
     if comparison.sweep_id:
         run = track.TrackedRun(client, comparison.sweep_id)
-        for file in (table, page):
-            run.log_file(file, "comparison")
-    log.info("page   %s\ntable  %s", page, table)
+        run.client.log_artifacts(run.run_id, str(folder), "comparison")
+    log.info("page     %s\ntable    %s\nfigures  %s", page, table, folder / "figures")
     study = "" if comparison.study == "cats_vs_dogs" else f" study={comparison.study}"
     show_next(f"open {page} in a browser", f"python -m catdog.evaluate{study}")
 

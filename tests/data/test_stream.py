@@ -60,9 +60,19 @@ def test_only_the_training_stream_is_augmented(split: SplitImages) -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "replicas", "sizes"),
-    [(4, 1, [4, 4, 2]), (4, 2, [4, 4, 2]), (3, 2, [3, 3, 4]), (9, 2, [10]), (4, 4, [4, 6]), (5, 4, [5, 5]), (16, 2, [10])],
+    [
+        (4, 1, [4, 4, 2]),
+        (4, 2, [4, 4, 2]),
+        (3, 2, [3, 3, 4]),
+        (9, 2, [10]),
+        (4, 4, [4, 6]),
+        (5, 4, [5, 5]),
+        (16, 2, [10]),
+    ],
 )
-def test_no_device_is_left_without_an_image(split: SplitImages, batch_size: int, replicas: int, sizes: list[int]) -> None:
+def test_no_device_is_left_without_an_image(
+    split: SplitImages, batch_size: int, replicas: int, sizes: list[int]
+) -> None:
     assert [len(b) for b in numbers(build_eval_stream(split, batch_size=batch_size, replicas=replicas))] == sizes
     steps = count_steps(len(split), batch_size, replicas)
     assert steps == len(sizes)

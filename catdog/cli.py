@@ -102,7 +102,7 @@ def explain(error: Exception, root: str) -> str:
     if "Could not append" in text or "Could not delete" in text:
         return text.splitlines()[0]
     if isinstance(error, OverrideParseException):
-        advice = f"Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
+        advice = "Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
         return f"cannot read {error.override!r}. {advice}"
     value = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", f"{text}\n{cause}")
     key = re.search(r"full_key: (\S+)", f"{text}\n{cause}")

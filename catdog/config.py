@@ -7,10 +7,10 @@ root). No Keras, TensorFlow or MLflow is imported here: `--help`, `--cfg job` an
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
-from dataclasses import MISSING as dataclass_missing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -314,11 +314,8 @@ def _require_study(study: str) -> None:
 
 
 def _advise_range(expected: list[float]) -> str:
-    names = [
-        path.stem
-        for path in sorted((CONF / "preprocessing").glob("*.yaml"))
-        if [float(x) for x in OmegaConf.load(path).get("pixel_range", [])] == expected
-    ]
+    files = sorted((CONF / "preprocessing").glob("*.yaml"))
+    names = [path.stem for path in files if OmegaConf.select(OmegaConf.load(path), "pixel_range") == expected]
     return "Use " + " or ".join(f"preprocessing={name}" for name in names) + "." if names else ""
 
 
@@ -366,9 +363,9 @@ def nested_schema(schema: type, name: str) -> type | None:
 def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None:
     """Refuses keys that were added with Hydra's `+`: the schema would carry them along and nothing would read them."""
     known = [f.name for f in fields(schema)]
-    for name in composed:
+    for name in map(str, composed):
         _require(name in known, f"{prefix}{name}", "a key that catdog knows: " + ", ".join(known), name)
-        nested = nested_schema(schema, str(name))
+        nested = nested_schema(schema, name)
         if nested and not OmegaConf.is_missing(composed, name):
             _require_known(composed[name], nested, f"{prefix}{name}.")
 
@@ -420,6 +417,6 @@ def list_options(schema: type, prefix: str = "") -> list[tuple[str, Any, str]]:
             options += list_options(nested, f"{prefix}{f.name}.")
             continue
         # Containers have a factory for a default; an interpolation such as ${catdog_cache:} says nothing to a reader.
-        plain = f.default is not dataclass_missing and f.default != MISSING and not str(f.default).startswith("${")
+        plain = f.default is not dataclasses.MISSING and f.default != MISSING and not str(f.default).startswith("${")
         options.append((prefix + f.name, f.default if plain else "", f.metadata.get("help", "")))
     return options

@@ -76,15 +76,15 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     Raises:
         UserError: no such model, or the data set is not the one the run was trained on.
     """
-    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     import keras
 
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     from catdog.promote import resolve_model
     from catdog.train import predict_split
 
     keras.utils.disable_interactive_logging()
     uri, run_id, words = resolve_model(client, config.study, config.model)
-    run_config = load_run_config(client, run_id)
+    run_config = load_run_config(run_id)
     dataset = load_same_dataset(client, run_id, run_config, config)
     name = client.get_run(run_id).info.run_name
     console.print(
@@ -99,12 +99,11 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     return result
 
 
-def load_run_config(client: "MlflowClient", run_id: str) -> Config:
+def load_run_config(run_id: str) -> Config:
     """Returns the config that a run was trained with, from its artifacts."""
     import mlflow
 
     text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
-    del client
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)), Config)  # type: ignore[arg-type]
 
 
@@ -116,8 +115,8 @@ def load_same_dataset(client: "MlflowClient", run_id: str, run_config: Config, c
     """
     from catdog.data.dataset import load_dataset
 
-    moved = {"archive": config.dataset.archive} if config.dataset.archive else {}
-    dataset = load_dataset(dataclasses.replace(run_config.dataset, cache=config.dataset.cache, **moved))
+    archive = config.dataset.archive or run_config.dataset.archive
+    dataset = load_dataset(dataclasses.replace(run_config.dataset, cache=config.dataset.cache, archive=archive))
     trained_on = client.get_run(run_id).data.tags["catdog.data_digest"]
     if dataset.manifest.digest != trained_on:
         raise UserError(

@@ -146,12 +146,13 @@ def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[An
     """
     import keras
 
-    layers = []
+    layers: list[Any] = []
     for name, arguments in settings.items():
         arguments = dict(arguments)
         class_name = arguments.pop("layer")
-        layer_class = getattr(keras.layers, class_name, None)
-        if not (inspect.isclass(layer_class) and issubclass(layer_class, keras.layers.Layer)):
+        layer_class: Any = getattr(keras.layers, class_name, None)
+        known = inspect.isclass(layer_class) and issubclass(layer_class, keras.layers.Layer)
+        if not known:
             raise UserError(
                 f"{key}.{name}: Keras {keras.__version__} has no layer {class_name!r}. Use a class name of keras.layers, such "
                 "as RandomFlip or Conv2D."

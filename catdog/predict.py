@@ -89,11 +89,11 @@ def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame
         A table with file, class, probability, then each class's probability, in [0, 1]; reasons by file; pictures uint8
         (N, H, W, 3), row by row those of the table.
     """
-    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     import keras
     import mlflow
     import pandas as pd
 
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     from catdog.data.images import UnreadableImageError, decode_image
     from catdog.evaluate import load_keras_model
 
@@ -168,7 +168,7 @@ def run(composed: DictConfig, paths: list[str]) -> None:
         ]
         names = [Path(file).name for file in table["file"]]
         figure = plots.plot_contact_sheet(
-            pictures[:MAX_SHEET_IMAGES], captions[:MAX_SHEET_IMAGES], names[:MAX_SHEET_IMAGES]
+            list(pictures[:MAX_SHEET_IMAGES]), captions[:MAX_SHEET_IMAGES], names[:MAX_SHEET_IMAGES]
         )
         figure.savefig(sheet, format="png", dpi=120)
         more = f", the first {MAX_SHEET_IMAGES} of {len(table):,} images" if len(table) > MAX_SHEET_IMAGES else ""

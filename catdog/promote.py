@@ -35,54 +35,60 @@ class Promotion:
     is_champion: bool
 
 
-def promote(
-    client: "MlflowClient", config: Config, run_ids: list[str], sweep_id: str | None = None
-) -> Promotion | None:
+def promote(client: "MlflowClient", config: Config, run_ids: list[str], sweep_id: str | None = None) -> list[Promotion]:
     """Registers the best of some finished runs; moves the alias `champion` if it beats the champion on the same data.
 
     The best is the one with the highest validation accuracy of its kept model, ties to the lower loss. A registered model
     stays with one data digest: runs on other data go to a registered model of their own, named after their digest, unless
-    `promote.replace_other_data` is set.
+    `promote.replace_other_data` is set. Runs of a sweep over data sets are not comparable: each data set has its best.
 
     Args:
         client: of the tracking store.
-        config: any of the runs' configs; study, promote and trainer.keep are read.
+        config: any of the runs' configs; promote is read.
         run_ids: the candidates.
         sweep_id: tagged with the registered model's name as well, where given.
 
     Returns:
-        The new version, or None where promotion is off or there is no candidate.
+        The new versions, one for each data digest among the candidates; none where promotion is off.
     """
-    if not config.promote.enabled or not run_ids:
-        return None
-    best = max((client.get_run(run_id) for run_id in run_ids), key=score)
-    digest = best.data.tags["catdog.data_digest"]
+    if not config.promote.enabled:
+        return []
+    by_digest: dict[str, list[Run]] = {}
+    for run in map(client.get_run, run_ids):
+        by_digest.setdefault(run.data.tags["catdog.data_digest"], []).append(run)
+    promotions = []
+    for digest, runs in by_digest.items():
+        promotion = _promote_best(client, config, max(runs, key=score), digest)
+        for run_id in [*(run.info.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
+            client.set_tag(run_id, REGISTERED_TAG, promotion.name)
+        promotions.append(promotion)
+    return promotions
+
+
+def _promote_best(client: "MlflowClient", config: Config, best: "Run", digest: str) -> Promotion:
     name = config.promote.registered_model
     champion = find_version(client, name, CHAMPION)
-    same_data = champion is None or champion.tags.get("catdog.data_digest") == digest
-    if not same_data and not config.promote.replace_other_data:
+    other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
+    if champion and other_data and not config.promote.replace_other_data:
         log.info(
             "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
             name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
         )  # fmt: skip
         name = f"{name}-{digest[:8]}"
         champion = find_version(client, name, CHAMPION)
-        same_data = True
+        other_data = False
     version = _register(client, name, best, digest)
-    accuracy, _ = score(best)
-    wins = champion is None or not same_data or score(best) > score(client.get_run(champion.run_id))
-    if wins:
+    words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
+    standing = client.get_run(champion.run_id) if champion and not other_data else None
+    wins = standing is None or score(best) > score(standing)
+    if standing is None or wins:
         client.set_registered_model_alias(name, CHAMPION, version.version)
-        log.info(
-            "%s version %s is the champion: %s, val accuracy %.3f", name, version.version, best.info.run_name, accuracy
-        )
+        log.info("registered %s; it is the champion now", words)
     else:
         log.info(
-            "%s version %s: %s, val accuracy %.3f, does not beat the champion, version %s with %.3f",
-            name, version.version, best.info.run_name, accuracy, champion.version, score(client.get_run(champion.run_id))[0],
+            "registered %s; the champion stays version %s: %s, val accuracy %.3f",
+            words, champion.version if champion else "", standing.info.run_name, score(standing)[0],
         )  # fmt: skip
-    for run_id in {best.info.run_id, *run_ids, *([sweep_id] if sweep_id else [])}:
-        client.set_tag(run_id, REGISTERED_TAG, name)
     return Promotion(name, str(version.version), best.info.run_id, wins)
 
 

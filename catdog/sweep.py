@@ -157,11 +157,12 @@ def _check(configs: list[Config], sender: Connection) -> None:
     from catdog.precision import choose_precision
 
     logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
-    number = 0
+    number = -1
     try:
         datasets: dict[str, int] = {}
         models = set()
-        for number, config in enumerate(configs):
+        for config in configs:
+            number += 1
             precision = choose_precision(config.trainer)
             key = str(config.dataset)
             if key not in datasets:
@@ -282,17 +283,12 @@ def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interru
     for job in jobs:
         if job.error:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
-    promotion = promote(client, config, [job.outcome.run_id for job in finished if job.outcome], sweep_id)
-    if promotion:
-        word = "and is its champion" if promotion.is_champion else "; the champion stays"
-        console.print(
-            f"registered: {promotion.name} version {promotion.version} {word}".replace(" ;", ";"), highlight=False
-        )
+    promotions = promote(client, config, [job.outcome.run_id for job in finished if job.outcome], sweep_id)
     done = len(finished) == len(jobs)
     client.set_terminated(sweep_id, status="KILLED" if interrupted else "FINISHED" if done else "FAILED")
     study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
     commands = [f"python -m catdog.compare{study}"] if finished else []
-    commands += [f"python -m catdog.evaluate{study}"] if promotion else []
+    commands += [f"python -m catdog.evaluate{study}"] if promotions else []
     show_next(*commands, track.ui_command(config.tracking.uri))
 
 

@@ -299,7 +299,6 @@ def log_inputs(run: TrackedRun, config: Config, images: "pd.DataFrame", digest: 
         digest: the manifest's digest.
     """
     import mlflow
-
     from mlflow.data.code_dataset_source import CodeDatasetSource
 
     # The archive is a param too; as a source, MLflow would guess what kind of address it is.

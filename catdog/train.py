@@ -14,7 +14,6 @@ from catdog.config import Config, load_config
 from catdog.track import Job
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from catdog.data.dataset import Dataset, SplitImages
@@ -80,10 +79,12 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     Raises:
         UserError: the config asks for what cannot be had; no MLflow run is left behind where that shows before training.
     """
-    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     import keras
 
-    from catdog import track
+    from catdog import (
+        preload,  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+        track,
+    )
     from catdog.augment import build_augmentation
     from catdog.data.dataset import describe_dataset, load_dataset
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
@@ -306,10 +307,10 @@ def run_single(composed: DictConfig) -> None:
     from catdog import track
     from catdog.promote import promote
 
-    promotion = promote(track.connect(config.tracking), config, [outcome.run_id])
+    promotions = promote(track.connect(config.tracking), config, [outcome.run_id])
     study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
     show_next(
-        *([f"python -m catdog.evaluate{study}"] if promotion else []),
+        *([f"python -m catdog.evaluate{study}"] if promotions else []),
         f"python -m catdog.compare{study} runs=[{outcome.run_id}]",
         track.ui_command(config.tracking.uri),
     )

@@ -55,7 +55,7 @@ def table(run, path: str) -> pd.DataFrame:
 def test_the_sweep_says_what_it_did_and_what_to_do_next(study) -> None:
     out = study.sweep.out
     for expected in ("data set synthetic, digest", "train      48  cats 24, dogs 24", "right on 50.0% of val",
-                     "registered: catdog version 1 and is its champion", "Next: python -m catdog.compare",
+                     "registered catdog version 1: drawn_mini", "Next: python -m catdog.compare",
                      "python -m catdog.evaluate", "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"):  # fmt: skip
         assert expected in out
     for variant in VARIANTS:

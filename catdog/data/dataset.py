@@ -132,21 +132,21 @@ def draw_images(config: DrawingConfig, cache: Path) -> Path:
 
     from catdog.data import drawing
 
-    arguments = {
-        "seed": config.seed,
-        "train_per_class": config.train_per_class,
-        "validation_per_class": config.validation_per_class,
-    }
     # The code that draws is part of what is drawn.
     sources = [path.read_text(encoding="utf-8") for path in sorted(Path(drawing.__file__).parent.glob("*.py"))]
-    folder = cache / "drawn" / hash_text(f"{sorted(arguments.items())} {sources}")[:16]
+    folder = cache / "drawn" / hash_text(f"{config} {sources}")[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             started = time.perf_counter()
             part = folder.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
-            drawing.write_drawn_images(part, **arguments)
+            drawing.write_drawn_images(
+                part,
+                seed=config.seed,
+                train_per_class=config.train_per_class,
+                validation_per_class=config.validation_per_class,
+            )
             part.rename(folder)
             count = 2 * (config.train_per_class + config.validation_per_class)
             log.info("drew %s images in %.1f s", f"{count:,}", time.perf_counter() - started)

@@ -41,7 +41,7 @@ UNNAMED_KEYS = (
     "dataset.archive",
     "hydra",
 )
-AUGMENTED_EXAMPLES = 8
+AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
 

@@ -284,12 +284,35 @@ def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interru
         if job.error:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
     promotions = promote(client, config, [job.outcome.run_id for job in finished if job.outcome], sweep_id)
+    client.set_tag(sweep_id, "mlflow.note.content", _describe(jobs))
     done = len(finished) == len(jobs)
     client.set_terminated(sweep_id, status="KILLED" if interrupted else "FINISHED" if done else "FAILED")
     study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
     commands = [f"python -m catdog.compare{study}"] if finished else []
     commands += [f"python -m catdog.evaluate{study}"] if promotions else []
     show_next(*commands, track.ui_command(config.tracking.uri))
+
+
+def _describe(jobs: list[JobState]) -> str:
+    """Returns the summary in Markdown, for the description on the sweep's page in MLflow."""
+    lines = [
+        "| run | last train accuracy | last val accuracy | best val accuracy | at epoch |",
+        "|---|---|---|---|---|",
+    ]
+    for job in jobs:
+        o = job.outcome
+        figures = (
+            [
+                f"{o.last_train_accuracy:.3f}",
+                f"{o.last_val_accuracy:.3f}",
+                f"{o.best_val_accuracy:.3f}",
+                str(o.best_epoch),
+            ]
+            if o
+            else [job.error.replace("|", "/").replace("\n", " ") or "not started", "", "", ""]
+        )
+        lines.append("| " + " | ".join([job.name, *figures]) + " |")
+    return "\n".join(lines)
 
 
 def _summarize(jobs: list[JobState]) -> Table:

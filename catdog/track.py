@@ -149,7 +149,10 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
         from mlflow.exceptions import MlflowException
 
         try:
-            return client.create_experiment(study, artifact_location=location)
+            # Without the kind, MLflow's pages take the study for one about language models and hide its charts.
+            return client.create_experiment(
+                study, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
+            )
         except MlflowException:
             # Another process may have been faster.
             experiment = client.get_experiment_by_name(study)

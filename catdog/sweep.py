@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED = "interrupted"
+
 
 @dataclass
 class JobState:
@@ -223,7 +225,7 @@ def _run(processes: Any, client: "MlflowClient", job: JobState, sweep_id: str, v
     except KeyboardInterrupt:
         # The terminal sent it to the job as well, which closes its own run.
         process.join(timeout=30)
-        job.error = "interrupted"
+        job.error = INTERRUPTED
         raise
     if job.outcome is None and not job.error:
         job.error = _describe_death(process.exitcode)
@@ -281,7 +283,7 @@ def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interru
     finished = [job for job in jobs if job.outcome]
     console.print(_summarize(jobs))
     for job in jobs:
-        if job.error:
+        if job.error and job.error != INTERRUPTED:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
     promotions = promote(client, config, [job.outcome.run_id for job in finished if job.outcome], sweep_id)
     client.set_tag(sweep_id, "mlflow.note.content", _describe(jobs))
@@ -324,7 +326,8 @@ def _summarize(jobs: list[JobState]) -> Table:
     for job in jobs:
         o = job.outcome
         if o is None:
-            table.add_row(job.name, "[red]failed[/red]" if job.error else "not started")
+            state = "not started" if not job.error else INTERRUPTED if job.error == INTERRUPTED else "[red]failed[/red]"
+            table.add_row(job.name, state)
             continue
         table.add_row(
             job.name, "finished", f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",

@@ -49,13 +49,32 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     schema.register()
     # Otherwise Hydra prints its own, longer text for every exception and exits before we can say anything.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    folder: str | None = str(schema.CONF)
+    if root != "config":
+        schema.register_reader(root)
+        folder = None
     try:
-        hydra.main(config_path=str(schema.CONF), config_name=root, version_base="1.3")(_guard(task))()
+        hydra.main(config_path=folder, config_name=root, version_base="1.3")(_guard(task))()
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         show_error(explain(error, root))
+        sys.exit(EXIT_USER_ERROR)
+    except ValueError as error:
+        # Hydra's way to say that model=1 or dataset=null names no choice of a group.
+        if "Config group override" not in str(error):
+            raise
+        show_error(f"{error}. A GROUP=CHOICE takes the name of a choice; --help lists them.")
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:
+        # Before any of our code runs, Hydra makes the folder for logs; a job's own errors do not come here.
+        if "catdog.sweep" in sys.modules:
+            raise
+        advice = (
+            "Run in a folder you may write to, or name one for logs: hydra.run.dir=PATH, with -m hydra.sweep.dir=PATH."
+        )
+        show_error(f"cannot write {error.filename} ({error.strerror}). {advice}")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         show_error("interrupted.")
@@ -89,6 +108,9 @@ def explain(error: Exception, root: str) -> str:
     """Returns one message for an error of composition: the key, what is allowed, what was received."""
     text = str(error)
     cause = error.__cause__
+    ambiguous = re.search(r"Ambiguous value for argument '(.*)'", text)
+    if ambiguous:
+        return f"{ambiguous.group(1)}: several values make a sweep: add -m. For one list, write KEY=[A,B]."
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Key '[^']+' not in .*full_key: (\S+)", text, re.S
     )
@@ -151,9 +173,21 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
     return "\n".join(lines + (["", SWEEP_HELP] if sweeps else []))
 
 
-def quote(arguments: list[str]) -> str:
-    """Returns arguments as a shell needs them, for a command to be copied."""
-    return shlex.join(arguments)
+def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
+    """Returns a catdog command to be copied into a shell: it works on the same study in the same store.
+
+    Args:
+        command: train, compare, evaluate or predict.
+        study: left out where it is the default.
+        uri: tracking address, left out where it is the default.
+        arguments: further ones.
+    """
+    options = [*arguments]
+    if study != schema.DEFAULT_STUDY:
+        options.append(f"study={study}")
+    if uri != schema.DEFAULT_URI:
+        options.append(f"tracking.uri={uri}")
+    return shlex.join(["python", "-m", f"catdog.{command}", *options])
 
 
 def _describe(group: str, name: str) -> str:

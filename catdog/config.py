@@ -25,6 +25,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 # A wheel carries conf/ inside the package; a clone has it at the top.
 CONF = next(path for path in (Path(__file__).resolve().parent / "conf", PROJECT / "conf") if path.is_dir())
 
+DEFAULT_STUDY = "cats_vs_dogs"
+# As in conf/tracking/local.yaml; read now, because MLflow sets the variable itself once a store is open.
+DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 SOURCES = ("archive", "drawn")
@@ -152,9 +155,9 @@ class BackboneConfig:
             "backbone", "either backbone.application or backbone.layers",
             {"application": self.application, "layers": list(self.layers)},
         )  # fmt: skip
-        valid = self.trainable_layers == "all" or (
-            isinstance(self.trainable_layers, int) and self.trainable_layers >= 0
-        )
+        train = self.trainable_layers
+        # A bool is an int to Python.
+        valid = train == "all" or (isinstance(train, int) and not isinstance(train, bool) and train >= 0)
         _require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
         _require(
             self.weights != "imagenet" or bool(self.application),
@@ -222,7 +225,7 @@ class PromoteConfig:
 class Config:
     """One composed run."""
 
-    study: str = option("the question; one MLflow experiment", "cats_vs_dogs")
+    study: str = option("the question; one MLflow experiment", DEFAULT_STUDY)
     seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
     dataset: DatasetConfig = MISSING
     augmentation: AugmentationConfig = MISSING
@@ -246,7 +249,7 @@ class Config:
 
 @dataclass
 class CompareConfig:
-    study: str = option("the study whose latest sweep is compared", "cats_vs_dogs")
+    study: str = option("the study whose latest sweep is compared", DEFAULT_STUDY)
     sweep: str | None = option("run id of a sweep; null: the study's latest", None)
     runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
     output: str = option("folder for the page and the table", "comparisons")
@@ -261,7 +264,7 @@ class EvaluateDatasetConfig:
 
 @dataclass
 class EvaluateConfig:
-    study: str = option("the study whose champion is evaluated", "cats_vs_dogs")
+    study: str = option("the study whose champion is evaluated", DEFAULT_STUDY)
     model: str | None = option(
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
@@ -275,7 +278,7 @@ class EvaluateConfig:
 
 @dataclass
 class PredictConfig:
-    study: str = option("the study whose champion predicts", "cats_vs_dogs")
+    study: str = option("the study whose champion predicts", DEFAULT_STUDY)
     model: str | None = option(
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
@@ -333,6 +336,18 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in (GROUPS | ROOTS).items():
         store.store(group="schema", name=name, node=schema, provider="catdog")
+
+
+def register_reader(root: str) -> None:
+    """Registers a command that reads, such as "evaluate", with all it composes, so that Hydra can do without `conf/`.
+
+    Hydra takes KEY=VALUE for the choice of a group wherever a folder is called KEY. `conf/model/` would make a choice of
+    model=RUN_ID; where the folder is not on the search path, it is the key that the command has.
+    """
+    store = ConfigStore.instance()
+    for group in ("", "tracking", "hydra/job_logging", "hydra/hydra_logging"):
+        for path in [CONF / f"{root}.yaml"] if not group else sorted((CONF / group).glob("*.yaml")):
+            store.store(group=group or None, name=path.stem, node=OmegaConf.load(path), provider="catdog")
 
 
 def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:

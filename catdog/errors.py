@@ -1,5 +1,8 @@
 """The one exception that is shown to a user without a traceback."""
 
+# What a message advises where nothing has been trained yet.
+TRAIN_COMMAND = "python -m catdog.train -m model=cnn,augmented,preprocessed,mobilenet"
+
 
 class UserError(Exception):
     """A mistake or a condition that the user can mend.

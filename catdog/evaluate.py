@@ -1,7 +1,9 @@
 """Entry: a registered model -> its figures on the test split. `python -m catdog.evaluate --help` explains it."""
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
+
+# MLflow allows 250 characters, prefix included; a folder's name may have 255.
+MAX_METRIC_NAME = 200
 
 USAGE = """Evaluates the champion on the test split, which training never reads, and logs the result to the run it came from.
 
@@ -76,16 +81,20 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     Raises:
         UserError: no such model, or the data set is not the one the run was trained on.
     """
-    import keras
-
-    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     from catdog.promote import resolve_model
     from catdog.train import predict_split
 
-    keras.utils.disable_interactive_logging()
+    # Before TensorFlow is imported: what cannot be had is said at once.
     uri, run_id, words = resolve_model(client, config.study, config.model)
     run_config = load_run_config(run_id)
     dataset = load_same_dataset(client, run_id, run_config, config)
+
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import keras
+
+    keras.utils.disable_interactive_logging()
     name = client.get_run(run_id).info.run_name
     console.print(
         f"evaluating {words}" + ("" if words.endswith(name) else f", run {name}") + f" ({run_id})", highlight=False
@@ -103,7 +112,8 @@ def load_run_config(run_id: str) -> Config:
     """Returns the config that a run was trained with, from its artifacts."""
     import mlflow
 
-    text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
+    with explain_missing_artifacts(f"run {run_id}"):
+        text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)), Config)  # type: ignore[arg-type]
 
 
@@ -131,7 +141,22 @@ def load_keras_model(uri: str) -> Any:
     """Returns the Keras model of an MLflow model URI: uint8 (B, H, W, 3) in, float32 probabilities (B, classes) out."""
     import mlflow
 
-    return mlflow.tensorflow.load_model(uri)
+    with explain_missing_artifacts(uri):
+        return mlflow.tensorflow.load_model(uri)
+
+
+@contextlib.contextmanager
+def explain_missing_artifacts(what: str) -> Iterator[None]:
+    """Turns what MLflow raises where the files of a run or a model are gone into a user's message."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"model: the files of {what} cannot be read: {str(error).splitlines()[0]} Were they moved or removed? The tracking "
+            "store remembers where they were written; name another model (model=...), or train again."
+        ) from error
 
 
 def _log_result(client: "MlflowClient", run_id: str, predictions: "pd.DataFrame", result: TestResult) -> None:
@@ -140,19 +165,27 @@ def _log_result(client: "MlflowClient", run_id: str, predictions: "pd.DataFrame"
 
     run = TrackedRun(client, run_id)
     classes = list(predictions.columns[2:])
+    names = metric_names(classes)
     run.log_metrics({
         "test/accuracy": result.accuracy, "test/accuracy_low": result.low, "test/accuracy_high": result.high,
         "test/loss": result.loss,
-        **{f"test/precision_{c}": v for c, v in zip(map(metric_name, classes), result.precision, strict=True) if np.isfinite(v)},
-        **{f"test/recall_{c}": v for c, v in zip(map(metric_name, classes), result.recall, strict=True)},
+        **{f"test/precision_{c}": v for c, v in zip(names, result.precision, strict=True) if np.isfinite(v)},
+        **{f"test/recall_{c}": v for c, v in zip(names, result.recall, strict=True)},
     })  # fmt: skip
     run.log_table(predictions, "predictions/test.csv")
     run.log_figure(plots.plot_confusion(result.counts, classes, "Confusion, test images"), "figures/confusion_test.png")
 
 
-def metric_name(name: str) -> str:
-    """Returns a class name with what MLflow does not allow in a metric's name replaced by underscores."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-. ") else "_" for c in name)
+def metric_names(classes: list[str]) -> list[str]:
+    """Returns class names with what MLflow does not allow in a metric's name replaced by underscores, each its own.
+
+    Names that would then be the same get their class index: of 猫 and 狗 nothing else is left.
+    """
+    names = [
+        "".join(c if c.isascii() and (c.isalnum() or c in "_-. ") else "_" for c in name[:MAX_METRIC_NAME])
+        for name in classes
+    ]
+    return [f"{name}_{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
 
 
 def _print_result(result: TestResult, classes: list[str]) -> None:
@@ -182,11 +215,10 @@ def main(composed: DictConfig) -> None:
     from catdog import track
 
     config = load_config(composed, EvaluateConfig)
-    client = track.connect(config.tracking)
+    client = track.connect(config.tracking, create=False)
     evaluate(client, config)
-    study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
-    model = "" if config.model is None else f" model={config.model}"
-    show_next(f"python -m catdog.predict PHOTO.jpg{study}{model}")
+    model = [f"model={config.model}"] if config.model else []
+    show_next(cli.next_command("predict", config.study, config.tracking.uri, "PHOTO.jpg", *model))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ from catdog.errors import UserError
 
 log = logging.getLogger(__name__)
 
+# Narrower terminals have the figures without the bar.
+WIDE_COLUMNS = 120
+
 
 class NonFiniteLossError(UserError):
     """The loss became NaN or infinite, so that nothing learned from there on would mean anything."""
@@ -184,7 +187,7 @@ class Progress:
         self.bar = progress.Progress(
             progress.TextColumn("[bold]{task.description}"),
             progress.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            progress.BarColumn(bar_width=24),
+            *([progress.BarColumn(bar_width=24)] if console.width >= WIDE_COLUMNS else []),
             progress.TextColumn("{task.fields[speed]}"),
             progress.TextColumn("ETA"),
             progress.TimeRemainingColumn(compact=True),

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,10 @@ WAYS_OUT = (
     "Set backbone.weights (or the environment variable CATDOG_WEIGHTS) to a weights file, backbone.weights=null for random "
     "weights with backbone.trainable_layers=all, or use model=drawn_mini, which needs no download."
 )
-MAX_WEIGHTS_WAIT_S = 15.0
+# Keras warns that weights were trained at another size than preprocessing.image_size: that is the user's choice.
+UNUSUAL_SIZE = "`input_shape` is undefined or non-square"
+# With the imports before it, a user hears of it within 20 s.
+MAX_WEIGHTS_WAIT_S = 8.0
 
 
 def build_model(config: Config, classes: int, policy: str) -> Any:
@@ -67,21 +71,40 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
     Raises:
         UserError: as `build_model`.
     """
-    import keras
-
     shape = (image_size, image_size, 3)
     if config.application:
         backbone = _build_application(config, shape)
     else:
-        backbone = keras.Sequential(
-            [keras.Input(shape), *build_layers("backbone.layers", config.layers)], name=config.name
-        )
+        backbone = _chain(build_layers("backbone.layers", config.layers), shape, config.name)
         if config.weights:
             path = _require_weights_file(config.weights)
             with _explain_weights(config, path):
                 backbone.load_weights(path)
     _freeze(backbone, config)
     return backbone
+
+
+def _chain(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
+    """Returns the layers one after the other as a model; a layer that does not fit where it stands is named."""
+    import keras
+
+    chain = keras.Sequential([keras.Input(shape)], name=name)
+    features: tuple[int | None, ...] = shape
+    for layer in layers:
+        try:
+            chain.add(layer)
+            features = chain.output_shape[1:]
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"backbone.layers.{layer.name}: {type(layer).__name__} does not fit features of shape {features}: "
+                f"{_first_line(error)}. Change the layers or preprocessing.image_size."
+            ) from error
+    if len(features) != 3:
+        raise UserError(
+            f"backbone.layers: must end in feature maps of (height, width, channels), received {features}. "
+            "Leave flattening to the head."
+        )
+    return chain
 
 
 def build_head(config: HeadConfig, features: Any, classes: int) -> Any:
@@ -177,7 +200,9 @@ def _build_application(config: BackboneConfig, shape: tuple[int, int, int]) -> A
     elif weights:
         weights = str(_require_weights_file(weights))
     try:
-        backbone = application(input_shape=shape, include_top=False, weights=None, **config.options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", UNUSUAL_SIZE, UserWarning)
+            backbone = application(input_shape=shape, include_top=False, weights=None, **config.options)
     except (TypeError, ValueError) as error:
         raise UserError(f"backbone={config.name}: {config.application} refuses {config.options} at "
                         f"{shape[0]} x {shape[1]}: {_first_line(error)}") from error  # fmt: skip
@@ -211,11 +236,13 @@ def _explain_weights(config: BackboneConfig, weights: Any) -> Iterator[None]:
         with warnings.catch_warnings():
             # Keras only warns of layers that the file has nothing for, and leaves them random.
             warnings.simplefilter("error", UserWarning)
+            warnings.filterwarnings("ignore", UNUSUAL_SIZE, UserWarning)
             yield
     except (ValueError, KeyError, OSError, IndexError, TypeError, UserWarning) as error:
         what = config.application or f"the layers of backbone={config.name}"
         raise UserError(
-            f"backbone.weights: {str(weights)!r} cannot be loaded into {what}: {_first_line(error)}. {WAYS_OUT}"
+            f"backbone.weights: {str(weights)!r} cannot be loaded into {what}: it is damaged, or was saved from another "
+            f"architecture. Keras says: {_first_line(error).rstrip('.:')}. {WAYS_OUT}"
         ) from error
     except Exception as error:
         # Keras' downloader raises a bare Exception.
@@ -245,10 +272,7 @@ def _require_imagenet(config: BackboneConfig) -> None:
 
 
 def _keras_home() -> str:
-    import keras
-
-    # Keras' own place for downloads; the public function moved between versions.
-    return keras.config.keras_home() if hasattr(keras.config, "keras_home") else str(Path.home() / ".keras")
+    return os.environ.get("KERAS_HOME") or str(Path.home() / ".keras")
 
 
 def _squash(name: str) -> str:

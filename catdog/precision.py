@@ -58,7 +58,8 @@ def choose_precision(config: TrainerConfig) -> Precision:
     if config.precision != "auto":
         return Precision(config.precision, "as trainer.precision asks")
     if gpus:
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        used = gpus if config.devices == "all" else gpus[:1]
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in used]
         return choose_for_gpus([tuple(d["compute_capability"]) for d in details if d.get("compute_capability")])
     return choose_for_cpu(read_cpu_flags())
 

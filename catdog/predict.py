@@ -55,7 +55,7 @@ def find_images(arguments: list[str]) -> list[Path]:
     Raises:
         UserError: a path that does not exist, a folder without images, or nothing to do.
     """
-    from catdog.data.images import is_image_file
+    from catdog.data.images import IMAGE_SUFFIXES, is_image_file
 
     if not arguments:
         raise UserError("no image named. Name files or folders: python -m catdog.predict PHOTO.jpg FOLDER")
@@ -65,7 +65,10 @@ def find_images(arguments: list[str]) -> list[Path]:
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if is_image_file(file) and file.is_file())
             if not found:
-                raise UserError(f"{argument!r}: no images in this folder.")
+                raise UserError(
+                    f"{argument!r}: no images in this folder or below. Images are files that end in "
+                    f"{', '.join(sorted(IMAGE_SUFFIXES))}."
+                )
             files += found
         elif path.exists():
             files.append(path)
@@ -73,12 +76,12 @@ def find_images(arguments: list[str]) -> list[Path]:
             allowed = ", ".join(key for key, _, _ in list_options(PredictConfig))
             raise UserError(f"{argument!r}: neither a file nor an option; options: {allowed}.")
         else:
-            raise UserError(f"{argument!r}: no such file or folder.")
+            raise UserError(f"{argument!r}: no such file or folder. Name files and folders that exist, or options.")
     return files
 
 
 def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame", dict[Path, str], np.ndarray]:
-    """Returns the model's answers, the reasons of files that are no readable images, and the pictures it saw.
+    """Returns the model's answers, the reasons of files that are no readable images, and the first pictures it saw.
 
     Args:
         files: images of any size and format that `decode_image` reads.
@@ -87,23 +90,27 @@ def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame
 
     Returns:
         A table with file, class, probability, then each class's probability, in [0, 1]; reasons by file; pictures uint8
-        (N, H, W, 3), row by row those of the table.
+        (N, H, W, 3), those of the table's first rows, at most `MAX_SHEET_IMAGES`.
     """
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
     import keras
     import mlflow
     import pandas as pd
 
-    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
     from catdog.data.images import UnreadableImageError, decode_image
-    from catdog.evaluate import load_keras_model
+    from catdog.evaluate import explain_missing_artifacts, load_keras_model
 
     keras.utils.disable_interactive_logging()
-    metadata = mlflow.models.get_model_info(uri).metadata or {}
+    with explain_missing_artifacts(uri):
+        metadata = mlflow.models.get_model_info(uri).metadata or {}
     classes, size = metadata["class_names"], metadata["image_size"]
     model = load_keras_model(uri)
     read: list[Path] = []
     unreadable: dict[Path, str] = {}
-    pictures, probabilities = [np.zeros((0, size, size, 3), np.uint8)], [np.zeros((0, len(classes)), np.float32)]
+    pictures = np.zeros((0, size, size, 3), np.uint8)
+    probabilities = [np.zeros((0, len(classes)), np.float32)]
     for start in range(0, len(files), batch_size):
         batch = []
         for file in files[start : start + batch_size]:
@@ -113,16 +120,22 @@ def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame
             except UnreadableImageError as error:
                 unreadable[file] = str(error)
         if batch:
-            pictures.append(np.stack(batch))
-            probabilities.append(model.predict_on_batch(pictures[-1]))
+            images = np.stack(batch)
+            probabilities.append(model.predict_on_batch(images))
+            pictures = np.concatenate([pictures, images])[:MAX_SHEET_IMAGES]
     answers = np.concatenate(probabilities)
     table = pd.DataFrame({
-        "file": [str(file) for file in read],
+        "file": [_in_utf8(file) for file in read],
         "class": [classes[index] for index in answers.argmax(axis=1)] if len(read) else [],
         "probability": answers.max(axis=1) if len(read) else [],
     })  # fmt: skip
     table = pd.concat([table, pd.DataFrame(answers, columns=[f"probability_{name}" for name in classes])], axis=1)
-    return table, unreadable, np.concatenate(pictures)
+    return table, unreadable, pictures
+
+
+def _in_utf8(file: Path) -> str:
+    # Neither a table nor JSON holds a name whose bytes are not UTF-8: those bytes are written as \\xe9.
+    return str(file).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def show(table: "pd.DataFrame", format: str) -> None:
@@ -138,9 +151,13 @@ def show(table: "pd.DataFrame", format: str) -> None:
         shown.add_column("class")
         shown.add_column("probability", justify="right")
         for file, name, probability in zip(table["file"], table["class"], table["probability"], strict=True):
-            # A newline in a file name must not break the row.
-            shown.add_row(file if file.isprintable() else repr(file), name, f"{probability:.3f}")
+            shown.add_row(_one_line(file), _one_line(name), f"{probability:.3f}")
         output.print(shown)
+
+
+def _one_line(name: str) -> str:
+    # A newline in a file's or a class folder's name must not break the row.
+    return name if name.isprintable() else repr(name)
 
 
 def run(composed: DictConfig, paths: list[str]) -> None:
@@ -154,8 +171,12 @@ def run(composed: DictConfig, paths: list[str]) -> None:
     files = find_images(paths)
     sheet = Path(config.sheet) if config.sheet else None
     if sheet and not sheet.resolve().parent.is_dir():
-        raise UserError(f"sheet: no folder {str(sheet.parent)!r} to write {sheet.name!r} to.")
-    client = track.connect(config.tracking)
+        raise UserError(
+            f"sheet: no folder {str(sheet.parent)!r} to write {sheet.name!r} to. Make it, or name another file."
+        )
+    if sheet and sheet.is_dir():
+        raise UserError(f"sheet: {config.sheet!r} is a folder. Name a file in it, such as sheet={sheet / 'sheet.png'}.")
+    client = track.connect(config.tracking, create=False)
     uri, _, words = resolve_model(client, config.study, config.model)
     log.info("%s", words)
     table, unreadable, pictures = predict(files, uri, config.batch_size)
@@ -167,21 +188,24 @@ def run(composed: DictConfig, paths: list[str]) -> None:
             f"{name} {probability:.0%}" for name, probability in zip(table["class"], table["probability"], strict=True)
         ]
         names = [Path(file).name for file in table["file"]]
-        figure = plots.plot_contact_sheet(
-            list(pictures[:MAX_SHEET_IMAGES]), captions[:MAX_SHEET_IMAGES], names[:MAX_SHEET_IMAGES]
-        )
-        figure.savefig(sheet, format="png", dpi=120)
+        figure = plots.plot_contact_sheet(list(pictures), captions[: len(pictures)], names[: len(pictures)])
+        try:
+            figure.savefig(sheet, format="png", dpi=120)
+        except OSError as error:
+            raise UserError(f"sheet: cannot write {config.sheet!r} ({error.strerror}). Name another file.") from error
         more = f", the first {MAX_SHEET_IMAGES} of {len(table):,} images" if len(table) > MAX_SHEET_IMAGES else ""
         log.info("wrote %s%s", sheet, more)
     for file, reason in unreadable.items():
         show_error(f"{str(file)!r}: {reason}")
-    if sheet is None:
-        show_next(f"python -m catdog.predict {cli.quote(paths)} sheet=sheet.png")
-    else:
-        study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
-        show_next(f"python -m catdog.evaluate{study}")
+    place = (config.study, config.tracking.uri)
     if unreadable:
-        raise UserError(f"{len(unreadable)} of {len(files)} files are not readable images; the others were answered.")
+        answered = "; the others were answered" if len(table) else ""
+        raise UserError(f"{len(unreadable)} of {len(files)} files are not readable images{answered}.")
+    model = [f"model={config.model}"] if config.model else []
+    if sheet is None:
+        show_next(cli.next_command("predict", *place, *paths, *model, "sheet=sheet.png"))
+    else:
+        show_next(cli.next_command("evaluate", *place, *model))
 
 
 def main() -> None:

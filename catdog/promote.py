@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from catdog.config import Config
-from catdog.errors import UserError
+from catdog.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,15 +79,15 @@ def _promote_best(client: "MlflowClient", config: Config, best: "Run", digest: s
         other_data = False
     version = _register(client, name, best, digest)
     words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
-    standing = client.get_run(champion.run_id) if champion and not other_data else None
-    wins = standing is None or score(best) > score(standing)
-    if standing is None or wins:
+    standing = read_score(champion) if champion and not other_data else None
+    wins = standing is None or score(best) > standing
+    if champion is None or standing is None or wins:
         client.set_registered_model_alias(name, CHAMPION, version.version)
         log.info("registered %s; it is the champion now", words)
     else:
         log.info(
             "registered %s; the champion stays version %s: %s, val accuracy %.3f",
-            words, champion.version if champion else "", standing.info.run_name, score(standing)[0],
+            words, champion.version, champion.tags.get("catdog.run_name", champion.run_id), standing[0],
         )  # fmt: skip
     return Promotion(name, str(version.version), best.info.run_id, wins)
 
@@ -98,6 +98,17 @@ def score(run: "Run") -> tuple[float, float]:
     return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
 
 
+def read_score(version: "ModelVersion") -> tuple[float, float] | None:
+    """Returns the score a version was registered with; None if something other than catdog registered it.
+
+    It is kept on the version, because the run it came from may have been deleted since.
+    """
+    try:
+        return float(version.tags["catdog.val_accuracy"]), -float(version.tags["catdog.val_loss"])
+    except (KeyError, ValueError):
+        return None
+
+
 def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
     """Returns a version of a registered model by alias or number, or None where there is none."""
     from mlflow.exceptions import MlflowException
@@ -106,25 +117,30 @@ def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "M
         if alias_or_version.isdigit():
             return client.get_model_version(name, alias_or_version)
         return client.get_model_version_by_alias(name, alias_or_version)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        # Anything else, such as a server that does not answer, must not pass for "there is no champion".
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "ModelVersion":
-    import contextlib
-
     from mlflow.exceptions import MlflowException
 
-    with contextlib.suppress(MlflowException):  # it exists
+    try:
         client.create_registered_model(
             name, description="The best run of each sweep; the alias champion is the best of all."
         )
-    accuracy, _ = score(run)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    accuracy, negated_loss = score(run)
     tags = {
         "catdog.run": run.info.run_id,
         "catdog.run_name": run.info.run_name,
         "catdog.data_digest": digest,
-        "catdog.val_accuracy": f"{accuracy:.6f}",
+        "catdog.val_accuracy": repr(accuracy),
+        "catdog.val_loss": repr(-negated_loss),
         **({"catdog.sweep": run.data.tags["catdog.sweep"]} if "catdog.sweep" in run.data.tags else {}),
     }
     uri = run.data.tags["catdog.model_uri"]
@@ -158,10 +174,10 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> tupl
     version = find_version(client, name, which) if name else None
     if version is None:
         known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
+        what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
         raise UserError(
-            f"model: no registered model {f'{name}@{which}' if name and not which.isdigit() else f'{name or which}/{which}'!r} for "
-            f"study={study}; registered models: {known}. Train one first: python -m catdog.train -m "
-            "model=cnn,augmented,preprocessed,mobilenet, or name a study (study=NAME), a run or a version (model=...)."
+            f"model: no registered model {what} for study={study}, received model={model or 'null'}; registered models: {known}. "
+            f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
         )
     return f"models:/{version.name}/{version.version}", version.run_id, f"{version.name} version {version.version}"
 

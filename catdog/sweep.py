@@ -4,8 +4,11 @@ import contextlib
 import copy
 import logging
 import multiprocessing
+import os
+import shlex
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog import config as schema
-from catdog.cli import EXIT_DEFECT, EXIT_INTERRUPTED
+from catdog.cli import EXIT_DEFECT, EXIT_INTERRUPTED, next_command
 from catdog.config import Config, load_config
 from catdog.console import ConsoleHandler, console, show_error, show_next
 from catdog.errors import UserError
@@ -31,11 +34,13 @@ from catdog.errors import UserError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.data.dataset import Dataset
     from catdog.train import Outcome
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted"
+STOP_WAIT_S = 5
 
 
 @dataclass
@@ -71,6 +76,7 @@ def launch(context: HydraContext, base: DictConfig, job_overrides: list[list[str
 
     setup_globals()
     varying = find_varying(job_overrides)
+    _require_one_study(varying)
     jobs = []
     for number, overrides in enumerate(job_overrides):
         composed = context.config_loader.load_sweep_config(base, overrides)
@@ -78,12 +84,24 @@ def launch(context: HydraContext, base: DictConfig, job_overrides: list[list[str
             composed.hydra.job.id = f"{number}"
             composed.hydra.job.num = number
         config = load_config(_task_config(composed), Config)
-        jobs.append(JobState(composed, config, name_job(filter_overrides(overrides), varying)[0]))
+        jobs.append(
+            JobState(
+                composed,
+                config,
+                name_job(composed.hydra.runtime.choices["model"], filter_overrides(overrides), varying)[0],
+            )
+        )
     first = jobs[0].config
-    client = track.connect(first.tracking)
+    track.check_store(first.tracking)
+    log.info("checking %d runs before the first one starts", len(jobs))
+    datasets = _load_datasets(jobs)
     processes = _start_server()
-    _check_jobs(processes, jobs)
+    _check_models(processes, jobs, [len(dataset.classes) for dataset in datasets])
+    _decode_images(jobs, datasets)
+    client = track.connect(first.tracking)
     sweep_id = _open_sweep(client, first, len(jobs))
+    # A scheduler's polite end is one: the running job is stopped and recorded, the sweep summarised.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     interrupted = False
     try:
         for number, job in enumerate(jobs, 1):
@@ -91,10 +109,9 @@ def launch(context: HydraContext, base: DictConfig, job_overrides: list[list[str
             _run(processes, client, job, sweep_id, varying)
     except KeyboardInterrupt:
         interrupted = True
-    except BaseException:
-        client.set_terminated(sweep_id, status="FAILED")
-        raise
-    _finish(client, jobs, sweep_id, interrupted)
+    finally:
+        _close_sweep(client, jobs, sweep_id, interrupted)
+    _finish(client, jobs, sweep_id)
     if interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if any(job.outcome is None for job in jobs):
@@ -110,6 +127,12 @@ def find_varying(job_overrides: list[list[str]]) -> set[str]:
             key, _, value = item.lstrip("+~").partition("=")
             values.setdefault(key, set()).add(value)
     return {key for key, found in values.items() if len(found) > 1}
+
+
+def _require_one_study(varying: set[str]) -> None:
+    for key in sorted(varying):
+        if key == "study" or key.partition(".")[0] in ("tracking", "promote"):
+            raise UserError(f"{key}: must be the same for all runs of a sweep; give each its own command.")
 
 
 def _task_config(composed: DictConfig) -> DictConfig:
@@ -129,51 +152,94 @@ def _start_server() -> Any:
     return processes
 
 
-def _check_jobs(processes: Any, jobs: list[JobState]) -> None:
-    """Builds every job's data set and model once, so that what cannot run is said before anything has run.
+def _load_datasets(jobs: list[JobState]) -> list["Dataset"]:
+    """Returns every job's data set, each fetched once.
+
+    It runs here, before TensorFlow is imported anywhere: without a network the user hears of it at once.
+
+    Raises:
+        UserError: naming the job.
+    """
+    from catdog.data.dataset import describe_dataset, load_dataset
+
+    loaded: dict[str, Dataset] = {}
+    for job in jobs:
+        key = str(job.config.dataset)
+        if key not in loaded:
+            try:
+                loaded[key] = load_dataset(job.config.dataset)
+            except UserError as error:
+                raise UserError(_in_job(str(error), job)) from error
+            log.info("%s", describe_dataset(loaded[key]))
+    return [loaded[str(job.config.dataset)] for job in jobs]
+
+
+def _decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
+    """Decodes what the jobs train on, once for each data set and size: too many unreadable images are found here.
+
+    Raises:
+        UserError: naming the job.
+    """
+    done = set()
+    for job, dataset in zip(jobs, datasets, strict=True):
+        size = job.config.preprocessing.image_size
+        if (id(dataset), size) not in done:
+            done.add((id(dataset), size))
+            try:
+                for split in ("train", "val"):
+                    dataset.load_split(split, size)
+            except UserError as error:
+                raise UserError(_in_job(str(error), job)) from error
+
+
+def _in_job(message: str, job: JobState) -> str:
+    return f"{message}\n       In {job.name}; nothing was started."
+
+
+def _check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> None:
+    """Builds every job's model once, so that what cannot run is said before anything has run.
+
+    Args:
+        processes: the context that starts processes.
+        jobs: the sweep's.
+        classes: each job's number of classes.
 
     Raises:
         UserError: naming the job.
     """
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_check, args=([job.config for job in jobs], sender))
+    process = processes.Process(target=_check, args=([job.config for job in jobs], classes, sender))
     process.start()
     sender.close()
     try:
         failed: tuple[int, str, bool] | None = receiver.recv()
     except EOFError:
-        failed = (0, "the process that checks the runs died; its last words are above", False)
+        process.join()
+        raise UserError(f"checking the runs: {_describe_death(process.exitcode)}; nothing was started.") from None
     finally:
         process.join()
     if failed:
         number, message, is_user_error = failed
         if not is_user_error:
             raise RuntimeError(f"checking {jobs[number].name}:\n{message}")
-        raise UserError(f"{message}\n       In {jobs[number].name}; nothing was started.")
+        raise UserError(_in_job(message, jobs[number]))
 
 
-def _check(configs: list[Config], sender: Connection) -> None:
+def _check(configs: list[Config], classes: list[int], sender: Connection) -> None:
     from catdog.augment import build_augmentation
-    from catdog.data.dataset import describe_dataset, load_dataset
     from catdog.model import build_model
-    from catdog.precision import choose_precision
+    from catdog.precision import build_strategy, choose_precision
 
     logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
-    number = -1
+    number = 0
     try:
-        datasets: dict[str, int] = {}
         models = set()
-        for config in configs:
-            number += 1
+        for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
             precision = choose_precision(config.trainer)
-            key = str(config.dataset)
-            if key not in datasets:
-                dataset = load_dataset(config.dataset)
-                log.info("%s", describe_dataset(dataset))
-                datasets[key] = len(dataset.classes)
-            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, datasets[key]))
+            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, count))
             if model not in models:
-                build_model(config, datasets[key], precision.policy)
+                build_strategy(config.trainer)
+                build_model(config, count, precision.policy)
                 build_augmentation(config.augmentation, config.seed)
                 models.add(model)
         sender.send(None)
@@ -188,7 +254,7 @@ def _check(configs: list[Config], sender: Connection) -> None:
 def _open_sweep(client: "MlflowClient", config: Config, count: int) -> str:
     from catdog import track
 
-    command = "python -m catdog.train " + " ".join(sys.argv[1:])
+    command = shlex.join(["python", "-m", "catdog.train", *sys.argv[1:]])
     run = client.create_run(
         track.open_study(client, config.study, config.tracking),
         run_name=f"sweep of {count}",
@@ -223,16 +289,25 @@ def _run(processes: Any, client: "MlflowClient", job: JobState, sweep_id: str, v
     except EOFError:
         process.join()
     except KeyboardInterrupt:
-        # The terminal sent it to the job as well, which closes its own run.
-        process.join(timeout=30)
         job.error = INTERRUPTED
+        _stop(process)
         raise
-    if job.outcome is None and not job.error:
-        job.error = _describe_death(process.exitcode)
-        show_error(f"{job.name}: {job.error}")
-    if job.outcome is None and job.run_id and client.get_run(job.run_id).info.status == "RUNNING":
-        client.set_tag(job.run_id, "catdog.error", job.error)
-        client.set_terminated(job.run_id, status="FAILED")
+    finally:
+        if job.outcome is None and not job.error:
+            job.error = _describe_death(process.exitcode)
+            show_error(f"{job.name}: {job.error}")
+        if job.outcome is None and job.run_id and client.get_run(job.run_id).info.status == "RUNNING":
+            client.set_tag(job.run_id, "catdog.error", job.error)
+            client.set_terminated(job.run_id, status="KILLED" if job.error == INTERRUPTED else "FAILED")
+
+
+def _stop(process: Any) -> None:
+    """Ends a job's process, gently first: it closes its own run. A terminal has told it already, other senders have not."""
+    process.join(timeout=STOP_WAIT_S)
+    for end in (lambda: os.kill(process.pid, signal.SIGINT), process.terminate, process.kill):
+        if process.is_alive():
+            end()
+            process.join(timeout=STOP_WAIT_S)
 
 
 def _describe_death(exitcode: int | None) -> str:
@@ -247,6 +322,7 @@ def _work(composed: DictConfig, sweep_id: str, varying: set[str], sender: Connec
     """The job's process: runs it as Hydra would, and sends its MLflow run id, then its outcome or its error."""
     from catdog.train import run_job as train_job
 
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     schema.register()
     setup_globals()
     hydra.version.setbase("1.3")
@@ -274,8 +350,22 @@ def _work(composed: DictConfig, sweep_id: str, varying: set[str], sender: Connec
         )  # fmt: skip
 
 
-def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interrupted: bool) -> None:
-    """Prints the summary, registers the best run, closes the sweep's MLflow run, and says what to do next."""
+def _stop_with_parent() -> None:
+    """Ends this process as Ctrl-C would when the one that leads the sweep is gone: nobody would wait for its result."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _close_sweep(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interrupted: bool) -> None:
+    done = all(job.outcome for job in jobs)
+    client.set_tag(sweep_id, "mlflow.note.content", _describe(jobs))
+    client.set_terminated(sweep_id, status="KILLED" if interrupted else "FINISHED" if done else "FAILED")
+
+
+def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str) -> None:
+    """Prints the summary, registers the best run, and says what to do next."""
     from catdog import track
     from catdog.promote import promote
 
@@ -286,12 +376,9 @@ def _finish(client: "MlflowClient", jobs: list[JobState], sweep_id: str, interru
         if job.error and job.error != INTERRUPTED:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
     promotions = promote(client, config, [job.outcome.run_id for job in finished if job.outcome], sweep_id)
-    client.set_tag(sweep_id, "mlflow.note.content", _describe(jobs))
-    done = len(finished) == len(jobs)
-    client.set_terminated(sweep_id, status="KILLED" if interrupted else "FINISHED" if done else "FAILED")
-    study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
-    commands = [f"python -m catdog.compare{study}"] if finished else []
-    commands += [f"python -m catdog.evaluate{study}"] if promotions else []
+    place = (config.study, config.tracking.uri)
+    commands = [next_command("compare", *place)] if finished else []
+    commands += [next_command("evaluate", *place)] if promotions else []
     show_next(*commands, track.ui_command(config.tracking.uri))
 
 

@@ -29,16 +29,13 @@ USAGE = """Trains an image classifier, or with -m a sweep of them, and tracks ev
   python -m catdog.train -m model=cnn seed=0,1,2 trainer.epochs=3
   python -m catdog.train dataset=folder dataset.archive=path/to/images study=flowers"""
 
-# Keys that say where things lie or what they are called, not what the run is.
+# Keys that say where things lie or what they are called, not what a single run is.
 UNNAMED_KEYS = (
-    "model",
-    "seed",
     "study",
     "tracking",
     "promote",
     "experiment",
-    "dataset.cache",
-    "dataset.archive",
+    "dataset",
     "hydra",
 )
 AUGMENTED_EXAMPLES = 7
@@ -79,25 +76,28 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     Raises:
         UserError: the config asks for what cannot be had; no MLflow run is left behind where that shows before training.
     """
+    from catdog import track
+    from catdog.data.dataset import describe_dataset, load_dataset
+
+    started = time.perf_counter()
+    # Before TensorFlow is imported: what cannot be had is said at once.
+    track.check_store(config.tracking)
+    dataset = load_dataset(config.dataset)
+
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
     import keras
 
-    from catdog import (
-        preload,  # noqa: F401  first of all: it keeps TensorFlow's import quiet
-        track,
-    )
     from catdog.augment import build_augmentation
-    from catdog.data.dataset import describe_dataset, load_dataset
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
     from catdog.fit import compile_model, fit
     from catdog.model import build_kept_model, build_model
     from catdog.precision import build_strategy, choose_precision
 
-    started = time.perf_counter()
     keras.utils.disable_interactive_logging()
-    client = track.connect(config.tracking)
     keras.utils.set_random_seed(config.seed)
     precision = choose_precision(config.trainer)
-    dataset = load_dataset(config.dataset)
     strategy = build_strategy(config.trainer)
     with strategy.scope():
         model = build_model(config, len(dataset.classes), precision.policy)
@@ -111,6 +111,7 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     train_split = dataset.load_split("train", config.preprocessing.image_size)
     val_split = dataset.load_split("val", config.preprocessing.image_size)
 
+    client = track.connect(config.tracking)
     with track.start_run(client, config, job) as run:
         on_start(run.run_id)
         _log_config(run, config, job, dataset, precision.policy)
@@ -167,18 +168,19 @@ def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataF
     return pd.concat([pd.DataFrame({"file": split.files, "label": names}), probabilities], axis=1)
 
 
-def name_job(overrides: list[str], varying: set[str] | None = None) -> tuple[str, str]:
+def name_job(model: str, overrides: list[str], varying: set[str] | None = None) -> tuple[str, str]:
     """Returns (name, variant) of a run: what tells it apart, with and without its seed.
 
     Args:
+        model: the choice of the group `model`, whether the command line, an experiment or the default made it.
         overrides: the command line's, such as ["model=cnn", "seed=1", "trainer.epochs=3"].
         varying: keys whose values differ in the sweep; None, for a single run, takes all that shape the run.
     """
     values = {key: value for key, _, value in (item.lstrip("+~").partition("=") for item in overrides)}
-    parts = [values.get("model", "cnn")]
+    parts = [model]
     for key, value in values.items():
-        relevant = not any(key == name or key.startswith(name + ".") for name in UNNAMED_KEYS)
-        if relevant and (varying is None or key in varying):
+        unnamed = any(key == name or key.startswith(name + ".") for name in UNNAMED_KEYS)
+        if key not in ("model", "seed") and (not unnamed if varying is None else key in varying):
             parts.append(f"{key.removeprefix('trainer.')}={value}" if value else f"no {key}")
     variant = " ".join(parts)
     seeded = "seed" in values and (varying is None or "seed" in varying)
@@ -292,7 +294,7 @@ def run_job(
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
-    name, variant = name_job(overrides, varying)
+    name, variant = name_job(hydra.runtime.choices["model"], overrides, varying)
     job = Job(name, variant, sweep_id, overrides, Path(hydra.runtime.output_dir))
     return train(load_config(composed, Config), job, on_start)
 
@@ -307,10 +309,10 @@ def run_single(composed: DictConfig) -> None:
     from catdog.promote import promote
 
     promotions = promote(track.connect(config.tracking), config, [outcome.run_id])
-    study = "" if config.study == "cats_vs_dogs" else f" study={config.study}"
+    place = (config.study, config.tracking.uri)
     show_next(
-        *([f"python -m catdog.evaluate{study}"] if promotions else []),
-        f"python -m catdog.compare{study} runs=[{outcome.run_id}]",
+        *([cli.next_command("evaluate", *place)] if promotions else []),
+        cli.next_command("compare", *place, f"runs=[{outcome.run_id}]"),
         track.ui_command(config.tracking.uri),
     )
 

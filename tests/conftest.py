@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import pytest
-from support import TINY, Catdog, Study, run_catdog, write_images
+from support import OURS, TINY, Catdog, Study, run_catdog, write_images
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's settings, and those that MLflow makes, do not reach the test."""
+    for name in OURS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

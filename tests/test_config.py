@@ -188,6 +188,7 @@ def test_cfg_job_prints_the_composed_config(catdog) -> None:
         ("trainer.epochs=0", "trainer.epochs: must be 1 or more, received 0"),
         ("model=vgg", "model=vgg: no such option; allowed: augmented, cnn"),
         ("trainer.epochs", "cannot read 'trainer.epochs'"),
+        ("model=1", "takes the name of a choice"),
     ],
 )
 @pytest.mark.parametrize("sweep", [False, True])
@@ -199,6 +200,12 @@ def test_a_mistake_on_the_command_line_is_one_message_and_code_2(
     assert said in done.err
     assert "Traceback" not in done.text
     assert not (tmp_path / "mlruns").exists(), "a mistake leaves nothing half-written"
+
+
+def test_several_values_without_a_sweep_are_pointed_to_it(catdog) -> None:
+    done = catdog("train", "model=cnn,augmented")
+    assert done.code == 2
+    assert "model=cnn,augmented: several values make a sweep: add -m" in done.err
 
 
 def test_compare_evaluate_and_predict_refuse_unknown_keys(catdog) -> None:

@@ -50,7 +50,7 @@ def test_the_best_of_several_is_registered_and_ties_go_to_the_lower_loss(store: 
     promotion = store.promote(*runs)
     assert promotion == Promotion("catdog", "1", runs[2], True)
     version = store.champion()
-    assert (version.run_id, version.tags["catdog.val_accuracy"]) == (runs[2], "0.800000")
+    assert (version.run_id, version.tags["catdog.val_accuracy"]) == (runs[2], "0.8")
 
 
 def test_the_champion_moves_only_if_it_is_beaten(store: Store) -> None:
@@ -116,3 +116,26 @@ def test_a_model_is_found_by_every_name_it_has(store: Store) -> None:
 def test_a_model_that_is_not_there_is_said_with_what_is(store: Store, name: str | None) -> None:
     with pytest.raises(UserError, match=r"^model: no "):
         resolve_model(store.client, "cats_vs_dogs", name)
+
+
+def test_a_champion_whose_run_is_gone_still_has_its_score(store: Store) -> None:
+    first = store.add(0.8)
+    store.promote(first)
+    store.client.delete_run(first)
+    store.client._tracking_client.store._hard_delete_run(first)  # as `mlflow gc` does
+    assert store.promote(store.add(0.7)).is_champion is False
+    assert store.promote(store.add(0.9)).is_champion is True
+
+
+def test_a_store_that_fails_does_not_pass_for_one_without_a_champion(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def fail(name: str, alias: str) -> None:
+        raise MlflowException("the server is away")
+
+    run = store.add(0.5)
+    monkeypatch.setattr(store.client, "get_model_version_by_alias", fail)
+    with pytest.raises(MlflowException, match="away"):
+        store.promote(run)

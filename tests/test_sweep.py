@@ -96,3 +96,34 @@ def test_what_varies_between_jobs() -> None:
     jobs = [["model=cnn", "seed=0", "trainer.epochs=3"], ["model=augmented", "seed=0", "trainer.epochs=3"]]
     assert find_varying(jobs) == {"model"}
     assert find_varying([["model=cnn"]]) == set()
+
+
+@pytest.mark.slow
+def test_two_first_runs_at_once_share_a_new_store(tmp_path, cache) -> None:
+    """In an empty folder: one database, made once; images drawn and decoded once; two runs, each with its own log."""
+    with (
+        started(tmp_path, cache, *TINY, "model=cnn", "seed=1", "study=two") as first,
+        started(tmp_path, cache, *TINY, "model=cnn", "seed=2", "study=two") as second,
+    ):
+        outputs = [process.communicate(timeout=200)[0] for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert list(statuses(tmp_path, "two").values()) == ["FINISHED", "FINISHED"]
+    assert len(list(tmp_path.glob("outputs/*/*/train.log"))) == 2
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_sweep_that_leads_it(tmp_path, cache) -> None:
+    with started(tmp_path, cache, "-m", "model=cnn", *TINY, "trainer.epochs=500,2", "study=orphan") as process:
+        read_until(process, "/500")
+        (server,) = (p for p in psutil.Process(process.pid).children() if "forkserver" in " ".join(p.cmdline()))
+        (job,) = server.children()
+        process.kill()
+        _, alive = psutil.wait_procs([job], timeout=60)
+        assert not alive
+    assert statuses(tmp_path, "orphan")["cnn epochs=500"] == "KILLED"
+
+
+def test_what_must_be_the_same_in_a_sweep(catdog) -> None:
+    done = catdog("train", "-m", "study=a,b")
+    assert done.code == 2
+    assert "study: must be the same for all runs of a sweep" in done.err

@@ -296,4 +296,5 @@ def test_system_metrics_and_a_named_experiment(study, client) -> None:
     ],
 )  # fmt: skip
 def test_runs_are_named_by_what_differs(overrides, varying, name: str, variant: str) -> None:
-    assert name_job(overrides, varying) == (name, variant)
+    model = next((item.partition("=")[2] for item in overrides if item.startswith("model=")), "cnn")
+    assert name_job(model, overrides, varying) == (name, variant)

@@ -93,6 +93,16 @@ def test_evaluate_prints_and_logs_the_champions_figures(client, evaluated) -> No
     assert list(predictions["file"]) == list(split[split["split"] == "test"]["file"])
 
 
+@pytest.mark.parametrize("name", ["1", "RUN"])
+def test_evaluate_takes_a_version_or_a_run(study, client, evaluated, name: str) -> None:
+    version = client.get_model_version_by_alias("catdog", "champion")
+    done = study.run("evaluate", f"model={version.run_id if name == 'RUN' else name}")
+    assert done.code == 0, done.text
+    line = re.search(r"test accuracy .*", evaluated.out).group()
+    assert line in done.out
+    assert not done.err, "TensorFlow's chatter stays off the terminal"
+
+
 def test_only_evaluate_reads_test(study, evaluated) -> None:
     assert "test: " not in study.sweep.out
     assert "test: 8 images" in evaluated.out
@@ -141,7 +151,7 @@ def test_predict_answers_as_table_csv_and_json(study, photos) -> None:
 
 def test_predict_writes_a_contact_sheet(study, photos, tmp_path) -> None:
     sheet = tmp_path / "sheet.png"
-    done = study.run("predict", str(photos), f"sheet={sheet}")
+    done = study.run("predict", str(photos), f"sheet={sheet}", "model=1")
     assert done.code == 0, done.text
     with Image.open(sheet) as image:
         assert min(image.size) > 200

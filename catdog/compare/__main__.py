@@ -29,7 +29,7 @@ def compare(composed: DictConfig) -> None:
     from catdog.compare.table import build_frame, print_table
 
     config = load_config(composed, CompareConfig)
-    client = track.connect(config.tracking)
+    client = track.connect(config.tracking, create=False)
     comparison = load_comparison(client, config)
     folder = Path(config.output) / (comparison.sweep_id or comparison.records[0].run_id)
     try:
@@ -49,8 +49,7 @@ def compare(composed: DictConfig) -> None:
         run = track.TrackedRun(client, comparison.sweep_id)
         run.client.log_artifacts(run.run_id, str(folder), "comparison")
     log.info("page     %s\ntable    %s\nfigures  %s", page, table, folder / "figures")
-    study = "" if comparison.study == "cats_vs_dogs" else f" study={comparison.study}"
-    show_next(f"open {page} in a browser", f"python -m catdog.evaluate{study}")
+    show_next(f"open {page} in a browser", cli.next_command("evaluate", comparison.study, config.tracking.uri))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pandas as pd
 
 from catdog.compare.records import Comparison, RunRecord
 from catdog.config import CompareConfig, default_cache
-from catdog.errors import UserError
+from catdog.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +30,6 @@ HISTORY_KEYS = (
     "images_per_second",
     "learning_rate",
 )
-TRAIN_COMMAND = "python -m catdog.train -m model=cnn,augmented,preprocessed,mobilenet"
 MAX_RUNS = 1000
 
 
@@ -68,11 +67,17 @@ def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | No
 
     if config.runs:
         try:
-            return None, [client.get_run(run_id) for run_id in config.runs]
+            named = [client.get_run(run_id) for run_id in config.runs]
         except MlflowException as error:
             raise UserError(
                 f"runs: {str(error).splitlines()[0]}. Give MLflow run ids of this tracking store."
             ) from error
+        for run in named:
+            if run.data.tags.get("catdog.kind") != "run":
+                raise UserError(
+                    f"runs: {run.info.run_id} is no training run. If it is a sweep: sweep={run.info.run_id}"
+                )
+        return None, named
     if config.sweep:
         try:
             sweep = client.get_run(config.sweep)
@@ -157,12 +162,15 @@ def _find_pictures(run: "Run") -> Callable[[str], np.ndarray | None]:
 
     split = _load_table(run, "split.csv")
     size = int(run.data.params.get("preprocessing.image_size", 0))
-    cache = Path(run.data.params.get("dataset.cache", default_cache()))
     rows = split[split["split"] == "val"] if len(split) else split
-    decoded = load_cached_images(list(rows["sha256"]), height=size, width=size, cache=cache) if len(rows) else None
-    if decoded is None:
-        log.warning("the validation images are not in the cache %s: the page goes without pictures", cache)
-        return lambda file: None
-    index = {file: row for row, file in enumerate(rows["file"])}
-    images = decoded.images
-    return lambda file: images[index[file]] if file in index else None
+    index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}
+    # Where the run had its cache, or where this machine has it.
+    for cache in dict.fromkeys([run.data.params.get("dataset.cache") or default_cache(), default_cache()]):
+        decoded = (
+            load_cached_images(list(rows["sha256"]), height=size, width=size, cache=Path(cache)) if index else None
+        )
+        if decoded is not None:
+            images = decoded.images
+            return lambda file: images[index[file]] if file in index else None
+    log.warning("the validation images are not in the cache, %s: the page goes without pictures", cache)
+    return lambda file: None

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from catdog.config import DatasetConfig, DrawingConfig, hash_text
 from catdog.data.cache import load_images
 from catdog.data.fetch import fetch_archive
 from catdog.data.splits import SPLITS, Manifest, build_manifest
+from catdog.data.staging import locked, staged
 from catdog.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     root = draw_images(config.drawing, Path(config.cache)) if config.source == "drawn" else _fetch(config)
     manifest = build_manifest(
         root,
+        shown=config.archive if config.source == "archive" else None,
         holdout_fraction=config.holdout_fraction,
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
@@ -127,7 +128,6 @@ def _fetch(config: DatasetConfig) -> Path:
 
 def draw_images(config: DrawingConfig, cache: Path) -> Path:
     """Returns the folder of the drawn images, drawing them once."""
-    import shutil
     import time
 
     from catdog.data import drawing
@@ -135,19 +135,16 @@ def draw_images(config: DrawingConfig, cache: Path) -> Path:
     # The code that draws is part of what is drawn.
     sources = [path.read_text(encoding="utf-8") for path in sorted(Path(drawing.__file__).parent.glob("*.py"))]
     folder = cache / "drawn" / hash_text(f"{config} {sources}")[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with locked(folder, "drawing these images"):
         if not folder.exists():
             started = time.perf_counter()
-            part = folder.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            drawing.write_drawn_images(
-                part,
-                seed=config.seed,
-                train_per_class=config.train_per_class,
-                validation_per_class=config.validation_per_class,
-            )
-            part.rename(folder)
+            with staged(folder) as stage:
+                drawing.write_drawn_images(
+                    stage,
+                    seed=config.seed,
+                    train_per_class=config.train_per_class,
+                    validation_per_class=config.validation_per_class,
+                )
             count = 2 * (config.train_per_class + config.validation_per_class)
             log.info("drew %s images in %.1f s", f"{count:,}", time.perf_counter() - started)
     return folder

@@ -18,8 +18,8 @@ from catdog.data.staging import locked, require_free_space
 
 logger = logging.getLogger(__name__)
 
-# From the name lookup to the headers of the answer.
-CONNECT_TIMEOUT_S = 15.0
+# From the name lookup to the headers of the answer; with the imports before it, a user hears of it within 20 s.
+CONNECT_TIMEOUT_S = 10.0
 # The same after a break in the middle; with the pauses, all reconnections end within 20 s.
 RECONNECT_TIMEOUT_S = 5.0
 RECONNECT_PAUSES_S = (0.5, 1.0, 2.0)

@@ -21,6 +21,8 @@ SPLIT_FOLDERS = {
     "val": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
+# The other columns of a table of predictions, which has one for each class.
+RESERVED_CLASSES = {"file", "label"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ def build_manifest(
     test_fraction: float,
     split_seed: int,
     max_images_per_class: int | None = None,
+    shown: str | None = None,
 ) -> Manifest:
     """Returns the manifest of a folder with one folder per class, below `train/` and `validation/` or not.
 
@@ -66,11 +69,13 @@ def build_manifest(
         test_fraction: share of the held-out images of each class that becomes test, in (0, 1).
         split_seed: seed of the division.
         max_images_per_class: keep this many images of each class and split, the first in the fixed order; None keeps all.
+        shown: how messages call the data set, such as the archive it came from; None is `root`.
 
     Raises:
         UserError: no images, a single class, a class missing from a split, or a split left empty.
     """
-    rows = _assign_splits(_find_images(root), holdout_fraction, test_fraction, split_seed)
+    shown = shown or str(root)
+    rows = _assign_splits(_find_images(root, shown), holdout_fraction, test_fraction, split_seed)
     if max_images_per_class is not None:
         rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
     with ThreadPoolExecutor() as threads:
@@ -78,7 +83,7 @@ def build_manifest(
     rows, left_out = _leave_out_twins(rows)
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
-    _require_every_class(root, rows, classes)
+    _require_every_class(shown, rows, classes)
     lines = (
         f"{s}\t{label}\t{digest}\n"
         for s, label, digest in zip(rows["split"], rows["label"], rows["sha256"], strict=True)
@@ -87,7 +92,7 @@ def build_manifest(
     return Manifest(root, classes, rows[["file", "label", "split", "sha256"]], left_out, digest)
 
 
-def _find_images(root: Path) -> pd.DataFrame:
+def _find_images(root: Path, shown: str) -> pd.DataFrame:
     """Returns file, label and the folder's split ("" where the tree has no split folders) of every image below root."""
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     given = {
@@ -105,16 +110,33 @@ def _find_images(root: Path) -> pd.DataFrame:
                     rows.append((path.relative_to(root).as_posix(), label, split))
     if not rows:
         raise UserError(
-            f"dataset.archive: no images in {root}. It must hold one folder of images per class, below train/ and "
+            f"dataset.archive: no images in {shown}. It must hold one folder of images per class, below train/ and "
             "validation/ or not: for example images/cats/1.jpg and images/dogs/1.jpg."
         )
     labels = sorted({label for _, label, _ in rows})
     if len(labels) < 2:
         raise UserError(
-            f"dataset.archive: only one class, {labels[0]!r}, in {root}. At least two class folders with images are needed; "
+            f"dataset.archive: only one class, {labels[0]!r}, in {shown}. At least two class folders with images are needed; "
             f"folders found: {', '.join(sorted(folders)) or 'none'}."
         )
+    _require_names(shown, [file for file, _, _ in rows], labels)
     return pd.DataFrame(rows, columns=["file", "label", "split"])
+
+
+def _require_names(shown: str, files: list[str], labels: list[str]) -> None:
+    taken = sorted(set(labels) & RESERVED_CLASSES)
+    if taken:
+        raise UserError(
+            f"dataset.archive: a class in {shown} is called {taken[0]!r}, which is a column of the tables of predictions. "
+            "Rename its folder."
+        )
+    # Python hands undecodable bytes on as lone surrogates, which no table, page or database takes.
+    undecodable = [file for file in files if not file.isascii() and any("\ud800" <= c <= "\udfff" for c in file)]
+    if undecodable:
+        raise UserError(
+            f"dataset.archive: {len(undecodable)} file names in {shown} are not UTF-8, the first {undecodable[0]!a}. "
+            "Rename them."
+        )
 
 
 def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: float, split_seed: int) -> pd.DataFrame:
@@ -156,12 +178,12 @@ def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     return rows[~rows["file"].isin(list(left_out))], left_out
 
 
-def _require_every_class(root: Path, rows: pd.DataFrame, classes: tuple[str, ...]) -> None:
+def _require_every_class(shown: str, rows: pd.DataFrame, classes: tuple[str, ...]) -> None:
     counts = rows.groupby(["split", "label"]).size()
     missing = [f"{split}/{label}" for split in SPLITS for label in classes if (split, label) not in counts]
     if missing:
         raise UserError(
-            f"dataset.archive: {root} leaves no image for {', '.join(missing)}. Every class needs images in every split "
+            f"dataset.archive: {shown} leaves no image for {', '.join(missing)}. Every class needs images in every split "
             f"({', '.join(SPLITS)}): give the same class folders below train/ and validation/, and at least 3 images a class."
         )
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 from catdog.config import AugmentationConfig
+from catdog.errors import UserError
 from catdog.model import build_layers
 
 
-def build_augmentation(config: AugmentationConfig, seed: int) -> Callable[[Any], Any] | None:
+def build_augmentation(config: AugmentationConfig, seed: int, image_size: int) -> Callable[[Any], Any] | None:
     """Returns a function that augments a batch, or None where the config has no layers.
 
     It maps images float32 (B, H, W, 3) in [0, 255] to the same; the layers work in that range, before preprocessing, so
@@ -16,9 +17,10 @@ def build_augmentation(config: AugmentationConfig, seed: int) -> Callable[[Any],
     Args:
         config: the layers, by name, in order.
         seed: the run's seed; each layer gets one of its own from it, unless the config gives one.
+        image_size: H = W in pixels.
 
     Raises:
-        UserError: a layer that Keras does not have, or arguments that it does not take.
+        UserError: a layer that Keras does not have, arguments that it does not take, or one that changes the shape of images.
     """
     if not config.layers:
         return None
@@ -28,6 +30,14 @@ def build_augmentation(config: AugmentationConfig, seed: int) -> Callable[[Any],
     }
     # float32 whatever the run's precision: the stream runs on the host, and rotations in 8 bits of mantissa shift pixels.
     layers = build_layers("augmentation.layers", settings, dtype="float32")
+
+    for layer in layers:
+        shape = tuple(layer.compute_output_shape((None, image_size, image_size, 3)))
+        if shape[1:] != (image_size, image_size, 3):
+            raise UserError(
+                f"augmentation.layers.{layer.name}: {type(layer).__name__} must leave images at {image_size} x {image_size} x 3, "
+                f"but makes them {' x '.join(map(str, shape[1:]))}. Leave sizes to preprocessing.image_size."
+            )
 
     def augment(images: Any) -> Any:
         for layer in layers:

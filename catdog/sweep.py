@@ -240,7 +240,7 @@ def _check(configs: list[Config], classes: list[int], sender: Connection) -> Non
             if model not in models:
                 build_strategy(config.trainer)
                 build_model(config, count, precision.policy)
-                build_augmentation(config.augmentation, config.seed)
+                build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
                 models.add(model)
         sender.send(None)
     except UserError as error:

@@ -102,7 +102,7 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     with strategy.scope():
         model = build_model(config, len(dataset.classes), precision.policy)
         compile_model(model, config.trainer, precision.policy)
-    augment = build_augmentation(config.augmentation, config.seed)
+    augment = build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
     # A sweep has described its data before its first run; the log file of each run has it all the same.
     log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
     log.info("precision %s: %s", precision.policy, precision.reason)
@@ -116,7 +116,9 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
         on_start(run.run_id)
         _log_config(run, config, job, dataset, precision.policy)
         # Layers of their own: training must not depend on how many examples were drawn before it.
-        _log_examples(run, train_split, build_augmentation(config.augmentation, config.seed))
+        _log_examples(
+            run, train_split, build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
+        )
         _log_architecture(run, model)
         batches = {"batch_size": config.trainer.batch_size, "replicas": strategy.num_replicas_in_sync}
         fitted = fit(

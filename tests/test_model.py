@@ -148,21 +148,23 @@ def test_unreachable_imagenet_weights_are_said_soon(monkeypatch: pytest.MonkeyPa
         ("{layer: RandomNonsense}", "no layer 'RandomNonsense'"),
         ("{layer: RandomFlip, mood: sad}", "RandomFlip does not take"),
         ("{layer: keras}", "no layer 'keras'"),
+        ("{layer: RandomCrop, height: 8, width: 8}", "must leave images at 32 x 32 x 3, but makes them 8 x 8 x 3"),
+        ("{layer: Flatten}", "but makes them 3072"),
     ],
 )
 def test_layers_that_keras_does_not_have_are_named(layer: str, said: str) -> None:
     with pytest.raises(UserError, match=rf"augmentation\.layers\.x: .*{said}"):
-        build_augmentation(compose_config(f"+augmentation.layers.x={layer}").augmentation, seed=0)
+        build_augmentation(compose_config(f"+augmentation.layers.x={layer}").augmentation, seed=0, image_size=32)
 
 
 def test_augmentation_is_seeded_and_keeps_the_range() -> None:
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
 
     def augmented(seed: int, choice: str = "flip_rotate") -> np.ndarray:
-        augment = build_augmentation(compose_config(f"augmentation={choice}").augmentation, seed)
+        augment = build_augmentation(compose_config(f"augmentation={choice}").augmentation, seed, 32)
         return keras.ops.convert_to_numpy(augment(images))
 
-    assert build_augmentation(compose_config("augmentation=none").augmentation, 0) is None
+    assert build_augmentation(compose_config("augmentation=none").augmentation, 0, 32) is None
     assert np.array_equal(augmented(1), augmented(1))
     assert not np.array_equal(augmented(1), augmented(2))
     for choice in ("flip_rotate", "strong"):

@@ -1,0 +1,117 @@
+"""What is checked before the first job of a sweep starts: a mistake in the last one must not show at the end of a night."""
+
+import logging
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from catdog.cli import EXIT_INTERRUPTED
+from catdog.config import Config
+from catdog.console import ConsoleHandler
+from catdog.errors import UserError
+from catdog.sweep.jobs import JobState, describe_death
+
+if TYPE_CHECKING:
+    from catdog.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
+
+
+def load_datasets(jobs: list[JobState]) -> list["Dataset"]:
+    """Returns every job's data set, each fetched once.
+
+    It runs here, before TensorFlow is imported anywhere: without a network the user hears of it at once.
+
+    Raises:
+        UserError: naming the job.
+    """
+    from catdog.data.dataset import describe_dataset, load_dataset
+
+    loaded: dict[str, Dataset] = {}
+    for job in jobs:
+        key = str(job.config.dataset)
+        if key not in loaded:
+            try:
+                loaded[key] = load_dataset(job.config.dataset)
+            except UserError as error:
+                raise UserError(_in_job(str(error), job)) from error
+            log.info("%s", describe_dataset(loaded[key]))
+    return [loaded[str(job.config.dataset)] for job in jobs]
+
+
+def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
+    """Decodes what the jobs train on, once for each data set and size: too many unreadable images are found here.
+
+    Raises:
+        UserError: naming the job.
+    """
+    done = set()
+    for job, dataset in zip(jobs, datasets, strict=True):
+        size = job.config.preprocessing.image_size
+        if (id(dataset), size) not in done:
+            done.add((id(dataset), size))
+            try:
+                for split in ("train", "val"):
+                    dataset.load_split(split, size)
+            except UserError as error:
+                raise UserError(_in_job(str(error), job)) from error
+
+
+def _in_job(message: str, job: JobState) -> str:
+    return f"{message}\n       In {job.name}; nothing was started."
+
+
+def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> None:
+    """Builds every job's model once, so that what cannot run is said before anything has run.
+
+    Args:
+        processes: the context that starts processes.
+        jobs: the sweep's.
+        classes: each job's number of classes.
+
+    Raises:
+        UserError: naming the job.
+    """
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_build_all, args=([job.config for job in jobs], classes, sender))
+    process.start()
+    sender.close()
+    try:
+        failed: tuple[int, str, bool] | None = receiver.recv()
+    except EOFError:
+        process.join()
+        raise UserError(f"checking the runs: {describe_death(process.exitcode)}; nothing was started.") from None
+    finally:
+        process.join()
+    if failed:
+        number, message, is_user_error = failed
+        if not is_user_error:
+            raise RuntimeError(f"checking {jobs[number].name}:\n{message}")
+        raise UserError(_in_job(message, jobs[number]))
+
+
+def _build_all(configs: list[Config], classes: list[int], sender: Connection) -> None:
+    from catdog.augment import build_augmentation
+    from catdog.model import build_model
+    from catdog.precision import build_strategy, choose_precision
+
+    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
+    number = 0
+    try:
+        models = set()
+        for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
+            precision = choose_precision(config.trainer)
+            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, count))
+            if model not in models:
+                build_strategy(config.trainer)
+                build_model(config, count, precision.policy)
+                build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
+                models.add(model)
+        sender.send(None)
+    except UserError as error:
+        sender.send((number, str(error), True))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception:
+        sender.send((number, traceback.format_exc(), False))

@@ -49,12 +49,12 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     schema.register()
     # Otherwise Hydra prints its own, longer text for every exception and exits before we can say anything.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    folder: str | None = str(schema.CONF)
+    folder = schema.CONF
     if root != "config":
-        schema.register_reader(root)
-        folder = None
+        schema.register_groups_of_readers()
+        folder = schema.CONF / "command"
     try:
-        hydra.main(config_path=folder, config_name=root, version_base="1.3")(_guard(task))()
+        hydra.main(config_path=str(folder), config_name=root, version_base="1.3")(_guard(task))()
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)

@@ -338,16 +338,16 @@ def register() -> None:
         store.store(group="schema", name=name, node=schema, provider="catdog")
 
 
-def register_reader(root: str) -> None:
-    """Registers a command that reads, such as "evaluate", with all it composes, so that Hydra can do without `conf/`.
+def register_groups_of_readers() -> None:
+    """Registers the groups that compare, evaluate and predict compose, so that Hydra need not search `conf/` for them.
 
-    Hydra takes KEY=VALUE for the choice of a group wherever a folder is called KEY. `conf/model/` would make a choice of
-    model=RUN_ID; where the folder is not on the search path, it is the key that the command has.
+    Hydra takes KEY=VALUE for the choice of a group wherever a folder on its search path is called KEY: `conf/model/` would
+    turn model=RUN_ID into a choice. These commands search `conf/command/` alone.
     """
     store = ConfigStore.instance()
-    for group in ("", "tracking", "hydra/job_logging", "hydra/hydra_logging"):
-        for path in [CONF / f"{root}.yaml"] if not group else sorted((CONF / group).glob("*.yaml")):
-            store.store(group=group or None, name=path.stem, node=OmegaConf.load(path), provider="catdog")
+    for group in ("tracking", "hydra/job_logging", "hydra/hydra_logging"):
+        for path in sorted((CONF / group).glob("*.yaml")):
+            store.store(group=group, name=path.stem, node=OmegaConf.load(path), provider="catdog")
 
 
 def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:

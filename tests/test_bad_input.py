@@ -1,6 +1,7 @@
 """Bad input as a user meets it: one message that names the key or file, an exit code, and nothing half-written."""
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -356,13 +357,16 @@ def test_reading_where_nothing_was_trained_makes_no_store(catdog, tmp_path, imag
 
 @pytest.mark.parametrize("name", ["unknown", "3", "catdog/3", "catdog@champion", "models:/catdog/3", "0123abcd" * 4])
 def test_model_is_a_key_of_evaluate_though_train_has_a_group_of_that_name(name: str, monkeypatch) -> None:
-    from hydra import compose, initialize
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
 
     from catdog import config as schema
 
     schema.register()
-    schema.register_reader("evaluate")
-    with initialize(None, version_base="1.3"):
+    # What is registered for evaluate must not be there for the tests that compose train.
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
+    schema.register_groups_of_readers()
+    with initialize_config_dir(str(schema.CONF / "command"), version_base="1.3"):
         assert compose("evaluate", overrides=[f"model={name}"]).model == name
 
 

@@ -28,7 +28,8 @@ AT_THE_END = {"best/val_accuracy", "best/epoch", "final/train_accuracy", "final/
 @pytest.fixture(scope="module")
 def client(study) -> mlflow.MlflowClient:
     mlflow.set_tracking_uri(study.uri)
-    return mlflow.MlflowClient(study.uri)
+    mlflow.set_registry_uri(study.uri)
+    return mlflow.MlflowClient(study.uri, registry_uri=study.uri)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def client(study) -> mlflow.MlflowClient:
     mlflow.set_tracking_uri(study.uri)
-    return mlflow.MlflowClient(study.uri)
+    mlflow.set_registry_uri(study.uri)
+    return mlflow.MlflowClient(study.uri, registry_uri=study.uri)
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,8 @@ def _work(composed: DictConfig, sweep_id: str, varying: set[str], sender: Connec
     """The job's process: runs it as Hydra would, and sends its MLflow run id, then its outcome or its error."""
     from catdog.train import run_job as train_job
 
+    # Under nohup or in a shell's background SIGINT comes ignored; here it is how a job is told to close its run.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     schema.register()
     setup_globals()

@@ -15,8 +15,11 @@ class Store:
     """A tracking store of its own, with runs that look trained."""
 
     def __init__(self, folder) -> None:
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        self.client = mlflow.MlflowClient()
+        uri = f"sqlite:///{folder}/mlflow.db"
+        # Both: another test may have left a registry of its own.
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self.client = mlflow.MlflowClient(uri, registry_uri=uri)
         self.experiment_id = self.client.create_experiment("cats_vs_dogs", artifact_location=(folder / "a").as_uri())
         self.config: Config = compose_config()
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 import hydra
+import yaml
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -46,6 +47,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     if {"--help", "-h"} & set(sys.argv[1:]):
         console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
+    sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
     schema.register()
     # Otherwise Hydra prints its own, longer text for every exception and exits before we can say anything.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -60,6 +62,9 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         sys.exit(EXIT_USER_ERROR)
     except (HydraException, OmegaConfBaseException) as error:
         show_error(explain(error, root))
+        sys.exit(EXIT_USER_ERROR)
+    except yaml.YAMLError as error:
+        show_error(f"a file in {schema.CONF} is not YAML: {' '.join(str(error).split())}")
         sys.exit(EXIT_USER_ERROR)
     except ValueError as error:
         # Hydra's way to say that model=1 or dataset=null names no choice of a group.
@@ -79,6 +84,12 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     except KeyboardInterrupt:
         show_error("interrupted.")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _expand_home(argument: str) -> str:
+    """Returns KEY=~/PATH with the home folder in it: shells expand ~ only at the start of a word, and Hydra refuses it."""
+    key, separator, value = argument.partition("=~")
+    return f"{key}={os.path.expanduser('~' + value)}" if separator and value.startswith("/") else argument  # noqa: PTH111
 
 
 def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -187,7 +198,15 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
         options.append(f"study={study}")
     if uri != schema.DEFAULT_URI:
         options.append(f"tracking.uri={uri}")
-    return shlex.join(["python", "-m", f"catdog.{command}", *options])
+    return shlex.join([_python(), "-m", f"catdog.{command}", *options])
+
+
+def _python() -> str:
+    """Returns how this Python is called: by its path where it is a virtual environment's that is not activated."""
+    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
+        return "python"
+    relative = os.path.relpath(sys.executable)
+    return sys.executable if relative.startswith("..") else relative
 
 
 def _describe(group: str, name: str) -> str:

@@ -86,8 +86,10 @@ class DatasetConfig:
     name: str = option("how tables and MLflow call the data set")
     source: str = option("archive (a URL, a zip or a folder) or drawn (pictures drawn from a seed)", "archive")
     archive: str | None = option("URL, local zip or local folder with one folder per class", None)
-    holdout_fraction: float = option("share of each class held out of training where the data has no validation/", 0.3)
-    test_fraction: float = option("share of the held-out images that becomes test; the rest is val", 0.2)
+    holdout_fraction: float = option("share of each class held out of training where the data has no validation/", 0.4)
+    test_fraction: float = option(
+        "share of the held-out images that becomes test, the rest is val; dataset=folder: 0.5", 0.2
+    )
     split_seed: int = option("seed of the splits; `seed` never moves an image", 0)
     max_images_per_class: int | None = option("take the first N of each class and split, for a quick look", None)
     max_unreadable_fraction: float = option("more unreadable files than this is an error", 0.05)
@@ -289,6 +291,9 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         _require_choice("format", ("table", "csv", "json"), self.format)
+        _require(
+            self.sheet is None or self.sheet.lower().endswith(".png"), "sheet", "a file name ending in .png", self.sheet
+        )
         _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
 
 

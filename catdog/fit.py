@@ -16,8 +16,9 @@ from catdog.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# Narrower terminals have the figures without the bar.
+# Narrower terminals have the figures, but neither bar nor speed, and the beginning of the name.
 WIDE_COLUMNS = 120
+NARROW_NAME = 12
 
 
 class NonFiniteLossError(UserError):
@@ -182,13 +183,13 @@ class Progress:
     def __init__(self, name: str, epochs: int, steps: int) -> None:
         from rich import progress
 
+        self.wide = console.width >= WIDE_COLUMNS
         self.epochs = epochs
         self.started = time.perf_counter()
         self.bar = progress.Progress(
             progress.TextColumn("[bold]{task.description}"),
             progress.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
-            *([progress.BarColumn(bar_width=24)] if console.width >= WIDE_COLUMNS else []),
-            progress.TextColumn("{task.fields[speed]}"),
+            *([progress.BarColumn(bar_width=24), progress.TextColumn("{task.fields[speed]}")] if self.wide else []),
             progress.TextColumn("ETA"),
             progress.TimeRemainingColumn(compact=True),
             progress.TextColumn("{task.fields[accuracies]}"),
@@ -196,7 +197,8 @@ class Progress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self.task = self.bar.add_task(name, total=epochs * steps, epoch=1, speed="", accuracies="compiling")
+        shown = name if self.wide else name[:NARROW_NAME]
+        self.task = self.bar.add_task(shown, total=epochs * steps, epoch=1, speed="", accuracies="compiling")
 
     def __enter__(self) -> "Progress":
         self.bar.start()

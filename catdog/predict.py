@@ -1,5 +1,6 @@
 """Entry: files -> classes. `python -m catdog.predict --help` explains it."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -143,7 +144,10 @@ def show(table: "pd.DataFrame", format: str) -> None:
     if format == "csv":
         sys.stdout.write(table.to_csv(index=False))
     elif format == "json":
-        sys.stdout.write(table.to_json(orient="records", indent=2, force_ascii=False) + "\n")
+        rows = table.astype({name: float for name in table.columns if name.startswith("probability")}).to_dict(
+            "records"
+        )
+        sys.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
     else:
         output = Console(width=console.width)
         shown = Table(box=box.SIMPLE_HEAD)

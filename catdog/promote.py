@@ -40,7 +40,8 @@ def promote(client: "MlflowClient", config: Config, run_ids: list[str], sweep_id
 
     The best is the one with the highest validation accuracy of its kept model, ties to the lower loss. A registered model
     stays with one data digest: runs on other data go to a registered model of their own, named after their digest, unless
-    `promote.replace_other_data` is set. Runs of a sweep over data sets are not comparable: each data set has its best.
+    `promote.replace_other_data` is set; a quick look (`dataset.max_images_per_class`) goes to one whose name ends in -quick.
+    Runs of a sweep over data sets are not comparable: each data set has its best.
 
     Args:
         client: of the tracking store.
@@ -67,6 +68,9 @@ def promote(client: "MlflowClient", config: Config, run_ids: list[str], sweep_id
 
 def _promote_best(client: "MlflowClient", config: Config, best: "Run", digest: str) -> Promotion:
     name = config.promote.registered_model
+    if config.dataset.max_images_per_class is not None:
+        # A quick look must not own the name that the whole study goes by.
+        name += "-quick"
     champion = find_version(client, name, CHAMPION)
     other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
     if champion and other_data and not config.promote.replace_other_data:

@@ -36,7 +36,7 @@ Catdog = Callable[..., Done]
 def run_catdog(folder: Path, cache: Path, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
     """Runs `python -m catdog.COMMAND ...` in a folder, as a user would, and returns how it ended."""
     env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), **environment}
+    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix, **environment}
     command, *rest = arguments
     done = subprocess.run(
         [sys.executable, "-m", f"catdog.{command}", *rest], cwd=folder, env=env, capture_output=True, text=True,

@@ -476,7 +476,7 @@ def test_a_folder_without_permission(tmp_path, cache: Path, store: Path, command
         (["empty"], "'empty': no images in this folder or below. Images are files that end in .bmp"),
         (["images", "format=xml"], "format: must be one of table, csv, json, received 'xml'"),
         (["images", "sheet=nowhere/sheet.png"], "sheet: no folder 'nowhere' to write 'sheet.png' to"),
-        (["images", "sheet=empty"], "sheet: 'empty' is a folder"),
+        (["images", "sheet=empty"], "sheet: must be a file name ending in .png, received 'empty'"),
         (["images", "formt=csv"], "'formt=csv': neither a file nor an option; options: study, model, format"),
     ],
 )

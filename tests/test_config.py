@@ -202,6 +202,19 @@ def test_a_mistake_on_the_command_line_is_one_message_and_code_2(
     assert not (tmp_path / "mlruns").exists(), "a mistake leaves nothing half-written"
 
 
+def test_a_path_in_the_home_folder_is_found(catdog, tmp_path) -> None:
+    done = catdog("train", "--cfg", "job", "dataset=folder", "dataset.archive=~/my images", HOME=str(tmp_path))
+    assert OmegaConf.create(done.out).dataset.archive == f"{tmp_path}/my images"
+
+
+def test_the_next_command_names_a_python_that_is_not_activated(catdog) -> None:
+    from catdog import cli
+
+    assert cli.next_command("compare", "cats_vs_dogs", schema.DEFAULT_URI).endswith("-m catdog.compare")
+    assert "'study=my study'" in cli.next_command("compare", "my study", schema.DEFAULT_URI)
+    assert catdog("__main__").out.startswith("python -m catdog.train")
+
+
 def test_several_values_without_a_sweep_are_pointed_to_it(catdog) -> None:
     done = catdog("train", "model=cnn,augmented")
     assert done.code == 2

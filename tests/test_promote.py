@@ -84,6 +84,13 @@ def test_other_data_gets_its_own_registered_model(store: Store) -> None:
     assert store.promote(worse) == Promotion("catdog-eeeeeeee", "2", worse, False)
 
 
+def test_a_quick_look_does_not_take_the_name(store: Store) -> None:
+    quick = replace(store.config, dataset=replace(store.config.dataset, max_images_per_class=10))
+    (promotion,) = promote(store.client, quick, [store.add(0.9)])
+    assert promotion.name == "catdog-quick"
+    assert store.promote(store.add(0.6, digest="e" * 64)).name == "catdog"
+
+
 def test_other_data_replaces_the_champion_only_by_an_explicit_flag(store: Store) -> None:
     store.promote(store.add(0.9))
     other = store.add(0.6, digest="e" * 64)

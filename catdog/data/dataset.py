@@ -95,7 +95,8 @@ class Dataset:
         more = [f"and {len(unreadable) - len(named)} more"] if len(unreadable) > len(named) else []
         listing = "\n  ".join(named + more)
         summary = f"{len(unreadable)} of {total} files of {split} are unreadable"
-        if len(unreadable) > self.config.max_unreadable_fraction * total:
+        # One bad file is no reason to refuse a small split.
+        if len(unreadable) > max(1, self.config.max_unreadable_fraction * total):
             raise UserError(
                 f"{summary}, more than dataset.max_unreadable_fraction={self.config.max_unreadable_fraction:g} allows. Repair "
                 f"or remove these below {self.manifest.root}, or raise the limit:\n  {listing}"

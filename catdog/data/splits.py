@@ -83,7 +83,7 @@ def build_manifest(
     rows, left_out = _leave_out_twins(rows)
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
-    _require_every_class(shown, rows, classes)
+    _require_every_class(shown, rows, classes, len(left_out))
     lines = (
         f"{s}\t{label}\t{digest}\n"
         for s, label, digest in zip(rows["split"], rows["label"], rows["sha256"], strict=True)
@@ -178,12 +178,13 @@ def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     return rows[~rows["file"].isin(list(left_out))], left_out
 
 
-def _require_every_class(shown: str, rows: pd.DataFrame, classes: tuple[str, ...]) -> None:
+def _require_every_class(shown: str, rows: pd.DataFrame, classes: tuple[str, ...], copies: int) -> None:
     counts = rows.groupby(["split", "label"]).size()
     missing = [f"{split}/{label}" for split in SPLITS for label in classes if (split, label) not in counts]
     if missing:
+        left_out = f" ({copies:,} held-out files were left out as copies of other images)" if copies else ""
         raise UserError(
-            f"dataset.archive: {shown} leaves no image for {', '.join(missing)}. Every class needs images in every split "
+            f"dataset.archive: {shown} leaves no image for {', '.join(missing)}{left_out}. Every class needs images in every split "
             f"({', '.join(SPLITS)}): give the same class folders below train/ and validation/, and at least 3 images a class."
         )
 

@@ -1,0 +1,13 @@
+"""`python -m catdog`: the list of commands."""
+
+from catdog.console import console
+
+COMMANDS = """python -m catdog.train      train a model, or with -m a sweep of them
+python -m catdog.compare    put the runs of a sweep side by side
+python -m catdog.evaluate   evaluate the champion on the test split
+python -m catdog.predict    say what is in pictures
+
+Each explains itself with --help."""
+
+if __name__ == "__main__":
+    console.print(COMMANDS, highlight=False, markup=False)

@@ -127,7 +127,9 @@ def over_seeds(comparison: Comparison) -> pd.DataFrame:
     if not rows["variant"].duplicated().any():
         return pd.DataFrame(columns=["runs", "mean", "lowest", "highest"])
     grouped = rows.groupby("variant", sort=False)["accuracy"]
-    frame = grouped.agg(runs="count", mean="mean", lowest="min", highest="max")
+    frame = pd.DataFrame(
+        {"runs": grouped.count(), "mean": grouped.mean(), "lowest": grouped.min(), "highest": grouped.max()}
+    )
     return frame.sort_values("mean", ascending=False, kind="stable")
 
 
@@ -211,5 +213,6 @@ def _overlap(first: RunRecord, second: RunRecord) -> bool:
 
 def _tracked_at_kept_epoch(record: RunRecord) -> float:
     history = record.history
-    known = record.kept_epoch is not None and record.kept_epoch in history.index and "val/accuracy" in history
-    return float(history.loc[record.kept_epoch, "val/accuracy"]) if known else float(np.nan)
+    if record.kept_epoch is None or record.kept_epoch not in history.index or "val/accuracy" not in history:
+        return float(np.nan)
+    return float(history["val/accuracy"].loc[record.kept_epoch])

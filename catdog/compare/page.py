@@ -55,7 +55,10 @@ def render_page(comparison: Comparison) -> str:
     """The page as HTML: what was seen in words, table, figures, mistakes, and every image that divides the runs."""
     gallery = Gallery(comparison.picture, PICTURE_BYTES)
     mistakes = [
-        (record, [(row, gallery.show(row.Index)) for row in confident_mistakes(record, MISTAKES_PER_RUN).itertuples()])
+        (
+            record,
+            [(row, gallery.show(str(row.Index))) for row in confident_mistakes(record, MISTAKES_PER_RUN).itertuples()],
+        )
         for record in comparison.finished
         if record.kept_images
     ]

@@ -127,7 +127,7 @@ class RunRecord:
     def confusion(self) -> np.ndarray:
         """The kept model's confusion counts on validation: int64 (C, C), rows true, in the order of `class_names`."""
         position = pd.Index(self.class_names)
-        label, predicted = (position.get_indexer(self.answers[column]) for column in ("label", "predicted"))
+        label, predicted = (position.get_indexer(pd.Index(self.answers[column])) for column in ("label", "predicted"))
         return confusion_counts(label, predicted, len(position))
 
     @property

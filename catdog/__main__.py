@@ -6,6 +6,7 @@ COMMANDS = """python -m catdog.train      train a model, or with -m a sweep of t
 python -m catdog.compare    put the runs of a sweep side by side
 python -m catdog.evaluate   evaluate the champion on the test split
 python -m catdog.predict    say what is in pictures
+python -m catdog.deliver    deliver what a tracking server did not take while training lasted
 
 Each explains itself with --help."""
 

@@ -7,12 +7,17 @@ from catdog.config import AugmentationConfig
 from catdog.errors import UserError
 from catdog.model import build_layers
 
+# More random draws than any layer makes for a batch.
+DRAWS_PER_BATCH = 64
 
-def build_augmentation(config: AugmentationConfig, seed: int, image_size: int) -> Callable[[Any], Any] | None:
+
+def build_augmentation(config: AugmentationConfig, seed: int, image_size: int) -> Callable[[Any, Any], Any] | None:
     """Returns a function that augments a batch, or None where the config has no layers.
 
-    It maps images float32 (B, H, W, 3) in [0, 255] to the same; the layers work in that range, before preprocessing, so
-    their `value_range`, where they have one, is [0, 255].
+    It maps images float32 (B, H, W, 3) in [0, 255] and the number of the batch since training began, an int64 scalar from
+    0, to such images; the layers work in that range, before preprocessing, so their `value_range`, where they have one, is
+    [0, 255]. What it draws depends on the seed and that number alone: a run that is resumed augments as if it had never
+    stopped.
 
     Args:
         config: the layers, by name, in order.
@@ -24,6 +29,8 @@ def build_augmentation(config: AugmentationConfig, seed: int, image_size: int) -
     """
     if not config.layers:
         return None
+    import keras
+
     settings = {
         name: {"seed": seed * 1000 + number, **layer} if layer["layer"].startswith("Random") else layer
         for number, (name, layer) in enumerate(config.layers.items())
@@ -39,7 +46,18 @@ def build_augmentation(config: AugmentationConfig, seed: int, image_size: int) -
                 f"but makes them {' x '.join(map(str, shape[1:]))}. Leave sizes to preprocessing.image_size."
             )
 
-    def augment(images: Any) -> Any:
+    generators = [
+        (generator, generator.get_config()["seed"])
+        for layer in layers
+        for part in layer._flatten_layers()
+        for generator in part._seed_generators
+    ]
+
+    def augment(images: Any, batch: Any) -> Any:
+        for generator, first in generators:
+            # A generator's state is its seed and how often it was asked.
+            counter = keras.ops.cast(batch * DRAWS_PER_BATCH, generator.state.dtype)
+            generator.state.assign(keras.ops.stack([keras.ops.cast(first, generator.state.dtype), counter]))
         for layer in layers:
             images = layer(images, training=True)
         return images

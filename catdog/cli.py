@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from catdog import config as schema
 from catdog.console import console, show_error
-from catdog.errors import UserError
+from catdog.errors import InterruptedRunError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,9 @@ def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             log.debug("user error", exc_info=True)
             show_error(str(error))
             sys.exit(EXIT_USER_ERROR)
+        except InterruptedRunError:
+            show_error("interrupted; the same command goes on with it.")
+            sys.exit(EXIT_INTERRUPTED)
         except KeyboardInterrupt:
             show_error("interrupted.")
             sys.exit(EXIT_INTERRUPTED)

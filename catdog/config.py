@@ -195,6 +195,10 @@ class TrainerConfig:
     learning_rate: float = option("the optimizer's learning rate", 0.001)
     precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto takes the fastest safe one", "auto")
     devices: str = option("one: the first GPU, else the CPU; all: every GPU, by MirroredStrategy", "one")
+    schedule: str = option("constant, or cosine: the learning rate falls to 0 over trainer.epochs", "constant")
+    warmup_epochs: int = option("epochs over which the learning rate rises from 0", 0)
+    patience: int | None = option("stop after this many epochs without a better val accuracy; null: never", None)
+    deterministic: bool = option("the same bits every time, also after an interruption; slower on a GPU", True)
     keep: str = option(
         "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
     )
@@ -204,6 +208,10 @@ class TrainerConfig:
         _require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
         _require_choice("trainer.optimizer", OPTIMIZERS, self.optimizer)
         _require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
+        _require_choice("trainer.schedule", ("constant", "cosine"), self.schedule)
+        _require(0 <= self.warmup_epochs < self.epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
+                 self.warmup_epochs)  # fmt: skip
+        _require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
         _require_choice("trainer.precision", PRECISIONS, self.precision)
         _require_choice("trainer.devices", ("one", "all"), self.devices)
         _require_choice("trainer.keep", ("best", "last"), self.keep)
@@ -214,6 +222,13 @@ class TrackingConfig:
     uri: str = option("MLflow's tracking address (MLFLOW_TRACKING_URI)")
     artifacts: str | None = option("folder for artifacts of new studies; null: the server decides", None)
     system_metrics: bool = option("log CPU, memory and GPU use while a run lasts", False)
+    spool: str = option(
+        "folder for checkpoints and for what MLflow does not have yet, of unfinished runs", "mlruns/spool"
+    )
+    wait_s: float = option("how long a command that is done waits for a tracking server that does not answer", 60.0)
+
+    def __post_init__(self) -> None:
+        _require(self.wait_s >= 0, "tracking.wait_s", "0 or more seconds", self.wait_s)
 
 
 @dataclass
@@ -229,6 +244,9 @@ class Config:
 
     study: str = option("the question; one MLflow experiment", DEFAULT_STUDY)
     seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
+    reuse: str = option(
+        "exact: a finished run of the same config, data, code and libraries is not repeated; never", "exact"
+    )
     dataset: DatasetConfig = MISSING
     augmentation: AugmentationConfig = MISSING
     preprocessing: PreprocessingConfig = MISSING
@@ -240,6 +258,7 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        _require_choice("reuse", ("exact", "never"), self.reuse)
         _require_study(self.study)
         expected = self.backbone.pixel_range
         if expected is not None and list(expected) != list(self.preprocessing.pixel_range):
@@ -297,6 +316,11 @@ class PredictConfig:
         _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
 
 
+@dataclass
+class DeliverConfig:
+    tracking: TrackingConfig = MISSING
+
+
 GROUPS: dict[str, type] = {
     "dataset": DatasetConfig,
     "augmentation": AugmentationConfig,
@@ -312,6 +336,7 @@ ROOTS: dict[str, type] = {
     "compare": CompareConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "deliver": DeliverConfig,
 }
 
 AnyConfig = TypeVar("AnyConfig")

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +12,9 @@ PIPED_WIDTH_COLUMNS = 120
 # Live progress and log lines must go through one object, or a log line tears the progress bar.
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS)
 
+# In the process of a sweep's run: takes (text, level) of a log line to the process that owns the terminal.
+relay: Callable[[str, int], None] | None = None
+
 STYLES = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "bold red")}
 
 
@@ -19,6 +23,9 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "file_only", False):
+            return
+        if relay is not None:
+            relay(record.getMessage(), record.levelno)
             return
         try:
             # Of a record with a traceback the console shows the message: the traceback is in the log file.
@@ -30,6 +37,10 @@ class ConsoleHandler(logging.Handler):
 
 def show_error(message: str) -> None:
     """Prints an error to stderr, whatever the console writes to."""
+    if console.is_terminal and sys.stderr.isatty():
+        # One terminal: through the console that may show live lines on it.
+        console.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
+        return
     Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message))
 
 

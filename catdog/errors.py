@@ -10,3 +10,7 @@ class UserError(Exception):
     The message names the key or file, what is allowed, what was received and what to do next. The entry
     points print it as it is and exit with code 2; every other exception is a defect of catdog, and keeps its traceback.
     """
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came while a run was training: the same command goes on with it."""

@@ -3,13 +3,14 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
+from catdog.checkpoint import Checkpoint
 from catdog.config import TrainerConfig
 from catdog.console import console
 from catdog.errors import UserError
@@ -27,17 +28,19 @@ class NonFiniteLossError(UserError):
 
 @dataclass
 class Fit:
-    """What a fit leaves.
+    """How far a training has come.
 
     Attributes:
         epochs: one mapping per epoch, metric name -> value, with the key `epoch` from 1.
         best_epoch: the epoch with the highest val accuracy, ties to the lower val loss.
-        weights: the model's weights at that epoch.
+        weights: what trains, at that epoch, in the order of `list_changing`.
+        seconds: wall and CPU time of the processes that trained before this one.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
+    seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
     def best(self) -> dict[str, float]:
@@ -47,12 +50,24 @@ class Fit:
     def last(self) -> dict[str, float]:
         return self.epochs[-1]
 
+    def is_done(self, config: TrainerConfig) -> bool:
+        """Whether all epochs are trained, or patience has run out."""
+        waited = len(self.epochs) - self.best_epoch
+        return len(self.epochs) >= config.epochs or (config.patience is not None and waited >= config.patience)
 
-def compile_model(model: Any, config: TrainerConfig, policy: str) -> None:
-    """Compiles for training: the config's optimizer, sparse cross-entropy on logits, accuracy; float16 with loss scaling."""
+
+def compile_model(model: Any, config: TrainerConfig, policy: str, steps: int) -> None:
+    """Compiles for training: the config's optimizer, sparse cross-entropy on logits, accuracy; float16 with loss scaling.
+
+    Args:
+        model: to be compiled.
+        config: the trainer's section.
+        policy: Keras dtype policy.
+        steps: batches an epoch, for the schedule of the learning rate.
+    """
     classes = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW,
                "sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}  # fmt: skip
-    optimizer = classes[config.optimizer](learning_rate=config.learning_rate)
+    optimizer = classes[config.optimizer](learning_rate=build_schedule(config, steps))
     if policy == "mixed_float16":
         # Gradients below 6e-8 vanish in float16: scale the loss up, and the gradients down again in float32.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -62,6 +77,61 @@ def compile_model(model: Any, config: TrainerConfig, policy: str) -> None:
         metrics=["accuracy"],
         auto_scale_loss=False,
     )
+    optimizer.build(model.trainable_variables)
+
+
+def build_schedule(config: TrainerConfig, steps: int) -> Any:
+    """Returns the learning rate, a number or a Keras schedule: a function of the optimizer's step, so that it needs no state."""
+    schedules = keras.optimizers.schedules
+    warmup = config.warmup_epochs * steps
+    if config.schedule == "constant":
+        if not warmup:
+            return config.learning_rate
+        return schedules.PolynomialDecay(0.0, warmup, end_learning_rate=config.learning_rate)
+    steps_down = (config.epochs - config.warmup_epochs) * steps
+    if not warmup:
+        return schedules.CosineDecay(config.learning_rate, steps_down)
+    return schedules.CosineDecay(0.0, steps_down, warmup_target=config.learning_rate, warmup_steps=warmup)
+
+
+def list_changing(model: Any) -> list[Any]:
+    """Returns the variables that training changes: weights, statistics of layers that train, states of random layers."""
+    kept = {id(variable) for variable in model.trainable_variables}
+    for layer in model._flatten_layers():
+        if layer.trainable:
+            kept |= {id(variable) for variable in layer._non_trainable_variables}
+        kept |= {id(generator.state) for generator in layer._seed_generators}
+    return [variable for variable in model.variables if id(variable) in kept]
+
+
+def capture(model: Any, result: Fit, seconds: tuple[float, float]) -> Checkpoint:
+    """Returns all that the next epoch depends on, and the history so far.
+
+    Args:
+        model: compiled.
+        result: what has been trained.
+        seconds: wall and CPU time so far, of all processes that trained the run.
+    """
+    arrays = {f"model/{number}": _to_numpy(variable) for number, variable in enumerate(list_changing(model))}
+    arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
+    arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
+    facts = {"epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": seconds}
+    return Checkpoint(len(result.epochs), arrays, facts)
+
+
+def restore(model: Any, checkpoint: Checkpoint) -> Fit:
+    """Puts a compiled model into the state of a checkpoint and returns what had been trained by then."""
+    arrays = checkpoint.arrays
+    for prefix, variables in (("model", list_changing(model)), ("optimizer", model.optimizer.variables)):
+        for number, variable in enumerate(variables):
+            variable.assign(arrays[f"{prefix}/{number}"])
+    weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
+    facts = checkpoint.facts
+    return Fit(facts["epochs"], facts["best_epoch"], weights, tuple(facts["seconds"]))
+
+
+def _to_numpy(variable: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable.value)
 
 
 def fit(
@@ -72,35 +142,40 @@ def fit(
     *,
     steps: int,
     train_count: int,
-    name: str,
+    progress: "Progress",
     on_epoch: Callable[[int, dict[str, float]], None],
+    on_state: Callable[[Fit], None] = lambda result: None,
+    result: Fit | None = None,
 ) -> Fit:
     """Trains a compiled model and returns its history; the model is left with the weights that `trainer.keep` names.
 
     Args:
         model: compiled by `compile_model`.
-        train: endless batches, `steps` an epoch.
+        train: endless batches, `steps` an epoch, from the first epoch that `result` has not.
         val: batches of every validation image once.
         config: the trainer's section.
         steps: batches an epoch.
         train_count: training images.
-        name: the run's, for the progress display.
+        progress: shows it.
         on_epoch: called after each epoch with its number, from 1, and its metrics.
+        on_state: called before that, with the model in the state that the next epoch begins with: the moment for a checkpoint.
+        result: what `restore` returned, to go on from there.
 
     Raises:
         NonFiniteLossError: naming the epoch and step.
     """
-    result = Fit()
-    progress = Progress(name, config.epochs, steps)
-    callbacks = [FiniteLoss(steps), Record(result, train_count, on_epoch, progress)]
-    with progress:
-        # shuffle=False: the stream has its order already.
-        model.fit(
-            train, validation_data=val, epochs=config.epochs, steps_per_epoch=steps, callbacks=callbacks, shuffle=False,
-            verbose=0,
-        )  # fmt: skip
+    result = result or Fit()
+    if not result.is_done(config):
+        callbacks = [FiniteLoss(steps), Record(result, config, train_count, on_state, on_epoch, progress)]
+        with progress:
+            # shuffle=False: the stream has its order already.
+            model.fit(
+                train, validation_data=val, initial_epoch=len(result.epochs), epochs=config.epochs, steps_per_epoch=steps,
+                callbacks=callbacks, shuffle=False, verbose=0,
+            )  # fmt: skip
     if config.keep == "best":
-        model.set_weights(result.weights)
+        for variable, value in zip(list_changing(model), result.weights, strict=True):
+            variable.assign(value)
     return result
 
 
@@ -129,11 +204,19 @@ class Record(keras.callbacks.Callback):
     """Names each epoch's metrics as catdog does, passes them on, and remembers the best epoch's weights."""
 
     def __init__(
-        self, result: Fit, train_count: int, on_epoch: Callable[[int, dict[str, float]], None], progress: "Progress"
+        self,
+        result: Fit,
+        config: TrainerConfig,
+        train_count: int,
+        on_state: Callable[[Fit], None],
+        on_epoch: Callable[[int, dict[str, float]], None],
+        progress: "Progress",
     ) -> None:
         super().__init__()
         self.result = result
+        self.config = config
         self.train_count = train_count
+        self.on_state = on_state
         self.on_epoch = on_epoch
         self.progress = progress
         self.started = self.trained = 0.0
@@ -168,23 +251,48 @@ class Record(keras.callbacks.Callback):
         self.result.epochs.append({"epoch": epoch + 1, **metrics})
         if not self.result.best_epoch or _score(metrics) > _score(self.result.best):
             self.result.best_epoch = epoch + 1
-            self.result.weights = self.model.get_weights()
+            if self.config.keep == "best":
+                self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+        # The checkpoint first: what is reported is then never lost, and what a checkpoint has is reported after a crash.
+        self.on_state(self.result)
         self.on_epoch(epoch + 1, metrics)
         self.progress.finish_epoch(epoch + 1, metrics, self.result)
+        self.model.stop_training = self.result.is_done(self.config)
 
 
 def _score(metrics: dict[str, float]) -> tuple[float, float]:
     return metrics["val/accuracy"], -metrics["val/loss"]
 
 
-class Progress:
-    """One live line in a terminal; one plain line per epoch where output is piped, and always in the log file."""
+class Progress(Protocol):
+    """Shows how a training comes on; entered before its first step, left after its last."""
 
-    def __init__(self, name: str, epochs: int, steps: int) -> None:
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+    def step(self) -> None:
+        """Counts a training step."""
+
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: Fit) -> None:
+        """Shows an epoch's figures."""
+
+
+class LiveProgress:
+    """One live line in a terminal; one plain line per epoch where output is piped, and always in the log file.
+
+    Args:
+        name: the run's.
+        epochs: the last one.
+        steps: batches an epoch.
+        first_epoch: the first one that this process trains, from 1.
+    """
+
+    def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 1) -> None:
         from rich import progress
 
         self.wide = console.width >= WIDE_COLUMNS
         self.epochs = epochs
+        self.first_epoch = first_epoch
         self.started = time.perf_counter()
         self.bar = progress.Progress(
             progress.TextColumn("[bold]{task.description}"),
@@ -198,9 +306,10 @@ class Progress:
             transient=True,
         )
         shown = name if self.wide else name[:NARROW_NAME]
-        self.task = self.bar.add_task(shown, total=epochs * steps, epoch=1, speed="", accuracies="compiling")
+        total = (epochs - first_epoch + 1) * steps
+        self.task = self.bar.add_task(shown, total=total, epoch=first_epoch, speed="", accuracies="compiling")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "LiveProgress":
         self.bar.start()
         return self
 
@@ -208,28 +317,41 @@ class Progress:
         self.bar.stop()
 
     def step(self) -> None:
-        """Counts a training step."""
         self.bar.advance(self.task)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], result: Fit) -> None:
-        """Shows an epoch's figures."""
-        left_s = (time.perf_counter() - self.started) / epoch * (self.epochs - epoch)
-        accuracies = (
-            f"train {metrics['train/accuracy']:.3f} val {metrics['val/accuracy']:.3f} gap {metrics['gap/accuracy']:+.3f} "
-            f"best {result.best['val/accuracy']:.3f}"
-        )
+        done = epoch - self.first_epoch + 1
+        left_s = (time.perf_counter() - self.started) / done * (self.epochs - epoch)
         speed = f"{metrics['images_per_second']:,.0f} images/s"
+        accuracies = describe_accuracies(metrics, result.best["val/accuracy"])
         self.bar.update(self.task, epoch=min(epoch + 1, self.epochs), speed=speed, accuracies=accuracies)
-        width = len(str(self.epochs))
-        eta = f"ETA {int(left_s) // 60}:{int(left_s) % 60:02d}"
         # A terminal has the live line instead; the log file gets every epoch.
-        log.info(
-            "epoch %*d/%d  %s  %s  %s",
-            width,
-            epoch,
-            self.epochs,
-            accuracies,
-            speed,
-            eta,
-            extra={"file_only": console.is_terminal},
-        )
+        log_epoch(epoch, self.epochs, metrics, result, left_s, file_only=console.is_terminal)
+
+
+def describe_accuracies(metrics: Mapping[str, float], best: float) -> str:
+    """Returns an epoch's four accuracies in words."""
+    return (
+        f"train {metrics['train/accuracy']:.3f} val {metrics['val/accuracy']:.3f} gap {metrics['gap/accuracy']:+.3f} "
+        f"best {best:.3f}"
+    )
+
+
+def log_epoch(
+    epoch: int, epochs: int, metrics: Mapping[str, float], result: Fit, left_s: float, *, file_only: bool
+) -> None:
+    """Logs the line of an epoch.
+
+    Args:
+        epoch: from 1.
+        epochs: the last one.
+        metrics: the epoch's.
+        result: all so far.
+        left_s: seconds that the rest will take.
+        file_only: whether the terminal shows it otherwise.
+    """
+    log.info(
+        "epoch %*d/%d  %s  %s images/s  ETA %d:%02d",
+        len(str(epochs)), epoch, epochs, describe_accuracies(metrics, result.best["val/accuracy"]),
+        f"{metrics['images_per_second']:,.0f}", int(left_s) // 60, int(left_s) % 60, extra={"file_only": file_only},
+    )  # fmt: skip

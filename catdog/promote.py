@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from catdog.config import Config
+from catdog.config import PromoteConfig
 from catdog.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class Promotion:
     is_champion: bool
 
 
-def promote(client: "MlflowClient", config: Config, run_ids: list[str], sweep_id: str | None = None) -> list[Promotion]:
+def promote(
+    client: "MlflowClient", config: PromoteConfig, run_ids: list[str], sweep_id: str | None = None
+) -> list[Promotion]:
     """Registers the best of some finished runs; moves the alias `champion` if it beats the champion on the same data.
 
     The best is the one with the highest validation accuracy of its kept model, ties to the lower loss. A registered model
@@ -45,14 +47,14 @@ def promote(client: "MlflowClient", config: Config, run_ids: list[str], sweep_id
 
     Args:
         client: of the tracking store.
-        config: any of the runs' configs; promote is read.
+        config: the promote section.
         run_ids: the candidates.
         sweep_id: tagged with the registered model's name as well, where given.
 
     Returns:
         The new versions, one for each data digest among the candidates; none where promotion is off.
     """
-    if not config.promote.enabled:
+    if not config.enabled:
         return []
     by_digest: dict[str, list[Run]] = {}
     for run in map(client.get_run, run_ids):
@@ -66,14 +68,14 @@ def promote(client: "MlflowClient", config: Config, run_ids: list[str], sweep_id
     return promotions
 
 
-def _promote_best(client: "MlflowClient", config: Config, best: "Run", digest: str) -> Promotion:
-    name = config.promote.registered_model
-    if config.dataset.max_images_per_class is not None:
+def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str) -> Promotion:
+    name = config.registered_model
+    if best.data.params.get("dataset.max_images_per_class", "None") != "None":
         # A quick look must not own the name that the whole study goes by.
         name += "-quick"
     champion = find_version(client, name, CHAMPION)
     other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
-    if champion and other_data and not config.promote.replace_other_data:
+    if champion and other_data and not config.replace_other_data:
         log.info(
             "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
             name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
@@ -85,6 +87,9 @@ def _promote_best(client: "MlflowClient", config: Config, best: "Run", digest: s
     words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
     standing = read_score(champion) if champion and not other_data else None
     wins = standing is None or score(best) > standing
+    if champion is not None and champion.version == version.version:
+        log.info("%s is the champion already", words)
+        return Promotion(name, str(version.version), best.info.run_id, True)
     if champion is None or standing is None or wins:
         client.set_registered_model_alias(name, CHAMPION, version.version)
         log.info("registered %s; it is the champion now", words)
@@ -138,6 +143,10 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    for version in client.search_model_versions(f"name = '{name}'"):
+        # Registered before: by a command that was interrupted, or in the sweep that this run is reused from.
+        if version.run_id == run.info.run_id:
+            return version
     accuracy, negated_loss = score(run)
     tags = {
         "catdog.run": run.info.run_id,

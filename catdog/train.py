@@ -1,24 +1,29 @@
 """Entry: one composed config -> one tracked run. `python -m catdog.train --help` explains it."""
 
 import logging
+import signal
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from catdog import cli
-from catdog.config import Config, load_config
-from catdog.track import Job
+from catdog.config import DEFAULT_STUDY, Config, load_config
+from catdog.errors import InterruptedRunError, UserError
+from catdog.identity import identify
+from catdog.track import BusyError, Job
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset, SplitImages
-    from catdog.fit import Fit
-    from catdog.track import TrackedRun
+    from catdog.fit import Fit, Progress
+    from catdog.track import SpooledRun
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +41,7 @@ UNNAMED_KEYS = (
     "promote",
     "experiment",
     "dataset",
+    "reuse",
     "hydra",
 )
 AUGMENTED_EXAMPLES = 7
@@ -54,6 +60,8 @@ class Outcome:
         last_train_accuracy: the last epoch's, while training, in [0, 1].
         last_val_accuracy: the last epoch's, in [0, 1].
         seconds: wall time of the whole run.
+        has_arrived: whether MLflow has all of it; if not, the spool has the rest.
+        promotions: a single run's new versions in the registry, as `catdog.promote.Promotion` has them.
     """
 
     run_id: str
@@ -63,18 +71,25 @@ class Outcome:
     last_train_accuracy: float
     last_val_accuracy: float
     seconds: float
+    has_arrived: bool = True
+    promotions: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run_id: None) -> Outcome:
-    """Trains one model as the config says and tracks it.
+def train(
+    config: Config,
+    job: Job,
+    make_progress: "Callable[[str, int, int, int], Progress] | None" = None,
+) -> Outcome:
+    """Trains one model as the config says and tracks it; goes on where an interrupted training of it stopped.
 
     Args:
         config: the run.
         job: what it is called and where it belongs.
-        on_start: called with the MLflow run id as soon as there is one.
+        make_progress: called with name, epochs, steps and first epoch, returns what shows progress; None for a live line.
 
     Raises:
         UserError: the config asks for what cannot be had; no MLflow run is left behind where that shows before training.
+        BusyError: another process trains this very run.
     """
     from catdog import track
     from catdog.data.dataset import describe_dataset, load_dataset
@@ -90,64 +105,86 @@ def train(config: Config, job: Job, on_start: Callable[[str], None] = lambda run
     import keras
 
     from catdog.augment import build_augmentation
+    from catdog.checkpoint import load_checkpoint, save_checkpoint
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
-    from catdog.fit import compile_model, fit
+    from catdog.fit import Fit, LiveProgress, capture, compile_model, fit, restore
     from catdog.model import build_kept_model, build_model
-    from catdog.precision import build_strategy, choose_precision
+    from catdog.precision import build_strategy, choose_precision, make_deterministic
+
+    # A sweep has described its data before its first run; the log file of each run has it all the same.
+    log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
+    size = config.preprocessing.image_size
+    train_split, val_split = (dataset.load_split(split, size) for split in ("train", "val"))
 
     keras.utils.disable_interactive_logging()
     keras.utils.set_random_seed(config.seed)
     precision = choose_precision(config.trainer)
-    strategy = build_strategy(config.trainer)
-    with strategy.scope():
-        model = build_model(config, len(dataset.classes), precision.policy)
-        compile_model(model, config.trainer, precision.policy)
-    augment = build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
-    # A sweep has described its data before its first run; the log file of each run has it all the same.
-    log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
     log.info("precision %s: %s", precision.policy, precision.reason)
+    make_deterministic(config.trainer)
+    strategy = build_strategy(config.trainer)
     if strategy.num_replicas_in_sync > 1:
         log.info("mirrored over %d devices", strategy.num_replicas_in_sync)
-    train_split = dataset.load_split("train", config.preprocessing.image_size)
-    val_split = dataset.load_split("val", config.preprocessing.image_size)
+    batches = {"batch_size": config.trainer.batch_size, "replicas": strategy.num_replicas_in_sync}
+    steps = count_steps(len(train_split), **batches)
+    with strategy.scope():
+        model = build_model(config, len(dataset.classes), precision.policy)
+        compile_model(model, config.trainer, precision.policy, steps)
+    augment = build_augmentation(config.augmentation, config.seed, size)
 
     client = track.connect(config.tracking)
-    with track.start_run(client, config, job) as run:
-        on_start(run.run_id)
-        _log_config(run, config, job, dataset, precision.policy)
-        # Layers of their own: training must not depend on how many examples were drawn before it.
-        _log_examples(
-            run, train_split, build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
-        )
-        _log_architecture(run, model)
-        batches = {"batch_size": config.trainer.batch_size, "replicas": strategy.num_replicas_in_sync}
+    with track.open_run(client, config, job, identify(config, dataset.manifest.digest)) as run:
+        checkpoint = load_checkpoint(run.entry.checkpoints)
+        if checkpoint is None:
+            result = Fit()
+            _log_config(run, config, job, dataset, precision.policy)
+            # Layers of their own: training must not depend on how many examples were drawn before it.
+            _log_examples(run, train_split, build_augmentation(config.augmentation, config.seed, size))
+            _log_architecture(run, model)
+        else:
+            log.info("goes on after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
+            result = restore(model, checkpoint)
+            for epoch in result.epochs:
+                # The last one may have come to the checkpoint, and no further.
+                run.log_metrics(_without_epoch(epoch), step=int(epoch["epoch"]))
+        earlier = result.seconds
+
+        def spent() -> tuple[float, float]:
+            return earlier[0] + time.perf_counter() - started, earlier[1] + time.process_time()
+
+        first_epoch = len(result.epochs) + 1
         fitted = fit(
             model,
-            build_train_stream(train_split, **batches, seed=config.seed, augment=augment),
+            build_train_stream(train_split, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
             build_eval_stream(val_split, **batches),
             config.trainer,
-            steps=count_steps(len(train_split), **batches),
+            steps=steps,
             train_count=len(train_split),
-            name=job.name,
+            progress=(make_progress or LiveProgress)(job.name, config.trainer.epochs, steps, first_epoch),
+            on_state=lambda state: save_checkpoint(run.entry.checkpoints, capture(model, state, spent())),
             on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
+            result=result,
         )
         _, clean_accuracy = model.evaluate(build_eval_stream(train_split, **batches), verbose=0)
         kept = build_kept_model(config, model, len(dataset.classes), precision.policy)
         predictions = predict_split(kept, val_split, config.trainer.batch_size)
         _log_results(run, config, fitted, predictions, clean_accuracy)
-        run.log_tags({"catdog.model_uri": _save(kept, val_split)})
-        seconds = time.perf_counter() - started
-        run.log_metrics({"run_seconds": seconds, "run_cpu_seconds": time.process_time()})
-        outcome = Outcome(
-            run.run_id, job.name, fitted.best_epoch, fitted.best["val/accuracy"],
-            fitted.last["train/accuracy"], fitted.last["val/accuracy"], seconds,
-        )  # fmt: skip
+        _save(run, kept, val_split)
+        seconds, cpu_seconds = spent()
+        run.log_metrics({"run_seconds": seconds, "run_cpu_seconds": cpu_seconds})
         log.info(
-            "%s: best val accuracy %.3f at epoch %d; last epoch train %.3f, val %.3f; %.0f s; run %s",
-            job.name, outcome.best_val_accuracy, outcome.best_epoch, outcome.last_train_accuracy,
-            outcome.last_val_accuracy, seconds, run.run_id,
+            "%s: best val accuracy %.3f at epoch %d; last epoch train %.3f, val %.3f; %.0f s",
+            job.name, fitted.best["val/accuracy"], fitted.best_epoch, fitted.last["train/accuracy"],
+            fitted.last["val/accuracy"], seconds,
         )  # fmt: skip
-    return outcome
+    delivered = run.delivered_state
+    return Outcome(
+        delivered["run_id"], job.name, fitted.best_epoch, fitted.best["val/accuracy"], fitted.last["train/accuracy"],
+        fitted.last["val/accuracy"], seconds, run.has_arrived, delivered.get("promotions", []),
+    )  # fmt: skip
+
+
+def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in epoch.items() if key != "epoch"}
 
 
 def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataFrame":
@@ -189,7 +226,7 @@ def name_job(model: str, overrides: list[str], varying: set[str] | None = None) 
     return (f"{variant} seed={values['seed']}" if seeded else variant), variant
 
 
-def _log_config(run: "TrackedRun", config: Config, job: Job, dataset: "Dataset", policy: str) -> None:
+def _log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", policy: str) -> None:
     from catdog.data.dataset import majority_fraction
     from catdog.track import log_inputs
 
@@ -200,7 +237,6 @@ def _log_config(run: "TrackedRun", config: Config, job: Job, dataset: "Dataset",
     run.log_tags({
         **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
         "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
-        "catdog.data_digest": manifest.digest,
         "catdog.classes": ",".join(manifest.classes),
         "catdog.precision": policy,
     })  # fmt: skip
@@ -208,7 +244,7 @@ def _log_config(run: "TrackedRun", config: Config, job: Job, dataset: "Dataset",
     log_inputs(run, config, manifest.images, manifest.digest)
 
 
-def _log_examples(run: "TrackedRun", split: "SplitImages", augment: Any) -> None:
+def _log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
     import keras
     import numpy as np
 
@@ -222,11 +258,11 @@ def _log_examples(run: "TrackedRun", split: "SplitImages", augment: Any) -> None
         return
     image = split.gather(np.array([0]))[0]
     batch = np.repeat(image, AUGMENTED_EXAMPLES, axis=0).astype("float32")
-    variations = keras.ops.convert_to_numpy(augment(batch))
+    variations = keras.ops.convert_to_numpy(augment(batch, 0))
     run.log_figure(plots.plot_augmentation(image[0], variations), "figures/augmentation.png")
 
 
-def _log_architecture(run: "TrackedRun", model: Any) -> None:
+def _log_architecture(run: "SpooledRun", model: Any) -> None:
     lines: list[str] = []
     model.summary(
         print_fn=lambda line, **_: lines.append(line), expand_nested=True, show_trainable=True, line_length=110
@@ -237,7 +273,7 @@ def _log_architecture(run: "TrackedRun", model: Any) -> None:
 
 
 def _log_results(
-    run: "TrackedRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
+    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
 ) -> None:
     import pandas as pd
 
@@ -268,52 +304,76 @@ def _log_results(
     run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
 
 
-def _save(kept: Any, val_split: "SplitImages") -> str:
+def _save(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:
     import numpy as np
 
     from catdog.track import log_kept_model
 
     example: np.ndarray = val_split.gather(np.array([0]))[0]
-    return log_kept_model(kept, example=example, class_names=val_split.classes)
+    log_kept_model(run, kept, example=example, class_names=val_split.classes)
 
 
-def run_job(
-    composed: DictConfig,
-    *,
-    sweep_id: str | None = None,
-    varying: set[str] | None = None,
-    on_start: Callable[[str], None] = lambda run_id: None,
-) -> Outcome:
-    """Trains the run that Hydra composed, in Hydra's output folder.
-
-    Args:
-        composed: the config.
-        sweep_id: MLflow run id of the sweep it belongs to.
-        varying: keys that differ between the sweep's runs.
-        on_start: called with the MLflow run id as soon as there is one.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    name, variant = name_job(hydra.runtime.choices["model"], overrides, varying)
-    job = Job(name, variant, sweep_id, overrides, Path(hydra.runtime.output_dir))
-    return train(load_config(composed, Config), job, on_start)
+def read_outcome(run: "Run") -> Outcome:
+    """Returns the outcome of a finished run in MLflow."""
+    metrics = run.data.metrics
+    return Outcome(
+        run.info.run_id, run.info.run_name, int(metrics["best/epoch"]), metrics["best/val_accuracy"],
+        metrics["final/train_accuracy"], metrics["final/val_accuracy"], metrics.get("run_seconds", 0.0),
+    )  # fmt: skip
 
 
 def run_single(composed: DictConfig) -> None:
-    """Trains one run, registers it, and says what to do next."""
-    from catdog.console import show_next
+    """Trains one run, or finds it finished, registers it, and says what to do next."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from catdog import track
+    from catdog.console import console, show_error, show_next
+    from catdog.data.dataset import load_dataset
+    from catdog.deliver import settle_entries
+    from catdog.plan import PlannedRun, build_table, close_dead_runs, plan_runs
+    from catdog.scratch import open_scratch
 
     config = load_config(composed, Config)
-    outcome = run_job(composed)
-    from catdog import track
-    from catdog.promote import promote
-
-    promotions = promote(track.connect(config.tracking), config, [outcome.run_id])
+    open_scratch()
+    # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    name, variant = name_job(hydra.runtime.choices["model"], overrides)
+    client = track.connect_existing(config.tracking)
+    dataset = load_dataset(config.dataset)
+    planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
+    if client:
+        settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
+        close_dead_runs(client, config)
+    plan_runs(client, [planned])
     place = (config.study, config.tracking.uri)
+    if planned.state == "busy":
+        raise UserError(f"{name}: {planned.why}. Wait for it, or train another seed: seed=1.")
+    if planned.state == "reuse":
+        console.print(build_table([planned]))
+        log.info("nothing to train: run %s is this one; reuse=never trains it again", planned.run_id)
+        show_next(
+            cli.next_command("compare", *place, f"runs=[{planned.run_id}]"), track.ui_command(config.tracking.uri)
+        )
+        return
+    log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
+    try:
+        outcome = train(config, Job(name, variant, overrides, Path(hydra.runtime.output_dir)))
+    except BusyError as busy:
+        raise UserError(f"{name}: {busy.owner or 'another process'} trains it right now. Wait for it.") from None
+    except KeyboardInterrupt:
+        raise InterruptedRunError from None
+    if not outcome.has_arrived:
+        show_error(
+            f"{config.tracking.uri} did not answer for {config.tracking.wait_s:g} s. Nothing is lost: what it does not have is in "
+            f"{config.tracking.spool}."
+        )
+        show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
+        sys.exit(cli.EXIT_DEFECT)
+    log.info("run %s", outcome.run_id)
     show_next(
-        *([cli.next_command("evaluate", *place)] if promotions else []),
+        *([cli.next_command("evaluate", *place)] if outcome.promotions else []),
         cli.next_command("compare", *place, f"runs=[{outcome.run_id}]"),
         track.ui_command(config.tracking.uri),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -9,23 +10,29 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from catdog.sweep.options import LauncherOptions
+
 
 @dataclass
-class CatdogLauncherConfig:
+class CatdogLauncherConfig(LauncherOptions):
     _target_: str = "hydra_plugins.catdog_launcher.CatdogLauncher"
 
 
 class CatdogLauncher(Launcher):
     """Hands a sweep's jobs to `catdog.sweep`; nothing heavy is imported before there is a sweep to run."""
 
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from catdog import sweep
+        from catdog.sweep.launch import launch
 
-        return sweep.launch(self.hydra_context, self.config, [list(overrides) for overrides in job_overrides])
+        options = LauncherOptions(**self.options)
+        return launch(self.hydra_context, self.config, [list(overrides) for overrides in job_overrides], options)
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="catdog", node=CatdogLauncherConfig, provider="catdog")

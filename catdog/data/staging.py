@@ -14,7 +14,7 @@ from catdog.errors import UserError
 logger = logging.getLogger(__name__)
 
 # What a write answers when the disk, the quota or the largest file the process may write is used up.
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STAGE_SUFFIX = ".partial"
 
 
@@ -31,7 +31,7 @@ def disk_errors_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             problem = f"the disk is full ({error.strerror}). Free some space"
         elif isinstance(error, PermissionError | FileExistsError | NotADirectoryError) or error.errno == errno.EROFS:
             problem = f"{error.strerror} ({error.filename}). Make it writable"

@@ -36,7 +36,7 @@ def build_train_stream(
     seed: int,
     replicas: int = 1,
     first_epoch: int = 1,
-    augment: Callable[[Any], Any] | None = None,
+    augment: Callable[[Any, Any], Any] | None = None,
 ) -> "tf.data.Dataset":
     """Returns endless batches of (images, labels), `count_steps` of them an epoch.
 
@@ -49,7 +49,8 @@ def build_train_stream(
         seed: the run's seed.
         replicas: devices that each batch is divided among.
         first_epoch: epoch of the first batch, from 1.
-        augment: maps images float32 (B, H, W, 3) in [0, 255] to the same; None: the stream's images stay uint8.
+        augment: maps images float32 (B, H, W, 3) in [0, 255] and the number of the batch since epoch 1, an int64 scalar
+            from 0, to such images; None: the stream's images stay uint8.
     """
     import tensorflow as tf
 
@@ -65,8 +66,11 @@ def build_train_stream(
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     stream = _gather(epochs.flat_map(expand), split)
     if augment is not None:
-        # One call at a time: random layers keep a counter, so calls in parallel would make the result depend on timing.
-        stream = stream.map(lambda images, labels: (augment(tf.cast(images, tf.float32)), labels), num_parallel_calls=1)
+        # One call at a time: random layers keep a state, so calls in parallel would make the result depend on timing.
+        first_batch = (first_epoch - 1) * count_steps(count, batch_size, replicas)
+        stream = stream.enumerate(start=first_batch).map(
+            lambda batch, pair: (augment(tf.cast(pair[0], tf.float32), batch), pair[1]), num_parallel_calls=1
+        )
     return _finish(stream)
 
 

@@ -1,6 +1,7 @@
 """What is checked before the first job of a sweep starts: a mistake in the last one must not show at the end of a night."""
 
 import logging
+import os
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def load_datasets(jobs: list[JobState]) -> list["Dataset"]:
-    """Returns every job's data set, each fetched once.
+def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
+    """Returns the data set of every job, given by name and config, each fetched once.
 
     It runs here, before TensorFlow is imported anywhere: without a network the user hears of it at once.
 
@@ -29,15 +30,15 @@ def load_datasets(jobs: list[JobState]) -> list["Dataset"]:
     from catdog.data.dataset import describe_dataset, load_dataset
 
     loaded: dict[str, Dataset] = {}
-    for job in jobs:
-        key = str(job.config.dataset)
+    for name, config in jobs:
+        key = str(config.dataset)
         if key not in loaded:
             try:
-                loaded[key] = load_dataset(job.config.dataset)
+                loaded[key] = load_dataset(config.dataset)
             except UserError as error:
-                raise UserError(_in_job(str(error), job)) from error
+                raise UserError(_in_job(str(error), name)) from error
             log.info("%s", describe_dataset(loaded[key]))
-    return [loaded[str(job.config.dataset)] for job in jobs]
+    return [loaded[str(config.dataset)] for _, config in jobs]
 
 
 def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
@@ -55,20 +56,23 @@ def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
                 for split in ("train", "val"):
                     dataset.load_split(split, size)
             except UserError as error:
-                raise UserError(_in_job(str(error), job)) from error
+                raise UserError(_in_job(str(error), job.name)) from error
 
 
-def _in_job(message: str, job: JobState) -> str:
-    return f"{message}\n       In {job.name}; nothing was started."
+def _in_job(message: str, name: str) -> str:
+    return f"{message}\n       In {name}; nothing was started."
 
 
-def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> None:
+def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> list[str]:
     """Builds every job's model once, so that what cannot run is said before anything has run.
 
     Args:
         processes: the context that starts processes.
         jobs: the sweep's.
         classes: each job's number of classes.
+
+    Returns:
+        The GPUs to be given out one to a job, as CUDA_VISIBLE_DEVICES names them; none where there are fewer than two.
 
     Raises:
         UserError: naming the job.
@@ -78,7 +82,8 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> No
     process.start()
     sender.close()
     try:
-        failed: tuple[int, str, bool] | None = receiver.recv()
+        failed: tuple[int, str, bool] | None
+        failed, gpus = receiver.recv()
     except EOFError:
         process.join()
         raise UserError(f"checking the runs: {describe_death(process.exitcode)}; nothing was started.") from None
@@ -88,7 +93,8 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> No
         number, message, is_user_error = failed
         if not is_user_error:
             raise RuntimeError(f"checking {jobs[number].name}:\n{message}")
-        raise UserError(_in_job(message, jobs[number]))
+        raise UserError(_in_job(message, jobs[number].name))
+    return gpus
 
 
 def _build_all(configs: list[Config], classes: list[int], sender: Connection) -> None:
@@ -108,10 +114,19 @@ def _build_all(configs: list[Config], classes: list[int], sender: Connection) ->
                 build_model(config, count, precision.policy)
                 build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
                 models.add(model)
-        sender.send(None)
+        sender.send((None, _list_gpus()))
     except UserError as error:
-        sender.send((number, str(error), True))
+        sender.send(((number, str(error), True), []))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception:
-        sender.send((number, traceback.format_exc(), False))
+        sender.send(((number, traceback.format_exc(), False), []))
+
+
+def _list_gpus() -> list[str]:
+    from catdog.precision import configure_gpus
+
+    count = len(configure_gpus())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    return names if count > 1 else []

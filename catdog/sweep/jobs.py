@@ -1,37 +1,42 @@
-"""The processes of a sweep: one for each job, started, followed and, where need be, ended."""
+"""The jobs of a sweep: their processes started, supervised, retried and, where need be, ended."""
 
 import contextlib
 import logging
 import multiprocessing
 import os
 import signal
-import threading
-import traceback
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra._internal.callbacks import Callbacks
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import run_job, setup_globals
-from hydra.types import HydraContext
+import psutil
 from omegaconf import DictConfig
 
-from catdog import config as schema
 from catdog.config import Config
 from catdog.console import show_error
-from catdog.errors import UserError
+from catdog.plan import PlannedRun
+from catdog.sweep.display import Display
+from catdog.sweep.options import LauncherOptions
+from catdog.sweep.worker import OUTPUT, WorkOrder, work
+from catdog.track.spool import BusyError, Entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.track import Job
+    from catdog.track.deliver import Postman
     from catdog.train import Outcome
 
 log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted"
-STOP_WAIT_S = 5
+LOOK_EVERY_S = 0.25
+# How long a job may take to close its run after it was told to stop.
+STOP_WAIT_S = 30.0
+OUTPUT_SHOWN_LINES = 30
 
 
 @dataclass
@@ -40,19 +45,40 @@ class JobState:
 
     Attributes:
         composed: its config, as Hydra composed it.
-        config: the same, checked.
-        name: what tells it apart in the sweep.
-        outcome: of a job that finished.
+        planned: its run: name, config, identity, and what was planned for it.
+        job: what its run is called and where it belongs; set when the sweep has its MLflow run.
+        outcome: of a job that finished, now or before.
         error: the message of one that did not.
-        run_id: its MLflow run, once there is one.
+        retries: how often its process died and was started again.
     """
 
     composed: DictConfig
-    config: Config
-    name: str
+    planned: PlannedRun
+    job: "Job | None" = None
     outcome: "Outcome | None" = None
     error: str = ""
-    run_id: str = ""
+    retries: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.planned.name
+
+    @property
+    def config(self) -> Config:
+        return self.planned.config
+
+
+@dataclass
+class Worker:
+    """A process that trains a job."""
+
+    number: int
+    process: Any
+    receiver: Connection
+    slot: int
+    started: float = field(default_factory=time.monotonic)
+    stopped: float | None = None
+    verdict: str = ""
 
 
 def start_server() -> Any:
@@ -61,49 +87,209 @@ def start_server() -> Any:
         return multiprocessing.get_context("spawn")
     processes = multiprocessing.get_context("forkserver")
     # A job then starts in well under a second; without this each one imports TensorFlow again, for five CPU seconds.
-    processes.set_forkserver_preload(["catdog.preload", "mlflow", "catdog.fit", "catdog.plots"])
+    processes.set_forkserver_preload(
+        ["catdog.preload", "mlflow", "mlflow.tensorflow", "catdog.fit", "catdog.plots", "catdog.sweep.worker"]
+    )
     return processes
 
 
-def follow_job(processes: Any, client: "MlflowClient", job: JobState, sweep_id: str, varying: set[str]) -> None:
-    """Runs one job in a process of its own and records how it went; a job that dies does not end the sweep."""
-    receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(
-        target=_work, args=(job.composed, sweep_id, varying, sender)
-    )  # fmt: skip
-    process.start()
-    sender.close()
-    try:
-        while True:
-            kind, value = receiver.recv()
-            if kind == "run":
-                job.run_id = value
-            elif kind == "outcome":
-                job.outcome = value
+class Supervisor:
+    """Runs the jobs that are to be trained, `n_jobs` at a time, until all have ended or somebody stops it.
+
+    Args:
+        processes: the context that starts processes.
+        client: of the tracking store.
+        jobs: all of the sweep's, in order.
+        options: the launcher's.
+        gpus: names of the GPUs to be given out one each, as CUDA_VISIBLE_DEVICES has them; empty: no giving out.
+        display: shows them.
+    """
+
+    def __init__(
+        self,
+        processes: Any,
+        client: "MlflowClient",
+        jobs: list[JobState],
+        options: LauncherOptions,
+        gpus: list[str],
+        display: Display,
+    ) -> None:
+        self.processes = processes
+        self.client = client
+        self.jobs = jobs
+        self.options = options
+        self.gpus = gpus
+        self.display = display
+        self.interrupts = 0
+        self.running: list[Worker] = []
+        self.waiting = deque(
+            number for number, job in enumerate(jobs) if job.planned.state in ("run", "resume") and not job.outcome
+        )
+        # Deliveries that a run's own process could not finish, by its entry.
+        self.postmen: list[tuple[Entry, Postman]] = []
+        self.stopping = False
+
+    def run(self) -> None:
+        """Runs the jobs.
+
+        SIGINT and SIGTERM end it: at the first, running jobs close their runs and no other starts; at the second, at once.
+        """
+        handlers = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.running or (self.waiting and not self.stopping):
+                while self.waiting and not self.stopping and len(self.running) < self.options.n_jobs:
+                    self._start(self.waiting.popleft())
+                for receiver in wait([worker.receiver for worker in self.running], timeout=LOOK_EVERY_S):
+                    worker = next(each for each in self.running if each.receiver is receiver)
+                    self._receive(worker)
+                for worker in list(self.running):
+                    self._look_after(worker)
+        finally:
+            for worker in self.running:
+                worker.process.kill()
+            for each, handler in handlers.items():
+                signal.signal(each, handler)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupts += 1
+        self.stopping = True
+        if self.interrupts > 1:
+            # At once: the runs stay open in MLflow until the same command takes them over.
+            raise KeyboardInterrupt
+
+    def _start(self, number: int) -> None:
+        job = self.jobs[number]
+        assert job.job is not None
+        slot = min(set(range(self.options.n_jobs)) - {worker.slot for worker in self.running})
+        environment = {}
+        if self.gpus and job.config.trainer.devices == "one":
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
+        threads = max(1, len(os.sched_getaffinity(0)) // self.options.n_jobs) if self.options.n_jobs > 1 else None
+        order = WorkOrder(job.composed, job.job, environment, threads)
+        receiver, sender = self.processes.Pipe(duplex=False)
+        process = self.processes.Process(target=work, args=(order, sender))
+        self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
+        process.start()
+        sender.close()
+        self.running.append(Worker(number, process, receiver, slot))
+
+    def _receive(self, worker: Worker) -> None:
+        job = self.jobs[worker.number]
+        try:
+            # All that is there: a job that logs much must not be slowed by the looking after others.
+            while worker.receiver.poll():
+                kind, value = worker.receiver.recv()
+                if kind == "progress":
+                    self.display.progress(worker.number, value)
+                elif kind == "log":
+                    self.display.message(worker.number, *value)
+                elif kind == "outcome":
+                    job.outcome = value
+                elif kind == "traceback":
+                    show_error(f"{job.name}\n{value}")
+                else:
+                    job.error = value
+        except (EOFError, OSError):
+            self._end(worker)
+
+    def _look_after(self, worker: Worker) -> None:
+        """Ends a process that takes too long or too much, or does not stop when told to."""
+        if worker not in self.running:
+            return
+        now = time.monotonic()
+        if self.interrupts and worker.stopped is None:
+            worker.stopped = now
+            # A terminal has told it already, other senders have not; twice is once to it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGINT)
+        elif worker.stopped is not None and now - worker.stopped > STOP_WAIT_S:
+            worker.process.kill()
+        elif (
+            self.options.timeout_s is not None and now - worker.started > self.options.timeout_s and not worker.verdict
+        ):
+            worker.verdict = f"it took longer than hydra.launcher.timeout_s={self.options.timeout_s:g}"
+            worker.process.kill()
+        elif self.options.memory_gb is not None and not worker.verdict:
+            used_gb = _memory_gb(worker.process.pid)
+            if used_gb > self.options.memory_gb:
+                worker.verdict = (
+                    f"its process used {used_gb:.1f} GB, more than hydra.launcher.memory_gb={self.options.memory_gb:g}"
+                )
+                worker.process.kill()
+
+    def _end(self, worker: Worker) -> None:
+        job = self.jobs[worker.number]
+        worker.process.join()
+        worker.receiver.close()
+        self.running.remove(worker)
+        if job.outcome:
+            self.display.finish(worker.number, "finished")
+        elif self.interrupts:
+            job.error = INTERRUPTED
+            self.display.finish(worker.number, "stopped")
+        elif job.error:
+            self.display.finish(worker.number, "failed")
+        else:
+            assert job.job is not None
+            death = worker.verdict or describe_death(worker.process.exitcode)
+            if job.retries < self.options.retries and not worker.verdict:
+                self._retry(worker.number, death)
+                return
+            job.error = death
+            show_error(f"{job.name}: {death}{_read_tail(job.job.output_dir / OUTPUT)}")
+            self.display.finish(worker.number, "timed out" if "timeout_s" in death else "failed")
+        if job.error and self.options.on_error == "stop":
+            self.stopping = True
+        self._take_over(job)
+
+    def _retry(self, number: int, death: str) -> None:
+        from dataclasses import replace
+
+        job = self.jobs[number]
+        assert job.job is not None
+        job.retries += 1
+        job.job = replace(job.job, retries=job.retries)
+        message = f"{death}: starting it again from its last checkpoint, {job.retries} of {self.options.retries}"
+        self.display.message(number, f"{job.name}: {message}{_read_tail(job.job.output_dir / OUTPUT)}", logging.WARNING)
+        self.waiting.appendleft(number)
+
+    def _take_over(self, job: JobState) -> None:
+        """Closes the run of a process that could not, and delivers what it left."""
+        from catdog.track.deliver import Postman
+
+        entry = job.planned.entry
+        if not entry.facts:
+            return
+        with contextlib.suppress(BusyError, FileNotFoundError):
+            entry.claim()
+            if not entry.operations:
+                entry.remove()
+                return
+            if entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
+                assert job.job is not None
+                for file in [*sorted(job.job.output_dir.glob("*.log")), job.job.output_dir / OUTPUT]:
+                    if file.exists() and file.stat().st_size:
+                        entry.append_file(file, f"log/{file.name}")
+                entry.append("tags", values={"catdog.error": job.error})
+                status = "KILLED" if job.error == INTERRUPTED else "FAILED"
+                entry.append("status", status=status, time_ms=int(time.time() * 1000))
+            if entry.pending:
+                self.postmen.append((entry, Postman(self.client, entry)))
             else:
-                job.error = value
-    except EOFError:
-        process.join()
-    except KeyboardInterrupt:
-        job.error = INTERRUPTED
-        _stop(process)
-        raise
-    finally:
-        if job.outcome is None and not job.error:
-            job.error = describe_death(process.exitcode)
-            show_error(f"{job.name}: {job.error}")
-        if job.outcome is None and job.run_id and client.get_run(job.run_id).info.status == "RUNNING":
-            client.set_tag(job.run_id, "catdog.error", job.error)
-            client.set_terminated(job.run_id, status="KILLED" if job.error == INTERRUPTED else "FAILED")
+                entry.release()
 
-
-def _stop(process: Any) -> None:
-    """Ends a job's process, gently first: it closes its own run. A terminal has told it already, other senders have not."""
-    process.join(timeout=STOP_WAIT_S)
-    for end in (lambda: os.kill(process.pid, signal.SIGINT), process.terminate, process.kill):
-        if process.is_alive():
-            end()
-            process.join(timeout=STOP_WAIT_S)
+    def hand_in(self, patience_s: float) -> int:
+        """Waits for the deliveries that were taken over; returns how many entries are left undelivered."""
+        left = 0
+        for entry, postman in self.postmen:
+            arrived = postman.wait(patience_s)
+            postman.stop()
+            left += not arrived
+            if arrived and entry.last_status == "FINISHED":
+                entry.remove()
+            else:
+                entry.release()
+        return left
 
 
 def describe_death(exitcode: int | None) -> str:
@@ -114,43 +300,17 @@ def describe_death(exitcode: int | None) -> str:
     return f"its process ended with code {exitcode}"
 
 
-def _work(composed: DictConfig, sweep_id: str, varying: set[str], sender: Connection) -> None:
-    """The job's process: runs it as Hydra would, and sends its MLflow run id, then its outcome or its error."""
-    from catdog.train import run_job as train_job
-
-    # Under nohup or in a shell's background SIGINT comes ignored; here it is how a job is told to close its run.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    schema.register()
-    setup_globals()
-    hydra.version.setbase("1.3")
-    HydraConfig.instance().set_config(composed)
-
-    def task(config: DictConfig) -> None:
-        try:
-            outcome = train_job(
-                config, sweep_id=sweep_id, varying=varying, on_start=lambda run_id: sender.send(("run", run_id))
-            )
-            sender.send(("outcome", outcome))
-        except UserError as error:
-            log.error("%s", error)
-            sender.send(("error", str(error)))
-        except Exception as error:
-            # Shown when it happens, and in the job's log: Hydra would keep it for the end, and for the terminal alone.
-            log.exception("%s", error)
-            show_error(traceback.format_exc())
-            sender.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))
-
-    with contextlib.suppress(KeyboardInterrupt):
-        run_job(
-            task_function=task, config=composed, job_dir_key="hydra.sweep.dir", job_subdir_key="hydra.sweep.subdir",
-            hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),
-        )  # fmt: skip
+def _memory_gb(pid: int) -> float:
+    try:
+        return psutil.Process(pid).memory_info().rss / 1e9
+    except psutil.Error:
+        return 0.0
 
 
-def _stop_with_parent() -> None:
-    """Ends this process as Ctrl-C would when the one that leads the sweep is gone: nobody would wait for its result."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGINT)
+def _read_tail(path: Path) -> str:
+    """Returns what a process that died last printed, on lines of its own; nothing if it printed nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n" + "\n".join(lines[-OUTPUT_SHOWN_LINES:]) if lines else ""

@@ -4,6 +4,7 @@ from rich import box
 from rich.table import Table
 
 from catdog.sweep.jobs import INTERRUPTED, JobState
+from catdog.wording import plural
 
 
 def build_summary(jobs: list[JobState]) -> Table:
@@ -15,15 +16,27 @@ def build_summary(jobs: list[JobState]) -> Table:
     for job in jobs:
         o = job.outcome
         if o is None:
-            state = "not started" if not job.error else INTERRUPTED if job.error == INTERRUPTED else "[red]failed[/red]"
-            table.add_row(job.name, state)
+            table.add_row(job.name, _describe_missing(job))
             continue
+        state = "reused" if job.planned.state == "reuse" and job.planned.same_as is None else "finished"
+        if job.planned.same_as is not None:
+            state = f"as {jobs[job.planned.same_as].name}"
+        elif job.retries:
+            state += f" ({plural(job.retries, 'restart')})"
         table.add_row(
-            job.name, "finished", f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",
+            job.name, state, f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",
             f"{o.last_train_accuracy - o.last_val_accuracy:+.3f}", f"{o.best_val_accuracy:.3f}", str(o.best_epoch),
             f"{o.seconds / 60:.1f}",
         )  # fmt: skip
     return table
+
+
+def _describe_missing(job: JobState) -> str:
+    if not job.error:
+        return "not started"
+    if job.error == INTERRUPTED:
+        return "[yellow]interrupted[/yellow]"
+    return "[yellow]busy[/yellow]" if job.planned.state == "busy" else "[red]failed[/red]"
 
 
 def describe_outcomes(jobs: list[JobState]) -> str:

@@ -1,17 +1,20 @@
-"""Tracking: the store, and the life of one MLflow run from its config to its saved model."""
+"""Tracking: the store, the spool before it, and the life of one MLflow run from its config to its saved model."""
 
-from catdog.track.run import Job, TrackedRun, describe_code, log_inputs, log_kept_model, start_run
-from catdog.track.store import check_store, connect, open_study, ui_command
+from catdog.track.run import Job, SpooledRun, TrackedRun, log_inputs, log_kept_model, open_run
+from catdog.track.spool import BusyError
+from catdog.track.store import check_store, connect, connect_existing, open_study, ui_command
 
 __all__ = [
+    "BusyError",
     "Job",
+    "SpooledRun",
     "TrackedRun",
     "check_store",
     "connect",
-    "describe_code",
+    "connect_existing",
     "log_inputs",
     "log_kept_model",
+    "open_run",
     "open_study",
-    "start_run",
     "ui_command",
 ]

@@ -1,20 +1,21 @@
 """The life of one MLflow run: its config first, its metrics and artifacts, its model, and how it ended."""
 
 import contextlib
-import hashlib
+import io
 import logging
 import shlex
-import subprocess
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog import config as schema
 from catdog.config import Config
-from catdog.track.store import open_study
+from catdog.identity import Identity, describe_checkout, read_git
+from catdog.track.deliver import Postman
+from catdog.track.spool import Entry, Owner, end_orphan, entry_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,9 +28,9 @@ log = logging.getLogger(__name__)
 MODEL_ARTIFACT = "model"
 # What `data.images.decode_image` does, for whoever serves the model without it.
 RESIZE = "RGB, turned upright by EXIF, stretched to image_size x image_size with antialiased bilinear resampling"
-PARAMS_PER_CALL = 100
-# Modules whose code decides what a trained model is; the others read, show or move results.
-TRAINING_MODULES = ("augment.py", "config.py", "fit.py", "model.py", "precision.py", "train.py", "data")
+# A run of a sweep leaves what a silent store did not take in this time to the process that leads the sweep.
+SWEEP_PATIENCE_S = 3.0
+FIGURE_DPI = 120
 
 
 @dataclass(frozen=True)
@@ -39,52 +40,26 @@ class Job:
     Attributes:
         name: what tells it apart from the other runs of its sweep, such as "cnn seed=1".
         variant: the same without the seed.
-        sweep_id: run id of its sweep, or None.
         overrides: the command line's, such as ["model=cnn"].
         output_dir: folder with its log.
+        sweep_id: run id of its sweep, or None.
+        number: its place in the sweep, from 0.
+        retries: how often its process died before.
+        leader: (pid, start time) of the process that leads the sweep, or None.
     """
 
     name: str
     variant: str
-    sweep_id: str | None
     overrides: list[str]
     output_dir: Path
-
-
-def describe_code() -> dict[str, str]:
-    """Returns tags for the code: `catdog.code_digest`, and the commit where it lies in a git checkout."""
-    package = Path(__file__).parents[1]
-    files = sorted(
-        file
-        for name in TRAINING_MODULES
-        for file in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
-    )
-    digest = hashlib.sha256(
-        b"".join(f.relative_to(package).as_posix().encode() + b"\0" + f.read_bytes() for f in files)
-    )
-    tags = {"catdog.code_digest": digest.hexdigest()}
-    commit = _git("rev-parse", "HEAD")
-    if commit:
-        tags["mlflow.source.git.commit"] = commit.strip()
-    return tags
-
-
-def _git(*arguments: str) -> str:
-    """Returns what git prints in the project's checkout; nothing without git or a checkout of its own."""
-    if not (schema.PROJECT / ".git").exists():
-        return ""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(schema.PROJECT), *arguments], capture_output=True, text=True, timeout=30, check=False,
-            errors="replace",
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    sweep_id: str | None = None
+    number: int = 0
+    retries: int = 0
+    leader: tuple[int, float] | None = None
 
 
 class TrackedRun:
-    """One MLflow run that is open: what a training writes goes through here."""
+    """An MLflow run that is written to at once: by commands that read runs and add what they found."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.client = client
@@ -113,63 +88,160 @@ class TrackedRun:
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Writes a figure as the PNG artifact `path`."""
-        self.client.log_figure(self.run_id, figure, path, save_kwargs={"dpi": 120})
+        self.client.log_figure(self.run_id, figure, path, save_kwargs={"dpi": FIGURE_DPI})
 
     def log_file(self, file: Path, folder: str) -> None:
         """Copies a local file into the artifact folder."""
         self.client.log_artifact(self.run_id, str(file), folder)
 
 
+class SpooledRun(TrackedRun):
+    """An MLflow run that a training writes: to the spool, from where a thread takes it to MLflow."""
+
+    def __init__(self, client: "MlflowClient", entry: Entry) -> None:
+        super().__init__(client, "")
+        self.entry = entry
+        self.postman = Postman(client, entry)
+        self.state: dict[str, Any] = {}
+        self.has_arrived = False
+
+    def append(self, op: str, **content: Any) -> None:
+        """Adds an operation for `catdog.track.deliver`."""
+        self.entry.append(op, **content)
+        self.postman.notify()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        self.entry.append_metrics({key: float(value) for key, value in metrics.items()}, step)
+        self.postman.notify()
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        self.append("tags", values={key: str(value) for key, value in tags.items()})
+
+    def log_text(self, text: str, path: str) -> None:
+        self.entry.append_file(text.encode(), path)
+        self.postman.notify()
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=FIGURE_DPI)
+        self.entry.append_file(content.getvalue(), path)
+        self.postman.notify()
+
+    def log_file(self, file: Path, folder: str, name: str | None = None) -> None:
+        """Copies a local file into the artifact folder, under another name where one is given."""
+        self.entry.append_file(file, f"{folder}/{name or file.name}")
+        self.postman.notify()
+
+    @property
+    def delivered_state(self) -> dict[str, Any]:
+        """What delivery learned: run_id, model_uri, promotions; kept when the entry has gone."""
+        return self.state or self.entry.state
+
+
 @contextlib.contextmanager
-def start_run(client: "MlflowClient", config: Config, job: Job) -> Iterator[TrackedRun]:
-    """Opens a run, logs its config first, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED, traceback attached.
+def open_run(client: "MlflowClient", config: Config, job: Job, identity: Identity) -> Iterator[SpooledRun]:
+    """Opens a run, or goes on with one that was interrupted, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
 
-    The exception goes on to the caller.
+    The exception, whose traceback becomes an artifact, goes on to the caller.
+
+    Raises:
+        BusyError: another process trains this very run.
+        UserError: the spool cannot be written.
     """
-    import mlflow
-    from mlflow.entities import Param
-
-    experiment_id = open_study(client, config.study, config.tracking)
-    tags = {
-        "catdog.kind": "run",
-        "catdog.variant": job.variant,
-        "catdog.variant_digest": schema.hash_config(config, with_seed=False),
-        "catdog.config_digest": schema.hash_config(config, with_seed=True),
-        "mlflow.source.name": shlex.join(["python", "-m", "catdog.train", *job.overrides]),
-        **({"catdog.sweep": job.sweep_id} if job.sweep_id else {}),
-        **describe_code(),
-    }
-    active = mlflow.start_run(
-        experiment_id=experiment_id,
-        run_name=job.name,
-        parent_run_id=job.sweep_id,
-        tags=tags,
-        log_system_metrics=config.tracking.system_metrics,
-    )
-    run = TrackedRun(client, active.info.run_id)
+    entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "run", identity.digest)
+    end_orphan(entry)
+    entry.claim(_describe(config, job, identity), job.leader)
+    run = SpooledRun(client, entry)
+    attempt = 1 + sum(item["op"] == "status" and item["status"] == "RUNNING" for item in entry.operations)
+    monitor = None
     status = "FINISHED"
     try:
-        params = [Param(key, str(value)) for key, value in schema.flatten(config).items()]
-        for start in range(0, len(params), PARAMS_PER_CALL):
-            client.log_batch(run.run_id, params=params[start : start + PARAMS_PER_CALL])
-        diff = _git("diff", "HEAD")
-        if diff:
-            run.log_text(diff, "code/uncommitted.diff")
+        if not entry.operations:
+            _open(run, config, job, identity)
+        else:
+            attempt += 1
+            run.append("status", status="RUNNING", time_ms=_now_ms())
+        if job.sweep_id:
+            # A run may belong to several sweeps: to its own, and to those that reuse it.
+            run.log_tags({f"catdog.member.{job.sweep_id}": str(job.number)})
+        if job.retries:
+            run.log_tags({"catdog.retries": str(job.retries)})
+        if config.tracking.system_metrics:
+            monitor = _start_monitor(run)
         yield run
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        # Before the log is uploaded; the terminal gets it from whoever catches the exception.
+        # Before the log is taken; the terminal gets it from whoever catches the exception.
         log.error("%s", error or type(error).__name__, exc_info=True, extra={"file_only": True})
         with contextlib.suppress(Exception):
             run.log_text(traceback.format_exc(), "traceback.txt")
             run.log_tags({"catdog.error": _summarize(error)})
         raise
     finally:
-        _flush_logs()
-        with contextlib.suppress(OSError):
-            for file in sorted(job.output_dir.glob("*.log")):
-                run.log_file(file, "log")
-        mlflow.end_run(status)
+        if monitor:
+            monitor.finish()
+        # Closing a run that failed, perhaps for want of disk, must not hide why.
+        with contextlib.nullcontext() if status == "FINISHED" else contextlib.suppress(Exception):
+            _close(run, job, status, attempt)
+            if status == "FINISHED" and not job.sweep_id and config.promote.enabled:
+                run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(config.promote))
+        hand_in(run, SWEEP_PATIENCE_S if job.sweep_id else config.tracking.wait_s)
+
+
+def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
+    """Returns what a new entry of the spool says of its run."""
+    return {"kind": "run", "name": job.name, "study": config.study, "tracking": asdict(config.tracking),
+            "identity": identity.digest}  # fmt: skip
+
+
+def _open(run: SpooledRun, config: Config, job: Job, identity: Identity) -> None:
+    tags = {
+        "catdog.kind": "run",
+        "catdog.variant": job.variant,
+        "catdog.variant_digest": schema.hash_config(config, with_seed=False),
+        "mlflow.source.name": shlex.join(["python", "-m", "catdog.train", *job.overrides]),
+        "mlflow.source.type": "LOCAL",
+        **identity.tags,
+        **Owner.current(job.leader).tags,
+        **describe_checkout(),
+    }
+    run.append("create", name=job.name, tags=tags, sweep_id=job.sweep_id, time_ms=_now_ms())
+    run.append("params", values={key: str(value) for key, value in schema.flatten(config).items()})
+    diff = read_git("diff", "HEAD")
+    if diff:
+        run.log_text(diff, "code/uncommitted.diff")
+
+
+def _close(run: SpooledRun, job: Job, status: str, attempt: int) -> None:
+    _flush_logs()
+    with contextlib.suppress(OSError):
+        for file in sorted(job.output_dir.glob("*.log")):
+            # An interrupted run has a log for each of its processes.
+            run.log_file(file, "log", file.name if attempt == 1 else f"{file.stem}-{attempt}{file.suffix}")
+    run.append("status", status=status, time_ms=_now_ms())
+
+
+def hand_in(run: SpooledRun, patience_s: float) -> bool:
+    """Ends a run's delivery and gives its entry up; returns whether everything has arrived.
+
+    The entry goes if the run has ended well; that of another keeps its checkpoints.
+    """
+    arrived = False
+    try:
+        arrived = run.postman.wait(patience_s)
+    finally:
+        run.postman.stop()
+        run.state = run.entry.state
+        run.has_arrived = arrived
+        if arrived and run.entry.last_status == "FINISHED":
+            run.entry.remove()
+        else:
+            run.entry.release()
+    return arrived
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _summarize(error: BaseException) -> str:
@@ -181,7 +253,32 @@ def _flush_logs() -> None:
         handler.flush()
 
 
-def log_inputs(run: TrackedRun, config: Config, images: "pd.DataFrame", digest: str) -> None:
+def _start_monitor(run: SpooledRun) -> Any:
+    """Starts MLflow's monitor of CPU, memory, network and GPU; what it measures goes through the spool as well."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    class Monitor(SystemMetricsMonitor):
+        def monitor(self) -> None:
+            # MLflow's own loop asks the server at each sample whether the run is alive, and ends when none answers.
+            while not self._shutdown_event.is_set():
+                self.collect_metrics()
+                if not self._shutdown_event.wait(self.sampling_interval):
+                    self.publish_metrics(self.aggregate_metrics())
+
+        def publish_metrics(self, metrics: dict[str, float]) -> None:
+            run.log_metrics({f"system/{key}": value for key, value in metrics.items()}, step=self._logging_step)
+            self._logging_step += 1
+            for part in self.monitors:
+                part.clear_metrics()
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = Monitor("", tracking_uri=run.entry.facts["tracking"]["uri"])
+    monitor._logging_step = run.entry.next_step("system/")
+    monitor.start()
+    return monitor
+
+
+def log_inputs(run: SpooledRun, config: Config, images: "pd.DataFrame", digest: str) -> None:
     """Attaches the data set to the run as MLflow dataset inputs, one for train and one for val.
 
     Args:
@@ -193,17 +290,22 @@ def log_inputs(run: TrackedRun, config: Config, images: "pd.DataFrame", digest: 
 
     # The archive is a param too; as a source, MLflow would guess what kind of address it is.
     source = CodeDatasetSource({"catdog.dataset": config.dataset.name, "archive": config.dataset.archive or "drawn"})
+    datasets = []
     for split, context in (("train", "training"), ("val", "validation")):
         rows = images[images["split"] == split].drop(columns="split")
         # MLflow's limit for a digest is 36 characters.
         data = mlflow.data.from_pandas(rows, source=source, name=f"{config.dataset.name} {split}", digest=digest[:36])
-        mlflow.log_input(data, context=context)
+        datasets.append({"dataset": data._to_mlflow_entity().to_dictionary(), "context": context})
+    run.append("inputs", datasets=datasets)
 
 
-def log_kept_model(model: Any, *, example: "np.ndarray", class_names: tuple[str, ...]) -> str:
-    """Saves the kept model in the current run, with signature, input example and class names; returns its MLflow URI.
+def log_kept_model(run: SpooledRun, model: Any, *, example: "np.ndarray", class_names: tuple[str, ...]) -> None:
+    """Saves the kept model with the run, with signature, input example and class names.
+
+    Delivered, its MLflow address is the run's tag `catdog.model_uri`.
 
     Args:
+        run: the run.
         model: uint8 (B, H, W, 3) -> float32 (B, classes).
         example: uint8 (1, H, W, 3).
         class_names: in the order of the model's outputs.
@@ -222,13 +324,10 @@ def log_kept_model(model: Any, *, example: "np.ndarray", class_names: tuple[str,
     )
     # Requirements are given: inferring them would import TensorFlow in another process, for ten seconds.
     requirements = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
-    # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
-    logged = mlflow.tensorflow.log_model(
-        model,
-        name=MODEL_ARTIFACT,
-        signature=signature,
-        input_example=example,
-        pip_requirements=requirements,
-        metadata={"class_names": list(class_names), "image_size": int(height), "resize": RESIZE},
-    )
-    return logged.model_uri
+    with run.entry.staged_folder() as folder:
+        # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
+        mlflow.tensorflow.save_model(
+            model, path=str(folder), signature=signature, input_example=example, pip_requirements=requirements,
+            metadata={"class_names": list(class_names), "image_size": int(height), "resize": RESIZE},
+        )  # fmt: skip
+    run.append("model", folder=folder.name, name=MODEL_ARTIFACT, tags={})

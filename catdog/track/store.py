@@ -35,6 +35,19 @@ def check_store(config: TrackingConfig) -> None:
         _require_writable("tracking.artifacts", Path(config.artifacts) / "study")
 
 
+def connect_existing(config: TrackingConfig) -> "MlflowClient | None":
+    """Returns a client of the tracking store, or None where there is no database yet; creates nothing.
+
+    Raises:
+        UserError: as `check_store`.
+    """
+    database = _database_file(config.uri)
+    if database is None or database.exists():
+        return connect(config)
+    check_store(config)
+    return None
+
+
 def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
     """Returns a client of the tracking store and makes it MLflow's current one.
 

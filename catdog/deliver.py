@@ -1,0 +1,120 @@
+"""Entry: what training left in the spool -> the tracking store. `python -m catdog.deliver --help` explains it."""
+
+import contextlib
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from catdog import cli
+from catdog.config import DEFAULT_STUDY, DeliverConfig, load_config
+from catdog.track.spool import BusyError, Entry, end_orphan, list_entries
+from catdog.wording import plural
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+USAGE = """Delivers metrics, tags, figures and models that a tracking server did not take while training lasted.
+
+  python -m catdog.deliver
+  python -m catdog.deliver tracking.uri=http://HOST:PORT tracking.wait_s=600"""
+
+# Checkpoints of runs that nobody went on with.
+FORGOTTEN_AFTER_S = 30 * 24 * 3600
+
+
+def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: float) -> tuple[int, list[Entry]]:
+    """Delivers what the spool holds for a store of runs and sweeps that no living process works on.
+
+    Runs that a kill left open are closed as KILLED; their checkpoints stay, so that the same command can go on with them.
+
+    Args:
+        client: of the store at `uri`.
+        root: the spool.
+        uri: the store's address; entries for others are left alone.
+        patience_s: how long to wait for a store that does not answer.
+
+    Returns:
+        How many entries were delivered, and those that were not.
+    """
+    delivered, left = 0, []
+    for entry in list_entries(root):
+        if entry.facts.get("tracking", {}).get("uri") != uri:
+            continue
+        ended = entry.last_status in ("FINISHED", "FAILED", "KILLED")
+        if not entry.pending and ended:
+            _forget(entry)
+            continue
+        end_orphan(entry)
+        if entry.find_living_owner():
+            continue
+        try:
+            entry.claim()
+        except (BusyError, FileNotFoundError):
+            continue
+        if settle(client, entry, patience_s):
+            delivered += 1
+        else:
+            left.append(entry)
+    return delivered, left
+
+
+def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str = "its process is gone") -> bool:
+    """Delivers an entry that this process owns, closed as KILLED if it is not, and gives it up; returns whether all arrived."""
+    from catdog.track.deliver import deliver_all
+
+    arrived = False
+    try:
+        if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
+            entry.append("tags", values={"catdog.error": error})
+            entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
+        arrived = deliver_all(client, entry, patience_s)
+    finally:
+        if arrived and (entry.last_status == "FINISHED" or entry.facts["kind"] == "sweep" or not entry.operations):
+            entry.remove()
+        else:
+            entry.release()
+    return arrived
+
+
+def _forget(entry: Entry) -> None:
+    with contextlib.suppress(OSError, BusyError):
+        if time.time() - entry.folder.stat().st_mtime > FORGOTTEN_AFTER_S:
+            entry.claim()
+            entry.remove()
+
+
+def deliver(composed: DictConfig) -> None:
+    """Delivers everything for one store and says what is left."""
+    config = load_config(composed, DeliverConfig)
+    from catdog import track
+    from catdog.console import console, show_next
+
+    root = Path(config.tracking.spool)
+    entries = list_entries(root)
+    mine = [entry for entry in entries if entry.facts["tracking"]["uri"] == config.tracking.uri]
+    others = sorted({entry.facts["tracking"]["uri"] for entry in entries} - {config.tracking.uri})
+    if mine:
+        client = track.connect(config.tracking)
+        delivered, left = settle_entries(client, root, config.tracking.uri, config.tracking.wait_s)
+    else:
+        delivered, left = 0, []
+    words = f"delivered {plural(delivered, 'run')} to {config.tracking.uri}" if delivered else "nothing to deliver"
+    console.print(words, highlight=False)
+    for entry in left:
+        console.print(f"left: {entry.facts['name']}, {entry.pending} records in {entry.folder}", highlight=False)
+    for uri in others:
+        console.print(f"the spool also holds runs for {uri}: name it with tracking.uri=", highlight=False)
+    if left:
+        show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
+        sys.exit(cli.EXIT_DEFECT)
+    show_next(cli.next_command("compare", mine[0].facts["study"] if mine else DEFAULT_STUDY, config.tracking.uri))
+
+
+if __name__ == "__main__":
+    cli.run_app("deliver", deliver, usage=USAGE)

@@ -1,0 +1,141 @@
+"""What makes two runs the same: config, data, code and libraries, each with a digest, and in words how they differ."""
+
+import hashlib
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from catdog import config as schema
+from catdog.config import Config
+
+# Modules whose code decides what a trained model is; the others read, show or move results.
+TRAINING_MODULES = (
+    "augment.py",
+    "checkpoint.py",
+    "config.py",
+    "fit.py",
+    "model.py",
+    "precision.py",
+    "train.py",
+    "data",
+)
+# Libraries that compute what training computes with, or decode its images.
+LIBRARIES = ("tensorflow", "keras", "numpy", "pillow")
+DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run's result depends on.
+
+    Attributes:
+        config: digest of what in the config affects training, the seed included.
+        data: digest of the images' contents, classes and splits.
+        code: digest of the modules that affect training.
+        libraries: version by name.
+        files: digest of each of those modules, by its path in the project; it explains, and does not count.
+    """
+
+    config: str
+    data: str
+    code: str
+    libraries: Mapping[str, str]
+    files: Mapping[str, str] = field(compare=False)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the four, 64 hexadecimal digits."""
+        return schema.hash_text(json.dumps([self.config, self.data, self.code, dict(self.libraries)], sort_keys=True))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a run in MLflow carries of it."""
+        return {
+            "catdog.identity": self.digest,
+            "catdog.config_digest": self.config,
+            "catdog.data_digest": self.data,
+            "catdog.code_digest": self.code,
+            "catdog.code_files": json.dumps(dict(self.files)),
+            "catdog.libraries": json.dumps(dict(self.libraries)),
+        }
+
+
+def identify(config: Config, data_digest: str) -> Identity:
+    """Returns the identity of a run of this config on data with this digest."""
+    files = _digest_code()
+    code = schema.hash_text(json.dumps(files, sort_keys=True))
+    return Identity(schema.hash_config(config, with_seed=True), data_digest, code, read_versions(), files)
+
+
+@cache
+def read_versions() -> dict[str, str]:
+    """Returns the versions of the libraries that affect training, without importing them."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            # TensorFlow comes under several names, such as tensorflow-cpu.
+            found[name] = "unknown"
+    return found
+
+
+@cache
+def _digest_code() -> dict[str, str]:
+    package = Path(__file__).parent
+    files = sorted(
+        file
+        for name in TRAINING_MODULES
+        for file in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
+    )
+    return {
+        f"catdog/{file.relative_to(package).as_posix()}": hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]
+        for file in files
+    }
+
+
+def describe_checkout() -> dict[str, str]:
+    """Returns the tag that names the git commit, where the project lies in a checkout."""
+    commit = read_git("rev-parse", "HEAD")
+    return {"mlflow.source.git.commit": commit.strip()} if commit else {}
+
+
+def read_git(*arguments: str) -> str:
+    """Returns what git prints in the project's checkout; nothing without git or a checkout of its own."""
+    if not (schema.PROJECT / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(schema.PROJECT), *arguments], capture_output=True, text=True, timeout=30, check=False,
+            errors="replace",
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def describe_libraries_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Returns such as "tensorflow 2.20.0 -> 2.21.0"; empty where nothing changed."""
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return ", ".join(f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in changed)
+
+
+def describe_code_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Returns such as "code changed: catdog/model.py"; empty where nothing changed."""
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return f"code changed: {_shorten(changed)}" if changed else ""
+
+
+def describe_config_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Returns such as "config changed: trainer.epochs 10 -> 20"; both map dotted keys to values as MLflow has them."""
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    words = [f"{key} {before.get(key, 'none')} -> {now.get(key, 'none')}" for key in changed]
+    return f"config changed: {_shorten(words)}" if words else ""
+
+
+def _shorten(words: list[str], shown: int = 3) -> str:
+    return ", ".join(words[:shown]) + (f" and {len(words) - shown} more" if len(words) > shown else "")

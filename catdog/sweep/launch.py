@@ -1,0 +1,296 @@
+"""Leading a sweep: plan, checks before the first run starts, the runs, the summary."""
+
+import copy
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict
+from rich.text import Text
+
+from catdog import cli
+from catdog import config as schema
+from catdog.config import DEFAULT_STUDY, Config, load_config
+from catdog.console import console, show_error, show_next
+from catdog.errors import UserError
+from catdog.identity import describe_checkout, identify
+from catdog.plan import PlannedRun, build_table, close_dead_runs, plan_runs
+from catdog.scratch import open_scratch
+from catdog.sweep.check import check_models, decode_images, load_datasets
+from catdog.sweep.display import Display
+from catdog.sweep.jobs import INTERRUPTED, JobState, Supervisor, start_server
+from catdog.sweep.options import LauncherOptions
+from catdog.sweep.summary import build_summary, describe_outcomes
+from catdog.track.spool import BusyError, Owner, entry_for
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from catdog.track import SpooledRun
+
+log = logging.getLogger(__name__)
+
+
+def launch(
+    context: HydraContext, base: DictConfig, job_overrides: list[list[str]], options: LauncherOptions
+) -> Sequence[JobReturn]:
+    """Runs a sweep: what is finished is reused, what was interrupted goes on, the rest is trained. Exits with its outcome.
+
+    Raises:
+        UserError: a job that cannot run, found before any of them starts.
+        SystemExit: a job failed, or Ctrl-C, or the plan was all that was asked for.
+    """
+    from catdog import track
+    from catdog.deliver import settle_entries
+
+    open_scratch()
+    setup_globals()
+    varying = find_varying(job_overrides)
+    _require_one_study(varying)
+    configs = _compose(context, base, job_overrides)
+    names = [
+        _name_job(composed, overrides, varying) for (composed, _), overrides in zip(configs, job_overrides, strict=True)
+    ]
+    first = configs[0][1]
+    track.check_store(first.tracking)
+    datasets = load_datasets([(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)])
+    jobs = [
+        JobState(
+            composed,
+            PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images),
+        )
+        for (composed, config), (name, _), dataset in zip(configs, names, datasets, strict=True)
+    ]
+    client = track.connect_existing(first.tracking)
+    identity = schema.hash_text("\n".join(job.planned.identity.digest for job in jobs))
+    earlier = None
+    if client and not options.plan_only:
+        settle_entries(client, Path(first.tracking.spool), first.tracking.uri, first.tracking.wait_s)
+        close_dead_runs(client, first)
+    if client:
+        earlier = _find_sweep(client, first.study, identity)
+    goes_on = earlier is not None and earlier.info.status != "FINISHED"
+    plan_runs(client, [job.planned for job in jobs], earlier.info.run_id if earlier and goes_on else "")
+    console.print(build_table([job.planned for job in jobs]))
+    if options.plan_only:
+        show_next(_command(plan_only=False))
+        sys.exit(0)
+    todo = [job for job in jobs if job.planned.state in ("run", "resume")]
+    if todo:
+        log.info("checking %d runs before the first one starts", len(todo))
+        processes = start_server()
+        gpus = check_models(processes, todo, [len(datasets[jobs.index(job)].classes) for job in todo])
+        decode_images(todo, [datasets[jobs.index(job)] for job in todo])
+    client = track.connect(first.tracking)
+    _take_reused(client, jobs)
+    if not todo and earlier and not goes_on:
+        # Nothing is new: the finished sweep stands.
+        return _finish(client, jobs, earlier.info.run_id, promoted="catdog.registered_model" in earlier.data.tags)
+    sweep = _open_sweep(client, first, identity, len(jobs), earlier if goes_on else None)
+    sweep_id = sweep.delivered_state["run_id"]
+    leader = (Owner.current().pid, Owner.current().started)
+    for number, (job, (name, variant), overrides) in enumerate(zip(jobs, names, job_overrides, strict=True)):
+        output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
+        job.job = track.Job(name, variant, filter_overrides(overrides), output, sweep_id, number, 0, leader)
+        if job.planned.state == "reuse" and job.planned.run_id:
+            sweep.append("tags", run_id=job.planned.run_id, values={f"catdog.member.{sweep_id}": str(number)})
+        elif job.planned.state == "busy":
+            job.error = job.planned.why
+    supervisor = None
+    interrupted = False
+    arrived = True
+    try:
+        if todo:
+            with Display([job.name for job in jobs], options.n_jobs) as display:
+                for number, job in enumerate(jobs):
+                    if job.planned.state != "run" and job.planned.state != "resume":
+                        display.finish(number, "reused" if job.planned.state == "reuse" else job.planned.state)
+                supervisor = Supervisor(processes, client, jobs, options, gpus, display)
+                supervisor.run()
+            interrupted = supervisor.interrupts > 0
+        _share_outcomes(jobs)
+        arrived = _close_sweep(sweep, supervisor, jobs, interrupted)
+    except KeyboardInterrupt:
+        # The second Ctrl-C: nothing more is recorded; the next command closes what is open.
+        sweep.postman.stop()
+        console.print(f"stopped at once. Go on with the same command:\n{_command()}", soft_wrap=True, highlight=False)
+        sys.exit(cli.EXIT_INTERRUPTED)
+    promoted = bool(sweep.delivered_state.get("promotions"))
+    return _finish(client, jobs, sweep_id, promoted, interrupted=interrupted, arrived=arrived)
+
+
+def _compose(
+    context: HydraContext, base: DictConfig, job_overrides: list[list[str]]
+) -> list[tuple[DictConfig, Config]]:
+    composed_jobs = []
+    for number, overrides in enumerate(job_overrides):
+        composed = context.config_loader.load_sweep_config(base, overrides)
+        with open_dict(composed):
+            composed.hydra.job.id = f"{number}"
+            composed.hydra.job.num = number
+        composed_jobs.append((composed, load_config(_task_config(composed), Config)))
+    return composed_jobs
+
+
+def _name_job(composed: DictConfig, overrides: list[str], varying: set[str]) -> tuple[str, str]:
+    from catdog.train import name_job
+
+    return name_job(composed.hydra.runtime.choices["model"], filter_overrides(overrides), varying)
+
+
+def find_varying(job_overrides: list[list[str]]) -> set[str]:
+    """Returns the keys whose values are not the same in all jobs."""
+    values: dict[str, set[str]] = {}
+    for overrides in job_overrides:
+        for item in overrides:
+            key, _, value = item.lstrip("+~").partition("=")
+            values.setdefault(key, set()).add(value)
+    return {key for key, found in values.items() if len(found) > 1}
+
+
+def _require_one_study(varying: set[str]) -> None:
+    for key in sorted(varying):
+        if key in ("study", "reuse") or key.partition(".")[0] in ("tracking", "promote"):
+            raise UserError(f"{key}: must be the same for all runs of a sweep; give each its own command.")
+
+
+def _task_config(composed: DictConfig) -> DictConfig:
+    task = copy.deepcopy(composed)
+    with open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def _command(*, plan_only: bool = True) -> str:
+    """Returns this command line, to be typed again; with `plan_only` False, without the option that only plans."""
+    arguments = [item for item in sys.argv[1:] if plan_only or not item.startswith("hydra.launcher.plan_only=")]
+    return shlex.join(["python", "-m", "catdog.train", *arguments])
+
+
+def _find_sweep(client: "MlflowClient", study: str, identity: str) -> "Run | None":
+    """Returns the newest sweep of exactly these runs, in this order."""
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return None
+    where = f"tags.`catdog.identity` = '{identity}' AND tags.`catdog.kind` = 'sweep'"
+    found = client.search_runs([experiment.experiment_id], where, max_results=1, order_by=["start_time DESC"])
+    return found[0] if found else None
+
+
+def _take_reused(client: "MlflowClient", jobs: list[JobState]) -> None:
+    from catdog.train import read_outcome
+
+    for job in jobs:
+        if job.planned.state == "reuse" and job.planned.run_id:
+            job.outcome = replace(read_outcome(client.get_run(job.planned.run_id)), name=job.name)
+
+
+def _share_outcomes(jobs: list[JobState]) -> None:
+    for job in jobs:
+        if job.planned.same_as is not None:
+            twin = jobs[job.planned.same_as]
+            job.outcome = twin.outcome
+            job.error = "" if twin.outcome else f"{twin.name}, which is the same, has no result"
+
+
+def _open_sweep(
+    client: "MlflowClient", config: Config, identity: str, count: int, earlier: "Run | None"
+) -> "SpooledRun":
+    """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
+    from catdog.track import SpooledRun
+
+    command = _command()
+    entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "sweep", identity)
+    facts = {"kind": "sweep", "name": f"sweep of {count}", "study": config.study,
+             "tracking": asdict(config.tracking), "identity": identity}  # fmt: skip
+    try:
+        entry.claim(facts)
+    except BusyError as busy:
+        raise UserError(
+            f"this very sweep is being run by {busy.owner or 'another process'}. Wait for it, or stop it."
+        ) from None
+    if earlier and not entry.state["run_id"]:
+        entry.save_state(run_id=earlier.info.run_id)
+    sweep = SpooledRun(client, entry)
+    if earlier:
+        sweep.append("status", status="RUNNING", time_ms=int(time.time() * 1000))
+        sweep.log_tags({"catdog.command": command, **Owner.current().tags})
+    else:
+        tags = {
+            "catdog.kind": "sweep",
+            "catdog.command": command,
+            "catdog.identity": identity,
+            "mlflow.source.name": command,
+            "mlflow.source.type": "LOCAL",
+            **Owner.current().tags,
+            **describe_checkout(),
+        }
+        sweep.append("create", name=f"sweep of {count}", tags=tags, time_ms=int(time.time() * 1000))
+    if not sweep.postman.wait(config.tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
+        sweep.postman.stop()
+        entry.remove()
+        raise UserError(
+            f"tracking.uri: {config.tracking.uri!r} stopped answering ({sweep.postman.problem}). Nothing was started."
+        )
+    return sweep
+
+
+def _close_sweep(sweep: "SpooledRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:
+    """Records how the sweep went, registers its best run, and delivers what is left; returns whether all has arrived."""
+    from catdog.track.run import hand_in
+
+    config = jobs[0].config
+    done = all(job.outcome for job in jobs)
+    sweep.log_tags({"mlflow.note.content": describe_outcomes(jobs)})
+    status = "KILLED" if interrupted else "FINISHED" if done else "FAILED"
+    sweep.append("status", status=status, time_ms=int(time.time() * 1000))
+    finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
+    if finished and config.promote.enabled:
+        known = [job.outcome.run_id for job in finished if job.outcome and job.outcome.has_arrived]
+        keys = [job.planned.entry.facts["key"] for job in finished if job.outcome and not job.outcome.has_arrived
+                and job.planned.entry.facts]  # fmt: skip
+        sweep.append("promote", run_ids=known, keys=keys, config=asdict(config.promote))
+    left = supervisor.hand_in(config.tracking.wait_s) if supervisor else 0
+    return hand_in(sweep, 1.0 if left else config.tracking.wait_s) and not left
+
+
+def _finish(
+    client: "MlflowClient", jobs: list[JobState], sweep_id: str, promoted: bool, *, interrupted: bool = False,
+    arrived: bool = True,
+) -> Sequence[JobReturn]:  # fmt: skip
+    """Prints the summary and what to do next; exits unless all is well."""
+    from catdog import track
+
+    config = jobs[0].config
+    finished = [job for job in jobs if job.outcome]
+    console.print(build_summary(jobs))
+    for job in jobs:
+        if job.error and job.error != INTERRUPTED:
+            console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
+    place = (config.study, config.tracking.uri)
+    if not arrived:
+        show_error(
+            f"{config.tracking.uri} did not answer for {config.tracking.wait_s:g} s. Nothing is lost: what it does not have is in "
+            f"{config.tracking.spool}."
+        )
+        show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
+        sys.exit(cli.EXIT_DEFECT)
+    commands = [cli.next_command("compare", *place)] if finished else []
+    commands += [cli.next_command("evaluate", *place)] if promoted else []
+    if interrupted or len(finished) < len(jobs):
+        # It reuses what is finished, goes on where runs were interrupted, and tries again what failed.
+        commands.insert(0, _command())
+    show_next(*commands, track.ui_command(config.tracking.uri))
+    if interrupted:
+        sys.exit(cli.EXIT_INTERRUPTED)
+    if len(finished) < len(jobs):
+        sys.exit(cli.EXIT_DEFECT)
+    return [JobReturn(cfg=job.composed, status=JobStatus.COMPLETED, _return_value=job.outcome) for job in jobs]

@@ -4,6 +4,7 @@ Hydra composes and runs; this module turns what goes wrong into one message and 
 130 for Ctrl-C, 1 for a defect of ours, whose traceback is logged in full.
 """
 
+import dataclasses
 import difflib
 import logging
 import os
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from catdog import config as schema
 from catdog.console import console, show_error
 from catdog.errors import InterruptedRunError, UserError
+from catdog.sweep import options as launcher
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ EXIT_INTERRUPTED = 130
 
 SWEEP_HELP = """Sweeps:
   -m KEY=A,B,C    one run for each value; several such keys give every combination
+{options}
 Look first:
   --cfg job       print the composed config and stop
   --help          this text"""
@@ -184,7 +187,14 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
     for key, default, help in schema.list_options(schema.ROOTS[root]):
         value = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
         lines.append(f"  {key}={value}".ljust(44) + f" {help}")
-    return "\n".join(lines + (["", SWEEP_HELP] if sweeps else []))
+    if sweeps:
+        options = [
+            f"  hydra.launcher.{f.name}={'null' if f.default is None else str(f.default).lower()}".ljust(44)
+            + f" {launcher.HELP[f.name]}"
+            for f in dataclasses.fields(launcher.LauncherOptions)
+        ]
+        lines += ["", SWEEP_HELP.format(options="\n".join(options))]
+    return "\n".join(lines)
 
 
 def next_command(command: str, study: str, uri: str, *arguments: str) -> str:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from catdog import cli
 from catdog.config import DEFAULT_STUDY, DeliverConfig, load_config
-from catdog.track.spool import BusyError, Entry, end_orphan, list_entries
+from catdog.track.spool import BusyError, Entry, clear_remains, end_orphan, list_entries
 from catdog.wording import plural
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: flo
         How many entries were delivered, and those that were not.
     """
     delivered, left = 0, []
+    clear_remains(root)
     for entry in list_entries(root):
         if entry.facts.get("tracking", {}).get("uri") != uri:
             continue
-        ended = entry.last_status in ("FINISHED", "FAILED", "KILLED")
-        if not entry.pending and ended:
+        if not entry.pending and entry.last_status in ("FAILED", "KILLED") and entry.facts["kind"] == "run":
             _forget(entry)
             continue
         end_orphan(entry)

@@ -6,7 +6,7 @@ import mlflow
 import pytest
 from test_config import compose_config
 
-from catdog.config import Config
+from catdog.config import PromoteConfig
 from catdog.errors import UserError
 from catdog.promote import Promotion, promote, resolve_model
 
@@ -21,7 +21,7 @@ class Store:
         mlflow.set_registry_uri(uri)
         self.client = mlflow.MlflowClient(uri, registry_uri=uri)
         self.experiment_id = self.client.create_experiment("cats_vs_dogs", artifact_location=(folder / "a").as_uri())
-        self.config: Config = compose_config()
+        self.config: PromoteConfig = compose_config().promote
 
     def add(self, accuracy: float, loss: float = 0.5, digest: str = "d" * 64, keep: str = "best") -> str:
         """Returns the id of a run whose best epoch had this val accuracy and whose last one had 0.1 less."""
@@ -34,8 +34,7 @@ class Store:
         return active.info.run_id
 
     def promote(self, *run_ids: str, **options) -> Promotion:
-        config = replace(self.config, promote=replace(self.config.promote, **options))
-        (promotion,) = promote(self.client, config, list(run_ids))
+        (promotion,) = promote(self.client, replace(self.config, **options), list(run_ids))
         return promotion
 
     def champion(self, name: str = "catdog"):
@@ -85,8 +84,9 @@ def test_other_data_gets_its_own_registered_model(store: Store) -> None:
 
 
 def test_a_quick_look_does_not_take_the_name(store: Store) -> None:
-    quick = replace(store.config, dataset=replace(store.config.dataset, max_images_per_class=10))
-    (promotion,) = promote(store.client, quick, [store.add(0.9)])
+    quick = store.add(0.9)
+    store.client.log_param(quick, "dataset.max_images_per_class", 10)
+    promotion = store.promote(quick)
     assert promotion.name == "catdog-quick"
     assert store.promote(store.add(0.6, digest="e" * 64)).name == "catdog"
 
@@ -97,6 +97,14 @@ def test_other_data_replaces_the_champion_only_by_an_explicit_flag(store: Store)
     assert store.promote(other, replace_other_data=True) == Promotion("catdog", "2", other, True)
 
 
+def test_a_run_is_registered_once(store: Store) -> None:
+    """The same sweep again, after an interruption or because it reuses its runs, adds no version."""
+    first, second = store.add(0.7), store.add(0.6)
+    assert store.promote(first, second) == store.promote(first, second) == Promotion("catdog", "1", first, True)
+    assert store.promote(second) == store.promote(second) == Promotion("catdog", "2", second, False)
+    assert len(store.client.search_model_versions("name='catdog'")) == 2
+
+
 def test_a_sweep_over_data_sets_has_a_best_for_each(store: Store) -> None:
     runs = [store.add(0.7), store.add(0.9, digest="e" * 64), store.add(0.8)]
     promotions = promote(store.client, store.config, runs)
@@ -104,7 +112,7 @@ def test_a_sweep_over_data_sets_has_a_best_for_each(store: Store) -> None:
 
 
 def test_promotion_can_be_off(store: Store) -> None:
-    config = replace(store.config, promote=replace(store.config.promote, enabled=False))
+    config = replace(store.config, enabled=False)
     assert promote(store.client, config, [store.add(0.9)]) == []
     assert store.client.search_registered_models() == []
 

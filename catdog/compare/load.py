@@ -89,14 +89,10 @@ def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | No
             )
     else:
         sweep = _latest_sweep(client, config.study)
-    # The oldest first: the order of the command line.
-    runs = client.search_runs(
-        [sweep.info.experiment_id],
-        f"tags.`catdog.sweep` = '{sweep.info.run_id}'",
-        order_by=["attributes.start_time ASC"],
-        max_results=MAX_RUNS,
-    )
-    return sweep, list(runs)
+    # Its own and those that it reused, in the order of the command line.
+    member = f"catdog.member.{sweep.info.run_id}"
+    runs = client.search_runs([sweep.info.experiment_id], f"tags.`{member}` != ''", max_results=MAX_RUNS)
+    return sweep, sorted(runs, key=lambda run: int(run.data.tags[member]))
 
 
 def _latest_sweep(client: "MlflowClient", study: str) -> "Run":

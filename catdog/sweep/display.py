@@ -77,9 +77,8 @@ class _Job:
         state = Text(self.state, "" if self.running else STATE_STYLES.get(self.state, "dim"))
         room = 0 if words[1] else FIGURE_COLUMNS * len(layout.split())
         state.truncate(max(STATE_COLUMNS, room), overflow="ellipsis")
-        if state.cell_len > STATE_COLUMNS:
-            return [Text(""), Text(""), state, Text(""), Text("")]
-        return [state, Text(""), Text(words[1], "dim"), Text(""), Text("")]
+        cells = [Text(""), state] if state.cell_len > STATE_COLUMNS else [state, Text(words[1], "dim")]
+        return [cells[0], Text(""), cells[1], Text(""), Text("")]
 
 
 class Display:

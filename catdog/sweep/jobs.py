@@ -250,7 +250,7 @@ class Supervisor:
         job.retries += 1
         job.job = replace(job.job, retries=job.retries)
         message = f"{death}: starting it again from its last checkpoint, {job.retries} of {self.options.retries}"
-        self.display.message(number, f"{job.name}: {message}{_read_tail(job.job.output_dir / OUTPUT)}", logging.WARNING)
+        self.display.message(number, f"{message}{_read_tail(job.job.output_dir / OUTPUT)}", logging.WARNING)
         self.waiting.appendleft(number)
 
     def _take_over(self, job: JobState) -> None:

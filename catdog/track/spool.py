@@ -340,6 +340,19 @@ def list_entries(root: Path) -> list[Entry]:
     return [Entry(folder).read_journal() for folder in folders if (folder / "entry.json").exists()]
 
 
+def clear_remains(root: Path) -> None:
+    """Removes what is left of entries whose owner was killed while it made or removed them."""
+    for path in root.glob("*-*"):
+        folder = path.with_suffix("")
+        if (folder / "entry.json").exists():
+            continue
+        lock = FileLock(folder.with_name(folder.name + ".lock"), thread_local=False)
+        with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+            if not (folder / "entry.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces a file's content so that a crash leaves the old or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")

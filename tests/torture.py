@@ -1,0 +1,348 @@
+"""Tortures a sweep: kills it again and again, types the same command, and compares what is left with an uninterrupted sweep.
+
+`make torture` runs it; tests/test_torture.py runs a small one. Kills come at named moments, by a hook in the processes of
+the sweep (`sitecustomize` in a folder on PYTHONPATH), and at random ones, to the whole process group or its leader alone.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import mlflow
+import numpy as np
+import pandas as pd
+import psutil
+from support import OURS, PROJECT
+
+# What is measured with a clock, and what names a process or a moment.
+TIMED = ("epoch_seconds", "images_per_second", "run_seconds", "run_cpu_seconds")
+OWN_TAGS = ("catdog.key", "catdog.owner", "catdog.sweep", "catdog.model_uri", "mlflow.parentRunId", "catdog.error",
+            "catdog.command", "catdog.retries", "mlflow.user", "mlflow.source.git.commit", "mlflow.note.content",
+            "mlflow.source.name")  # fmt: skip
+STUDY = "tortured"
+SWEEP = ("-m", "dataset=synthetic", "dataset.drawing.train_per_class=24", "dataset.drawing.validation_per_class=20",
+         "preprocessing.image_size=48", "trainer.batch_size=16", "trainer.epochs=4", f"study={STUDY}",
+         "tracking.wait_s=20")  # fmt: skip
+# module:function:which call of it, in any one process; the process group is killed at that moment.
+MOMENTS = (
+    "catdog.data.images:decode_image:20",
+    "catdog.model:build_model:1",
+    "mlflow.tracking.client:MlflowClient.create_run:1",
+    "catdog.track.spool:Entry.claim:1",
+    "catdog.track.spool:Entry.append:5",
+    "mlflow.tracking.client:MlflowClient.log_inputs:1",
+    "catdog.fit:FiniteLoss.on_train_batch_end:4",
+    "catdog.checkpoint:_write:1",
+    "catdog.checkpoint:_write:2",
+    "catdog.checkpoint:_remove_superseded:1",
+    "mlflow.tracking.client:MlflowClient.log_batch:2",
+    "catdog.track.spool:Entry.save_state:3",
+    "catdog.plots:plot_gap:1",
+    "mlflow.tensorflow:save_model:1",
+    "mlflow.tracking.client:MlflowClient.create_logged_model:1",
+    "mlflow.tracking.client:MlflowClient.log_model_artifacts:1",
+    "mlflow.tracking.client:MlflowClient.finalize_logged_model:1",
+    "mlflow.tracking.client:MlflowClient.set_terminated:1",
+    "catdog.track.spool:Entry.remove:1",
+    "catdog.promote:_register:1",
+    "mlflow.tracking.client:MlflowClient.create_model_version:1",
+    "mlflow.tracking.client:MlflowClient.set_registered_model_alias:1",
+)
+HOOK = """
+import importlib.abc, importlib.util, os, signal, sys
+MOMENT = os.environ.get("TORTURE")
+if MOMENT:
+    module_name, path, nth = MOMENT.split(":")
+    def arm(module):
+        holder = module
+        *outer, name = path.split(".")
+        for part in outer:
+            holder = getattr(holder, part)
+        real, calls = getattr(holder, name), [0]
+        def deadly(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == int(nth):
+                open(os.environ["TORTURE_MARK"], "w").close()
+                os.killpg(int(os.environ.get("TORTURE_GROUP") or os.getpgid(0)), signal.SIGKILL)
+            return real(*args, **kwargs)
+        setattr(holder, name, deadly)
+    class Finder(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            if name != module_name:
+                return None
+            sys.meta_path.remove(self)
+            spec = importlib.util.find_spec(name)
+            sys.meta_path.insert(0, self)
+            load = spec.loader.exec_module
+            def exec_module(module):
+                load(module)
+                arm(module)
+            spec.loader.exec_module = exec_module
+            return spec
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+@dataclass
+class Torture:
+    """One folder in which a sweep is run, killed and run again.
+
+    Attributes:
+        folder: where the command is typed.
+        cache: CATDOG_CACHE.
+        arguments: the command line after `python -m catdog.train`.
+    """
+
+    folder: Path
+    cache: Path
+    arguments: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, moment: str = "") -> subprocess.Popen[bytes]:
+        """Starts the command in a process group of its own, to be killed at a moment, if one is given."""
+        hooks = self.folder / "hooks"
+        hooks.mkdir(parents=True, exist_ok=True)
+        (hooks / "sitecustomize.py").write_text(HOOK)
+        env = {key: value for key, value in os.environ.items() if key not in OURS}
+        env |= {"CATDOG_CACHE": str(self.cache), "PYTHONPATH": f"{hooks}:{PROJECT}", **self.environment}
+        if moment:
+            env |= {"TORTURE": moment, "TORTURE_MARK": str(self.mark)}
+        with (self.folder / "terminal.txt").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "catdog.train", *self.arguments], cwd=self.folder, env=env, stdout=output,
+                stderr=output, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def mark(self) -> Path:
+        """A file that is there once the hook has struck."""
+        return self.folder / "struck"
+
+    def run(self, timeout_s: float = 600) -> int:
+        """Runs the command to its end and returns its exit code."""
+        process = self.start()
+        try:
+            return process.wait(timeout_s)
+        finally:
+            kill_group(process)
+
+    def run_until(self, moment: str, timeout_s: float = 600) -> bool:
+        """Runs the command, killed at a named moment; returns whether that moment came."""
+        self.mark.unlink(missing_ok=True)
+        process = self.start(moment)
+        process.wait(timeout_s)
+        struck = self.mark.exists()
+        self.mark.unlink(missing_ok=True)
+        return struck
+
+    def run_for(self, seconds: float, leader_alone: bool) -> bool:
+        """Runs the command and kills it after some seconds; returns whether it was still running."""
+        process = self.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return False
+        if leader_alone:
+            process.kill()
+        else:
+            kill_group(process)
+        process.wait()
+        return True
+
+    @property
+    def terminal(self) -> str:
+        """All that the command has printed so far."""
+        return (self.folder / "terminal.txt").read_text(errors="replace")
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def connect(folder: Path) -> mlflow.MlflowClient:
+    uri = f"sqlite:///{folder}/mlruns/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    return mlflow.MlflowClient(uri, registry_uri=uri)
+
+
+def describe_store(folder: Path, study: str = STUDY) -> dict[str, Any]:
+    """Returns all that a study's runs and registered models hold, but for times, ids and processes."""
+    client = connect(folder)
+    experiment = client.get_experiment_by_name(study)
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    kinds: dict[str, list[Any]] = {"sweep": [], "run": []}
+    for run in sorted(runs, key=lambda run: run.info.run_name):
+        kinds[run.data.tags["catdog.kind"]].append(_describe_run(client, run))
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    registry = {
+        model.name: {
+            "versions": sorted((names[version.run_id], version.tags["catdog.val_accuracy"])
+                               for version in client.search_model_versions(f"name='{model.name}'")),
+            "champion": names[client.get_model_version_by_alias(model.name, "champion").run_id],
+        }
+        for model in client.search_registered_models()
+    }  # fmt: skip
+    return {**kinds, "registry": registry}
+
+
+def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
+    run_id = run.info.run_id
+    tags = {k: v for k, v in run.data.tags.items() if k not in OWN_TAGS and not k.startswith("catdog.member.")}
+    metrics = {}
+    for key in run.data.metrics:
+        points = [(point.step, point.value) for point in client.get_metric_history(run_id, key)]
+        # Of a clock's metrics only the steps can be the same.
+        metrics[key] = [step for step, _ in points] if key in TIMED else points
+    artifacts = {}
+    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    for file in sorted(root.rglob("*")):
+        name = file.relative_to(root).as_posix()
+        # A log for each process that worked on it, and a traceback of one that was stopped.
+        if not file.is_file() or name.startswith("log/") or name == "traceback.txt":
+            continue
+        if name == "history.csv":
+            artifacts[name] = pd.read_csv(file).drop(columns=list(TIMED[:2])).to_csv()
+        elif file.suffix in (".csv", ".yaml"):
+            # Where the cache is, is no part of a run.
+            artifacts[name] = "".join(line for line in file.open() if not line.startswith("  cache: "))
+        else:
+            artifacts[name] = ""
+    weights = _read_weights(run) if "catdog.model_uri" in run.data.tags else None
+    models = len(run.outputs.model_outputs) if run.outputs else 0
+    inputs = sorted((i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs) if run.inputs else []
+    params = {key: value for key, value in run.data.params.items() if key != "dataset.cache"}
+    return {"name": run.info.run_name, "status": run.info.status, "tags": tags, "params": params,
+            "metrics": metrics, "artifacts": artifacts, "weights": weights, "models": models, "inputs": inputs}  # fmt: skip
+
+
+def _read_weights(run: Any) -> dict[str, bytes]:
+    """Returns the kept model's weights, bit for bit, by name."""
+    model = mlflow.MlflowClient().get_logged_model(run.data.tags["catdog.model_uri"].removeprefix("models:/"))
+    archive = Path(model.artifact_location.removeprefix("file://")) / "data" / "model.keras"
+    found: dict[str, bytes] = {}
+    content = zipfile.ZipFile(archive).read("model.weights.h5")
+    with h5py.File(io.BytesIO(content)) as file:
+        file.visititems(
+            lambda name, item: (
+                found.update({name: np.asarray(item).tobytes()}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    # Where random layers had got to is no part of what the model answers.
+    return {name: value for name, value in found.items() if "seed_generator" not in name}
+
+
+def find_differences(expected: Any, found: Any, where: str = "") -> Iterator[str]:
+    """Yields in words where two descriptions differ."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted({*expected, *found}, key=str):
+            if key not in expected or key not in found:
+                yield f"{where}/{key}: {'missing' if key not in found else 'too much'}"
+            else:
+                yield from find_differences(expected[key], found[key], f"{where}/{key}")
+    elif isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        for number, pair in enumerate(zip(expected, found, strict=True)):
+            yield from find_differences(*pair, f"{where}[{number}]")
+    elif expected != found:
+        yield f"{where}: {str(expected)[:200]} became {str(found)[:200]}"
+
+
+def find_leftovers(folder: Path, cache: Path) -> list[str]:
+    """Returns what should not be there when all is done: open runs, spool entries, temporary files, processes."""
+    left = [f"entry {path.name}" for path in (folder / "mlruns" / "spool").glob("*")]
+    left += [str(path) for root in (folder / "mlruns", cache) for path in root.rglob("*.partial*")]
+    client = connect(folder)
+    for experiment in client.search_experiments():
+        runs = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
+        left += [f"RUNNING {run.info.run_name}" for run in runs]
+    temporary = Path(tempfile.gettempdir())
+    for path in temporary.glob("catdog-*"):
+        with contextlib.suppress(OSError, ValueError, psutil.Error):
+            # Other commands may be at work on this machine.
+            if not psutil.pid_exists(json.loads((path / "owner.json").read_text())["pid"]):
+                left.append(str(path))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(f"process {process.pid} {' '.join(process.cmdline())[:100]}")
+    return left
+
+
+def await_end(folder: Path, timeout_s: float = 60) -> None:
+    """Waits for the processes of a killed leader to notice."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and any("process" in item for item in find_leftovers(folder, folder)):
+        time.sleep(0.2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="kills at random moments, besides those at named ones")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", default="cnn,augmented,drawn_mini")
+    parser.add_argument("overrides", nargs="*", help="further overrides of the sweep")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    arguments = [*SWEEP, f"model={options.models}", *options.overrides]
+    with tempfile.TemporaryDirectory(prefix="torture") as name:
+        root = Path(name)
+        calm = Torture(root / "calm", root / "calm-cache", arguments)
+        (root / "calm").mkdir()
+        (root / "tortured").mkdir()
+        started = time.monotonic()
+        assert calm.run() == 0, calm.terminal
+        duration_s = time.monotonic() - started
+        print(f"uninterrupted: {duration_s:.1f} s", flush=True)
+        tortured = Torture(root / "tortured", root / "cache", arguments)
+        moments = [*MOMENTS]
+        struck = killed = ended = 0
+        while moments:
+            moment = moments.pop(0)
+            hit = tortured.run_until(moment)
+            struck += hit
+            print(f"{'killed' if hit else 'never came'}: {moment}", flush=True)
+        was_running = False
+        while killed < options.kills:
+            if not was_running:
+                # Nothing is left to kill once all is finished: begin again, in a folder of its own.
+                tortured.folder = root / f"tortured-{killed:02d}"
+                tortured.folder.mkdir(exist_ok=True)
+            seconds = rng.uniform(0.3, duration_s)
+            alone = rng.random() < 0.5
+            was_running = tortured.run_for(seconds, alone)
+            killed += was_running
+            ended += not was_running
+            print(
+                f"{'killed' if was_running else 'ended'} after {seconds:.1f} s{', the leader alone' if alone else ''}",
+                flush=True,
+            )
+        expected = describe_store(calm.folder)
+        bad = 0
+        folders = [folder for folder in sorted(root.glob("tortured*")) if folder.is_dir()]
+        for folder in folders:
+            tortured.folder = folder
+            code = tortured.run()
+            differences = [*find_differences(expected, describe_store(folder)), *find_leftovers(folder, tortured.cache)]
+            bad += bool(differences) or code != 0
+            print(f"{folder.name}: exit code {code}, {len(differences)} differences", *differences[:20], sep="\n  ")
+        print(f"{struck} of {len(MOMENTS)} named moments struck, {killed} random kills, {ended} runs ended before theirs; "
+              f"{len(folders) - bad} of {len(folders)} stores equal the uninterrupted one; "
+              f"{time.monotonic() - started:.0f} s")  # fmt: skip
+        sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()

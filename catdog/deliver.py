@@ -98,6 +98,9 @@ def deliver(composed: DictConfig) -> None:
     root = Path(config.tracking.spool)
     entries = list_entries(root)
     mine = [entry for entry in entries if entry.facts["tracking"]["uri"] == config.tracking.uri]
+    # An entry goes with its delivery: what is said afterwards is read before.
+    study = mine[0].facts["study"] if mine else DEFAULT_STUDY
+    command = "compare" if any(entry.facts["kind"] == "sweep" for entry in mine) else "evaluate"
     others = sorted({entry.facts["tracking"]["uri"] for entry in entries} - {config.tracking.uri})
     if mine:
         client = track.connect(config.tracking)
@@ -113,7 +116,7 @@ def deliver(composed: DictConfig) -> None:
     if left:
         show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(cli.EXIT_DEFECT)
-    show_next(cli.next_command("compare", mine[0].facts["study"] if mine else DEFAULT_STUDY, config.tracking.uri))
+    show_next(cli.next_command(command, study, config.tracking.uri))
 
 
 if __name__ == "__main__":

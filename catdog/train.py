@@ -96,7 +96,6 @@ def train(
 
     started = time.perf_counter()
     # Before TensorFlow is imported: what cannot be had is said at once.
-    track.check_store(config.tracking)
     dataset = load_dataset(config.dataset)
 
     from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
@@ -131,7 +130,7 @@ def train(
         compile_model(model, config.trainer, precision.policy, steps)
     augment = build_augmentation(config.augmentation, config.seed, size)
 
-    client = track.connect(config.tracking)
+    client = track.connect_unseen(config.tracking) if job.sweep_id else track.connect(config.tracking)
     with track.open_run(client, config, job, identify(config, dataset.manifest.digest)) as run:
         checkpoint = load_checkpoint(run.entry.checkpoints)
         if checkpoint is None:

@@ -2,7 +2,7 @@
 
 from catdog.track.run import Job, SpooledRun, TrackedRun, log_inputs, log_kept_model, open_run
 from catdog.track.spool import BusyError
-from catdog.track.store import check_store, connect, connect_existing, open_study, ui_command
+from catdog.track.store import check_store, connect, connect_existing, connect_unseen, open_study, ui_command
 
 __all__ = [
     "BusyError",
@@ -12,6 +12,7 @@ __all__ = [
     "check_store",
     "connect",
     "connect_existing",
+    "connect_unseen",
     "log_inputs",
     "log_kept_model",
     "open_run",

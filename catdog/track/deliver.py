@@ -128,6 +128,9 @@ class Postman:
                     "the tracking store refuses what was recorded (%s); it is kept in %s", error, self.entry.folder
                 )
                 return
+            except NotYetError:
+                self._stop.wait(FIRST_WAIT_S)
+                continue
             except Exception as error:
                 # Whatever a database driver or an HTTP library raises: the journal keeps the operation, so try again.
                 if not self.problem and wait_s > 4 * FIRST_WAIT_S:

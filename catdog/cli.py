@@ -77,7 +77,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         # Before any of our code runs, Hydra makes the folder for logs; a job's own errors do not come here.
-        if "catdog.sweep" in sys.modules:
+        if "catdog.sweep.launch" in sys.modules:
             raise
         advice = (
             "Run in a folder you may write to, or name one for logs: hydra.run.dir=PATH, with -m hydra.sweep.dir=PATH."

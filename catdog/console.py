@@ -25,7 +25,9 @@ class ConsoleHandler(logging.Handler):
         if getattr(record, "file_only", False):
             return
         if relay is not None:
-            relay(record.getMessage(), record.levelno)
+            # What the leader has said of the data before the first run, each run would say again.
+            if record.levelno >= logging.WARNING or not record.name.startswith("catdog.data"):
+                relay(record.getMessage(), record.levelno)
             return
         try:
             # Of a record with a traceback the console shows the message: the traceback is in the log file.

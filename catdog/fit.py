@@ -1,9 +1,10 @@
 """Fitting: one model, its streams and its epochs; what is logged, shown and kept on the way."""
 
+import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -167,7 +168,7 @@ def fit(
     result = result or Fit()
     if not result.is_done(config):
         callbacks = [FiniteLoss(steps), Record(result, config, train_count, on_state, on_epoch, progress)]
-        with progress:
+        with progress, _explain_determinism():
             # shuffle=False: the stream has its order already.
             model.fit(
                 train, validation_data=val, initial_epoch=len(result.epochs), epochs=config.epochs, steps_per_epoch=steps,
@@ -177,6 +178,22 @@ def fit(
         for variable, value in zip(list_changing(model), result.weights, strict=True):
             variable.assign(value)
     return result
+
+
+@contextlib.contextmanager
+def _explain_determinism() -> Iterator[None]:
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        # TensorFlow's words: "A deterministic GPU implementation of ... is not currently available."
+        if "determinis" not in str(error):
+            raise
+        raise UserError(
+            f"trainer.deterministic: an operation of this model has no deterministic version on this device "
+            f"({str(error).splitlines()[0][:200]}). Use trainer.deterministic=false: such a run is not repeated bit for bit."
+        ) from error
 
 
 class FiniteLoss(keras.callbacks.Callback):

@@ -323,6 +323,7 @@ def read_outcome(run: "Run") -> Outcome:
 
 def run_single(composed: DictConfig) -> None:
     """Trains one run, or finds it finished, registers it, and says what to do next."""
+    config = load_config(composed, Config)
     from hydra.core.hydra_config import HydraConfig
 
     from catdog import track
@@ -332,7 +333,6 @@ def run_single(composed: DictConfig) -> None:
     from catdog.plan import PlannedRun, build_table, close_dead_runs, plan_runs
     from catdog.scratch import open_scratch
 
-    config = load_config(composed, Config)
     open_scratch()
     # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -160,13 +160,16 @@ def test_layers_that_keras_does_not_have_are_named(layer: str, said: str) -> Non
 def test_augmentation_is_seeded_and_keeps_the_range() -> None:
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
 
-    def augmented(seed: int, choice: str = "flip_rotate") -> np.ndarray:
+    def augmented(seed: int, choice: str = "flip_rotate", batch: int = 0) -> np.ndarray:
         augment = build_augmentation(compose_config(f"augmentation={choice}").augmentation, seed, 32)
-        return keras.ops.convert_to_numpy(augment(images))
+        return keras.ops.convert_to_numpy(augment(images, batch))
 
     assert build_augmentation(compose_config("augmentation=none").augmentation, 0, 32) is None
     assert np.array_equal(augmented(1), augmented(1))
     assert not np.array_equal(augmented(1), augmented(2))
+    # What is drawn depends on the batch's number, not on what was drawn before: a resumed run augments as the first did.
+    assert not np.array_equal(augmented(1, batch=0), augmented(1, batch=1))
+    assert np.array_equal(augmented(1, batch=7), augmented(1, batch=7))
     for choice in ("flip_rotate", "strong"):
         changed = augmented(1, choice)
         assert changed.shape == images.shape

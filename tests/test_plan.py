@@ -82,7 +82,8 @@ def test_changed_code_is_named(shelf, tmp_path) -> None:
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "catdog" / "model.py").open("a") as file:
         file.write("# changed\n")
-    (tmp_path / "catdog" / "wording.py").open("a").write("# no part of training\n")
+    with (tmp_path / "catdog" / "wording.py").open("a") as file:
+        file.write("# no part of training\n")
     assert shelf.plan(PYTHONPATH=str(tmp_path)) == "run code changed: catdog/model.py"
 
 

@@ -218,7 +218,8 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
             artifacts[name] = pd.read_csv(file).drop(columns=list(TIMED[:2])).to_csv()
         elif file.suffix in (".csv", ".yaml"):
             # Where the cache is, is no part of a run.
-            artifacts[name] = "".join(line for line in file.open() if not line.startswith("  cache: "))
+            lines = file.read_text().splitlines()
+            artifacts[name] = "\n".join(line for line in lines if not line.startswith("  cache: "))
         else:
             artifacts[name] = ""
     weights = _read_weights(run) if "catdog.model_uri" in run.data.tags else None
@@ -234,7 +235,8 @@ def _read_weights(run: Any) -> dict[str, bytes]:
     model = mlflow.MlflowClient().get_logged_model(run.data.tags["catdog.model_uri"].removeprefix("models:/"))
     archive = Path(model.artifact_location.removeprefix("file://")) / "data" / "model.keras"
     found: dict[str, bytes] = {}
-    content = zipfile.ZipFile(archive).read("model.weights.h5")
+    with zipfile.ZipFile(archive) as opened:
+        content = opened.read("model.weights.h5")
     with h5py.File(io.BytesIO(content)) as file:
         file.visititems(
             lambda name, item: (

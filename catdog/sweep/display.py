@@ -1,5 +1,6 @@
 """What a sweep shows while its jobs run: a live line per job in a terminal, plain lines where output is piped."""
 
+import heapq
 import logging
 import sys
 import threading
@@ -151,8 +152,13 @@ class Display:
             if not wholes:
                 return None if running or waiting else 0.0
             mean_s = sum(wholes) / len(wholes)
-            lefts = [job.left_s(now, mean_s) or 0.0 for job in running]
-            return max([(sum(lefts) + waiting * mean_s) / self._n_jobs, *lefts])
+            ends = [job.left_s(now, mean_s) or 0.0 for job in running]
+            ends += [0.0] * (self._n_jobs - len(ends))
+            heapq.heapify(ends)
+            for _ in range(waiting):
+                # The next one starts where a process is free first.
+                heapq.heapreplace(ends, ends[0] + mean_s)
+            return max(ends)
 
     def __rich__(self) -> Group:
         with self._lock:

@@ -61,6 +61,7 @@ class Outcome:
         last_val_accuracy: the last epoch's, in [0, 1].
         seconds: wall time of the whole run.
         has_arrived: whether MLflow has all of it; if not, the spool has the rest.
+        problem: what the store answered when it had not.
         promotions: a single run's new versions in the registry, as `catdog.promote.Promotion` has them.
     """
 
@@ -72,6 +73,7 @@ class Outcome:
     last_val_accuracy: float
     seconds: float
     has_arrived: bool = True
+    problem: str = ""
     promotions: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -178,7 +180,7 @@ def train(
     delivered = run.delivered_state
     return Outcome(
         delivered["run_id"], job.name, fitted.best_epoch, fitted.best["val/accuracy"], fitted.last["train/accuracy"],
-        fitted.last["val/accuracy"], seconds, run.has_arrived, delivered.get("promotions", []),
+        fitted.last["val/accuracy"], seconds, run.has_arrived, run.postman.problem, delivered.get("promotions", []),
     )  # fmt: skip
 
 
@@ -364,10 +366,7 @@ def run_single(composed: DictConfig) -> None:
     except KeyboardInterrupt:
         raise InterruptedRunError from None
     if not outcome.has_arrived:
-        show_error(
-            f"{config.tracking.uri} did not answer for {config.tracking.wait_s:g} s. Nothing is lost: what it does not have is in "
-            f"{config.tracking.spool}."
-        )
+        show_error(track.describe_undelivered(config.tracking, outcome.problem))
         show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(cli.EXIT_DEFECT)
     log.info("run %s", outcome.run_id)

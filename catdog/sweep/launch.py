@@ -124,7 +124,9 @@ def launch(
         console.print(f"stopped at once. Go on with the same command:\n{_command()}", soft_wrap=True, highlight=False)
         sys.exit(cli.EXIT_INTERRUPTED)
     promoted = bool(sweep.delivered_state.get("promotions"))
-    return _finish(client, jobs, sweep_id, promoted, interrupted=interrupted, arrived=arrived)
+    return _finish(
+        client, jobs, sweep_id, promoted, interrupted=interrupted, arrived=arrived, problem=sweep.postman.problem
+    )
 
 
 def _compose(
@@ -264,7 +266,7 @@ def _close_sweep(sweep: "SpooledRun", supervisor: Supervisor | None, jobs: list[
 
 def _finish(
     client: "MlflowClient", jobs: list[JobState], sweep_id: str, promoted: bool, *, interrupted: bool = False,
-    arrived: bool = True,
+    arrived: bool = True, problem: str = "",
 ) -> Sequence[JobReturn]:  # fmt: skip
     """Prints the summary and what to do next; exits unless all is well."""
     from catdog import track
@@ -277,10 +279,7 @@ def _finish(
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
     place = (config.study, config.tracking.uri)
     if not arrived:
-        show_error(
-            f"{config.tracking.uri} did not answer for {config.tracking.wait_s:g} s. Nothing is lost: what it does not have is in "
-            f"{config.tracking.spool}."
-        )
+        show_error(track.describe_undelivered(config.tracking, problem))
         show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(cli.EXIT_DEFECT)
     commands = [cli.next_command("compare", *place)] if finished else []

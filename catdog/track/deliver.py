@@ -102,7 +102,7 @@ class Postman:
                 return False
             if waited_s > 3 and self.problem and not told:
                 told = True
-                log.warning("the tracking store does not answer (%s): waiting up to %.0f s", self.problem, patience_s)
+                log.warning("the tracking store takes nothing (%s): waiting up to %.0f s", self.problem, patience_s)
             self._more.set()
             time.sleep(0.02)
         return True
@@ -114,13 +114,13 @@ class Postman:
         self._thread.join()
 
     def _work(self) -> None:
-        wait_s = FIRST_WAIT_S
+        wait_s, warned = FIRST_WAIT_S, False
         while not self._stop.is_set():
             try:
                 if deliver_next(self.client, self.entry):
-                    if self.problem:
-                        log.info("the tracking store answers again")
-                    self.problem, wait_s = "", FIRST_WAIT_S
+                    if warned:
+                        log.info("the tracking store is back")
+                    self.problem, wait_s, warned = "", FIRST_WAIT_S, False
                     continue
             except RefusedError as error:
                 self.problem, self.refused = str(error), True
@@ -133,10 +133,11 @@ class Postman:
                 continue
             except Exception as error:
                 # Whatever a database driver or an HTTP library raises: the journal keeps the operation, so try again.
-                if not self.problem and wait_s > 4 * FIRST_WAIT_S:
-                    self.problem = _first_line(error)
+                self.problem = _first_line(error)
+                if not warned and wait_s > 4 * FIRST_WAIT_S:
+                    warned = True
                     log.warning(
-                        "the tracking store does not answer (%s): training goes on, its results are kept in %s",
+                        "the tracking store takes nothing (%s): training goes on, its results are kept in %s",
                         self.problem, self.entry.folder,
                     )  # fmt: skip
                 self._stop.wait(wait_s)

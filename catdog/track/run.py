@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog import config as schema
-from catdog.config import Config
+from catdog.config import Config, TrackingConfig
 from catdog.identity import Identity, describe_checkout, read_git
 from catdog.track.deliver import Postman
 from catdog.track.spool import Entry, Owner, end_orphan, entry_for
@@ -238,6 +238,14 @@ def hand_in(run: SpooledRun, patience_s: float) -> bool:
         else:
             run.entry.release()
     return arrived
+
+
+def describe_undelivered(config: TrackingConfig, problem: str) -> str:
+    """Returns what a user is told when a command ends before everything has arrived."""
+    return (
+        f"tracking.uri: {config.uri} took nothing for {config.wait_s:g} s ({problem or 'no answer'}). Nothing is lost: what it "
+        f"does not have is in {config.spool}, and `catdog.deliver`, or the same command, delivers it."
+    )
 
 
 def _now_ms() -> int:

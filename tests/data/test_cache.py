@@ -172,6 +172,17 @@ def test_damage_is_noticed_and_mended(files: list[Path], cache: Path, log: pytes
     assert log.messages == ["5 decoded images from the cache, nothing decoded"]
 
 
+@pytest.mark.parametrize("name", ["images.npy", "meta.json"])
+def test_a_cache_cut_anywhere_is_never_used(files: list[Path], cache: Path, name: str) -> None:
+    expected = np.array(load(files, cache).images)
+    path = entry_of(cache) / name
+    content = path.read_bytes()
+    for cut in np.random.default_rng(0).integers(0, len(content), 25):
+        path.write_bytes(content[:cut])
+        assert load_cached_images(digests_of(files), height=SIDE, width=SIDE, cache=cache) is None, cut
+    np.testing.assert_array_equal(load(files, cache).images, expected)
+
+
 def test_a_reason_that_may_pass_is_not_kept(files: list[Path], cache: Path, log: pytest.LogCaptureFixture) -> None:
     digests = digests_of(files)
     hidden = files[0].rename(files[0].with_suffix(".away"))

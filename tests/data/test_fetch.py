@@ -7,6 +7,7 @@ import io
 import logging
 import multiprocessing
 import os
+import random
 import re
 import socket
 import stat
@@ -221,6 +222,18 @@ def test_truncated_zip(pets: Path, cache: Path) -> None:
     os.truncate(pets, pets.stat().st_size // 2)
     with pytest.raises(UserError, match=r"pets\.zip is cut short or damaged"):
         fetch_archive(str(pets), cache)
+
+
+def test_a_zip_cut_anywhere_is_never_used(pets: Path, cache: Path) -> None:
+    content = pets.read_bytes()
+    rng = random.Random(0)
+    for cut in [1, *rng.sample(range(2, len(content)), 25), len(content) - 1]:
+        pets.write_bytes(content[:cut])
+        with pytest.raises(UserError, match=r"pets\.zip is (cut short or damaged|not a zip archive)"):
+            fetch_archive(str(pets), cache)
+        assert_nothing_extracted(cache)
+    pets.write_bytes(content)
+    assert fetch_archive(str(pets), cache).is_dir()
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

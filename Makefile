@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart study ui test check lint format clean
+.PHONY: help setup quickstart study ui test torture check lint format clean
 
 help: ## show this text
 	@echo "make TARGET; each target sets up what it needs in $(VENV) first."
@@ -28,6 +28,10 @@ ui: $(VENV)/.installed ## browse the runs in MLflow's own pages, at http://127.0
 
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest
+
+torture: $(VENV)/.installed-dev ## kill sweeps again and again and compare with uninterrupted ones; a server away for a minute (a quarter of an hour)
+	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 20
+	CATDOG_TEST_AWAY_S=60 CATDOG_TEST_SWEEPS=8 $(BIN)/python -m pytest tests/test_server.py
 
 check: lint test ## everything that must be green before a commit: lint, types, tests
 

@@ -141,7 +141,9 @@ class Display:
         mark, style = STYLES.get(min(level // 10 * 10, logging.ERROR), ("", ""))
         # from_ansi: what a process wrote may move the cursor, which would tear the lines.
         lines = [Text.from_ansi(line, style=style) for line in (mark + text).splitlines()]
-        console.print(Text("\n").join(Text(self._prefixes[number]) + line for line in lines), soft_wrap=True)
+        # A line that begins with the name needs no other.
+        prefix = "" if text.startswith(f"{self._jobs[number].name}:") else self._prefixes[number]
+        console.print(Text("\n").join(Text(prefix) + line for line in lines), soft_wrap=True)
 
     def eta_s(self) -> float | None:
         """Returns the seconds that the sweep still takes; None while no run has shown how long it takes."""

@@ -135,7 +135,7 @@ def _write_images(path: Path, files: Sequence[Path], height: int, width: int) ->
     # Plain writes, not a writable memory map: on a full disk a map kills the process with a bus error.
     with (
         path.open("wb") as output,
-        ThreadPoolExecutor(_available_cpus()) as pool,  # threads suffice: Pillow decodes and resizes without the GIL
+        ThreadPoolExecutor(count_cpus()) as pool,  # threads suffice: Pillow decodes and resizes without the GIL
         reported_progress("decoding", len(files), "images") as advance,
     ):
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), height, width, 3)}
@@ -208,6 +208,7 @@ def _content_checksum(content: Any) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
-def _available_cpus() -> int:
+def count_cpus() -> int:
+    """Returns the CPUs that this process may use."""
     # A container or a cluster job may have fewer than the machine.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

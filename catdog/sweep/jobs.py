@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from catdog.config import Config
 from catdog.console import show_error
+from catdog.data.cache import count_cpus
 from catdog.plan import PlannedRun
 from catdog.sweep.display import Display
 from catdog.sweep.options import LauncherOptions
@@ -161,11 +162,9 @@ class Supervisor:
         job = self.jobs[number]
         assert job.job is not None
         slot = min(set(range(self.options.n_jobs)) - {worker.slot for worker in self.running})
-        environment = {}
-        if self.gpus and job.config.trainer.devices == "one":
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpus[slot % len(self.gpus)]
-        threads = max(1, len(os.sched_getaffinity(0)) // self.options.n_jobs) if self.options.n_jobs > 1 else None
-        order = WorkOrder(job.composed, job.job, environment, threads)
+        order = WorkOrder(
+            job.composed, job.job, *share_machine(slot, self.options.n_jobs, self.gpus, job.config.trainer.devices)
+        )
         receiver, sender = self.processes.Pipe(duplex=False)
         process = self.processes.Process(target=work, args=(order, sender))
         self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
@@ -290,6 +289,19 @@ class Supervisor:
             else:
                 entry.release()
         return left
+
+
+def share_machine(slot: int, n_jobs: int, gpus: list[str], devices: str) -> tuple[dict[str, str], int | None]:
+    """Returns a job's share of the machine: environment variables, and its CPU threads (None: TensorFlow's choice).
+
+    Args:
+        slot: the job's place among those that run at once, from 0.
+        n_jobs: how many run at once.
+        gpus: those to be given out one each, as CUDA_VISIBLE_DEVICES names them.
+        devices: `trainer.devices`; all of them are not given out.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and devices == "one" else {}
+    return environment, max(1, count_cpus() // n_jobs) if n_jobs > 1 else None
 
 
 def describe_death(exitcode: int | None) -> str:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from support import OURS, PROJECT, TINY, run_catdog
 
+from catdog.sweep.jobs import share_machine
 from catdog.sweep.launch import find_varying
 
 
@@ -237,6 +238,16 @@ def test_a_run_that_cannot_be_built_stops_the_sweep_before_it_starts(tmp_path, c
     assert "Traceback" not in out
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     assert client.get_experiment_by_name("cats_vs_dogs") is None
+
+
+def test_gpus_and_cpu_threads_are_divided(monkeypatch) -> None:
+    monkeypatch.setattr("catdog.sweep.jobs.count_cpus", lambda: 8)
+    assert share_machine(0, 1, [], "one") == ({}, None)
+    assert [share_machine(slot, 3, ["0", "GPU-b"], "one") for slot in range(3)] == [
+        ({"CUDA_VISIBLE_DEVICES": "0"}, 2), ({"CUDA_VISIBLE_DEVICES": "GPU-b"}, 2), ({"CUDA_VISIBLE_DEVICES": "0"}, 2),
+    ]  # fmt: skip
+    assert share_machine(0, 1, ["0", "1"], "all") == ({}, None)
+    assert share_machine(15, 16, [], "one") == ({}, 1)
 
 
 def test_what_varies_between_jobs() -> None:

@@ -36,12 +36,14 @@ class Fit:
         best_epoch: the epoch with the highest val accuracy, ties to the lower val loss.
         weights: what trains, at that epoch, in the order of `list_changing`.
         seconds: wall and CPU time of the processes that trained before this one.
+        threads: CPU threads that it was trained with: sums in another order differ in their last bits.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
+    threads: int = 0
 
     @property
     def best(self) -> dict[str, float]:
@@ -116,7 +118,7 @@ def capture(model: Any, result: Fit, seconds: tuple[float, float]) -> Checkpoint
     arrays = {f"model/{number}": _to_numpy(variable) for number, variable in enumerate(list_changing(model))}
     arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
     arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
-    facts = {"epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": seconds}
+    facts = {"epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": seconds, "threads": result.threads}
     return Checkpoint(len(result.epochs), arrays, facts)
 
 
@@ -128,7 +130,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
             variable.assign(arrays[f"{prefix}/{number}"])
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
-    return Fit(facts["epochs"], facts["best_epoch"], weights, tuple(facts["seconds"]))
+    return Fit(facts["epochs"], facts["best_epoch"], weights, tuple(facts["seconds"]), facts["threads"])
 
 
 def _to_numpy(variable: Any) -> np.ndarray:

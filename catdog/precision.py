@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.config import TrainerConfig
+from catdog.data.cache import count_cpus
 from catdog.errors import UserError
 
 # Tensor cores for float16 came with this compute capability: below it, float16 saves memory but no time.
@@ -117,6 +118,13 @@ def make_deterministic(config: TrainerConfig) -> None:
 
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def count_threads() -> int:
+    """Returns the CPU threads that one operation of TensorFlow is divided among."""
+    import tensorflow as tf
+
+    return tf.config.threading.get_intra_op_parallelism_threads() or count_cpus()
 
 
 def build_strategy(config: TrainerConfig) -> Any:

@@ -110,7 +110,7 @@ def train(
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
     from catdog.fit import Fit, LiveProgress, capture, compile_model, fit, restore
     from catdog.model import build_kept_model, build_model
-    from catdog.precision import build_strategy, choose_precision, make_deterministic
+    from catdog.precision import build_strategy, choose_precision, count_threads, make_deterministic
 
     # A sweep has described its data before its first run; the log file of each run has it all the same.
     log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
@@ -136,7 +136,7 @@ def train(
     with track.open_run(client, config, job, identify(config, dataset.manifest.digest)) as run:
         checkpoint = load_checkpoint(run.entry.checkpoints)
         if checkpoint is None:
-            result = Fit()
+            result = Fit(threads=count_threads())
             _log_config(run, config, job, dataset, precision.policy)
             # Layers of their own: training must not depend on how many examples were drawn before it.
             _log_examples(run, train_split, build_augmentation(config.augmentation, config.seed, size))
@@ -144,6 +144,11 @@ def train(
         else:
             log.info("goes on after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
             result = restore(model, checkpoint)
+            if result.threads != count_threads():
+                log.warning(
+                    "it began with %d CPU threads and goes on with %d: the result is as good, but not the same bit for bit",
+                    result.threads, count_threads(),
+                )  # fmt: skip
             for epoch in result.epochs:
                 # The last one may have come to the checkpoint, and no further.
                 run.log_metrics(_without_epoch(epoch), step=int(epoch["epoch"]))

@@ -30,7 +30,7 @@ from support import OURS, PROJECT
 
 # What is measured with a clock, and what names a process or a moment.
 TIMED = ("epoch_seconds", "images_per_second", "run_seconds", "run_cpu_seconds")
-OWN_TAGS = ("catdog.key", "catdog.owner", "catdog.sweep", "catdog.model_uri", "mlflow.parentRunId", "catdog.error",
+OWN_TAGS = ("catdog.key", "catdog.owner", "catdog.sweep", "catdog.model_uri", "mlflow.parentRunId",
             "catdog.command", "catdog.retries", "mlflow.user", "mlflow.source.git.commit", "mlflow.note.content",
             "mlflow.source.name")  # fmt: skip
 STUDY = "tortured"
@@ -211,8 +211,8 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
     root = Path(run.info.artifact_uri.removeprefix("file://"))
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()
-        # A log for each process that worked on it, and a traceback of one that was stopped.
-        if not file.is_file() or name.startswith("log/") or name == "traceback.txt":
+        # There is a log for each process that worked on it.
+        if not file.is_file() or name.startswith("log/"):
             continue
         if name == "history.csv":
             artifacts[name] = pd.read_csv(file).drop(columns=list(TIMED[:2])).to_csv()

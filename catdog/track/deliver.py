@@ -253,6 +253,9 @@ def _model(client: "MlflowClient", entry: Entry, operation: dict[str, Any], stat
 
 
 def _status(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    if operation["status"] == "FINISHED" and "catdog.error" in client.get_run(state["run_id"]).data.tags:
+        # Of an interruption that it got over.
+        client.delete_tag(state["run_id"], "catdog.error")
     if operation["status"] in ENDED:
         client.set_terminated(state["run_id"], status=operation["status"], end_time=operation["time_ms"])
     else:

@@ -174,7 +174,8 @@ def open_run(client: "MlflowClient", config: Config, job: Job, identity: Identit
         # Before the log is taken; the terminal gets it from whoever catches the exception.
         log.error("%s", error or type(error).__name__, exc_info=True, extra={"file_only": True})
         with contextlib.suppress(Exception):
-            run.log_text(traceback.format_exc(), "traceback.txt")
+            if status == "FAILED":
+                run.log_text(traceback.format_exc(), "traceback.txt")
             run.log_tags({"catdog.error": _summarize(error)})
         raise
     finally:

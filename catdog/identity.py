@@ -1,5 +1,6 @@
 """What makes two runs the same: config, data, code and libraries, each with a digest, and in words how they differ."""
 
+import getpass
 import hashlib
 import importlib.metadata
 import json
@@ -98,10 +99,20 @@ def _digest_code() -> dict[str, str]:
     }
 
 
-def describe_checkout() -> dict[str, str]:
-    """Returns the tag that names the git commit, where the project lies in a checkout."""
+def describe_origin(command: str) -> dict[str, str]:
+    """Returns the tags by which MLflow's pages show where a run came from: command, user and git commit, as far as known."""
     commit = read_git("rev-parse", "HEAD")
-    return {"mlflow.source.git.commit": commit.strip()} if commit else {}
+    try:
+        user = {"mlflow.user": getpass.getuser()}
+    except (OSError, KeyError, ImportError):
+        # In a container, a user id may have no name.
+        user = {}
+    return {
+        "mlflow.source.name": command,
+        "mlflow.source.type": "LOCAL",
+        **user,
+        **({"mlflow.source.git.commit": commit.strip()} if commit else {}),
+    }
 
 
 def read_git(*arguments: str) -> str:

@@ -38,4 +38,4 @@ def test_a_sweep_killed_again_and_again_equals_an_uninterrupted_one(tmp_path, pr
     await_end(tortured.folder)
     differences = [*find_differences(describe_store(calm.folder), describe_store(tortured.folder))]
     assert not differences, (killed, differences)
-    assert not find_leftovers(tortured.folder, tortured.cache)
+    assert not find_leftovers(tortured)

@@ -5,11 +5,12 @@ the sweep (`sitecustomize` in a folder on PYTHONPATH), and at random ones, to th
 """
 
 import argparse
+import atexit
 import contextlib
 import io
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,13 @@ if MOMENT:
 """
 
 
+def make_temporary() -> Path:
+    """Returns an empty folder with a short path, which goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="tor", dir="/tmp"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @dataclass
 class Torture:
     """One folder in which a sweep is run, killed and run again.
@@ -110,7 +118,8 @@ class Torture:
     folder: Path
     cache: Path
     arguments: list[str]
-    environment: dict[str, str] = field(default_factory=dict)
+    # Its own, and short: multiprocessing's sockets lie below it.
+    temporary: Path = field(default_factory=make_temporary)
 
     def start(self, moment: str = "") -> subprocess.Popen[bytes]:
         """Starts the command in a process group of its own, to be killed at a moment, if one is given."""
@@ -118,7 +127,8 @@ class Torture:
         hooks.mkdir(parents=True, exist_ok=True)
         (hooks / "sitecustomize.py").write_text(HOOK)
         env = {key: value for key, value in os.environ.items() if key not in OURS}
-        env |= {"CATDOG_CACHE": str(self.cache), "PYTHONPATH": f"{hooks}:{PROJECT}", **self.environment}
+        env |= {"CATDOG_CACHE": str(self.cache), "PYTHONPATH": f"{hooks}:{PROJECT}",
+                "TMPDIR": str(self.temporary)}  # fmt: skip
         if moment:
             env |= {"TORTURE": moment, "TORTURE_MARK": str(self.mark)}
         with (self.folder / "terminal.txt").open("ab") as output:
@@ -262,31 +272,33 @@ def find_differences(expected: Any, found: Any, where: str = "") -> Iterator[str
         yield f"{where}: {str(expected)[:200]} became {str(found)[:200]}"
 
 
-def find_leftovers(folder: Path, cache: Path) -> list[str]:
+def find_leftovers(torture: Torture) -> list[str]:
     """Returns what should not be there when all is done: open runs, spool entries, temporary files, processes."""
+    folder = torture.folder
     left = [f"entry {path.name}" for path in (folder / "mlruns" / "spool").glob("*")]
-    left += [str(path) for root in (folder / "mlruns", cache) for path in root.rglob("*.partial*")]
+    left += [str(path) for root in (folder / "mlruns", torture.cache) for path in root.rglob("*.partial*")]
+    left += [str(path) for path in torture.temporary.iterdir()]
     client = connect(folder)
     for experiment in client.search_experiments():
         runs = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'")
         left += [f"RUNNING {run.info.run_name}" for run in runs]
-    temporary = Path(tempfile.gettempdir())
-    for path in temporary.glob("catdog-*"):
-        with contextlib.suppress(OSError, ValueError, psutil.Error):
-            # Other commands may be at work on this machine.
-            if not psutil.pid_exists(json.loads((path / "owner.json").read_text())["pid"]):
-                left.append(str(path))
+    return left + find_processes(folder)
+
+
+def find_processes(folder: Path) -> list[str]:
+    """Returns the processes that work in a folder."""
+    found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                left.append(f"process {process.pid} {' '.join(process.cmdline())[:100]}")
-    return left
+                found.append(f"process {process.pid} {' '.join(process.cmdline())[:100]}")
+    return found
 
 
 def await_end(folder: Path, timeout_s: float = 60) -> None:
     """Waits for the processes of a killed leader to notice."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and any("process" in item for item in find_leftovers(folder, folder)):
+    while time.monotonic() < deadline and find_processes(folder):
         time.sleep(0.2)
 
 
@@ -337,7 +349,7 @@ def main() -> None:
         for folder in folders:
             tortured.folder = folder
             code = tortured.run()
-            differences = [*find_differences(expected, describe_store(folder)), *find_leftovers(folder, tortured.cache)]
+            differences = [*find_differences(expected, describe_store(folder)), *find_leftovers(tortured)]
             bad += bool(differences) or code != 0
             print(f"{folder.name}: exit code {code}, {len(differences)} differences", *differences[:20], sep="\n  ")
         print(f"{struck} of {len(MOMENTS)} named moments struck, {killed} random kills, {ended} runs ended before theirs; "

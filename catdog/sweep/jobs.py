@@ -119,6 +119,8 @@ class Supervisor:
         self.client = client
         self.jobs = jobs
         self.options = options
+        # By the sweep's jobs, not by those left to train: a resumed run then has as many CPU threads as before.
+        self.n_jobs = min(options.n_jobs, len(jobs))
         self.gpus = gpus
         self.display = display
         self.interrupts = 0
@@ -138,7 +140,7 @@ class Supervisor:
         handlers = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
         try:
             while self.running or (self.waiting and not self.stopping):
-                while self.waiting and not self.stopping and len(self.running) < self.options.n_jobs:
+                while self.waiting and not self.stopping and len(self.running) < self.n_jobs:
                     self._start(self.waiting.popleft())
                 for receiver in wait([worker.receiver for worker in self.running], timeout=LOOK_EVERY_S):
                     worker = next(each for each in self.running if each.receiver is receiver)
@@ -161,9 +163,9 @@ class Supervisor:
     def _start(self, number: int) -> None:
         job = self.jobs[number]
         assert job.job is not None
-        slot = min(set(range(self.options.n_jobs)) - {worker.slot for worker in self.running})
+        slot = min(set(range(self.n_jobs)) - {worker.slot for worker in self.running})
         order = WorkOrder(
-            job.composed, job.job, *share_machine(slot, self.options.n_jobs, self.gpus, job.config.trainer.devices)
+            job.composed, job.job, *share_machine(slot, self.n_jobs, self.gpus, job.config.trainer.devices)
         )
         receiver, sender = self.processes.Pipe(duplex=False)
         process = self.processes.Process(target=work, args=(order, sender))

@@ -20,7 +20,7 @@ from catdog import config as schema
 from catdog.config import DEFAULT_STUDY, Config, load_config
 from catdog.console import console, show_error, show_next
 from catdog.errors import UserError
-from catdog.identity import describe_checkout, identify
+from catdog.identity import describe_origin, identify
 from catdog.plan import PlannedRun, build_table, close_dead_runs, plan_runs
 from catdog.scratch import open_scratch
 from catdog.sweep.check import check_models, decode_images, load_datasets
@@ -109,7 +109,7 @@ def launch(
     arrived = True
     try:
         if todo:
-            with Display([job.name for job in jobs], options.n_jobs) as display:
+            with Display([job.name for job in jobs], min(options.n_jobs, len(jobs))) as display:
                 for number, job in enumerate(jobs):
                     if job.planned.state != "run" and job.planned.state != "resume":
                         display.finish(number, "reused" if job.planned.state == "reuse" else job.planned.state)
@@ -230,10 +230,8 @@ def _open_sweep(
             "catdog.kind": "sweep",
             "catdog.command": command,
             "catdog.identity": identity,
-            "mlflow.source.name": command,
-            "mlflow.source.type": "LOCAL",
             **Owner.current().tags,
-            **describe_checkout(),
+            **describe_origin(command),
         }
         sweep.append("create", name=f"sweep of {count}", tags=tags, time_ms=int(time.time() * 1000))
     if not sweep.postman.wait(config.tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):

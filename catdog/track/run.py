@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from catdog import config as schema
 from catdog.config import Config, TrackingConfig
-from catdog.identity import Identity, describe_checkout, read_git
+from catdog.identity import Identity, describe_origin, read_git
 from catdog.track.deliver import Postman
 from catdog.track.spool import Entry, Owner, end_orphan, entry_for
 
@@ -200,11 +200,9 @@ def _open(run: SpooledRun, config: Config, job: Job, identity: Identity) -> None
         "catdog.kind": "run",
         "catdog.variant": job.variant,
         "catdog.variant_digest": schema.hash_config(config, with_seed=False),
-        "mlflow.source.name": shlex.join(["python", "-m", "catdog.train", *job.overrides]),
-        "mlflow.source.type": "LOCAL",
         **identity.tags,
         **Owner.current(job.leader).tags,
-        **describe_checkout(),
+        **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),
     }
     run.append("create", name=job.name, tags=tags, sweep_id=job.sweep_id, time_ms=_now_ms())
     run.append("params", values={key: str(value) for key, value in schema.flatten(config).items()})

@@ -214,6 +214,12 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
     return shlex.join([_python(), "-m", f"catdog.{command}", *options])
 
 
+def this_command(*, without: str = "") -> str:
+    """Returns the command line that is running, to be typed again; arguments that begin with `without` are left out."""
+    arguments = [item for item in sys.argv[1:] if not (without and item.startswith(without))]
+    return shlex.join([_python(), "-m", "catdog.train", *arguments])
+
+
 def _python() -> str:
     """Returns how this Python is called: by its path where it is a virtual environment's that is not activated."""
     if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:

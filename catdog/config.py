@@ -8,6 +8,7 @@ root). No Keras, TensorFlow or MLflow is imported here: `--help`, `--cfg job` an
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -435,6 +436,12 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@functools.cache
+def _hash_file(path: str, size: int, changed_ns: int) -> str:
+    """Returns the sha256 of a file, read once as long as size and time of change stay."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def hash_config(config: Config, *, with_seed: bool) -> str:
     """Returns the digest of what in the config affects training; where things lie and what they are called does not.
 
@@ -445,9 +452,13 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
     relevant = {group: content[group] for group in ("augmentation", "preprocessing", "backbone", "head", "trainer")}
     for group in relevant.values():
         group.pop("name", None)
+        if "layers" in group:
+            # In their order: a flip before a rotation is not a rotation before a flip.
+            group["layers"] = list(group["layers"].items())
     weights = config.backbone.weights
     if weights and Path(weights).is_file():
-        relevant["backbone"]["weights"] = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        stat = Path(weights).stat()
+        relevant["backbone"]["weights"] = _hash_file(weights, stat.st_size, stat.st_mtime_ns)
     if with_seed:
         relevant["seed"] = content["seed"]
     return hash_text(json.dumps(relevant, sort_keys=True))

@@ -42,12 +42,14 @@ def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: flo
     Returns:
         How many entries were delivered, and those that were not.
     """
-    delivered, left = 0, []
+    delivered = 0
+    left: list[Entry] = []
     clear_remains(root)
     for entry in list_entries(root):
-        if entry.facts.get("tracking", {}).get("uri") != uri:
+        facts = entry.facts
+        if facts.get("tracking", {}).get("uri") != uri:
             continue
-        if not entry.pending and entry.last_status in ("FAILED", "KILLED") and entry.facts["kind"] == "run":
+        if not entry.pending and entry.last_status in ("FAILED", "KILLED") and facts["kind"] == "run":
             _forget(entry)
             continue
         end_orphan(entry)
@@ -57,8 +59,9 @@ def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: flo
             entry.claim()
         except (BusyError, FileNotFoundError):
             continue
-        if settle(client, entry, patience_s):
-            delivered += 1
+        # Once the store has let one wait in vain, the others need not wait as well.
+        if settle(client, entry, 0.0 if left else patience_s):
+            delivered += facts["kind"] == "run"
         else:
             left.append(entry)
     return delivered, left
@@ -66,16 +69,22 @@ def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: flo
 
 def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str = "its process is gone") -> bool:
     """Delivers an entry that this process owns, closed as KILLED if it is not, and gives it up; returns whether all arrived."""
-    from catdog.track.deliver import deliver_all
+    from catdog.track.deliver import deliver_all, is_gone
 
     arrived = False
+    name, run_id = entry.facts["name"], entry.state["run_id"]
+    if run_id and entry.pending and is_gone(client, run_id):
+        log.warning("%s, run %s, was deleted in MLflow: what was left to deliver is dropped", name, run_id)
+        entry.remove()
+        return True
     try:
         if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
             entry.append("tags", values={"catdog.error": error})
             entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
         arrived = deliver_all(client, entry, patience_s)
     finally:
-        if arrived and (entry.last_status == "FINISHED" or entry.facts["kind"] == "sweep" or not entry.operations):
+        whole = entry.last_status == "FINISHED" or not entry.operations or entry.is_aside
+        if arrived and (whole or entry.facts["kind"] == "sweep"):
             entry.remove()
         else:
             entry.release()
@@ -97,11 +106,12 @@ def deliver(composed: DictConfig) -> None:
 
     root = Path(config.tracking.spool)
     entries = list_entries(root)
-    mine = [entry for entry in entries if entry.facts["tracking"]["uri"] == config.tracking.uri]
+    uris = {entry.folder: entry.facts.get("tracking", {}).get("uri", "") for entry in entries}
+    mine = [entry for entry in entries if uris[entry.folder] == config.tracking.uri]
     # An entry goes with its delivery: what is said afterwards is read before.
-    study = mine[0].facts["study"] if mine else DEFAULT_STUDY
-    command = "compare" if any(entry.facts["kind"] == "sweep" for entry in mine) else "evaluate"
-    others = sorted({entry.facts["tracking"]["uri"] for entry in entries} - {config.tracking.uri})
+    study = mine[0].facts.get("study", DEFAULT_STUDY) if mine else DEFAULT_STUDY
+    command = "compare" if any(entry.folder.name.startswith("sweep") for entry in mine) else "evaluate"
+    others = sorted({*uris.values()} - {config.tracking.uri, ""})
     if mine:
         client = track.connect(config.tracking)
         delivered, left = settle_entries(client, root, config.tracking.uri, config.tracking.wait_s)

@@ -37,6 +37,7 @@ class Fit:
         weights: what trains, at that epoch, in the order of `list_changing`.
         seconds: wall and CPU time of the processes that trained before this one.
         threads: CPU threads that it was trained with: sums in another order differ in their last bits.
+        trained_as: precision and number of devices, which a checkpoint is good for.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Fit:
     weights: list[np.ndarray] = field(default_factory=list)
     seconds: tuple[float, float] = (0.0, 0.0)
     threads: int = 0
+    trained_as: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, float]:
@@ -118,7 +120,10 @@ def capture(model: Any, result: Fit, seconds: tuple[float, float]) -> Checkpoint
     arrays = {f"model/{number}": _to_numpy(variable) for number, variable in enumerate(list_changing(model))}
     arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
     arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
-    facts = {"epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": seconds, "threads": result.threads}
+    facts = {
+        "epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": seconds, "threads": result.threads,
+        "trained_as": result.trained_as,
+    }  # fmt: skip
     return Checkpoint(len(result.epochs), arrays, facts)
 
 
@@ -130,7 +135,9 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
             variable.assign(arrays[f"{prefix}/{number}"])
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
-    return Fit(facts["epochs"], facts["best_epoch"], weights, tuple(facts["seconds"]), facts["threads"])
+    return Fit(
+        facts["epochs"], facts["best_epoch"], weights, tuple(facts["seconds"]), facts["threads"], facts["trained_as"]
+    )
 
 
 def _to_numpy(variable: Any) -> np.ndarray:

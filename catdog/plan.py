@@ -22,7 +22,7 @@ from catdog.identity import (
     describe_config_change,
     describe_libraries_change,
 )
-from catdog.track.spool import Entry, Owner, entry_for
+from catdog.track.spool import Entry, Owner, entry_for, list_entries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -52,6 +52,7 @@ class PlannedRun:
         run_id: the MLflow run that is reused or goes on; "" for a new one.
         same_as: number of an earlier run of the same command with the same identity, whose result it will share.
         images: its data set's manifest: file, label, split, sha256.
+        discard: whether what the spool holds of it is for a run that was deleted in MLflow.
     """
 
     name: str
@@ -62,6 +63,7 @@ class PlannedRun:
     run_id: str = ""
     same_as: int | None = None
     images: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    discard: bool = False
 
     @property
     def entry(self) -> Entry:
@@ -83,13 +85,21 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
     first: dict[str, int] = {}
     for number, planned in enumerate(runs):
         digest = planned.identity.digest
-        if digest in first and planned.config.reuse == "exact":
+        if digest in first:
             planned.same_as = first[digest]
             planned.state, planned.why = "reuse", f"the same as {runs[first[digest]].name}"
             continue
         first.setdefault(digest, number)
         found = _find_by_identity(client, experiment.experiment_id, digest) if client and experiment else []
-        if _plan_reuse(planned, found, own_sweep) or _plan_resume(planned) or client is None or experiment is None:
+        if (
+            _plan_reuse(planned, found, own_sweep)
+            or _plan_resume(planned, client)
+            or client is None
+            or experiment is None
+        ):
+            continue
+        if planned.discard:
+            planned.why = "interrupted before, but its run was deleted in MLflow"
             continue
         if found:
             planned.why = _explain_again(planned, found)
@@ -100,6 +110,14 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
                 order_by=["attributes.start_time DESC"],
             )  # fmt: skip
         planned.why = _explain_new(planned, recent)
+
+
+def discard_entries(runs: Sequence[PlannedRun]) -> None:
+    """Removes from the spool what belongs to runs that were deleted in MLflow."""
+    for planned in runs:
+        if planned.discard:
+            log.info("%s: %s; its checkpoints are removed", planned.name, planned.why)
+            planned.entry.claim().remove()
 
 
 def _find_by_identity(client: "MlflowClient", experiment_id: str, digest: str) -> "list[Run]":
@@ -122,26 +140,31 @@ def _plan_reuse(planned: PlannedRun, found: "list[Run]", own_sweep: str) -> bool
     return False
 
 
-def _plan_resume(planned: PlannedRun) -> bool:
+def _plan_resume(planned: PlannedRun, client: "MlflowClient | None") -> bool:
     from catdog.checkpoint import load_checkpoint
+    from catdog.track.deliver import is_gone
 
     entry = planned.entry
-    facts = entry.facts
-    if not facts:
+    if not entry.facts:
         return False
-    planned.run_id = str(entry.state["run_id"])
+    run_id = str(entry.state["run_id"])
     owner = entry.find_living_owner()
     if owner and not owner.is_orphan:
         planned.state, planned.why = "busy", f"{owner} trains it right now"
         return True
+    if run_id and (client is None or is_gone(client, run_id)):
+        planned.discard = True
+        return False
+    planned.run_id = run_id
+    word = "failed" if entry.read_journal().last_status == "FAILED" else "interrupted"
     checkpoint = load_checkpoint(entry.checkpoints)
     planned.state = "resume"
     if checkpoint is None:
-        planned.why = "interrupted before the end of its first epoch"
+        planned.why = f"{word} before the end of its first epoch"
     elif checkpoint.epoch >= planned.config.trainer.epochs:
-        planned.why = f"interrupted after its last epoch, {checkpoint.epoch}"
+        planned.why = f"{word} after its last epoch, {checkpoint.epoch}"
     else:
-        planned.why = f"interrupted after epoch {checkpoint.epoch} of {planned.config.trainer.epochs}"
+        planned.why = f"{word} after epoch {checkpoint.epoch} of {planned.config.trainer.epochs}"
     return True
 
 
@@ -177,7 +200,10 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: "Run") -> list[str]
     words = []
     if tags.get("catdog.config_digest") != identity.config:
         theirs = {key: value for key, value in run.data.params.items() if key in mine}
-        words.append(describe_config_change(theirs, mine) or "config changed: the contents of backbone.weights")
+        words.append(
+            describe_config_change(theirs, mine)
+            or "config changed: the order of layers, or what backbone.weights holds"
+        )
     if tags.get("catdog.data_digest") != identity.data:
         words.append(DATA_CHANGED)
     if tags.get("catdog.code_digest") != identity.code:
@@ -234,8 +260,7 @@ def close_dead_runs(client: "MlflowClient", config: Config) -> int:
     experiment = client.get_experiment_by_name(config.study)
     if experiment is None:
         return 0
-    root = Path(config.tracking.spool)
-    spooled = {json.loads(path.read_text())["key"] for path in root.glob("*/entry.json")}
+    spooled = {entry.facts.get("key") for entry in list_entries(Path(config.tracking.spool))}
     running = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
     dead = [run for run in running if run.data.tags.get("catdog.key") not in spooled and is_dead(run)]
     for run in dead:

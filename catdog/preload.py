@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
 
@@ -37,6 +38,8 @@ def quiet_native_log() -> Iterator[None]:
             os.close(kept)
 
 
+# A fork imports what leads the sweep, catdog.train as __main__, once more under a name of its own; runpy wonders at that.
+warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", RuntimeWarning)
 with quiet_native_log():
     import keras
     import tensorflow

@@ -1,7 +1,6 @@
 """Entry: one composed config -> one tracked run. `python -m catdog.train --help` explains it."""
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -61,7 +60,7 @@ class Outcome:
         last_val_accuracy: the last epoch's, in [0, 1].
         seconds: wall time of the whole run.
         has_arrived: whether MLflow has all of it; if not, the spool has the rest.
-        problem: what the store answered when it had not.
+        undelivered: in that case, why, in words.
         promotions: a single run's new versions in the registry, as `catdog.promote.Promotion` has them.
     """
 
@@ -73,7 +72,7 @@ class Outcome:
     last_val_accuracy: float
     seconds: float
     has_arrived: bool = True
-    problem: str = ""
+    undelivered: str = ""
     promotions: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -106,7 +105,7 @@ def train(
     import keras
 
     from catdog.augment import build_augmentation
-    from catdog.checkpoint import load_checkpoint, save_checkpoint
+    from catdog.checkpoint import save_checkpoint
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
     from catdog.fit import Fit, LiveProgress, capture, compile_model, fit, restore
     from catdog.model import build_kept_model, build_model
@@ -133,10 +132,12 @@ def train(
     augment = build_augmentation(config.augmentation, config.seed, size)
 
     client = track.connect_unseen(config.tracking) if job.sweep_id else track.connect(config.tracking)
-    with track.open_run(client, config, job, identify(config, dataset.manifest.digest)) as run:
-        checkpoint = load_checkpoint(run.entry.checkpoints)
+    identity = job.identity or identify(config, dataset.manifest.digest)
+    trained_as = {"precision": precision.policy, "devices": strategy.num_replicas_in_sync}
+    with track.open_run(client, config, job, identity, trained_as) as run:
+        checkpoint = run.checkpoint
         if checkpoint is None:
-            result = Fit(threads=count_threads())
+            result = Fit(threads=count_threads(), trained_as=trained_as)
             _log_config(run, config, job, dataset, precision.policy)
             # Layers of their own: training must not depend on how many examples were drawn before it.
             _log_examples(run, train_split, build_augmentation(config.augmentation, config.seed, size))
@@ -185,7 +186,8 @@ def train(
     delivered = run.delivered_state
     return Outcome(
         delivered["run_id"], job.name, fitted.best_epoch, fitted.best["val/accuracy"], fitted.last["train/accuracy"],
-        fitted.last["val/accuracy"], seconds, run.has_arrived, run.postman.problem, delivered.get("promotions", []),
+        fitted.last["val/accuracy"], seconds, run.has_arrived,
+        "" if run.has_arrived else track.describe_undelivered(config.tracking, run.postman), delivered.get("promotions", []),
     )  # fmt: skip
 
 
@@ -333,45 +335,57 @@ def run_single(composed: DictConfig) -> None:
     config = load_config(composed, Config)
     from hydra.core.hydra_config import HydraConfig
 
-    from catdog import track
+    from catdog import interrupts, track
     from catdog.console import console, show_error, show_next
     from catdog.data.dataset import load_dataset
     from catdog.deliver import settle_entries
-    from catdog.plan import PlannedRun, build_table, close_dead_runs, plan_runs
+    from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
+    from catdog.promote import REGISTERED_TAG, promote
     from catdog.scratch import open_scratch
 
+    hydra = HydraConfig.get()
+    plan_only = _read_plan_only(list(hydra.overrides.hydra))
     open_scratch()
     # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    hydra = HydraConfig.get()
+    interrupts.listen(once=False)
     overrides = list(hydra.overrides.task)
     name, variant = name_job(hydra.runtime.choices["model"], overrides)
     client = track.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
     planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
-    if client:
+    if client and not plan_only:
         settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
         close_dead_runs(client, config)
     plan_runs(client, [planned])
     place = (config.study, config.tracking.uri)
+    if plan_only:
+        console.print(build_table([planned]))
+        show_next(cli.this_command(without="hydra.launcher.plan_only="))
+        return
     if planned.state == "busy":
         raise UserError(f"{name}: {planned.why}. Wait for it, or train another seed: seed=1.")
     if planned.state == "reuse":
+        assert client is not None
         console.print(build_table([planned]))
         log.info("nothing to train: run %s is this one; reuse=never trains it again", planned.run_id)
+        if REGISTERED_TAG not in client.get_run(planned.run_id).data.tags:
+            promote(client, config.promote, [planned.run_id])
         show_next(
             cli.next_command("compare", *place, f"runs=[{planned.run_id}]"), track.ui_command(config.tracking.uri)
         )
         return
+    discard_entries([planned])
     log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
     try:
-        outcome = train(config, Job(name, variant, overrides, Path(hydra.runtime.output_dir)))
+        outcome = train(
+            config, Job(name, variant, overrides, Path(hydra.runtime.output_dir), identity=planned.identity)
+        )
     except BusyError as busy:
         raise UserError(f"{name}: {busy.owner or 'another process'} trains it right now. Wait for it.") from None
     except KeyboardInterrupt:
         raise InterruptedRunError from None
     if not outcome.has_arrived:
-        show_error(track.describe_undelivered(config.tracking, outcome.problem))
+        show_error(outcome.undelivered)
         show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(cli.EXIT_DEFECT)
     log.info("run %s", outcome.run_id)
@@ -380,6 +394,19 @@ def run_single(composed: DictConfig) -> None:
         cli.next_command("compare", *place, f"runs=[{outcome.run_id}]"),
         track.ui_command(config.tracking.uri),
     )
+
+
+def _read_plan_only(overrides: list[str]) -> bool:
+    """Returns whether a single run is to be planned only; the launcher's other options need a sweep.
+
+    Raises:
+        UserError: there is one of those.
+    """
+    options = [item.removeprefix("hydra.launcher.") for item in overrides if item.startswith("hydra.launcher.")]
+    for option in options:
+        if not option.startswith("plan_only="):
+            raise UserError(f"hydra.launcher.{option}: a launcher runs sweeps. Add -m: one run is a sweep of one.")
+    return any(option.partition("=")[2].lower() == "true" for option in options)
 
 
 if __name__ == "__main__":

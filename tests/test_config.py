@@ -202,6 +202,15 @@ def test_a_mistake_on_the_command_line_is_one_message_and_code_2(
     assert not (tmp_path / "mlruns").exists(), "a mistake leaves nothing half-written"
 
 
+def test_the_order_of_layers_is_part_of_what_a_run_is() -> None:
+    flip, turn = "{layer: RandomFlip}", "{layer: RandomRotation, factor: 0.1}"
+    first, second = (
+        schema.hash_config(compose_config(*(f"+augmentation.layers.{item}" for item in items)), with_seed=True)
+        for items in ((f"a={flip}", f"b={turn}"), (f"b={turn}", f"a={flip}"))
+    )
+    assert first != second
+
+
 def test_a_path_in_the_home_folder_is_found(catdog, tmp_path) -> None:
     done = catdog("train", "--cfg", "job", "dataset=folder", "dataset.archive=~/my images", HOME=str(tmp_path))
     assert OmegaConf.create(done.out).dataset.archive == f"{tmp_path}/my images"

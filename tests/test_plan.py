@@ -97,9 +97,35 @@ def test_another_library_is_named(shelf, tmp_path) -> None:
 def test_an_interrupted_run_whose_checkpoints_are_gone_starts_again(shelf) -> None:
     failing = ("study=gone", "trainer.learning_rate=1e30")
     assert shelf.train(*failing).code == 1
-    assert shelf.plan(*failing) == "resume interrupted before the end of its first epoch"
+    assert shelf.plan(*failing) == "resume failed before the end of its first epoch"
     shutil.rmtree(shelf.folder / "mlruns" / "spool")
     assert shelf.plan(*failing) == "run failed before, and its checkpoints are gone"
+
+
+def test_an_interrupted_run_that_was_deleted_in_mlflow_starts_anew(shelf) -> None:
+    failing = ("study=deleted", "trainer.learning_rate=1e30")
+    assert shelf.train(*failing).code == 1
+    client = mlflow.MlflowClient(f"sqlite:///{shelf.folder}/mlruns/mlflow.db")
+    experiment_id = client.get_experiment_by_name("deleted").experiment_id
+    (run,) = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'")
+    client.delete_run(run.info.run_id)
+    assert shelf.plan(*failing) == "run interrupted before, but its run was deleted in MLflow"
+    again = shelf.train(*failing)
+    assert again.code == 1
+    assert "Traceback" not in again.text
+    (fresh,) = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'")
+    assert fresh.info.run_id != run.info.run_id
+    assert fresh.info.status == "FAILED"
+
+
+def test_a_single_run_is_planned_too(shelf) -> None:
+    done = run_catdog(shelf.folder, shelf.cache, "train", *shelf.arguments, "seed=9", "hydra.launcher.plan_only=true")
+    assert done.code == 0, done.text
+    assert re.search(r"cnn .*seed=9 +run +no such run", done.out)
+    assert "epoch" not in done.out
+    refused = run_catdog(shelf.folder, shelf.cache, "train", *shelf.arguments, "hydra.launcher.timeout_s=5")
+    assert refused.code == 2
+    assert "hydra.launcher.timeout_s=5: a launcher runs sweeps. Add -m" in refused.err
 
 
 def test_a_run_left_open_by_a_dead_process_is_closed(shelf) -> None:
@@ -133,7 +159,10 @@ def test_a_sweep_shares_what_an_earlier_one_trained(shelf) -> None:
     assert re.search(r"cnn seed=1 +finished", done.out)
     compared = run_catdog(shelf.folder, shelf.cache, "compare")
     assert compared.code == 0, compared.text
-    assert len(re.findall(r"^ +cnn.* 0\.\d+", compared.out, re.M)) >= 2, "the reused run is in the comparison"
+    for name in ("cnn seed=0", "cnn seed=1"):
+        assert re.search(rf"^ {name} +\d+\.\d", compared.out, re.M), (
+            "the reused run is there, by its name in this sweep"
+        )
 
 
 def test_a_plan_over_many_runs_is_quick(shelf) -> None:

@@ -44,6 +44,7 @@ MOMENTS = (
     "catdog.model:build_model:1",
     "mlflow.tracking.client:MlflowClient.create_run:1",
     "catdog.track.spool:Entry.claim:1",
+    "catdog.track.spool:Entry.append:2",
     "catdog.track.spool:Entry.append:5",
     "mlflow.tracking.client:MlflowClient.log_inputs:1",
     "catdog.fit:FiniteLoss.on_train_batch_end:4",

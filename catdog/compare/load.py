@@ -1,6 +1,7 @@
 """Runs in MLflow -> a comparison."""
 
 import io
+import json
 import logging
 from collections.abc import Callable
 from datetime import datetime
@@ -40,7 +41,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         UserError: no such study, sweep or run, or none of them finished.
     """
     sweep, runs = _find_runs(client, config)
-    records = [_load_record(client, run) for run in runs]
+    records = [_load_record(client, run, sweep.info.run_id if sweep else "") for run in runs]
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
     if not finished:
         states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
@@ -90,9 +91,9 @@ def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | No
     else:
         sweep = _latest_sweep(client, config.study)
     # Its own and those that it reused, in the order of the command line.
-    member = f"catdog.member.{sweep.info.run_id}"
+    member = f"catdog.member.{sweep.info.run_id}"  # "" on a run that was begun again
     runs = client.search_runs([sweep.info.experiment_id], f"tags.`{member}` != ''", max_results=MAX_RUNS)
-    return sweep, sorted(runs, key=lambda run: int(run.data.tags[member]))
+    return sweep, sorted(runs, key=lambda run: json.loads(run.data.tags[member])[0])
 
 
 def _latest_sweep(client: "MlflowClient", study: str) -> "Run":
@@ -115,8 +116,11 @@ def _latest_sweep(client: "MlflowClient", study: str) -> "Run":
     return sweeps[0]
 
 
-def _load_record(client: "MlflowClient", run: "Run") -> RunRecord:
+def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord:
     data = run.data
+    # A run that a sweep reuses may be called otherwise in the one that trained it.
+    own = [0, run.info.run_name, data.tags.get("catdog.variant", run.info.run_name)]
+    _, name, variant = json.loads(data.tags.get(f"catdog.member.{sweep_id}", "null")) or own
     columns = {}
     for key in HISTORY_KEYS:
         if key in data.metrics:
@@ -126,8 +130,8 @@ def _load_record(client: "MlflowClient", run: "Run") -> RunRecord:
     history.index.name = "epoch"
     return RunRecord(
         run_id=run.info.run_id,
-        name=run.info.run_name,
-        variant=data.tags.get("catdog.variant", run.info.run_name),
+        name=name,
+        variant=variant,
         seed=int(data.params.get("seed", 0)),
         status=run.info.status,
         params=dict(data.params),

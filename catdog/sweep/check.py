@@ -108,9 +108,9 @@ def _build_all(configs: list[Config], classes: list[int], sender: Connection) ->
         models = set()
         for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
             precision = choose_precision(config.trainer)
+            build_strategy(config.trainer)
             model = str((config.preprocessing, config.backbone, config.head, config.augmentation, count))
             if model not in models:
-                build_strategy(config.trainer)
                 build_model(config, count, precision.policy)
                 build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
                 models.add(model)

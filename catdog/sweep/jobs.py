@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from catdog.config import Config
 from catdog.console import show_error
 from catdog.data.cache import count_cpus
+from catdog.errors import UserError
 from catdog.plan import PlannedRun
 from catdog.sweep.display import Display
 from catdog.sweep.options import LauncherOptions
@@ -89,7 +90,22 @@ def start_server() -> Any:
     processes = multiprocessing.get_context("forkserver")
     # A job then starts in well under a second; without this each one imports TensorFlow again, for five CPU seconds.
     processes.set_forkserver_preload(
-        ["catdog.preload", "mlflow", "mlflow.tensorflow", "catdog.fit", "catdog.plots", "catdog.sweep.worker"]
+        # All that trains: a run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
+        [
+            "catdog.preload",
+            "mlflow",
+            "mlflow.tensorflow",
+            "catdog.train",
+            "catdog.fit",
+            "catdog.model",
+            "catdog.augment",
+            "catdog.precision",
+            "catdog.checkpoint",
+            "catdog.data.dataset",
+            "catdog.data.stream",
+            "catdog.plots",
+            "catdog.sweep.worker",
+        ]
     )
     return processes
 
@@ -261,8 +277,11 @@ class Supervisor:
         entry = job.planned.entry
         if not entry.facts:
             return
-        with contextlib.suppress(BusyError, FileNotFoundError):
+        try:
             entry.claim()
+        except (BusyError, FileNotFoundError, UserError):
+            return
+        try:
             if not entry.operations:
                 entry.remove()
                 return
@@ -274,16 +293,22 @@ class Supervisor:
                 entry.append("tags", values={"catdog.error": job.error})
                 status = "KILLED" if job.error == INTERRUPTED else "FAILED"
                 entry.append("status", status=status, time_ms=int(time.time() * 1000))
-            if entry.pending:
-                self.postmen.append((entry, Postman(self.client, entry)))
-            else:
-                entry.release()
+        except (UserError, OSError) as error:
+            # The disk is full, perhaps: the next command closes it.
+            show_error(f"{job.name}: {error}")
+            entry.release()
+            return
+        if entry.pending:
+            self.postmen.append((entry, Postman(self.client, entry)))
+        else:
+            entry.release()
 
     def hand_in(self, patience_s: float) -> int:
         """Waits for the deliveries that were taken over; returns how many entries are left undelivered."""
         left = 0
         for entry, postman in self.postmen:
-            arrived = postman.wait(patience_s)
+            # Once the store has let one wait in vain, the others need not wait as well.
+            arrived = postman.wait(0.0 if left else patience_s)
             postman.stop()
             left += not arrived
             if arrived and entry.last_status == "FINISHED":

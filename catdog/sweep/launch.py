@@ -21,7 +21,8 @@ from catdog.config import DEFAULT_STUDY, Config, load_config
 from catdog.console import console, show_error, show_next
 from catdog.errors import UserError
 from catdog.identity import describe_origin, identify
-from catdog.plan import PlannedRun, build_table, close_dead_runs, plan_runs
+from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
+from catdog.promote import REGISTERED_TAG
 from catdog.scratch import open_scratch
 from catdog.sweep.check import check_models, decode_images, load_datasets
 from catdog.sweep.display import Display
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from catdog.track import SpooledRun
+    from catdog.track.deliver import Postman
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +79,15 @@ def launch(
         close_dead_runs(client, first)
     if client:
         earlier = _find_sweep(client, first.study, identity)
-    goes_on = earlier is not None and earlier.info.status != "FINISHED"
+    if earlier and earlier.info.status == "RUNNING" and not options.plan_only:
+        # What a kill left open is closed by now: this one has a leader, with another spool or on another host.
+        raise _busy(Owner.from_tag(earlier.data.tags.get("catdog.owner")))
+    unregistered = earlier is not None and first.promote.enabled and REGISTERED_TAG not in earlier.data.tags
+    goes_on = earlier is not None and (earlier.info.status != "FINISHED" or unregistered)
     plan_runs(client, [job.planned for job in jobs], earlier.info.run_id if earlier and goes_on else "")
     console.print(build_table([job.planned for job in jobs]))
     if options.plan_only:
-        show_next(_command(plan_only=False))
+        show_next(cli.this_command(without="hydra.launcher.plan_only="))
         sys.exit(0)
     todo = [job for job in jobs if job.planned.state in ("run", "resume")]
     if todo:
@@ -90,18 +96,28 @@ def launch(
         gpus = check_models(processes, todo, [len(datasets[jobs.index(job)].classes) for job in todo])
         decode_images(todo, [datasets[jobs.index(job)] for job in todo])
     client = track.connect(first.tracking)
+    discard_entries([job.planned for job in jobs])
     _take_reused(client, jobs)
     if not todo and earlier and not goes_on:
         # Nothing is new: the finished sweep stands.
-        return _finish(client, jobs, earlier.info.run_id, promoted="catdog.registered_model" in earlier.data.tags)
+        return _finish(client, jobs, earlier.info.run_id, promoted=REGISTERED_TAG in earlier.data.tags)
     sweep = _open_sweep(client, first, identity, len(jobs), earlier if goes_on else None)
     sweep_id = sweep.delivered_state["run_id"]
     leader = (Owner.current().pid, Owner.current().started)
     for number, (job, (name, variant), overrides) in enumerate(zip(jobs, names, job_overrides, strict=True)):
         output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
-        job.job = track.Job(name, variant, filter_overrides(overrides), output, sweep_id, number, 0, leader)
+        job.job = track.Job(
+            name,
+            variant,
+            filter_overrides(overrides),
+            output,
+            sweep_id,
+            number,
+            leader=leader,
+            identity=job.planned.identity,
+        )
         if job.planned.state == "reuse" and job.planned.run_id:
-            sweep.append("tags", run_id=job.planned.run_id, values={f"catdog.member.{sweep_id}": str(number)})
+            sweep.append("tags", run_id=job.planned.run_id, values=track.member_tag(sweep_id, job.job))
         elif job.planned.state == "busy":
             job.error = job.planned.why
     supervisor = None
@@ -120,13 +136,13 @@ def launch(
         arrived = _close_sweep(sweep, supervisor, jobs, interrupted)
     except KeyboardInterrupt:
         # The second Ctrl-C: nothing more is recorded; the next command closes what is open.
-        sweep.postman.stop()
-        console.print(f"stopped at once. Go on with the same command:\n{_command()}", soft_wrap=True, highlight=False)
+        sweep.postman.stop(wait=False)
+        console.print(
+            f"stopped at once. Go on with the same command:\n{cli.this_command()}", soft_wrap=True, highlight=False
+        )
         sys.exit(cli.EXIT_INTERRUPTED)
     promoted = bool(sweep.delivered_state.get("promotions"))
-    return _finish(
-        client, jobs, sweep_id, promoted, interrupted=interrupted, arrived=arrived, problem=sweep.postman.problem
-    )
+    return _finish(client, jobs, sweep_id, promoted, interrupted=interrupted, arrived=arrived, postman=sweep.postman)
 
 
 def _compose(
@@ -171,12 +187,6 @@ def _task_config(composed: DictConfig) -> DictConfig:
     return task
 
 
-def _command(*, plan_only: bool = True) -> str:
-    """Returns this command line, to be typed again; with `plan_only` False, without the option that only plans."""
-    arguments = [item for item in sys.argv[1:] if plan_only or not item.startswith("hydra.launcher.plan_only=")]
-    return shlex.join(["python", "-m", "catdog.train", *arguments])
-
-
 def _find_sweep(client: "MlflowClient", study: str, identity: str) -> "Run | None":
     """Returns the newest sweep of exactly these runs, in this order."""
     experiment = client.get_experiment_by_name(study)
@@ -203,22 +213,24 @@ def _share_outcomes(jobs: list[JobState]) -> None:
             job.error = "" if twin.outcome else f"{twin.name}, which is the same, has no result"
 
 
+def _busy(owner: Owner | None) -> UserError:
+    return UserError(f"this very sweep is being run by {owner or 'another process'}. Wait for it, or stop it.")
+
+
 def _open_sweep(
     client: "MlflowClient", config: Config, identity: str, count: int, earlier: "Run | None"
 ) -> "SpooledRun":
     """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
     from catdog.track import SpooledRun
 
-    command = _command()
+    command = shlex.join(["python", "-m", "catdog.train", *sys.argv[1:]])
     entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "sweep", identity)
     facts = {"kind": "sweep", "name": f"sweep of {count}", "study": config.study,
              "tracking": asdict(config.tracking), "identity": identity}  # fmt: skip
     try:
         entry.claim(facts)
     except BusyError as busy:
-        raise UserError(
-            f"this very sweep is being run by {busy.owner or 'another process'}. Wait for it, or stop it."
-        ) from None
+        raise _busy(busy.owner) from None
     if earlier and not entry.state["run_id"]:
         entry.save_state(run_id=earlier.info.run_id)
     sweep = SpooledRun(client, entry)
@@ -251,20 +263,28 @@ def _close_sweep(sweep: "SpooledRun", supervisor: Supervisor | None, jobs: list[
     done = all(job.outcome for job in jobs)
     sweep.log_tags({"mlflow.note.content": describe_outcomes(jobs)})
     status = "KILLED" if interrupted else "FINISHED" if done else "FAILED"
-    sweep.append("status", status=status, time_ms=int(time.time() * 1000))
     finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
     if finished and config.promote.enabled:
         known = [job.outcome.run_id for job in finished if job.outcome and job.outcome.has_arrived]
         keys = [job.planned.entry.facts["key"] for job in finished if job.outcome and not job.outcome.has_arrived
                 and job.planned.entry.facts]  # fmt: skip
         sweep.append("promote", run_ids=known, keys=keys, config=asdict(config.promote))
+    # Last: a sweep that is FINISHED is not gone on with.
+    sweep.append("status", status=status, time_ms=int(time.time() * 1000))
     left = supervisor.hand_in(config.tracking.wait_s) if supervisor else 0
     return hand_in(sweep, 1.0 if left else config.tracking.wait_s) and not left
 
 
+def _is_latest(client: "MlflowClient", study: str, sweep_id: str) -> bool:
+    experiment = client.get_experiment_by_name(study)
+    where = "tags.`catdog.kind` = 'sweep'"
+    found = client.search_runs([experiment.experiment_id], where, max_results=1, order_by=["start_time DESC"])
+    return bool(found) and found[0].info.run_id == sweep_id
+
+
 def _finish(
     client: "MlflowClient", jobs: list[JobState], sweep_id: str, promoted: bool, *, interrupted: bool = False,
-    arrived: bool = True, problem: str = "",
+    arrived: bool = True, postman: "Postman | None" = None,
 ) -> Sequence[JobReturn]:  # fmt: skip
     """Prints the summary and what to do next; exits unless all is well."""
     from catdog import track
@@ -277,14 +297,16 @@ def _finish(
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
     place = (config.study, config.tracking.uri)
     if not arrived:
-        show_error(track.describe_undelivered(config.tracking, problem))
+        show_error(track.describe_undelivered(config.tracking, postman))
         show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(cli.EXIT_DEFECT)
-    commands = [cli.next_command("compare", *place)] if finished else []
+    # Without a name, compare takes the latest.
+    named = [] if _is_latest(client, config.study, sweep_id) else [f"sweep={sweep_id}"]
+    commands = [cli.next_command("compare", *place, *named)] if finished else []
     commands += [cli.next_command("evaluate", *place)] if promoted else []
     if interrupted or len(finished) < len(jobs):
         # It reuses what is finished, goes on where runs were interrupted, and tries again what failed.
-        commands.insert(0, _command())
+        commands.insert(0, cli.this_command())
     show_next(*commands, track.ui_command(config.tracking.uri))
     if interrupted:
         sys.exit(cli.EXIT_INTERRUPTED)

@@ -24,7 +24,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from catdog import config as schema
-from catdog import console
+from catdog import console, interrupts
 from catdog.config import Config, load_config
 from catdog.errors import UserError
 
@@ -59,7 +59,8 @@ class WorkOrder:
 
 def work(order: WorkOrder, sender: Connection) -> None:
     """Trains the run, and sends (kind, value) pairs: progress, log, and at the end outcome, error or traceback."""
-    _listen_to_signals()
+    # While a run closes, only SIGKILL interrupts it.
+    interrupts.listen(once=True)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     order.job.output_dir.mkdir(parents=True, exist_ok=True)
     _take_output(order.job.output_dir / OUTPUT)
@@ -165,19 +166,6 @@ class PipedProgress:
         })  # fmt: skip
 
 
-def _listen_to_signals() -> None:
-    """Makes SIGINT and SIGTERM raise KeyboardInterrupt, once: while a run closes, only SIGKILL interrupts it."""
-
-    def stop(number: int, frame: Any) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    # Under nohup or in a shell's background SIGINT comes ignored; here it is how a job is told to close its run.
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
-
-
 def _stop_with_parent() -> None:
     """Ends this process as Ctrl-C would when the one that leads the sweep is gone: nobody would wait for its result."""
     parent = multiprocessing.parent_process()
@@ -185,7 +173,7 @@ def _stop_with_parent() -> None:
         parent.join()
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(LAST_WORDS_S)
-        os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(1)
 
 
 def _take_output(path: Path) -> None:

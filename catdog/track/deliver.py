@@ -64,6 +64,18 @@ def _is_passing(error: Exception) -> bool:
     return "database is locked" in text or "OperationalError" in text
 
 
+def is_gone(client: "MlflowClient", run_id: str) -> bool:
+    """Whether a run was deleted in MLflow, or is not in this store any more."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage != "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
 class Postman:
     """A thread that delivers an entry's operations while the run goes on.
 
@@ -107,11 +119,12 @@ class Postman:
             time.sleep(0.02)
         return True
 
-    def stop(self) -> None:
-        """Ends the thread after the operation it is at."""
+    def stop(self, *, wait: bool = True) -> None:
+        """Ends the thread after the operation it is at, and waits for that, unless told not to."""
         self._stop.set()
         self._more.set()
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _work(self) -> None:
         wait_s, warned = FIRST_WAIT_S, False
@@ -213,6 +226,9 @@ def _metrics(client: "MlflowClient", entry: Entry, operation: dict[str, Any], st
 def _file(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     path = PurePosixPath(operation["path"])
     source = entry.folder / "files" / operation["folder"] / path.name
+    if not source.exists():
+        # It goes with its delivery, which is noted a moment later.
+        return
     client.log_artifact(state["run_id"], str(source), str(path.parent) if path.parent != PurePosixPath() else None)
 
 
@@ -271,6 +287,9 @@ def _promote(client: "MlflowClient", entry: Entry, operation: dict[str, Any], st
     experiment_id = client.get_run(state["run_id"]).info.experiment_id
     run_ids = list(operation["run_ids"])
     for key in operation["keys"]:
+        if key == entry.facts["key"]:
+            run_ids.append(state["run_id"])
+            continue
         found = client.search_runs([experiment_id], f"tags.`catdog.key` = '{key}'", max_results=1)
         if not found or found[0].info.status != "FINISHED":
             raise NotYetError("its runs are not delivered yet")

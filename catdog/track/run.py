@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import shlex
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog import config as schema
+from catdog.checkpoint import Checkpoint, load_checkpoint
 from catdog.config import Config, TrackingConfig
 from catdog.identity import Identity, describe_origin, read_git
 from catdog.track.deliver import Postman
@@ -31,6 +33,7 @@ RESIZE = "RGB, turned upright by EXIF, stretched to image_size x image_size with
 # A run of a sweep leaves what a silent store did not take in this time to the process that leads the sweep.
 SWEEP_PATIENCE_S = 3.0
 FIGURE_DPI = 120
+DIFF = "code/uncommitted.diff"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Job:
         number: its place in the sweep, from 0.
         retries: how often its process died before.
         leader: (pid, start time) of the process that leads the sweep, or None.
+        identity: as the sweep was planned; None: as it is now.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Job:
     number: int = 0
     retries: int = 0
     leader: tuple[int, float] | None = None
+    identity: Identity | None = None
 
 
 class TrackedRun:
@@ -96,11 +101,18 @@ class TrackedRun:
 
 
 class SpooledRun(TrackedRun):
-    """An MLflow run that a training writes: to the spool, from where a thread takes it to MLflow."""
+    """An MLflow run that a training writes: to the spool, from where a thread takes it to MLflow.
 
-    def __init__(self, client: "MlflowClient", entry: Entry) -> None:
+    Args:
+        client: of the tracking store.
+        entry: the run's folder in the spool, claimed.
+        checkpoint: where it goes on from; None begins it.
+    """
+
+    def __init__(self, client: "MlflowClient", entry: Entry, checkpoint: Checkpoint | None = None) -> None:
         super().__init__(client, "")
         self.entry = entry
+        self.checkpoint = checkpoint
         self.postman = Postman(client, entry)
         self.state: dict[str, Any] = {}
         self.has_arrived = False
@@ -139,10 +151,19 @@ class SpooledRun(TrackedRun):
 
 
 @contextlib.contextmanager
-def open_run(client: "MlflowClient", config: Config, job: Job, identity: Identity) -> Iterator[SpooledRun]:
+def open_run(
+    client: "MlflowClient", config: Config, job: Job, identity: Identity, trained_as: Mapping[str, Any]
+) -> Iterator[SpooledRun]:
     """Opens a run, or goes on with one that was interrupted, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
 
     The exception, whose traceback becomes an artifact, goes on to the caller.
+
+    Args:
+        client: of the tracking store.
+        config: the run's.
+        job: what it is called and where it belongs.
+        identity: what its result depends on.
+        trained_as: what a checkpoint must have been made with to go on from it: precision and number of devices.
 
     Raises:
         BusyError: another process trains this very run.
@@ -151,19 +172,28 @@ def open_run(client: "MlflowClient", config: Config, job: Job, identity: Identit
     entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "run", identity.digest)
     end_orphan(entry)
     entry.claim(_describe(config, job, identity), job.leader)
-    run = SpooledRun(client, entry)
+    checkpoint = load_checkpoint(entry.checkpoints)
+    if checkpoint and checkpoint.facts["trained_as"] != trained_as:
+        log.warning(
+            "its checkpoint was made with %s, not %s: it begins again", checkpoint.facts["trained_as"], trained_as
+        )
+        checkpoint = None
+    if checkpoint is None and entry.has_points:
+        # Its epochs are in MLflow's charts: another training must not mix with them.
+        entry.supersede("its checkpoints are gone, or of another kind: the run was begun again")
+        entry.claim(_describe(config, job, identity), job.leader)
+    run = SpooledRun(client, entry, checkpoint)
     attempt = 1 + sum(item["op"] == "status" and item["status"] == "RUNNING" for item in entry.operations)
     monitor = None
     status = "FINISHED"
     try:
-        if not entry.operations:
-            _open(run, config, job, identity)
-        else:
+        if entry.operations:
             attempt += 1
             run.append("status", status="RUNNING", time_ms=_now_ms())
+            run.log_tags(Owner.current(job.leader).tags)
+        _describe_in_mlflow(run, config, job, identity)
         if job.sweep_id:
-            # A run may belong to several sweeps: to its own, and to those that reuse it.
-            run.log_tags({f"catdog.member.{job.sweep_id}": str(job.number)})
+            run.log_tags(member_tag(job.sweep_id, job))
         if job.retries:
             run.log_tags({"catdog.retries": str(job.retries)})
         if config.tracking.system_metrics:
@@ -183,10 +213,20 @@ def open_run(client: "MlflowClient", config: Config, job: Job, identity: Identit
             monitor.finish()
         # Closing a run that failed, perhaps for want of disk, must not hide why.
         with contextlib.nullcontext() if status == "FINISHED" else contextlib.suppress(Exception):
-            _close(run, job, status, attempt)
+            _log_logs(run, job, attempt)
             if status == "FINISHED" and not job.sweep_id and config.promote.enabled:
+                # Before it is FINISHED: from then on, nothing goes on with it.
                 run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(config.promote))
+            run.append("status", status=status, time_ms=_now_ms())
         hand_in(run, SWEEP_PATIENCE_S if job.sweep_id else config.tracking.wait_s)
+
+
+def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
+    """Returns the tag that makes a run a member of a sweep: its place there, and what it is called there.
+
+    A run may belong to several: to its own, and to those that reuse it, perhaps under another name.
+    """
+    return {f"catdog.member.{sweep_id}": json.dumps([job.number, job.name, job.variant])}
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
@@ -195,29 +235,32 @@ def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
             "identity": identity.digest}  # fmt: skip
 
 
-def _open(run: SpooledRun, config: Config, job: Job, identity: Identity) -> None:
-    tags = {
-        "catdog.kind": "run",
-        "catdog.variant": job.variant,
-        "catdog.variant_digest": schema.hash_config(config, with_seed=False),
-        **identity.tags,
-        **Owner.current(job.leader).tags,
-        **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),
-    }
-    run.append("create", name=job.name, tags=tags, sweep_id=job.sweep_id, time_ms=_now_ms())
-    run.append("params", values={key: str(value) for key, value in schema.flatten(config).items()})
+def _describe_in_mlflow(run: SpooledRun, config: Config, job: Job, identity: Identity) -> None:
+    """Creates the run in MLflow with its tags, params and the code's uncommitted changes, as far as that is not journaled."""
+    journaled = {(item["op"], item.get("path")) for item in run.entry.operations}
+    if ("create", None) not in journaled:
+        tags = {
+            "catdog.kind": "run",
+            "catdog.variant": job.variant,
+            "catdog.variant_digest": schema.hash_config(config, with_seed=False),
+            **identity.tags,
+            **Owner.current(job.leader).tags,
+            **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),
+        }
+        run.append("create", name=job.name, tags=tags, sweep_id=job.sweep_id, time_ms=_now_ms())
+    if ("params", None) not in journaled:
+        run.append("params", values={key: str(value) for key, value in schema.flatten(config).items()})
     diff = read_git("diff", "HEAD")
-    if diff:
-        run.log_text(diff, "code/uncommitted.diff")
+    if diff and ("file", DIFF) not in journaled:
+        run.log_text(diff, DIFF)
 
 
-def _close(run: SpooledRun, job: Job, status: str, attempt: int) -> None:
+def _log_logs(run: SpooledRun, job: Job, attempt: int) -> None:
     _flush_logs()
     with contextlib.suppress(OSError):
         for file in sorted(job.output_dir.glob("*.log")):
             # An interrupted run has a log for each of its processes.
             run.log_file(file, "log", file.name if attempt == 1 else f"{file.stem}-{attempt}{file.suffix}")
-    run.append("status", status=status, time_ms=_now_ms())
 
 
 def hand_in(run: SpooledRun, patience_s: float) -> bool:
@@ -239,10 +282,16 @@ def hand_in(run: SpooledRun, patience_s: float) -> bool:
     return arrived
 
 
-def describe_undelivered(config: TrackingConfig, problem: str) -> str:
+def describe_undelivered(config: TrackingConfig, postman: Postman | None) -> str:
     """Returns what a user is told when a command ends before everything has arrived."""
+    if postman and postman.refused:
+        return (
+            f"tracking.uri: {config.uri} refuses a part of what was recorded ({postman.problem}). It is kept in "
+            f"{postman.entry.folder}; remove that folder to give it up."
+        )
+    problem = postman.problem if postman and postman.problem else "no answer"
     return (
-        f"tracking.uri: {config.uri} took nothing for {config.wait_s:g} s ({problem or 'no answer'}). Nothing is lost: what it "
+        f"tracking.uri: {config.uri} took nothing for {config.wait_s:g} s ({problem}). Nothing is lost: what it "
         f"does not have is in {config.spool}, and `catdog.deliver`, or the same command, delivers it."
     )
 

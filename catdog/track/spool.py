@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import threading
 import time
@@ -28,6 +27,7 @@ from filelock import FileLock, Timeout
 
 from catdog.data.staging import DISK_FULL
 from catdog.errors import UserError
+from catdog.interrupts import held
 from catdog.scratch import is_alive
 
 HEARTBEAT_S = 15.0
@@ -144,13 +144,37 @@ class Entry:
     @property
     def pending(self) -> int:
         """Operations that MLflow does not have yet."""
-        return len(self.operations) - int(self.state["count"])
+        return max(0, len(self.operations) - int(self.state["count"]))
 
     @property
     def last_status(self) -> str:
         """The last status that was journaled: RUNNING, FINISHED, FAILED or KILLED; "" before the first."""
         found = [item["status"] for item in self.operations if item["op"] == "status"]
         return found[-1] if found else ""
+
+    @property
+    def has_points(self) -> bool:
+        """Whether metrics of epochs are journaled."""
+        return any(item["op"] == "metrics" and item["step"] > 0 for item in self.operations)
+
+    def supersede(self, why: str) -> None:
+        """Sets the entry, which this process owns, aside: its run is closed as KILLED by the next delivery, another begins.
+
+        The entry's name is free then; what it has to deliver stays in the spool under another one.
+        """
+        tags = {key for item in self.operations if item["op"] == "tags" for key in item["values"]}
+        members = {key: "" for key in tags if key.startswith("catdog.member.")}
+        self.append("tags", values={"catdog.error": why, **members})
+        self.append("status", status="KILLED", time_ms=int(time.time() * 1000))
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        aside = self.folder.with_name(f"{self.folder.name}-{self.facts['key'][:8]}")
+        self.release()
+        self.folder.rename(aside)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it was superseded: it is delivered, and goes."""
+        return self.folder.name.count("-") == 2
 
     # Who owns it.
 
@@ -182,6 +206,7 @@ class Entry:
                         raise FileNotFoundError(errno.ENOENT, "no such entry", str(self.folder))
                     shutil.rmtree(self.folder, ignore_errors=True)
                     (self.folder / "files").mkdir(parents=True)
+                    self._points.clear()
                     content = {"key": uuid.uuid4().hex, **facts}
                     write_atomically(self.folder / "entry.json", json.dumps(content).encode())
                 write_atomically(self.folder / "owner.json", json.dumps(asdict(Owner.current(leader))).encode())
@@ -265,7 +290,8 @@ class Entry:
         """
         item = {"op": op, **content}
         text = json.dumps(item)
-        with self._write, _disk_errors_named(self.folder):
+        # An interrupt between the line on the disk and the item in memory would make the two count differently.
+        with held(), self._write, _disk_errors_named(self.folder):
             size = self._journal.seek(0, os.SEEK_END)
             line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
             try:
@@ -277,6 +303,8 @@ class Entry:
                 self._journal.truncate(size)
                 raise
             self.operations.append(item)
+            if op == "metrics":
+                self._points |= {(key, item["step"]) for key in item["values"]}
 
     def append_metrics(self, values: dict[str, float], step: int) -> None:
         """Adds metrics, but for those whose step is in the journal: a resumed run doubles none."""
@@ -284,7 +312,6 @@ class Entry:
         if fresh:
             # The time belongs to the operation: delivered twice, it is the same point to MLflow.
             self.append("metrics", values=fresh, step=step, time_ms=int(time.time() * 1000))
-            self._points |= {(key, step) for key in fresh}
 
     def next_step(self, prefix: str) -> int:
         """Returns the step after the last one journaled of metrics whose names begin with `prefix`; 0 before the first."""
@@ -309,6 +336,9 @@ class Entry:
             folder.mkdir()
             try:
                 yield folder
+                # The journal promises these files: they are on the disk before it does.
+                for path in [*folder.rglob("*"), folder, folder.parent]:
+                    _sync(path)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -323,8 +353,8 @@ def end_orphan(entry: Entry) -> None:
             told = True
             log.info("%s of a sweep that was killed is about to stop: waiting for it", owner)
         if time.monotonic() > deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(owner.pid, signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(owner.pid).kill()
         time.sleep(0.1)
 
 
@@ -367,10 +397,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
+    """Returns what a file holds that is written atomically; nothing where there is none."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
 
 

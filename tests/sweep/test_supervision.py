@@ -119,7 +119,9 @@ def test_ctrl_c_closes_the_run_and_the_same_command_goes_on(tmp_path, cache) -> 
         "cnn epochs=2": "FINISHED",
         "sweep of 2": "FINISHED",
     }
-    assert find_run(tmp_path, "stopped", "cnn epochs=25").info.run_id == interrupted.info.run_id
+    resumed = find_run(tmp_path, "stopped", "cnn epochs=25")
+    assert resumed.info.run_id == interrupted.info.run_id
+    assert resumed.data.tags["catdog.owner"] != interrupted.data.tags["catdog.owner"]
     assert list((tmp_path / "mlruns" / "spool").iterdir()) == []
 
 
@@ -288,8 +290,12 @@ def test_a_run_has_one_owner(tmp_path, cache) -> None:
         read_until(process, "/500")
         single = run_catdog(tmp_path, cache, "train", *arguments)
         swept = run_catdog(tmp_path, cache, "train", "-m", *arguments)
+        # With another spool, as from another folder, MLflow tells who trains it.
+        elsewhere = run_catdog(tmp_path, cache, "train", *arguments, f"tracking.spool={tmp_path}/other")
         os.killpg(process.pid, signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
+    assert elsewhere.code == 2
+    assert f"process {process.pid} on" in elsewhere.err
     assert single.code == 2
     assert f"process {process.pid} on" in single.err
     assert "trains it right now" in single.err

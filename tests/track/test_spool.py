@@ -215,6 +215,53 @@ def test_what_a_kill_left_of_an_entry_is_cleared(entry, client, uri) -> None:
     assert list(root.iterdir()) == []
 
 
+def test_a_run_that_begins_again_leaves_the_first_one_whole(entry, client, uri) -> None:
+    """Its checkpoints are gone: what it measured is delivered, it is closed, and the other training has a run of its own."""
+    journal(entry)
+    entry.append("tags", values={"catdog.member.abc": "[0]"})
+    entry.supersede("begun again")
+    again = entry_for(entry.folder.parent, uri, "spooled", "run", "i").claim(facts(uri))
+    assert again.operations == []
+    again.append("create", name="again", tags={}, sweep_id=None, time_ms=1)
+    again.append_metrics({"val/loss": 9.0}, step=1)
+    again.append("status", status="FINISHED", time_ms=2)
+    assert settle(client, again, 5)
+    assert settle_entries(client, entry.folder.parent, uri, 5) == (1, [])
+    assert list(entry.folder.parent.iterdir()) == []
+    runs = client.search_runs([client.get_experiment_by_name("spooled").experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == {"a run": "KILLED", "again": "FINISHED"}
+    first = next(run for run in runs if run.info.run_name == "a run")
+    assert first.data.tags["catdog.member.abc"] == "", "it is no member of its sweep any more"
+    assert [point.value for point in client.get_metric_history(first.info.run_id, "val/loss")] == [1.0, 0.5]
+
+
+INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from catdog import interrupts
+from catdog.track.spool import Entry
+interrupts.listen(once=False)
+entry = Entry(Path(sys.argv[1])).claim({"kind": "run"})
+real = os.fsync
+os.fsync = lambda descriptor: (real(descriptor), os.kill(os.getpid(), signal.SIGINT))
+try:
+    entry.append_metrics({"val/loss": 1.0}, step=1)
+except KeyboardInterrupt:
+    os.fsync = real
+    assert len(entry.operations) == 1, entry.operations
+    entry.append("status", status="KILLED", time_ms=1)
+    print("closed")
+"""
+
+
+def test_an_interrupt_while_the_journal_is_written_loses_no_line(tmp_path) -> None:
+    folder = tmp_path / "run-1"
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, str(folder)], capture_output=True, text=True, check=False,
+                          cwd=PROJECT)  # fmt: skip
+    assert done.stdout == "closed\n", done.stderr
+    assert [item["op"] for item in Entry(folder).read_journal().operations] == ["metrics", "status"]
+
+
 class Away:
     """A tracking store that does not answer until it is back."""
 

@@ -70,7 +70,7 @@ def served(folder: Path) -> Iterator[Server]:
 
 def start_training(folder: Path, cache: Path, *arguments: str) -> subprocess.Popen:
     env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT)}
+    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix}
     return subprocess.Popen([sys.executable, "-m", "catdog.train", *arguments], cwd=folder, env=env, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 

@@ -133,9 +133,11 @@ def test_evaluate_refuses_other_data_under_the_same_name(study, client, tmp_path
 
 def test_predict_answers_as_table_csv_and_json(study, photos) -> None:
     files = sorted(photos.glob("*.jpg"))
-    shown = study.run("predict", str(files[0]), str(files[1]))
+    # Near by, as a table folds long paths.
+    shutil.copy(files[0], study.folder / "one.jpg")
+    shown = study.run("predict", "one.jpg", str(files[1]))
     assert shown.code == 0, shown.text
-    assert files[0].name in re.sub(r"\s", "", shown.out)
+    assert "one.jpg" in shown.out
     csv = study.run("predict", str(photos), "format=csv")
     table = pd.read_csv(io.StringIO(csv.out))
     assert list(table.columns) == ["file", "class", "probability", "probability_cats", "probability_dogs"]

@@ -22,7 +22,7 @@ from catdog.sweep.launch import find_varying
 def started(folder, cache, *arguments: str) -> Iterator[subprocess.Popen]:
     """A command that runs in a process group of its own, as in a terminal."""
     env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT)}
+    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix}
     process = subprocess.Popen(
         [sys.executable, "-m", "catdog.train", *arguments], cwd=folder, env=env, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from catdog import cli
 from catdog.config import DEFAULT_STUDY, DeliverConfig, load_config
-from catdog.track.spool import BusyError, Entry, clear_remains, end_orphan, list_entries
+from catdog.track.owner import BusyError
+from catdog.track.spool import Entry, clear_remains, end_orphan, list_entries
 from catdog.wording import plural
 
 if TYPE_CHECKING:

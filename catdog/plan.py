@@ -22,7 +22,8 @@ from catdog.identity import (
     describe_config_change,
     describe_libraries_change,
 )
-from catdog.track.spool import Entry, Owner, entry_for, list_entries
+from catdog.track.owner import Owner
+from catdog.track.spool import Entry, entry_for, list_entries
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -23,7 +23,8 @@ from catdog.plan import PlannedRun
 from catdog.sweep.display import Display
 from catdog.sweep.options import LauncherOptions
 from catdog.sweep.worker import OUTPUT, WorkOrder, work
-from catdog.track.spool import BusyError, Entry
+from catdog.track.owner import BusyError
+from catdog.track.spool import Entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -29,7 +29,8 @@ from catdog.sweep.display import Display
 from catdog.sweep.jobs import INTERRUPTED, JobState, Supervisor, start_server
 from catdog.sweep.options import LauncherOptions
 from catdog.sweep.summary import build_summary, describe_outcomes
-from catdog.track.spool import BusyError, Owner, entry_for
+from catdog.track.owner import BusyError, Owner
+from catdog.track.spool import entry_for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,5 +1,6 @@
 """Tracking: the store, the spool before it, and the life of one MLflow run from its config to its saved model."""
 
+from catdog.track.owner import BusyError
 from catdog.track.run import (
     Job,
     SpooledRun,
@@ -10,7 +11,6 @@ from catdog.track.run import (
     member_tag,
     open_run,
 )
-from catdog.track.spool import BusyError
 from catdog.track.store import check_store, connect, connect_existing, connect_unseen, open_study, ui_command
 
 __all__ = [

@@ -17,7 +17,8 @@ from catdog.checkpoint import Checkpoint, load_checkpoint
 from catdog.config import Config, TrackingConfig
 from catdog.identity import Identity, describe_origin, read_git
 from catdog.track.deliver import Postman
-from catdog.track.spool import Entry, Owner, end_orphan, entry_for
+from catdog.track.owner import Owner
+from catdog.track.spool import Entry, end_orphan, entry_for
 
 if TYPE_CHECKING:
     import numpy as np

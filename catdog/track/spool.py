@@ -12,13 +12,12 @@ import json
 import logging
 import os
 import shutil
-import socket
 import threading
 import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +27,7 @@ from filelock import FileLock, Timeout
 from catdog.data.staging import DISK_FULL
 from catdog.errors import UserError
 from catdog.interrupts import held
-from catdog.scratch import is_alive
+from catdog.track.owner import BusyError, Owner
 
 HEARTBEAT_S = 15.0
 # Another host's owner is taken for dead after this long without a heartbeat; on this host its process tells.
@@ -36,71 +35,6 @@ DEAD_AFTER_S = 120.0
 ORPHAN_PATIENCE_S = 30.0
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that works on an entry.
-
-    Attributes:
-        host: its computer.
-        pid: its process id.
-        started: when that process started, in seconds since 1970: with the pid, it names one process for good.
-        leader_pid: the process that leads its sweep; its own where there is no sweep.
-        leader_started: when the leader started.
-        booted: when the host was: a clock that is set moves it and all start times alike.
-    """
-
-    host: str
-    pid: int
-    started: float
-    leader_pid: int
-    leader_started: float
-    booted: float | None = None
-
-    @classmethod
-    def current(cls, leader: "tuple[int, float] | None" = None) -> "Owner":
-        """Returns this process as an owner; `leader` is (pid, start time) of the process that leads its sweep."""
-        me = (os.getpid(), psutil.Process().create_time())
-        return cls(socket.gethostname(), *me, *(leader or me), psutil.boot_time())
-
-    @classmethod
-    def from_tag(cls, text: str | None) -> "Owner | None":
-        """Returns the owner that a run's tag `catdog.owner` names."""
-        try:
-            return cls(**json.loads(text or "{}"))
-        except (ValueError, TypeError):
-            return None
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """What a run in MLflow carries of it, so that one left RUNNING can be told to be dead."""
-        return {"catdog.owner": json.dumps(asdict(self))}
-
-    @property
-    def is_here(self) -> bool:
-        return self.host == socket.gethostname()
-
-    @property
-    def is_orphan(self) -> bool:
-        """Whether its leader, on this host, is gone, so that it is about to stop."""
-        return self.is_here and not is_alive(self.leader_pid, self.leader_started, self.booted)
-
-    @property
-    def lives(self) -> bool:
-        """Whether its process, which is on this host, is there."""
-        return is_alive(self.pid, self.started, self.booted)
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-
-class BusyError(Exception):
-    """The entry has a living owner."""
-
-    def __init__(self, owner: Owner | None) -> None:
-        super().__init__(f"owned by {owner or 'another process'}")
-        self.owner = owner
 
 
 class Entry:

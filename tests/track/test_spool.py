@@ -16,7 +16,8 @@ from catdog import config as schema
 from catdog.deliver import settle, settle_entries
 from catdog.errors import UserError
 from catdog.track.deliver import Postman, RefusedError, deliver_all, deliver_next
-from catdog.track.spool import BusyError, Entry, Owner, entry_for, list_entries
+from catdog.track.owner import BusyError, Owner
+from catdog.track.spool import Entry, entry_for, list_entries
 
 
 def facts(uri: str, name: str = "a run") -> dict:

@@ -1,27 +1,25 @@
 """Entry: one composed config -> one tracked run. `python -m catdog.train --help` explains it."""
 
 import logging
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from catdog import cli
-from catdog.config import DEFAULT_STUDY, Config, load_config
-from catdog.errors import InterruptedRunError, UserError
+from catdog.config import Config
 from catdog.identity import identify
-from catdog.track import BusyError, Job
+from catdog.track import Job
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset, SplitImages
-    from catdog.fit import Fit, Progress
+    from catdog.fit import Fit
+    from catdog.progress import Progress
     from catdog.track import SpooledRun
 
 log = logging.getLogger(__name__)
@@ -107,9 +105,10 @@ def train(
     from catdog.augment import build_augmentation
     from catdog.checkpoint import save_checkpoint
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
-    from catdog.fit import Fit, LiveProgress, capture, compile_model, fit, restore
+    from catdog.fit import Fit, capture, compile_model, fit, restore
     from catdog.model import build_kept_model, build_model
     from catdog.precision import build_strategy, choose_precision, count_threads, make_deterministic
+    from catdog.progress import LiveProgress
 
     # A sweep has described its data before its first run; the log file of each run has it all the same.
     log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
@@ -330,84 +329,7 @@ def read_outcome(run: "Run") -> Outcome:
     )  # fmt: skip
 
 
-def run_single(composed: DictConfig) -> None:
-    """Trains one run, or finds it finished, registers it, and says what to do next."""
-    config = load_config(composed, Config)
-    from hydra.core.hydra_config import HydraConfig
-
-    from catdog import interrupts, track
-    from catdog.console import console, show_error, show_next
-    from catdog.data.dataset import load_dataset
-    from catdog.deliver import settle_entries
-    from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
-    from catdog.promote import REGISTERED_TAG, promote
-    from catdog.scratch import open_scratch
-
-    hydra = HydraConfig.get()
-    plan_only = _read_plan_only(list(hydra.overrides.hydra))
-    open_scratch()
-    # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
-    interrupts.listen(once=False)
-    overrides = list(hydra.overrides.task)
-    name, variant = name_job(hydra.runtime.choices["model"], overrides)
-    client = track.connect_existing(config.tracking)
-    dataset = load_dataset(config.dataset)
-    planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
-    if client and not plan_only:
-        settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
-        close_dead_runs(client, config)
-    plan_runs(client, [planned])
-    place = (config.study, config.tracking.uri)
-    if plan_only:
-        console.print(build_table([planned]))
-        show_next(cli.this_command(without="hydra.launcher.plan_only="))
-        return
-    if planned.state == "busy":
-        raise UserError(f"{name}: {planned.why}. Wait for it, or train another seed: seed=1.")
-    if planned.state == "reuse":
-        assert client is not None
-        console.print(build_table([planned]))
-        log.info("nothing to train: run %s is this one; reuse=never trains it again", planned.run_id)
-        if REGISTERED_TAG not in client.get_run(planned.run_id).data.tags:
-            promote(client, config.promote, [planned.run_id])
-        show_next(
-            cli.next_command("compare", *place, f"runs=[{planned.run_id}]"), track.ui_command(config.tracking.uri)
-        )
-        return
-    discard_entries([planned])
-    log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
-    try:
-        outcome = train(
-            config, Job(name, variant, overrides, Path(hydra.runtime.output_dir), identity=planned.identity)
-        )
-    except BusyError as busy:
-        raise UserError(f"{name}: {busy.owner or 'another process'} trains it right now. Wait for it.") from None
-    except KeyboardInterrupt:
-        raise InterruptedRunError from None
-    if not outcome.has_arrived:
-        show_error(outcome.undelivered)
-        show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
-        sys.exit(cli.EXIT_DEFECT)
-    log.info("run %s", outcome.run_id)
-    show_next(
-        *([cli.next_command("evaluate", *place)] if outcome.promotions else []),
-        cli.next_command("compare", *place, f"runs=[{outcome.run_id}]"),
-        track.ui_command(config.tracking.uri),
-    )
-
-
-def _read_plan_only(overrides: list[str]) -> bool:
-    """Returns whether a single run is to be planned only; the launcher's other options need a sweep.
-
-    Raises:
-        UserError: there is one of those.
-    """
-    options = [item.removeprefix("hydra.launcher.") for item in overrides if item.startswith("hydra.launcher.")]
-    for option in options:
-        if not option.startswith("plan_only="):
-            raise UserError(f"hydra.launcher.{option}: a launcher runs sweeps. Add -m: one run is a sweep of one.")
-    return any(option.partition("=")[2].lower() == "true" for option in options)
-
-
 if __name__ == "__main__":
+    from catdog.single import run_single
+
     cli.run_app("config", run_single, usage=USAGE, sweeps=True)

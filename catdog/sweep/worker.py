@@ -124,7 +124,7 @@ class Link:
 
 
 class PipedProgress:
-    """Tells the leader how a training comes on, and the log file each epoch; a `catdog.fit.Progress`."""
+    """Tells the leader how a training comes on, and the log file each epoch; a `catdog.progress.Progress`."""
 
     def __init__(self, link: Link, epochs: int, steps: int, first_epoch: int) -> None:
         self.link = link
@@ -149,7 +149,7 @@ class PipedProgress:
             self._tell(epoch_ended=False)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
-        from catdog.fit import log_epoch
+        from catdog.progress import log_epoch
 
         self.metrics, self.best, self.done = metrics, result.best["val/accuracy"], self.steps
         self._tell(epoch_ended=True)

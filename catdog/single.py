@@ -1,0 +1,96 @@
+"""Leading a single run: planned, trained or found finished, registered; what `catdog.sweep.launch` is to a sweep."""
+
+import logging
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from catdog import cli
+from catdog.config import DEFAULT_STUDY, Config, load_config
+from catdog.errors import InterruptedRunError, UserError
+from catdog.identity import identify
+from catdog.track import BusyError, Job
+
+log = logging.getLogger(__name__)
+
+
+def run_single(composed: DictConfig) -> None:
+    """Trains one run, or finds it finished, registers it, and says what to do next."""
+    config = load_config(composed, Config)
+    # After the config's checks: a mistake is said before pandas and MLflow are imported.
+    from hydra.core.hydra_config import HydraConfig
+
+    from catdog import interrupts, track
+    from catdog.console import console, show_error, show_next
+    from catdog.data.dataset import load_dataset
+    from catdog.deliver import settle_entries
+    from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
+    from catdog.promote import REGISTERED_TAG, promote
+    from catdog.scratch import open_scratch
+    from catdog.train import name_job, train
+
+    hydra = HydraConfig.get()
+    plan_only = _read_plan_only(list(hydra.overrides.hydra))
+    open_scratch()
+    # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
+    interrupts.listen(once=False)
+    overrides = list(hydra.overrides.task)
+    name, variant = name_job(hydra.runtime.choices["model"], overrides)
+    client = track.connect_existing(config.tracking)
+    dataset = load_dataset(config.dataset)
+    planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
+    if client and not plan_only:
+        settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
+        close_dead_runs(client, config)
+    plan_runs(client, [planned])
+    place = (config.study, config.tracking.uri)
+    if plan_only:
+        console.print(build_table([planned]))
+        show_next(cli.this_command(without="hydra.launcher.plan_only="))
+        return
+    if planned.state == "busy":
+        raise UserError(f"{name}: {planned.why}. Wait for it, or train another seed: seed=1.")
+    if planned.state == "reuse":
+        assert client is not None
+        console.print(build_table([planned]))
+        log.info("nothing to train: run %s is this one; reuse=never trains it again", planned.run_id)
+        if REGISTERED_TAG not in client.get_run(planned.run_id).data.tags:
+            promote(client, config.promote, [planned.run_id])
+        show_next(
+            cli.next_command("compare", *place, f"runs=[{planned.run_id}]"), track.ui_command(config.tracking.uri)
+        )
+        return
+    discard_entries([planned])
+    log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
+    try:
+        outcome = train(
+            config, Job(name, variant, overrides, Path(hydra.runtime.output_dir), identity=planned.identity)
+        )
+    except BusyError as busy:
+        raise UserError(f"{name}: {busy.owner or 'another process'} trains it right now. Wait for it.") from None
+    except KeyboardInterrupt:
+        raise InterruptedRunError from None
+    if not outcome.has_arrived:
+        show_error(outcome.undelivered)
+        show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
+        sys.exit(cli.EXIT_DEFECT)
+    log.info("run %s", outcome.run_id)
+    show_next(
+        *([cli.next_command("evaluate", *place)] if outcome.promotions else []),
+        cli.next_command("compare", *place, f"runs=[{outcome.run_id}]"),
+        track.ui_command(config.tracking.uri),
+    )
+
+
+def _read_plan_only(overrides: list[str]) -> bool:
+    """Returns whether a single run is to be planned only; the launcher's other options need a sweep.
+
+    Raises:
+        UserError: there is one of those.
+    """
+    options = [item.removeprefix("hydra.launcher.") for item in overrides if item.startswith("hydra.launcher.")]
+    for option in options:
+        if not option.startswith("plan_only="):
+            raise UserError(f"hydra.launcher.{option}: a launcher runs sweeps. Add -m: one run is a sweep of one.")
+    return any(option.partition("=")[2].lower() == "true" for option in options)

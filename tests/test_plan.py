@@ -122,7 +122,7 @@ def test_a_single_run_is_planned_too(shelf) -> None:
     done = run_catdog(shelf.folder, shelf.cache, "train", *shelf.arguments, "seed=9", "hydra.launcher.plan_only=true")
     assert done.code == 0, done.text
     assert re.search(r"cnn .*seed=9 +run +no such run", done.out)
-    assert "epoch" not in done.out
+    assert "epoch 1" not in done.out
     refused = run_catdog(shelf.folder, shelf.cache, "train", *shelf.arguments, "hydra.launcher.timeout_s=5")
     assert refused.code == 2
     assert "hydra.launcher.timeout_s=5: a launcher runs sweeps. Add -m" in refused.err

@@ -1,6 +1,6 @@
 """Tortures a sweep: kills it again and again, types the same command, and compares what is left with an uninterrupted sweep.
 
-`make torture` runs it; tests/test_torture.py runs a small one. Kills come at named moments, by a hook in the processes of
+`make torture` runs it; tests/sweep/test_torture.py runs a small one. Kills come at named moments, by a hook in the processes of
 the sweep (`sitecustomize` in a folder on PYTHONPATH), and at random ones, to the whole process group or its leader alone.
 """
 

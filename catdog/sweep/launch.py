@@ -15,7 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 from rich.text import Text
 
-from catdog import cli
+from catdog import cli, interrupts
 from catdog import config as schema
 from catdog.config import DEFAULT_STUDY, Config, load_config
 from catdog.console import console, show_error, show_next
@@ -55,6 +55,8 @@ def launch(
     from catdog.deliver import settle_entries
 
     open_scratch()
+    # A scheduler's polite end is Ctrl-C.
+    interrupts.listen(once=False)
     setup_globals()
     varying = find_varying(job_overrides)
     _require_one_study(varying)
@@ -90,12 +92,13 @@ def launch(
     if options.plan_only:
         show_next(cli.this_command(without="hydra.launcher.plan_only="))
         sys.exit(0)
-    todo = [job for job in jobs if job.planned.state in ("run", "resume")]
+    wanted = [(job, data) for job, data in zip(jobs, datasets, strict=True) if job.planned.state in ("run", "resume")]
+    todo = [job for job, _ in wanted]
     if todo:
         log.info("checking %d runs before the first one starts", len(todo))
         processes = start_server()
-        gpus = check_models(processes, todo, [len(datasets[jobs.index(job)].classes) for job in todo])
-        decode_images(todo, [datasets[jobs.index(job)] for job in todo])
+        gpus = check_models(processes, todo, [len(data.classes) for _, data in wanted])
+        decode_images(todo, [data for _, data in wanted])
     client = track.connect(first.tracking)
     discard_entries([job.planned for job in jobs])
     _take_reused(client, jobs)
@@ -108,15 +111,9 @@ def launch(
     for number, (job, (name, variant), overrides) in enumerate(zip(jobs, names, job_overrides, strict=True)):
         output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
         job.job = track.Job(
-            name,
-            variant,
-            filter_overrides(overrides),
-            output,
-            sweep_id,
-            number,
-            leader=leader,
+            name, variant, filter_overrides(overrides), output, sweep_id, number, leader=leader,
             identity=job.planned.identity,
-        )
+        )  # fmt: skip
         if job.planned.state == "reuse" and job.planned.run_id:
             sweep.append("tags", run_id=job.planned.run_id, values=track.member_tag(sweep_id, job.job))
         elif job.planned.state == "busy":

@@ -5,7 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from catdog import config as schema
@@ -22,6 +22,8 @@ LONGEST_WAIT_S = 15.0
 FINAL_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED",
                 "UNAUTHENTICATED", "BAD_REQUEST", "FEATURE_DISABLED", "ENDPOINT_NOT_FOUND")  # fmt: skip
 ENDED = ("FINISHED", "FAILED", "KILLED")
+# What MLflow calls the copy of an artifact that it is writing to a local store; it renames the whole one.
+PARTIAL_ARTIFACT = ".artifact.uploading.*"
 
 
 class NotYetError(Exception):
@@ -229,7 +231,18 @@ def _file(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state
     if not source.exists():
         # It goes with its delivery, which is noted a moment later.
         return
+    _remove_partial_copies(client.get_run(state["run_id"]).info.artifact_uri, path.parent)
     client.log_artifact(state["run_id"], str(source), str(path.parent) if path.parent != PurePosixPath() else None)
+
+
+def _remove_partial_copies(artifact_uri: str, folder: PurePosixPath) -> None:
+    """Removes what a process that was killed while it copied an artifact to a local store left there; MLflow never does."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    if is_local_uri(artifact_uri):
+        for partial in (Path(local_file_uri_to_path(artifact_uri)) / folder).glob(PARTIAL_ARTIFACT):
+            partial.unlink(missing_ok=True)
 
 
 def _inputs(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:

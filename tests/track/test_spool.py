@@ -101,6 +101,18 @@ def test_every_operation_may_be_delivered_twice(entry, client) -> None:
     assert read_run(client) == WHOLE
 
 
+def test_what_a_kill_left_of_a_copy_in_the_store_goes(entry, client) -> None:
+    journal(entry)
+    for _ in range(2):
+        deliver_next(client, entry)
+    root = Path(client.get_run(entry.state["run_id"]).info.artifact_uri.removeprefix("file://"))
+    partial = root / "folder" / ".artifact.uploading.abc"
+    partial.parent.mkdir(parents=True)
+    partial.write_text("grö")
+    assert deliver_all(client, entry, patience_s=20)
+    assert [path.name for path in partial.parent.iterdir()] == ["text.txt"]
+
+
 def test_a_journal_cut_anywhere_keeps_its_whole_operations(entry) -> None:
     journal(entry)
     entry.release()

@@ -32,6 +32,8 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 SOURCES = ("archive", "drawn")
+# Keys of `speed` that change no bit of a result.
+SAME_RESULT = ("late_relu", "keep_features_mb")
 
 
 def option(help: str, default: Any = MISSING) -> Any:
@@ -200,6 +202,7 @@ class TrainerConfig:
     warmup_epochs: int = option("epochs over which the learning rate rises from 0", 0)
     patience: int | None = option("stop after this many epochs without a better val accuracy; null: never", None)
     deterministic: bool = option("the same bits every time, also after an interruption; slower on a GPU", True)
+    jit: str = option("compile steps with XLA: on, off, or auto: on a GPU, unless trainer.deterministic", "auto")
     keep: str = option(
         "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
     )
@@ -215,7 +218,22 @@ class TrainerConfig:
         _require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
         _require_choice("trainer.precision", PRECISIONS, self.precision)
         _require_choice("trainer.devices", ("one", "all"), self.devices)
+        _require_choice("trainer.jit", ("auto", "on", "off"), self.jit)
         _require_choice("trainer.keep", ("best", "last"), self.keep)
+
+
+@dataclass
+class SpeedConfig:
+    name: str = option("how tables call it")
+    fold_norms: bool = option("fold a frozen backbone's batch norms into its convolutions", True)
+    late_relu: bool = option("ReLU after max-pooling instead of before it: the same function of fewer elements", True)
+    fast_augmentation: bool = option("augment by OpenCV on 8 bits, where it knows the Keras layers", True)
+    keep_features_mb: int = option(
+        "memory for a frozen backbone's features of images that are not augmented; more are computed every epoch", 1024
+    )
+
+    def __post_init__(self) -> None:
+        _require(self.keep_features_mb >= 0, "speed.keep_features_mb", "0 or more", self.keep_features_mb)
 
 
 @dataclass
@@ -254,6 +272,7 @@ class Config:
     backbone: BackboneConfig = MISSING
     head: HeadConfig = MISSING
     trainer: TrainerConfig = MISSING
+    speed: SpeedConfig = MISSING
     tracking: TrackingConfig = MISSING
     promote: PromoteConfig = MISSING
 
@@ -329,6 +348,7 @@ GROUPS: dict[str, type] = {
     "backbone": BackboneConfig,
     "head": HeadConfig,
     "trainer": TrainerConfig,
+    "speed": SpeedConfig,
     "tracking": TrackingConfig,
     "promote": PromoteConfig,
 }
@@ -449,7 +469,10 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
         with_seed: False gives the digest of the variant, which all seeds share.
     """
     content = asdict(config)
-    relevant = {group: content[group] for group in ("augmentation", "preprocessing", "backbone", "head", "trainer")}
+    groups = ("augmentation", "preprocessing", "backbone", "head", "trainer", "speed")
+    relevant = {group: content[group] for group in groups}
+    for key in SAME_RESULT:
+        relevant["speed"].pop(key)
     for group in relevant.values():
         group.pop("name", None)
         if "layers" in group:

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,14 @@ import keras
 import numpy as np
 
 from catdog.checkpoint import Checkpoint
+from catdog.clock import Clock
 from catdog.config import TrainerConfig
 from catdog.errors import UserError
 from catdog.progress import Progress
 
 log = logging.getLogger(__name__)
+
+STEPS_PER_LOOK = 20
 
 
 class NonFiniteLossError(UserError):
@@ -31,7 +34,7 @@ class Fit:
         epochs: one mapping per epoch, metric name -> value, with the key `epoch` from 1.
         best_epoch: the epoch with the highest val accuracy, ties to the lower val loss.
         weights: what trains, at that epoch, in the order of `list_changing`.
-        seconds: wall and CPU time of the processes that trained before this one.
+        spent: wall and CPU seconds by stage, of the processes that trained before this one.
         threads: CPU threads that it was trained with: sums in another order differ in their last bits.
         trained_as: precision and number of devices, which a checkpoint is good for.
     """
@@ -39,7 +42,7 @@ class Fit:
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     weights: list[np.ndarray] = field(default_factory=list)
-    seconds: tuple[float, float] = (0.0, 0.0)
+    spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threads: int = 0
     trained_as: Mapping[str, Any] = field(default_factory=dict)
 
@@ -57,7 +60,7 @@ class Fit:
         return len(self.epochs) >= config.epochs or (config.patience is not None and waited >= config.patience)
 
 
-def compile_model(model: Any, config: TrainerConfig, policy: str, steps: int) -> None:
+def compile_model(model: Any, config: TrainerConfig, policy: str, steps: int, *, jit: bool = False) -> None:
     """Compiles for training: the config's optimizer, sparse cross-entropy on logits, accuracy; float16 with loss scaling.
 
     Args:
@@ -65,6 +68,7 @@ def compile_model(model: Any, config: TrainerConfig, policy: str, steps: int) ->
         config: the trainer's section.
         policy: Keras dtype policy.
         steps: batches an epoch, for the schedule of the learning rate.
+        jit: compile its steps with XLA.
     """
     classes = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW,
                "sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}  # fmt: skip
@@ -77,6 +81,7 @@ def compile_model(model: Any, config: TrainerConfig, policy: str, steps: int) ->
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         auto_scale_loss=False,
+        jit_compile=jit,
     )
     optimizer.build(model.trainable_variables)
 
@@ -105,19 +110,19 @@ def list_changing(model: Any) -> list[Any]:
     return [variable for variable in model.variables if id(variable) in kept]
 
 
-def capture(model: Any, result: Fit, seconds: tuple[float, float]) -> Checkpoint:
+def capture(model: Any, result: Fit, spent: Mapping[str, Sequence[float]]) -> Checkpoint:
     """Returns all that the next epoch depends on, and the history so far.
 
     Args:
         model: compiled.
         result: what has been trained.
-        seconds: wall and CPU time so far, of all processes that trained the run.
+        spent: wall and CPU seconds so far by stage, of all processes that trained the run.
     """
     arrays = {f"model/{number}": _to_numpy(variable) for number, variable in enumerate(list_changing(model))}
     arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
     arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
     facts = {
-        "epochs": result.epochs, "best_epoch": result.best_epoch, "seconds": seconds, "threads": result.threads,
+        "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
         "trained_as": result.trained_as,
     }  # fmt: skip
     return Checkpoint(len(result.epochs), arrays, facts)
@@ -131,9 +136,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
             variable.assign(arrays[f"{prefix}/{number}"])
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
-    return Fit(
-        facts["epochs"], facts["best_epoch"], weights, tuple(facts["seconds"]), facts["threads"], facts["trained_as"]
-    )
+    return Fit(facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["trained_as"])
 
 
 def _to_numpy(variable: Any) -> np.ndarray:
@@ -152,6 +155,7 @@ def fit(
     on_epoch: Callable[[int, dict[str, float]], None],
     on_state: Callable[[Fit], None] = lambda result: None,
     result: Fit | None = None,
+    clock: Clock | None = None,
 ) -> Fit:
     """Trains a compiled model and returns its history; the model is left with the weights that `trainer.keep` names.
 
@@ -166,13 +170,15 @@ def fit(
         on_epoch: called after each epoch with its number, from 1, and its metrics.
         on_state: called before that, with the model in the state that the next epoch begins with: the moment for a checkpoint.
         result: what `restore` returned, to go on from there.
+        clock: gets the time of training, validation, checkpoints and tracking.
 
     Raises:
         NonFiniteLossError: naming the epoch and step.
     """
     result = result or Fit()
     if not result.is_done(config):
-        callbacks = [FiniteLoss(steps), Record(result, config, train_count, on_state, on_epoch, progress)]
+        clock = clock or Clock("training")
+        callbacks = [FiniteLoss(steps), Record(result, config, train_count, on_state, on_epoch, progress, clock)]
         with progress, _explain_determinism():
             # shuffle=False: the stream has its order already.
             model.fit(
@@ -202,7 +208,11 @@ def _explain_determinism() -> Iterator[None]:
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run at the first step whose loss is not finite."""
+    """Stops the run soon after the first step whose loss is not finite.
+
+    It looks every so many steps: a look waits until the step is done, and a GPU should have the next one by then. Nothing is
+    missed, for the logged loss is the mean since the epoch began.
+    """
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -213,11 +223,12 @@ class FiniteLoss(keras.callbacks.Callback):
         self.epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # The logged loss is the mean since the epoch began: it turns non-finite at the first step that does.
+        if (batch + 1) % STEPS_PER_LOOK and batch + 1 != self.steps:
+            return
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"the loss became {loss} at epoch {self.epoch}, step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
+                f"the loss became {loss} at epoch {self.epoch}, by step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
                 "or use trainer.precision=float32."
             )
 
@@ -233,8 +244,10 @@ class Record(keras.callbacks.Callback):
         on_state: Callable[[Fit], None],
         on_epoch: Callable[[int, dict[str, float]], None],
         progress: Progress,
+        clock: Clock,
     ) -> None:
         super().__init__()
+        self.clock = clock
         self.result = result
         self.config = config
         self.train_count = train_count
@@ -244,12 +257,14 @@ class Record(keras.callbacks.Callback):
         self.started = self.trained = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.clock.enter("training")
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         self.progress.step()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.clock.enter("validation")
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -275,8 +290,10 @@ class Record(keras.callbacks.Callback):
             self.result.best_epoch = epoch + 1
             if self.config.keep == "best":
                 self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+        self.clock.enter("checkpoints")
         # The checkpoint first: what is reported is then never lost, and what a checkpoint has is reported after a crash.
         self.on_state(self.result)
+        self.clock.enter("tracking")
         self.on_epoch(epoch + 1, metrics)
         self.progress.finish_epoch(epoch + 1, metrics, self.result)
         self.model.stop_training = self.result.is_done(self.config)

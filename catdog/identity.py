@@ -19,13 +19,16 @@ TRAINING_MODULES = (
     "checkpoint.py",
     "config.py",
     "fit.py",
+    "fold.py",
+    "frozen.py",
+    "kernels.py",
     "model.py",
     "precision.py",
     "train.py",
     "data",
 )
 # Libraries that compute what training computes with, or decode its images.
-LIBRARIES = ("tensorflow", "keras", "numpy", "pillow")
+LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
 DIGITS = 12
 
 

@@ -120,6 +120,19 @@ def make_deterministic(config: TrainerConfig) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+def choose_jit(config: TrainerConfig) -> bool:
+    """Returns whether training steps are compiled with XLA, as `trainer.jit` says.
+
+    auto is no on a CPU, where XLA's convolutions take many times as long (benchmarks/README.md), and where
+    `trainer.deterministic` is set, because not all operations are deterministic in XLA.
+
+    Source: Keras' own "auto" leaves XLA out for the same two reasons.
+    """
+    if config.jit != "auto":
+        return config.jit == "on"
+    return bool(configure_gpus()) and not config.deterministic
+
+
 def count_threads() -> int:
     """Returns the CPU threads that one operation of TensorFlow is divided among."""
     import tensorflow as tf

@@ -1,14 +1,12 @@
 """Entry: one composed config -> one tracked run. `python -m catdog.train --help` explains it."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from catdog import cli
+from catdog.clock import Clock
 from catdog.config import Config
 from catdog.identity import identify
 from catdog.track import Job
@@ -17,10 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
 
-    from catdog.data.dataset import Dataset, SplitImages
-    from catdog.fit import Fit
+    from catdog.data.dataset import SplitImages
+    from catdog.data.stream import Rows
     from catdog.progress import Progress
-    from catdog.track import SpooledRun
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +38,6 @@ UNNAMED_KEYS = (
     "reuse",
     "hydra",
 )
-AUGMENTED_EXAMPLES = 7
-SAMPLES_PER_CLASS = 3
 
 
 @dataclass(frozen=True)
@@ -93,28 +88,33 @@ def train(
     from catdog import track
     from catdog.data.dataset import describe_dataset, load_dataset
 
-    started = time.perf_counter()
+    clock = Clock("start")
     # Before TensorFlow is imported: what cannot be had is said at once.
-    dataset = load_dataset(config.dataset)
+    with clock.stage("data"):
+        dataset = load_dataset(config.dataset)
 
     from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
     import keras
 
+    from catdog import report
     from catdog.augment import build_augmentation
     from catdog.checkpoint import save_checkpoint
     from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
     from catdog.fit import Fit, capture, compile_model, fit, restore
-    from catdog.model import build_kept_model, build_model
-    from catdog.precision import build_strategy, choose_precision, count_threads, make_deterministic
+    from catdog.frozen import cut_head, keep_features
+    from catdog.model import build_kept_model, build_model, is_frozen
+    from catdog.precision import build_strategy, choose_jit, choose_precision, count_threads, make_deterministic
     from catdog.progress import LiveProgress
 
     # A sweep has described its data before its first run; the log file of each run has it all the same.
     log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
     size = config.preprocessing.image_size
-    train_split, val_split = (dataset.load_split(split, size) for split in ("train", "val"))
+    with clock.stage("data"):
+        train_split, val_split = (dataset.load_split(split, size) for split in ("train", "val"))
 
+    clock.enter("build")
     keras.utils.disable_interactive_logging()
     keras.utils.set_random_seed(config.seed)
     precision = choose_precision(config.trainer)
@@ -125,25 +125,37 @@ def train(
         log.info("mirrored over %d devices", strategy.num_replicas_in_sync)
     batches = {"batch_size": config.trainer.batch_size, "replicas": strategy.num_replicas_in_sync}
     steps = count_steps(len(train_split), **batches)
+    head = None
     with strategy.scope():
         model = build_model(config, len(dataset.classes), precision.policy)
-        compile_model(model, config.trainer, precision.policy, steps)
-    augment = build_augmentation(config.augmentation, config.seed, size)
+        if is_frozen(config) and config.speed.keep_features_mb:
+            head = cut_head(model)
+        trained = model if head is None else head
+        compile_model(trained, config.trainer, precision.policy, steps, jit=choose_jit(config.trainer))
+    augmentation = (config.augmentation, config.seed, size)
+    augment = build_augmentation(*augmentation, fast=config.speed.fast_augmentation, clock=clock)
 
+    clock.enter("start")
     client = track.connect_unseen(config.tracking) if job.sweep_id else track.connect(config.tracking)
+    clock.enter("tracking")
     identity = job.identity or identify(config, dataset.manifest.digest)
     trained_as = {"precision": precision.policy, "devices": strategy.num_replicas_in_sync}
     with track.open_run(client, config, job, identity, trained_as) as run:
+        run.postman.charge = clock.charge
         checkpoint = run.checkpoint
         if checkpoint is None:
             result = Fit(threads=count_threads(), trained_as=trained_as)
-            _log_config(run, config, job, dataset, precision.policy)
-            # Layers of their own: training must not depend on how many examples were drawn before it.
-            _log_examples(run, train_split, build_augmentation(config.augmentation, config.seed, size))
-            _log_architecture(run, model)
+            report.log_config(run, config, job, dataset, precision.policy)
+            with clock.stage("figures"):
+                # Layers of their own: training must not depend on how many examples were drawn before it.
+                report.log_examples(
+                    run, train_split, build_augmentation(*augmentation, fast=config.speed.fast_augmentation)
+                )
+            report.log_architecture(run, model)
         else:
             log.info("goes on after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
-            result = restore(model, checkpoint)
+            result = restore(trained, checkpoint)
+            clock.add_earlier(result.spent)
             if result.threads != count_threads():
                 log.warning(
                     "it began with %d CPU threads and goes on with %d: the result is as good, but not the same bit for bit",
@@ -152,31 +164,44 @@ def train(
             for epoch in result.epochs:
                 # The last one may have come to the checkpoint, and no further.
                 run.log_metrics(_without_epoch(epoch), step=int(epoch["epoch"]))
-        earlier = result.seconds
 
-        def spent() -> tuple[float, float]:
-            return earlier[0] + time.perf_counter() - started, earlier[1] + time.process_time()
-
+        train_rows: Rows = train_split
+        val_rows: Rows = val_split
+        if head is not None and not result.is_done(config.trainer):
+            clock.enter("frozen features")
+            train_rows, val_rows = keep_features(
+                head,
+                train_split,
+                val_split,
+                augmented=augment is not None,
+                budget_mb=config.speed.keep_features_mb,
+                **batches,
+            )
         first_epoch = len(result.epochs) + 1
         fitted = fit(
-            model,
-            build_train_stream(train_split, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
-            build_eval_stream(val_split, **batches),
+            trained,
+            build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
+            build_eval_stream(val_rows, **batches),
             config.trainer,
             steps=steps,
             train_count=len(train_split),
             progress=(make_progress or LiveProgress)(job.name, config.trainer.epochs, steps, first_epoch),
-            on_state=lambda state: save_checkpoint(run.entry.checkpoints, capture(model, state, spent())),
+            on_state=lambda state: save_checkpoint(run.entry.checkpoints, capture(trained, state, clock.spent)),
             on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
             result=result,
+            clock=clock,
         )
-        _, clean_accuracy = model.evaluate(build_eval_stream(train_split, **batches), verbose=0)
+        clock.enter("final predictions")
         kept = build_kept_model(config, model, len(dataset.classes), precision.policy)
+        clean_accuracy = measure_accuracy(predict_split(kept, train_split, config.trainer.batch_size))
         predictions = predict_split(kept, val_split, config.trainer.batch_size)
-        _log_results(run, config, fitted, predictions, clean_accuracy)
-        _save(run, kept, val_split)
-        seconds, cpu_seconds = spent()
-        run.log_metrics({"run_seconds": seconds, "run_cpu_seconds": cpu_seconds})
+        clock.enter("figures")
+        report.log_results(run, config, fitted, predictions, clean_accuracy)
+        clock.enter("model logging")
+        report.log_model(run, kept, val_split)
+        clock.enter("tracking")
+        report.log_time(run, clock)
+        seconds, _ = clock.totals
         log.info(
             "%s: best val accuracy %.3f at epoch %d; last epoch train %.3f, val %.3f; %.0f s",
             job.name, fitted.best["val/accuracy"], fitted.best_epoch, fitted.last["train/accuracy"],
@@ -214,6 +239,11 @@ def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataF
     return pd.concat([pd.DataFrame({"file": split.files, "label": names}), probabilities], axis=1)
 
 
+def measure_accuracy(predictions: "pd.DataFrame") -> float:
+    """Returns the share, in [0, 1], of the images of `predict_split` whose most probable class is their label."""
+    return float((predictions.iloc[:, 2:].idxmax(axis=1) == predictions["label"]).mean())
+
+
 def name_job(model: str, overrides: list[str], varying: set[str] | None = None) -> tuple[str, str]:
     """Returns (name, variant) of a run: what tells it apart, with and without its seed.
 
@@ -231,93 +261,6 @@ def name_job(model: str, overrides: list[str], varying: set[str] | None = None) 
     variant = " ".join(parts)
     seeded = "seed" in values and (varying is None or "seed" in varying)
     return (f"{variant} seed={values['seed']}" if seeded else variant), variant
-
-
-def _log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", policy: str) -> None:
-    from catdog.data.dataset import majority_fraction
-    from catdog.track import log_inputs
-
-    run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
-    run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
-    manifest = dataset.manifest
-    # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
-    run.log_tags({
-        **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
-        "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
-        "catdog.classes": ",".join(manifest.classes),
-        "catdog.precision": policy,
-    })  # fmt: skip
-    run.log_table(manifest.images, "split.csv")
-    log_inputs(run, config, manifest.images, manifest.digest)
-
-
-def _log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
-    import keras
-    import numpy as np
-
-    from catdog import plots
-
-    samples = {}
-    for index, name in enumerate(split.classes):
-        samples[name] = split.gather(np.flatnonzero(split.labels == index)[:SAMPLES_PER_CLASS])[0]
-    run.log_figure(plots.plot_samples(samples), "figures/samples.png")
-    if augment is None:
-        return
-    image = split.gather(np.array([0]))[0]
-    batch = np.repeat(image, AUGMENTED_EXAMPLES, axis=0).astype("float32")
-    variations = keras.ops.convert_to_numpy(augment(batch, 0))
-    run.log_figure(plots.plot_augmentation(image[0], variations), "figures/augmentation.png")
-
-
-def _log_architecture(run: "SpooledRun", model: Any) -> None:
-    lines: list[str] = []
-    model.summary(
-        print_fn=lambda line, **_: lines.append(line), expand_nested=True, show_trainable=True, line_length=110
-    )
-    run.log_text("\n".join(lines), "model_summary.txt")
-    trainable = sum(int(weight.shape.num_elements() or 0) for weight in model.trainable_weights)
-    run.log_metrics({"model/parameters": model.count_params(), "model/trainable_parameters": trainable})
-
-
-def _log_results(
-    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
-) -> None:
-    import pandas as pd
-
-    from catdog import plots
-    from catdog.statistics import confusion_counts
-
-    kept = fitted.best if config.trainer.keep == "best" else fitted.last
-    run.log_metrics({
-        "best/epoch": fitted.best_epoch,
-        "best/val_accuracy": fitted.best["val/accuracy"],
-        "best/val_loss": fitted.best["val/loss"],
-        **{"final/" + key.replace("/", "_"): fitted.last[key] for key in
-           ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "gap/accuracy")},
-        "kept/epoch": kept["epoch"],
-        "train/accuracy_clean": clean_accuracy,
-    })  # fmt: skip
-    history = pd.DataFrame(fitted.epochs)
-    run.log_table(history, "history.csv")
-    run.log_table(predictions, "predictions/val.csv")
-    history = history.set_index("epoch")
-    epoch = int(kept["epoch"])
-    run.log_figure(plots.plot_accuracy(history, epoch), "figures/accuracy.png")
-    run.log_figure(plots.plot_loss(history, epoch), "figures/loss.png")
-    run.log_figure(plots.plot_gap(history, epoch), "figures/gap.png")
-    classes = list(predictions.columns[2:])
-    labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy()
-    counts = confusion_counts(labels, predictions.iloc[:, 2:].to_numpy().argmax(axis=1), len(classes))
-    run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
-
-
-def _save(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:
-    import numpy as np
-
-    from catdog.track import log_kept_model
-
-    example: np.ndarray = val_split.gather(np.array([0]))[0]
-    log_kept_model(run, kept, example=example, class_names=val_split.classes)
 
 
 def read_outcome(run: "Run") -> Outcome:

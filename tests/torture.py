@@ -227,7 +227,7 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
             continue
         if name == "history.csv":
             artifacts[name] = pd.read_csv(file).drop(columns=list(TIMED[:2])).to_csv()
-        elif file.suffix in (".csv", ".yaml"):
+        elif name != "time.csv" and file.suffix in (".csv", ".yaml"):
             # Where the cache is, is no part of a run.
             lines = file.read_text().splitlines()
             artifacts[name] = "\n".join(line for line in lines if not line.startswith("  cache: "))

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import mmap
 import os
 import sys
 import time
@@ -192,6 +193,13 @@ def _load(folder: Path, complete: bool = False) -> DecodedImages | None:
 
 def _open(folder: Path, unreadable: dict[int, str]) -> DecodedImages:
     return DecodedImages(np.load(folder / "images.npy", mmap_mode="r"), unreadable)
+
+
+def release(images: np.ndarray) -> None:
+    """Takes what was read of a mapped file out of this process' memory, whatever its size; the system keeps it in its own."""
+    mapped = getattr(images, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _checksum(path: Path) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from catdog.config import DatasetConfig, DrawingConfig, hash_text
-from catdog.data.cache import load_images
+from catdog.data.cache import load_images, release
 from catdog.data.fetch import fetch_archive
 from catdog.data.splits import SPLITS, Manifest, build_manifest
 from catdog.data.staging import locked, staged
@@ -42,12 +42,18 @@ class SplitImages:
         return len(self.rows)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return tuple(self.decoded.shape[1:])
+    def shape(self) -> tuple[int, ...]:
+        return self.decoded.shape[1:]
+
+    @property
+    def dtype(self) -> str:
+        return self.decoded.dtype.name
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns copies of images, uint8 (B, H, W, 3), and labels, int32 (B,), at indices, int64 (B,) in [0, M)."""
-        return self.decoded[self.rows[indices]], self.labels[indices]
+        images = self.decoded[self.rows[indices]]
+        release(self.decoded)
+        return images, self.labels[indices]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,29 @@
 """Decoded images -> batches: an endless training stream in an order fixed by seed and epoch, and an exact evaluation one."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from catdog.data.dataset import SplitImages
+
+class Rows(Protocol):
+    """What a stream is made of: arrays of one shape and type, such as images, with a label each."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one row."""
+
+    @property
+    def dtype(self) -> str:
+        """Of the rows, by NumPy's and TensorFlow's name."""
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and labels, int32 (B,), at indices, int64 (B,)."""
 
 
 def order_epoch(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -30,7 +45,7 @@ def _count_full(count: int, batch_size: int, replicas: int) -> int:
 
 
 def build_train_stream(
-    split: "SplitImages",
+    split: Rows,
     *,
     batch_size: int,
     seed: int,
@@ -44,13 +59,13 @@ def build_train_stream(
     interrupted run can start again at any epoch. The last batch of an epoch holds what is left; none spans two epochs.
 
     Args:
-        split: the images of one split.
+        split: the images of one split, or their features.
         batch_size: images per batch.
         seed: the run's seed.
         replicas: devices that each batch is divided among.
         first_epoch: epoch of the first batch, from 1.
-        augment: maps images float32 (B, H, W, 3) in [0, 255] and the number of the batch since epoch 1, an int64 scalar
-            from 0, to such images; None: the stream's images stay uint8.
+        augment: maps images uint8 (B, H, W, 3) and the number of the batch since epoch 1, an int64 scalar from 0, to images
+            in [0, 255]; None: the stream has the images as they are.
     """
     import tensorflow as tf
 
@@ -69,13 +84,13 @@ def build_train_stream(
         # One call at a time: random layers keep a state, so calls in parallel would make the result depend on timing.
         first_batch = (first_epoch - 1) * count_steps(count, batch_size, replicas)
         stream = stream.enumerate(start=first_batch).map(
-            lambda batch, pair: (augment(tf.cast(pair[0], tf.float32), batch), pair[1]), num_parallel_calls=1
+            lambda batch, pair: (augment(pair[0], batch), pair[1]), num_parallel_calls=1
         )
     return _finish(stream)
 
 
-def build_eval_stream(split: "SplitImages", *, batch_size: int, replicas: int = 1) -> "tf.data.Dataset":
-    """Returns batches of (images uint8, labels) that hold every image of the split once, in the manifest's order."""
+def build_eval_stream(split: Rows, *, batch_size: int, replicas: int = 1) -> "tf.data.Dataset":
+    """Returns batches of (images or features, labels) that hold every image of the split once, in the manifest's order."""
     import tensorflow as tf
 
     count = len(split)
@@ -88,16 +103,16 @@ def _batch(rows: "tf.data.Dataset", count: int, batch_size: int, replicas: int) 
     return batches.concatenate(rows.skip(full).batch(count - full)) if full < count else batches
 
 
-def _gather(rows: "tf.data.Dataset", split: "SplitImages") -> "tf.data.Dataset":
+def _gather(rows: "tf.data.Dataset", split: Rows) -> "tf.data.Dataset":
     import tensorflow as tf
 
-    shape = (None, *split.image_shape)
+    shape, dtype = (None, *split.shape), tf.as_dtype(split.dtype)
 
     def gather(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return split.gather(indices)
 
     def load(indices: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
-        images, labels = tf.numpy_function(gather, [indices], (tf.uint8, tf.int32))
+        images, labels = tf.numpy_function(gather, [indices], (dtype, tf.int32))
         return tf.ensure_shape(images, shape), tf.ensure_shape(labels, (None,))
 
     return rows.map(load, num_parallel_calls=1)

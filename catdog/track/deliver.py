@@ -84,6 +84,9 @@ class Postman:
     Args:
         entry: claimed by this process.
         client: of the tracking store.
+
+    Attributes:
+        charge: called with "tracking" and the CPU seconds that a delivery took.
     """
 
     def __init__(self, client: "MlflowClient", entry: Entry) -> None:
@@ -91,6 +94,7 @@ class Postman:
         self.entry = entry
         self.problem = ""
         self.refused = False
+        self.charge: Callable[[str, float], None] | None = None
         self._more = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="delivery")
@@ -131,8 +135,11 @@ class Postman:
     def _work(self) -> None:
         wait_s, warned = FIRST_WAIT_S, False
         while not self._stop.is_set():
+            started = time.thread_time()
             try:
                 if deliver_next(self.client, self.entry):
+                    if self.charge:
+                        self.charge("tracking", time.thread_time() - started)
                     if warned:
                         log.info("the tracking store is back")
                     self.problem, wait_s, warned = "", FIRST_WAIT_S, False

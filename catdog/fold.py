@@ -1,0 +1,83 @@
+"""Folding: the batch norms of a network in inference mode become part of the convolutions before them."""
+
+from typing import Any
+
+import numpy as np
+
+
+def fold_norms(network: Any) -> Any:
+    """Returns a Keras model that computes what `network` does in inference mode, with fewer operations.
+
+    A batch norm in inference mode is a constant scale and offset per channel: where it follows a convolution, and nothing else
+    reads that convolution, both go into the convolution's weights. Other layers, such as a batch norm before a convolution,
+    stay as they are. In float32 the outputs differ by rounding, less than 1e-3 of their largest value; in bfloat16, whose
+    rounding errors are larger than that, by more, without a loss in accuracy.
+
+    Measured on 2 cores with bfloat16: a frozen MobileNetV2's forward pass takes 0.62 of the CPU time in float32 and 0.36 in
+    bfloat16; without folding bfloat16 is slower than float32 (benchmarks/README.md).
+
+    Args:
+        network: a functional or sequential model, float32 weights, of any dtype policy, which the result has as well.
+
+    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+    CVPR 2018, section 3.2.
+    """
+    import keras
+
+    norms = dict(_pair(network))
+    gone = set(norms.values())
+
+    def clone(layer: Any) -> Any:
+        settings = layer.get_config()
+        if layer.name in norms:
+            settings["use_bias"] = True
+        return layer.__class__.from_config(settings)
+
+    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        return arguments[0] if layer.name in gone else layer(*arguments, **options)
+
+    # A chain is a graph, too; cloned as a chain, it could not leave a layer out.
+    graph = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
+    folded = keras.models.clone_model(graph, clone_function=clone, call_function=call)
+    for layer in network.layers:
+        if layer.name in norms:
+            folded.get_layer(layer.name).set_weights(_fold(layer, network.get_layer(norms[layer.name])))
+        elif layer.weights and layer.name not in gone:
+            folded.get_layer(layer.name).set_weights(layer.get_weights())
+    return folded
+
+
+def _pair(network: Any) -> list[tuple[str, str]]:
+    """Returns the names of (convolution, batch norm) that become one."""
+    import keras
+
+    layers = keras.layers
+    within = {layer.name for layer in network.layers}
+    pairs = []
+    for layer in network.layers:
+        if type(layer) not in (layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D):
+            continue
+        if layer.activation is not keras.activations.linear or layer.data_format != "channels_last":
+            continue
+        # By name: a chain calls its layers anew whenever one is added.
+        readers = {
+            node.operation.name: node.operation for node in layer._outbound_nodes if node.operation.name in within
+        }
+        reader: Any = next(iter(readers.values()), None)
+        if len(readers) == 1 and type(reader) is layers.BatchNormalization and reader.axis in (-1, 3):
+            pairs.append((layer.name, reader.name))
+    return pairs
+
+
+def _fold(convolution: Any, norm: Any) -> list[np.ndarray]:
+    """Returns the weights of a convolution that also does what the batch norm after it does."""
+    import keras
+
+    *kernels, bias = convolution.get_weights() if convolution.use_bias else [*convolution.get_weights(), 0.0]
+    values = dict(zip([weight.name for weight in norm.weights], norm.get_weights(), strict=True))
+    scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + norm.epsilon)
+    offset = (bias - values["moving_mean"]) * scale + values.get("beta", 0.0)
+    # A depthwise kernel has (rows, columns, channels, multiplier); the others end in their output channels.
+    depthwise = type(convolution) is keras.layers.DepthwiseConv2D
+    kernels[-1] = kernels[-1] * (scale.reshape(kernels[-1].shape[2:]) if depthwise else scale)
+    return [*kernels, offset]

@@ -1,0 +1,216 @@
+"""What makes training faster changes nothing that it should not: `speed=none` is the reference."""
+
+import logging
+import re
+
+import keras
+import numpy as np
+import pytest
+from test_config import compose_config
+
+from catdog.augment import build_augmentation
+from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
+from catdog.fit import Fit, compile_model, fit, list_changing
+from catdog.fold import fold_norms
+from catdog.frozen import SplitFeatures, cut_head, keep_features
+from catdog.model import build_kept_model, build_model
+from catdog.progress import LiveProgress
+
+SIZE = 32
+NO_TRICKS = "speed=none"
+
+
+class Rows:
+    """Noise images with labels, as a split has them."""
+
+    shape, dtype = (SIZE, SIZE, 3), "uint8"
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        self.images = generator.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+        self.labels = generator.integers(0, 2, count, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.images[indices], self.labels[indices]
+
+
+TRAIN, VAL = Rows(37, seed=1), Rows(21, seed=2)
+
+
+def train(*overrides: str, policy: str) -> tuple[Fit, list[np.ndarray], keras.Model]:
+    """Returns history, weights that train and the whole model after three epochs of batches of 8."""
+    config = compose_config(f"preprocessing.image_size={SIZE}", "trainer.batch_size=8", "trainer.epochs=3", *overrides)
+    keras.utils.set_random_seed(0)
+    model = build_model(config, 2, policy)
+    head = cut_head(model) if config.backbone.trainable_layers == 0 and config.speed.keep_features_mb else None
+    trained = head or model
+    steps = count_steps(len(TRAIN), 8)
+    compile_model(trained, config.trainer, policy, steps)
+    augment = build_augmentation(config.augmentation, 0, SIZE, fast=config.speed.fast_augmentation)
+    rows = (TRAIN, VAL)
+    if head is not None:
+        budget_mb = config.speed.keep_features_mb
+        rows = keep_features(head, *rows, augmented=augment is not None, budget_mb=budget_mb, batch_size=8)
+    result = fit(
+        trained,
+        build_train_stream(rows[0], batch_size=8, seed=0, augment=augment),
+        build_eval_stream(rows[1], batch_size=8),
+        config.trainer,
+        steps=steps,
+        train_count=len(TRAIN),
+        progress=LiveProgress("test", 3, steps, 1),
+        on_epoch=lambda epoch, metrics: None,
+    )
+    return result, [keras.ops.convert_to_numpy(variable.value) for variable in list_changing(trained)], model
+
+
+def assert_same_bits(one: tuple, other: tuple) -> None:
+    for first, second in zip(one[0].epochs, other[0].epochs, strict=True):
+        timed = ("epoch_seconds", "images_per_second")
+        assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
+    assert all(np.array_equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+    answers = [keras.ops.convert_to_numpy(result[2](VAL.images.astype(np.float32))) for result in (one, other)]
+    assert np.array_equal(*answers)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_late_relus_change_no_bit(policy: str) -> None:
+    assert_same_bits(train(NO_TRICKS, "speed.late_relu=true", policy=policy), train(NO_TRICKS, policy=policy))
+
+
+def test_late_relus_stand_after_the_pooling() -> None:
+    layers = build_model(compose_config("model=cnn"), 2, "float32")
+    backbone = next(layer for layer in layers.layers if isinstance(layer, keras.Model))
+    assert [layer.name for layer in backbone.layers] == [
+        "conv1",
+        "pool1",
+        "pool1_relu",
+        "conv2",
+        "pool2",
+        "pool2_relu",
+        "conv3",
+    ]
+    names = [layer.name for layer in layers.layers]
+    assert names[names.index("pooling") + 1] == "relu"
+    # Global average pooling does not commute with a ReLU.
+    averaged = build_model(compose_config("model=cnn", "head.pooling=global_average"), 2, "float32")
+    assert "relu" not in [layer.name for layer in averaged.layers]
+    backbone = next(layer for layer in averaged.layers if isinstance(layer, keras.Model))
+    assert backbone.get_layer("conv3").activation is keras.activations.relu
+
+
+FROZEN = ("model=drawn_mini",)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip_rotate"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_kept_features_change_no_bit(augmentation: str, policy: str) -> None:
+    overrides = (*FROZEN, f"augmentation={augmentation}")
+    assert_same_bits(train(*overrides, policy=policy), train(*overrides, "speed.keep_features_mb=0", policy=policy))
+
+
+def test_only_what_stays_the_same_is_kept() -> None:
+    config = compose_config(*FROZEN, f"preprocessing.image_size={SIZE}")
+    head = cut_head(build_model(config, 2, "float32"))
+    both = keep_features(head, TRAIN, VAL, augmented=False, budget_mb=1, batch_size=8)
+    assert all(isinstance(rows, SplitFeatures) for rows in both)
+    assert not head.trains_on_images
+    assert not head.tests_on_images
+    train_rows, val_rows = keep_features(head, TRAIN, VAL, augmented=True, budget_mb=1, batch_size=8)
+    assert train_rows is TRAIN
+    assert isinstance(val_rows, SplitFeatures)
+    assert len(val_rows) == len(VAL)
+    assert np.array_equal(val_rows.labels, VAL.labels)
+    assert head.trains_on_images
+    assert not head.tests_on_images
+
+
+def test_features_beyond_the_budget_are_computed_every_epoch(caplog) -> None:
+    config = compose_config(*FROZEN, f"preprocessing.image_size={SIZE}")
+    head = cut_head(build_model(config, 2, "float32"))
+    many = Rows(1, seed=3)
+    many.images = np.broadcast_to(many.images, (4096, SIZE, SIZE, 3))
+    many.labels = np.zeros(4096, np.int32)
+    with caplog.at_level(logging.INFO):
+        # 4,096 images with 2 x 2 x 128 features of 4 bytes: 8 MB.
+        train_rows, val_rows = keep_features(head, many, VAL, augmented=False, budget_mb=2, batch_size=8)
+    assert train_rows is many
+    assert isinstance(val_rows, SplitFeatures)
+    assert re.search(r"features of train need 8 MB, speed\.keep_features_mb=2: .* every epoch", caplog.text)
+
+
+APPLICATIONS = [
+    ("mobilenet_v2", "mobilenet_v2", 0),
+    ("mobilenet_v3_small", "raw_range", 0),
+    ("efficientnet_v2_b0", "raw_range", 0),
+    # Its first norm of each block stands before a convolution, and stays.
+    ("resnet50_v2", "mobilenet_v2", 17),
+    ("drawn_mini", "mobilenet_v2", 0),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "preprocessing", "left"), APPLICATIONS)
+def test_every_frozen_backbone_that_ships_can_be_folded(backbone: str, preprocessing: str, left: int) -> None:
+    from catdog.model import build_backbone
+
+    overrides = [f"backbone={backbone}", f"preprocessing={preprocessing}"]
+    if backbone != "drawn_mini":
+        overrides += ["backbone.weights=null", "backbone.trainable_layers=all"]
+    config = compose_config(*overrides)
+    network = build_backbone(config.backbone, 96)
+    generator = np.random.default_rng(0)
+    if backbone != "drawn_mini":
+        # As training leaves them: fresh norms would do next to nothing.
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                positive = {"gamma", "moving_variance"}
+                layer.set_weights([
+                    generator.uniform(*((0.5, 1.5) if weight.name in positive else (-0.3, 0.3)), weight.shape)
+                    for weight in layer.weights
+                ])  # fmt: skip
+    images = generator.uniform(*config.preprocessing.pixel_range, (2, 96, 96, 3)).astype(np.float32)
+    folded = fold_norms(network)
+    expected, found = (keras.ops.convert_to_numpy(net(images, training=False)) for net in (network, folded))
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers) == left
+    assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers) > left
+
+
+def test_a_convolution_that_others_read_too_is_left_alone() -> None:
+    images = keras.Input((8, 8, 3))
+    convolved = keras.layers.Conv2D(4, 3, padding="same")(images)
+    normed = keras.layers.BatchNormalization()(convolved)
+    network = keras.Model(images, keras.layers.Add()([convolved, normed]))
+    folded = fold_norms(network)
+    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers)
+
+
+def test_fine_tuning_starts_from_the_network_as_it_was() -> None:
+    for trainable, folded in (("0", True), ("3", False), ("all", False)):
+        model = build_model(compose_config(*FROZEN, f"backbone.trainable_layers={trainable}"), 2, "float32")
+        kinds = {
+            type(part).__name__ for layer in model.layers if isinstance(layer, keras.Model) for part in layer.layers
+        }
+        assert ("BatchNormalization" not in kinds) == folded
+
+
+def test_a_folded_model_is_kept_and_comes_back(tmp_path) -> None:
+    config = compose_config(*FROZEN, f"preprocessing.image_size={SIZE}")
+    kept = build_kept_model(config, build_model(config, 2, "mixed_bfloat16"), 2, "mixed_bfloat16")
+    kept.save(tmp_path / "kept.keras")
+    answers = keras.models.load_model(tmp_path / "kept.keras").predict_on_batch(VAL.images)
+    assert np.array_equal(answers, kept.predict_on_batch(VAL.images))
+
+
+def test_what_changes_no_bit_changes_no_digest() -> None:
+    from catdog.config import hash_config
+
+    digest = hash_config(compose_config("model=mobilenet"), with_seed=True)
+    same = ("speed.late_relu=false", "speed.keep_features_mb=0")
+    other = ("speed.fold_norms=false", "speed.fast_augmentation=false")
+    assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) == digest for key in same)
+    assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) != digest for key in other)

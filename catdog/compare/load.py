@@ -121,13 +121,6 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
     # A run that a sweep reuses may be called otherwise in the one that trained it.
     own = [0, run.info.run_name, data.tags.get("catdog.variant", run.info.run_name)]
     _, name, variant = json.loads(data.tags.get(f"catdog.member.{sweep_id}", "null")) or own
-    columns = {}
-    for key in HISTORY_KEYS:
-        if key in data.metrics:
-            points = client.get_metric_history(run.info.run_id, key)
-            columns[key] = pd.Series({point.step: point.value for point in points}, dtype=float)
-    history = pd.DataFrame(columns).sort_index()
-    history.index.name = "epoch"
     return RunRecord(
         run_id=run.info.run_id,
         name=name,
@@ -137,9 +130,22 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
         params=dict(data.params),
         tags=dict(data.tags),
         metrics=dict(data.metrics),
-        history=history,
+        history=_load_history(client, run),
         predictions=_load_table(run, "predictions/val.csv"),
     )
+
+
+def _load_history(client: "MlflowClient", run: "Run") -> pd.DataFrame:
+    """Returns a run's metrics by epoch, from 1: from its table, which it has once it is finished, or metric by metric."""
+    table = _load_table(run, "history.csv")
+    if len(table):
+        return table.set_index("epoch")[[key for key in HISTORY_KEYS if key in table]].astype(float)
+    columns = {}
+    for key in HISTORY_KEYS:
+        if key in run.data.metrics:
+            points = client.get_metric_history(run.info.run_id, key)
+            columns[key] = pd.Series({point.step: point.value for point in points}, dtype=float)
+    return pd.DataFrame(columns).sort_index().rename_axis("epoch")
 
 
 def _load_table(run: "Run", path: str) -> pd.DataFrame:

@@ -1,0 +1,93 @@
+"""Times the plan and the comparison in a study of many stored runs.
+
+    python benchmarks/many_runs.py [RUNS]      # 1,000
+
+A tiny sweep is trained for real; its runs are then copied, row by row and file by file, into as many as are wanted. The copies
+differ in seed and identity, and belong to the sweep.
+"""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+TINY = ("dataset=synthetic", "dataset.drawing.train_per_class=24", "dataset.drawing.validation_per_class=500",
+        "preprocessing.image_size=48", "trainer.epochs=20")  # fmt: skip
+TABLES = ("metrics", "latest_metrics", "params", "tags")
+
+
+def call(folder: Path, *arguments: str) -> float:
+    """Runs a command of catdog and returns its wall seconds."""
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{arguments} failed:\n{done.stdout}{done.stderr}")
+    return time.perf_counter() - started
+
+
+def copy_runs(folder: Path, count: int) -> None:
+    """Copies the sweep's runs until there are `count` of them."""
+    store = sqlite3.connect(folder / "mlruns" / "mlflow.db")
+    columns = {table: [row[1] for row in store.execute(f"pragma table_info({table})")] for table in ("runs", *TABLES)}
+    run_ids = [row[0] for row in store.execute("select run_uuid from tags where key = 'catdog.kind' and value = 'run'")]
+    for number in range(len(run_ids), count):
+        old, new, seed = run_ids[number % len(run_ids)], uuid.uuid4().hex, 100 + number
+
+        def adapt(
+            table: str, row: tuple, old: str = old, new: str = new, number: int = number, seed: int = seed
+        ) -> list:
+            values = dict(zip(columns[table], row, strict=True))
+            values["run_uuid"] = new
+            if table == "runs":
+                values["name"] += f" seed={seed}"
+                values["artifact_uri"] = values["artifact_uri"].replace(old, new)
+            key = values.get("key", "")
+            if table == "tags" and key.startswith("catdog.member."):
+                _, name, variant = json.loads(values["value"])
+                values["value"] = json.dumps([number, f"{name} seed={seed}", variant])
+            if table == "tags" and key in ("catdog.identity", "catdog.config_digest", "catdog.key"):
+                values["value"] = uuid.uuid4().hex * 2
+            if table == "params" and key == "seed":
+                values["value"] = str(seed)
+            return list(values.values())
+
+        for table in ("runs", *TABLES):
+            rows = store.execute(f"select * from {table} where run_uuid = ?", (old,)).fetchall()
+            marks = ", ".join("?" * len(columns[table]))
+            store.executemany(f"insert into {table} values ({marks})", [adapt(table, row) for row in rows])
+        (source,) = store.execute("select artifact_uri from runs where run_uuid = ?", (old,)).fetchone()
+        path = Path(source.removeprefix("file://"))
+        shutil.copytree(path, str(path).replace(old, new))
+    store.commit()
+    store.close()
+
+
+def main(count: int = 1000) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sweep = ("catdog.train", "-m", "model=cnn,augmented,preprocessed,drawn_mini", *TINY)
+        call(folder, *sweep)
+        small = folder / "small.db"
+        shutil.copy(folder / "mlruns" / "mlflow.db", small)
+        print(f"compare, 4 runs in a study of 4: {call(folder, 'catdog.compare'):.1f} s", flush=True)
+        print(
+            f"plan of 4 runs in a study of 4: {call(folder, *sweep, 'hydra.launcher.plan_only=true'):.1f} s", flush=True
+        )
+        copy_runs(folder, count)
+        fresh = (*sweep, "trainer.learning_rate=0.002", "hydra.launcher.plan_only=true")
+        known = (*sweep, "hydra.launcher.plan_only=true")
+        print(f"plan of 4 known runs in a study of {count:,}: {call(folder, *known):.1f} s", flush=True)
+        print(f"plan of 4 new runs in a study of {count:,}: {call(folder, *fresh):.1f} s", flush=True)
+        (sweep_id,) = {path.name for path in (folder / "comparisons").iterdir()}
+        print(f"compare of all {count:,} runs: {call(folder, 'catdog.compare'):.1f} s", flush=True)
+        page = folder / "comparisons" / sweep_id / "comparison.html"
+        print(f"its page: {page.stat().st_size / 2**20:.0f} MB")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -219,6 +219,8 @@ class TrainerConfig:
         _require_choice("trainer.precision", PRECISIONS, self.precision)
         _require_choice("trainer.devices", ("one", "all"), self.devices)
         _require_choice("trainer.jit", ("auto", "on", "off"), self.jit)
+        _require(self.jit != "on" or not self.deterministic, "trainer.jit", "auto or off where trainer.deterministic is set",
+                 self.jit, "XLA does not repeat every operation bit for bit: add trainer.deterministic=false.")  # fmt: skip
         _require_choice("trainer.keep", ("best", "last"), self.keep)
 
 

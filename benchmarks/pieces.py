@@ -1,0 +1,125 @@
+"""Measures each piece that makes training faster against what it replaces, on random pixels; prints a table in Markdown.
+
+    python benchmarks/pieces.py      # 2 minutes on 2 cores
+
+CPU milliseconds (user + system, all threads) for a batch of 32 at 160 x 160.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from bench import describe_machine, tabulate
+
+from catdog import cli  # noqa: F401  it registers the config's schemas
+from catdog.augment import build_augmentation
+from catdog.config import CONF, Config, load_config, register
+from catdog.fit import compile_model
+from catdog.fold import fold_norms
+from catdog.frozen import cut_head
+from catdog.model import build_backbone, build_model
+from catdog.precision import use_policy
+
+BATCH, SIZE = 32, 160
+GENERATOR = np.random.default_rng(0)
+PIXELS = GENERATOR.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+LABELS = GENERATOR.integers(0, 2, BATCH, dtype=np.int32)
+
+
+def compose(*overrides: str) -> Config:
+    from hydra import compose, initialize_config_dir
+
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_config(compose("config", list(overrides)), Config)
+
+
+def time_call(call: Callable[[], Any], repeats: int = 20) -> float:
+    """Returns the CPU milliseconds of a call: the median of three rounds, after two calls that are not counted."""
+    for _ in range(2):
+        call()
+    rounds = []
+    for _ in range(3):
+        started = time.process_time()
+        for _ in range(repeats):
+            call()
+        rounds.append((time.process_time() - started) / repeats * 1e3)
+    return sorted(rounds)[1]
+
+
+def time_step(policy: str, *overrides: str, jit: bool = False, repeats: int = 20) -> float:
+    config = compose(*overrides)
+    model = build_model(config, 2, policy)
+    compile_model(model, config.trainer, policy, 63, jit=jit)
+    model.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((PIXELS, LABELS)).repeat())
+    return time_call(lambda: model.train_function(batches), repeats)
+
+
+def time_augmentation(choice: str, *, fast: bool) -> float:
+    augment = build_augmentation(compose(f"augmentation={choice}").augmentation, 0, SIZE, fast=fast)
+    return time_call(tf.function(lambda: augment(PIXELS, tf.constant(3, tf.int64))))
+
+
+def time_forward(policy: str, *, folded: bool) -> float:
+    config = compose("model=mobilenet", "backbone.weights=null", "backbone.trainable_layers=all")
+    with use_policy(policy):
+        network = build_backbone(config.backbone, SIZE)
+        network = fold_norms(network) if folded else network
+    images = tf.constant(PIXELS, tf.float32) / 127.5 - 1
+    return time_call(tf.function(lambda: network(images, training=False)))
+
+
+def time_head() -> float:
+    os.environ.setdefault("CATDOG_WEIGHTS", "imagenet")
+    config = compose("model=mobilenet")
+    head = cut_head(build_model(config, 2, "mixed_bfloat16"))
+    head.trains_on_images = False
+    compile_model(head, config.trainer, "mixed_bfloat16", 63)
+    head.make_train_function()
+    features = tf.zeros((BATCH, *head.input.shape[1:]), head.input.dtype)
+    batches = iter(tf.data.Dataset.from_tensors((features, LABELS)).repeat())
+    return time_call(lambda: head.train_function(batches))
+
+
+def main() -> None:
+    print(f"{describe_machine()}; command: `python benchmarks/pieces.py`\n", flush=True)
+    keras.utils.set_random_seed(0)
+    rows: list[list[object]] = []
+
+    def add(what: str, before: float, after: float) -> None:
+        rows.append([what, before, after, f"{after / before:.2f}"])
+
+    add("flip and rotation: Keras' layers; `speed.fast_augmentation`",
+        time_augmentation("flip_rotate", fast=False), time_augmentation("flip_rotate", fast=True))  # fmt: skip
+    add("`augmentation=strong`, six layers: the same",
+        time_augmentation("strong", fast=False), time_augmentation("strong", fast=True))  # fmt: skip
+    plain = time_step("float32", "speed=none")
+    half = time_step("mixed_bfloat16", "speed=none")
+    add("small CNN's training step: float32; bfloat16", plain, half)
+    add("the same in bfloat16: ReLU before pooling; `speed.late_relu`", half, time_step("mixed_bfloat16"))
+    add("the same in bfloat16: `trainer.jit=off`; `on` (XLA)", half, time_step("mixed_bfloat16", jit=True, repeats=3))
+    frozen = {
+        (policy, folded): time_forward(policy, folded=folded)
+        for policy in ("float32", "mixed_bfloat16") for folded in (False, True)
+    }  # fmt: skip
+    base = frozen["float32", False]
+    add(
+        "frozen MobileNetV2's forward pass, float32: as Keras builds it; `speed.fold_norms`",
+        base,
+        frozen["float32", True],
+    )
+    add("the same: float32 as Keras builds it; bfloat16 as Keras builds it", base, frozen["mixed_bfloat16", False])
+    add("the same: float32 as Keras builds it; bfloat16 with `speed.fold_norms`", base, frozen["mixed_bfloat16", True])
+    head = time_head()
+    add("mobilenet's training step, bfloat16, folded: from images; from kept features",
+        frozen["mixed_bfloat16", True] + head, head)  # fmt: skip
+    print(tabulate(["what, before; after", "CPU ms before", "after", "ratio"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -25,8 +25,8 @@ from catdog.config import default_cache
 from catdog.data.fetch import fetch_archive
 
 VARIANTS = ("cnn", "augmented", "preprocessed", "mobilenet")
-# What an epoch consists of; the rest of a run happens once.
-EPOCH_STAGES = ("training", "augmentation", "validation", "frozen features")
+# What an epoch consists of; what comes once of these (frozen features, tracking's beginning and end) is divided among them.
+EPOCH_STAGES = ("training", "augmentation", "validation", "checkpoints", "tracking", "frozen features")
 BOOKKEEPING = ("tracking", "checkpoints", "figures", "model logging")
 HERE = Path(__file__).resolve().parent
 # Ends a training at its first step and says when that was.

@@ -101,8 +101,11 @@ def main() -> None:
     plain = time_step("float32", "speed=none")
     half = time_step("mixed_bfloat16", "speed=none")
     add("small CNN's training step: float32; bfloat16", plain, half)
-    add("the same in bfloat16: ReLU before pooling; `speed.late_relu`", half, time_step("mixed_bfloat16"))
-    add("the same in bfloat16: `trainer.jit=off`; `on` (XLA)", half, time_step("mixed_bfloat16", jit=True, repeats=3))
+    for what, key in (("ReLU before pooling", "late_relu"), ("Keras' dropout", "fast_dropout")):
+        with_key = time_step("mixed_bfloat16", "speed=none", f"speed.{key}=true")
+        add(f"the same in bfloat16: {what}; `speed.{key}`", half, with_key)
+    xla = time_step("mixed_bfloat16", "speed=none", jit=True, repeats=2)
+    add("the same in bfloat16: `trainer.jit=never`; `always` (XLA)", half, xla)
     frozen = {
         (policy, folded): time_forward(policy, folded=folded)
         for policy in ("float32", "mixed_bfloat16") for folded in (False, True)

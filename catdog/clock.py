@@ -19,15 +19,15 @@ class Clock:
     def __init__(self, stage: str) -> None:
         self._spent: dict[str, list[float]] = {}
         self._lock = threading.Lock()
-        self._stage = stage
+        self._stage = self._before = stage
         self._wall, self._cpu = time.perf_counter(), 0.0
 
     def enter(self, stage: str) -> str:
         """Begins a stage, ends the one before and returns its name."""
         with self._lock:
             self._settle()
-            before, self._stage = self._stage, stage
-        return before
+            self._before, self._stage = self._stage, stage
+            return self._before
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -39,10 +39,15 @@ class Clock:
             self.enter(before)
 
     def charge(self, stage: str, cpu_s: float) -> None:
-        """Charges CPU seconds that another thread has just spent to a stage."""
+        """Charges CPU seconds that another thread has just spent to a stage, and takes them off the one the process was in."""
         with self._lock:
             self._settle()
             self._at(stage)[1] += cpu_s
+            # What it spent may have begun in the stage before; no stage has spent less than nothing.
+            for name in (self._stage, self._before):
+                taken = min(cpu_s, max(self._at(name)[1], 0.0))
+                self._at(name)[1] -= taken
+                cpu_s -= taken
             self._at(self._stage)[1] -= cpu_s
 
     @contextmanager

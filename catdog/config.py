@@ -202,7 +202,9 @@ class TrainerConfig:
     warmup_epochs: int = option("epochs over which the learning rate rises from 0", 0)
     patience: int | None = option("stop after this many epochs without a better val accuracy; null: never", None)
     deterministic: bool = option("the same bits every time, also after an interruption; slower on a GPU", True)
-    jit: str = option("compile steps with XLA: on, off, or auto: on a GPU, unless trainer.deterministic", "auto")
+    jit: str = option(
+        "compile steps with XLA: always, never, or auto: on one GPU, unless trainer.deterministic", "auto"
+    )
     keep: str = option(
         "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
     )
@@ -218,9 +220,12 @@ class TrainerConfig:
         _require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
         _require_choice("trainer.precision", PRECISIONS, self.precision)
         _require_choice("trainer.devices", ("one", "all"), self.devices)
-        _require_choice("trainer.jit", ("auto", "on", "off"), self.jit)
-        _require(self.jit != "on" or not self.deterministic, "trainer.jit", "auto or off where trainer.deterministic is set",
-                 self.jit, "XLA does not repeat every operation bit for bit: add trainer.deterministic=false.")  # fmt: skip
+        _require_choice("trainer.jit", ("auto", "always", "never"), self.jit)
+        _require(self.jit != "always" or not self.deterministic, "trainer.jit",
+                 "auto or never where trainer.deterministic is set", self.jit,
+                 "XLA does not repeat every operation bit for bit: add trainer.deterministic=false.")  # fmt: skip
+        _require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
+                 self.jit)  # fmt: skip
         _require_choice("trainer.keep", ("best", "last"), self.keep)
 
 
@@ -229,6 +234,7 @@ class SpeedConfig:
     name: str = option("how tables call it")
     fold_norms: bool = option("fold a frozen backbone's batch norms into its convolutions", True)
     late_relu: bool = option("ReLU after max-pooling instead of before it: the same function of fewer elements", True)
+    fast_dropout: bool = option("dropout in the head from 8 random bits an element instead of 32", True)
     fast_augmentation: bool = option("augment by OpenCV on 8 bits, where it knows the Keras layers", True)
     keep_features_mb: int = option(
         "memory for a frozen backbone's features of images that are not augmented; more are computed every epoch", 1024

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from catdog import cli
-from catdog.config import Config, EvaluateConfig, load_config
+from catdog.config import CONF, Config, EvaluateConfig, load_config
 from catdog.console import console, show_next
 from catdog.errors import UserError
 
@@ -114,7 +114,12 @@ def load_run_config(run_id: str) -> Config:
 
     with explain_missing_artifacts(f"run {run_id}"):
         text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
-    return load_config(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)), Config)  # type: ignore[arg-type]
+    stored = OmegaConf.create(text)
+    if "speed" not in stored:
+        # Trained before there was a choice.
+        stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")
+        stored["speed"].pop("defaults")
+    return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
 
 
 def load_same_dataset(client: "MlflowClient", run_id: str, run_config: Config, config: EvaluateConfig) -> "Dataset":

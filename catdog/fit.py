@@ -19,8 +19,6 @@ from catdog.progress import Progress
 
 log = logging.getLogger(__name__)
 
-STEPS_PER_LOOK = 20
-
 
 class NonFiniteLossError(UserError):
     """The loss became NaN or infinite, so that nothing learned from there on would mean anything."""
@@ -208,11 +206,7 @@ def _explain_determinism() -> Iterator[None]:
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run soon after the first step whose loss is not finite.
-
-    It looks every so many steps: a look waits until the step is done, and a GPU should have the next one by then. Nothing is
-    missed, for the logged loss is the mean since the epoch began.
-    """
+    """Stops the run at the first step whose loss is not finite."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -223,12 +217,11 @@ class FiniteLoss(keras.callbacks.Callback):
         self.epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if (batch + 1) % STEPS_PER_LOOK and batch + 1 != self.steps:
-            return
+        # The logged loss is the mean since the epoch began: it turns non-finite at the first step that does.
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"the loss became {loss} at epoch {self.epoch}, by step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
+                f"the loss became {loss} at epoch {self.epoch}, step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
                 "or use trainer.precision=float32."
             )
 

@@ -43,7 +43,11 @@ def fold_norms(network: Any) -> Any:
         if layer.name in norms:
             folded.get_layer(layer.name).set_weights(_fold(layer, network.get_layer(norms[layer.name])))
         elif layer.weights and layer.name not in gone:
-            folded.get_layer(layer.name).set_weights(layer.get_weights())
+            copy = folded.get_layer(layer.name)
+            copy.set_weights(layer.get_weights())
+            if hasattr(copy, "finalize_state"):
+                # A Normalization computes with what it derives from its weights.
+                copy.finalize_state()
     return folded
 
 
@@ -64,7 +68,10 @@ def _pair(network: Any) -> list[tuple[str, str]]:
             node.operation.name: node.operation for node in layer._outbound_nodes if node.operation.name in within
         }
         reader: Any = next(iter(readers.values()), None)
-        if len(readers) == 1 and type(reader) is layers.BatchNormalization and reader.axis in (-1, 3):
+        if len(readers) != 1 or type(reader) is not layers.BatchNormalization or reader.axis not in (-1, 3):
+            continue
+        read = {tensor._keras_history.operation.name for node in reader._inbound_nodes for tensor in node.input_tensors}
+        if read == {layer.name}:
             pairs.append((layer.name, reader.name))
     return pairs
 

@@ -91,7 +91,8 @@ def keep_features(
         val: validation images.
         augmented: whether training images change from epoch to epoch.
         budget_mb: memory for features; a split that does not fit is computed every epoch.
-        batch_size: images per step, as they will be validated: the features are the same bit for bit.
+        batch_size: images per step, as they will be validated. Features are then the same bit for bit, but for those of training
+            images that would else have been alone in a batch: these may differ by some 1e-6 of their size.
         replicas: devices that each batch is divided among.
     """
     import tensorflow as tf

@@ -18,6 +18,7 @@ TRAINING_MODULES = (
     "augment.py",
     "checkpoint.py",
     "config.py",
+    "dropout.py",
     "fit.py",
     "fold.py",
     "frozen.py",

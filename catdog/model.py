@@ -60,7 +60,9 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
             features = backbone(features, training=False)
         else:
             features = backbone(features)
-        logits = build_head(config.head, features, classes, late_relu=relu_in_head)
+        logits = build_head(
+            config.head, features, classes, late_relu=relu_in_head, fast_dropout=config.speed.fast_dropout
+        )
         return keras.Model(images, logits, name=config.backbone.name)
 
 
@@ -82,14 +84,28 @@ def move_relus(backbone: BackboneConfig, head: HeadConfig) -> tuple[BackboneConf
     following = [*list(backbone.layers.values())[1:], {"layer": "MaxPooling2D"} if head.pooling == "max" else {}]
     for (name, layer), after in zip(backbone.layers.items(), following, strict=True):
         layer = dict(layer)
-        if layer["layer"] == "Conv2D" and layer.get("activation") == "relu" and after.get("layer") == "MaxPooling2D":
+        if (
+            layer["layer"] == "Conv2D"
+            and layer.get("activation") == "relu"
+            and after.get("layer") == "MaxPooling2D"
+            and (
+                # A penalty on the activations would be one on what the ReLU has not seen.
+                "activity_regularizer" not in layer
+            )
+        ):
             del layer["activation"]
             layers[name], pending = layer, True
             continue
         layers[name] = layer
         if pending:
-            layers[f"{name}_relu"], pending = {"layer": "ReLU"}, False
+            layers[_find_free_name(f"{name}_relu", backbone.layers)], pending = {"layer": "ReLU"}, False
     return dataclasses.replace(backbone, layers=layers), pending
+
+
+def _find_free_name(name: str, taken: dict[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def build_preprocessing(config: PreprocessingConfig) -> Any:
@@ -147,16 +163,22 @@ def _chain(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
     return chain
 
 
-def build_head(config: HeadConfig, features: Any, classes: int, *, late_relu: bool = False) -> Any:
+def build_head(
+    config: HeadConfig, features: Any, classes: int, *, late_relu: bool = False, fast_dropout: bool = False
+) -> Any:
     """Returns float32 logits (B, classes) of features (B, h, w, channels): dropout, pooling, dense, output.
 
     Args:
         late_relu: the features still lack their ReLU, see `move_relus`.
+        fast_dropout: take `catdog.dropout`'s.
     """
     import keras
     from keras import layers
 
-    features = layers.Dropout(config.dropout, name="dropout")(features)
+    from catdog.dropout import FastDropout
+
+    dropout = FastDropout if fast_dropout else layers.Dropout
+    features = dropout(config.dropout, name="dropout")(features)
     if config.pooling == "max":
         if min(features.shape[1:3]) < 2:
             raise UserError(
@@ -181,15 +203,26 @@ def build_kept_model(config: Config, trained: Any, classes: int, policy: str) ->
     """
     import keras
 
+    from catdog.dropout import replace_fast_dropout
+
     if policy == "mixed_float16":
         # The weights come from the trained model: those of the backbone need not be fetched or read again.
         fresh = keras.models.clone_model(trained, clone_function=_clone_in_float32)
         fresh.set_weights(trained.get_weights())
+        _finalize(fresh)
         trained = fresh
+    trained = replace_fast_dropout(trained)
     size = config.preprocessing.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(trained(pixels))
     return keras.Model(pixels, probabilities, name="kept")
+
+
+def _finalize(model: Any) -> None:
+    for layer in model._flatten_layers():
+        if hasattr(layer, "finalize_state"):
+            # A Normalization computes with what it derives from its weights.
+            layer.finalize_state()
 
 
 def _clone_in_float32(layer: Any) -> Any:

@@ -123,14 +123,14 @@ def make_deterministic(config: TrainerConfig) -> None:
 def choose_jit(config: TrainerConfig) -> bool:
     """Returns whether training steps are compiled with XLA, as `trainer.jit` says.
 
-    auto is no on a CPU, where XLA's convolutions take many times as long (benchmarks/README.md), and where
-    `trainer.deterministic` is set, because not all operations are deterministic in XLA.
+    auto is no on a CPU, where XLA's convolutions take many times as long (benchmarks/README.md), where `trainer.deterministic`
+    is set, because not all operations are deterministic in XLA, and where several devices share the batches.
 
-    Source: Keras' own "auto" leaves XLA out for the same two reasons.
+    Source: Keras' own "auto" leaves XLA out for the same reasons.
     """
     if config.jit != "auto":
-        return config.jit == "on"
-    return bool(configure_gpus()) and not config.deterministic
+        return config.jit == "always"
+    return bool(configure_gpus()) and not config.deterministic and config.devices == "one"
 
 
 def count_threads() -> int:

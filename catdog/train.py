@@ -128,7 +128,8 @@ def train(
     head = None
     with strategy.scope():
         model = build_model(config, len(dataset.classes), precision.policy)
-        if is_frozen(config) and config.speed.keep_features_mb:
+        # Mirrored, Keras builds a model from a batch as the stream has it, before the head could extract features from it.
+        if is_frozen(config) and config.trainer.devices == "one":
             head = cut_head(model)
         trained = model if head is None else head
         compile_model(trained, config.trainer, precision.policy, steps, jit=choose_jit(config.trainer))

@@ -48,6 +48,18 @@ def test_a_thread_is_charged_to_a_stage_of_its_own() -> None:
     assert spent["training"][0] >= 0.09
 
 
+def test_a_thread_that_works_across_stages_leaves_none_negative() -> None:
+    clock = Clock("start")
+    clock.enter("training")
+    burn(0.1)
+    clock.enter("checkpoints")
+    clock.charge("augmentation", 0.09)
+    spent = clock.spent
+    assert min(cpu_s for _, cpu_s in spent.values()) >= 0
+    assert spent["training"][1] == pytest.approx(0.01, abs=0.03)
+    assert clock.totals[1] == pytest.approx(time.process_time(), abs=0.03)
+
+
 def test_a_resumed_run_goes_on_with_what_was_spent() -> None:
     clock = Clock("start")
     clock.add_earlier({"training": [10.0, 20.0]})

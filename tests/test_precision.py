@@ -94,3 +94,18 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
     # Not to the last bit: a batch of 9 is 5 + 4, and the mean of two means weighs an image of the four a little more.
     assert accuracies["all"][0] == pytest.approx(accuracies["one"][0], rel=2e-3)
     assert accuracies["all"][1] == pytest.approx(accuracies["one"][1], rel=2e-3)
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_trains_on_two_devices(tmp_path, cache) -> None:
+    import os
+
+    from support import PROJECT, TINY
+
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_CPUS, "model=drawn_mini", *TINY, "trainer.devices=all"],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "CATDOG_CACHE": str(cache), "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mirrored over 2 devices" in done.stdout

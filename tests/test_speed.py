@@ -10,6 +10,7 @@ from test_config import compose_config
 
 from catdog.augment import build_augmentation
 from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
+from catdog.dropout import FastDropout
 from catdog.fit import Fit, compile_model, fit, list_changing
 from catdog.fold import fold_norms
 from catdog.frozen import SplitFeatures, cut_head, keep_features
@@ -102,6 +103,55 @@ def test_late_relus_stand_after_the_pooling() -> None:
     assert backbone.get_layer("conv3").activation is keras.activations.relu
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "+backbone.layers.conv1.activity_regularizer=l2",
+        "backbone.layers.conv1.activation=elu",
+        "+backbone.layers.pool1_relu={layer: BatchNormalization}",
+    ],
+)
+def test_a_relu_that_must_not_be_moved_or_lost_is_not(change: str) -> None:
+    size = f"preprocessing.image_size={SIZE}"
+    answers = []
+    for speed in ("speed=none", "speed.fast_dropout=false"):
+        keras.utils.set_random_seed(0)
+        model = build_model(compose_config("model=cnn", size, change, speed), 2, "float32")
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        answers.append(model.evaluate(VAL.images.astype(np.float32), VAL.labels, verbose=0))
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.25, 0.3])
+def test_fast_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
+    keras.utils.set_random_seed(0)
+    layer = FastDropout(rate)
+    ones = np.ones((64, 10, 10, 16), np.float32)
+    one, two = (keras.ops.convert_to_numpy(layer(ones, training=True)) for _ in range(2))
+    assert set(np.unique(one)) == {0.0, np.float32(one.max())}
+    assert one.max() == pytest.approx(1 / (1 - rate), rel=1e-4)
+    # 102,400 elements: the share dropped is known to about 0.0016.
+    assert (one == 0).mean() == pytest.approx(rate, abs=0.007)
+    # Neighbours share a random word, and are as independent as others.
+    assert (one[..., 0::2] * one[..., 1::2] != 0).mean() == pytest.approx((1 - rate) ** 2, abs=0.01)
+    assert not np.array_equal(one, two)
+    assert np.array_equal(keras.ops.convert_to_numpy(layer(ones, training=False)), ones)
+    keras.utils.set_random_seed(0)
+    again = FastDropout(rate)
+    assert np.array_equal(keras.ops.convert_to_numpy(again(ones, training=True)), one)
+
+
+def test_a_kept_model_has_keras_own_dropout() -> None:
+    config = compose_config("model=cnn", f"preprocessing.image_size={SIZE}")
+    model = build_model(config, 2, "float32")
+    assert isinstance(model.get_layer("dropout"), FastDropout)
+    kept = build_kept_model(config, model, 2, "float32")
+    inside = next(layer for layer in kept.layers if isinstance(layer, keras.Model))
+    assert type(inside.get_layer("dropout")) is keras.layers.Dropout
+    # The same weights, not a copy: nothing is to be kept in step.
+    assert inside.get_layer("dense").kernel is model.get_layer("dense").kernel
+
+
 FROZEN = ("model=drawn_mini",)
 
 
@@ -180,6 +230,32 @@ def test_every_frozen_backbone_that_ships_can_be_folded(backbone: str, preproces
     assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers) > left
 
 
+def test_a_norm_that_also_reads_something_else_is_left_alone() -> None:
+    images = keras.Input((8, 8, 3))
+    norm = keras.layers.BatchNormalization()
+    network = keras.Model(
+        images, keras.layers.Add()([norm(keras.layers.Conv2D(3, 3, padding="same")(images)), norm(images)])
+    )
+    norm.set_weights([np.full(3, value, np.float32) for value in (2, 1, 3, 4)])
+    pixels = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    expected, found = (
+        keras.ops.convert_to_numpy(net(pixels, training=False)) for net in (network, fold_norms(network))
+    )
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_normalization_keeps_what_it_was_adapted_to() -> None:
+    images = keras.Input((8, 8, 3))
+    normalization = keras.layers.Normalization()
+    pixels = np.random.default_rng(0).normal(5, 3, (20, 8, 8, 3)).astype(np.float32)
+    normalization.adapt(pixels)
+    network = keras.Model(images, keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(normalization(images))))
+    expected, found = (
+        keras.ops.convert_to_numpy(net(pixels, training=False)) for net in (network, fold_norms(network))
+    )
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_convolution_that_others_read_too_is_left_alone() -> None:
     images = keras.Input((8, 8, 3))
     convolved = keras.layers.Conv2D(4, 3, padding="same")(images)
@@ -211,6 +287,6 @@ def test_what_changes_no_bit_changes_no_digest() -> None:
 
     digest = hash_config(compose_config("model=mobilenet"), with_seed=True)
     same = ("speed.late_relu=false", "speed.keep_features_mb=0")
-    other = ("speed.fold_norms=false", "speed.fast_augmentation=false")
+    other = ("speed.fold_norms=false", "speed.fast_augmentation=false", "speed.fast_dropout=false")
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) == digest for key in same)
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) != digest for key in other)

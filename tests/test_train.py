@@ -223,7 +223,7 @@ def test_a_failing_run_does_not_end_the_sweep(study, client) -> None:
     assert "Next: python -m catdog.train -m model=cnn trainer.learning_rate=1e30,0.001" in done.out
     assert "python -m catdog.compare study=failing" in done.out
     assert re.search(
-        r"^cnn learning_rate=1e\+30 failed: the loss became (nan|inf) at epoch 1, by step \d of 3", done.out, re.M
+        r"^cnn learning_rate=1e\+30 failed: the loss became (nan|inf) at epoch 1, step \d of 3", done.out, re.M
     )
     assert re.search(r"learning_rate=0.001 +finished", done.out)
     experiment = client.get_experiment_by_name("failing")

@@ -109,10 +109,15 @@ def _build_all(configs: list[Config], classes: list[int], sender: Connection) ->
         for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
             precision = choose_precision(config.trainer)
             build_strategy(config.trainer)
-            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, count))
+            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, config.speed, count))
             if model not in models:
                 build_model(config, count, precision.policy)
-                build_augmentation(config.augmentation, config.seed, config.preprocessing.image_size)
+                build_augmentation(
+                    config.augmentation,
+                    config.seed,
+                    config.preprocessing.image_size,
+                    fast=config.speed.fast_augmentation,
+                )
                 models.add(model)
         sender.send((None, _list_gpus()))
     except UserError as error:

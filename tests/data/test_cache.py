@@ -77,6 +77,8 @@ def test_rows_are_the_decoded_files(files: list[Path], cache: Path) -> None:
 def test_images_are_mapped_and_read_only(files: list[Path], cache: Path) -> None:
     for decoded in (load(files, cache), load(files, cache)):
         assert isinstance(decoded.images, np.memmap)
+        # What `release` relies on.
+        assert decoded.images._mmap is not None
         with pytest.raises(ValueError, match="read-only"):
             decoded.images[0] = 1
 

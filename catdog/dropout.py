@@ -1,0 +1,38 @@
+"""Dropout that spends fewer random bits."""
+
+from typing import Any
+
+import keras
+
+
+class FastDropout(keras.layers.Dropout):
+    """Keras' dropout with 8 random bits an element instead of 32: same distribution, other draws.
+
+    A rate that is no multiple of 1/256 takes 16 bits, and is exact to 1/65,536. A kept model has Keras' own layer in its place.
+
+    Measured on 2 cores: 0.3 of the CPU time of Keras' layer, which is 8% of the small CNN's training step (benchmarks/README.md).
+    """
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        if not training or not self.rate or keras.backend.backend() != "tensorflow" or self.noise_shape is not None:
+            return super().call(inputs, training=training)
+        import tensorflow as tf
+
+        bits, lanes = (8, tf.uint8) if (self.rate * 2**8).is_integer() else (16, tf.uint16)
+        dropped = round(self.rate * 2**bits)
+        count = tf.size(inputs)
+        words = tf.random.stateless_uniform(
+            [count * bits // 32 + 1], tf.cast(self.seed_generator.next(), tf.int32), None, None, tf.int32
+        )
+        kept = tf.reshape(tf.bitcast(words, lanes), [-1])[:count] >= tf.constant(dropped, lanes)
+        mask = tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype)
+        return inputs * (mask * tf.constant(2**bits / (2**bits - dropped), inputs.dtype))
+
+
+def replace_fast_dropout(model: Any) -> Any:
+    """Returns a model of the same layers, but for each fast dropout Keras' own, which needs no catdog to be loaded."""
+
+    def swap(layer: Any) -> Any:
+        return keras.layers.Dropout.from_config(layer.get_config()) if isinstance(layer, FastDropout) else layer
+
+    return keras.models.clone_model(model, clone_function=swap)

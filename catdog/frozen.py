@@ -82,7 +82,7 @@ def keep_features(
     """Returns what the head's training and its validation read: features, computed here and now, or images.
 
     Validation images never change, training images do where they are augmented. On 2 cores, a frozen MobileNetV2's epoch takes
-    0.74 of the CPU time with the features of 800 validation images kept, and 0.11 with those of 2,000 training images as well
+    0.73 of the CPU time with the features of 800 validation images kept, and 0.06 with those of 2,000 training images as well
     (from the steps' times in benchmarks/README.md).
 
     Args:

@@ -24,7 +24,7 @@ def build_kernel(layers: list[Any]) -> Step | None:
     The function maps images uint8 (B, H, W, 3) and the number of the batch since training began to such images, and draws
     from the layers' seeds and that number alone.
 
-    Measured on 2 cores, flip and rotation of 32 images of 160 x 160: 0.14 of the CPU time of Keras' layers (benchmarks/README.md).
+    Measured on 2 cores, flip and rotation of 32 images of 160 x 160: 0.13 of the CPU time of Keras' layers (benchmarks/README.md).
 
     Args:
         layers: built Keras layers, each with a seed.

@@ -123,7 +123,7 @@ def make_deterministic(config: TrainerConfig) -> None:
 def choose_jit(config: TrainerConfig) -> bool:
     """Returns whether training steps are compiled with XLA, as `trainer.jit` says.
 
-    auto is no on a CPU, where XLA's convolutions take many times as long (benchmarks/README.md), where `trainer.deterministic`
+    auto is no on a CPU, where XLA takes 11 times as long for the small CNN (benchmarks/README.md), where `trainer.deterministic`
     is set, because not all operations are deterministic in XLA, and where several devices share the batches.
 
     Source: Keras' own "auto" leaves XLA out for the same reasons.

@@ -65,7 +65,9 @@ def run_single(composed: DictConfig) -> None:
     log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
     try:
         outcome = train(
-            config, Job(name, variant, overrides, Path(hydra.runtime.output_dir), identity=planned.identity)
+            config,
+            Job(name, variant, overrides, Path(hydra.runtime.output_dir), identity=planned.identity),
+            dataset=dataset,
         )
     except BusyError as busy:
         raise UserError(f"{name}: {busy.owner or 'another process'} trains it right now. Wait for it.") from None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
 
-    from catdog.data.dataset import SplitImages
+    from catdog.data.dataset import Dataset, SplitImages
     from catdog.data.stream import Rows
     from catdog.progress import Progress
 
@@ -73,6 +73,7 @@ def train(
     config: Config,
     job: Job,
     make_progress: "Callable[[str, int, int, int], Progress] | None" = None,
+    dataset: "Dataset | None" = None,
 ) -> Outcome:
     """Trains one model as the config says and tracks it; goes on where an interrupted training of it stopped.
 
@@ -80,6 +81,7 @@ def train(
         config: the run.
         job: what it is called and where it belongs.
         make_progress: called with name, epochs, steps and first epoch, returns what shows progress; None for a live line.
+        dataset: the config's, where the caller has loaded it: every file of it is read and hashed for that.
 
     Raises:
         UserError: the config asks for what cannot be had; no MLflow run is left behind where that shows before training.
@@ -91,7 +93,7 @@ def train(
     clock = Clock("start")
     # Before TensorFlow is imported: what cannot be had is said at once.
     with clock.stage("data"):
-        dataset = load_dataset(config.dataset)
+        dataset = dataset or load_dataset(config.dataset)
 
     from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 

@@ -302,7 +302,11 @@ class CompareConfig:
     sweep: str | None = option("run id of a sweep; null: the study's latest", None)
     runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
     output: str = option("folder for the page and the table", "comparisons")
+    margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
     tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _require_fraction("margin", self.margin)
 
 
 @dataclass

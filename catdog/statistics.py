@@ -31,27 +31,6 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return float(bounds.low), float(bounds.high)
 
 
-def paired_p_value(only_first: int, only_second: int) -> float:
-    """How often two equally good models would differ at least this much, on the images that only one of them got right.
-
-    Two models that answered the same images are compared on the images where exactly one is right: were they equally
-    good, each such image would fall to either with probability one half. This sees differences that two overlapping
-    intervals, which forget the pairing, cannot.
-
-    Args:
-        only_first: images that the first model alone got right.
-        only_second: images that the second model alone got right.
-
-    Returns:
-        The two-sided exact p value, in (0, 1]; 1 where the models never differ.
-
-    Source: McNemar (1947), Psychometrika 12:153-157, in its exact (binomial) form.
-    """
-    if only_first + only_second == 0:
-        return 1.0
-    return float(binomtest(int(only_first), int(only_first + only_second), 0.5).pvalue)
-
-
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """How many images of each class were taken for each class.
 

@@ -22,6 +22,21 @@ def percent_interval(low: float, high: float) -> str:
     return MISSING if math.isnan(low) or math.isnan(high) else f"{percent(low)} to {percent_with_unit(high)}"
 
 
+def points(difference: float, digits: int = 1) -> str:
+    """`0.0312` as `3.1 points`: percentage points, which a difference of accuracies is measured in; a dash for NaN."""
+    return MISSING if math.isnan(difference) else f"{100 * difference:.{digits}f}\N{NO-BREAK SPACE}points"
+
+
+def signed(difference: float, digits: int = 1) -> str:
+    """`0.0312` as `+3.1`, in percentage points without the unit; a dash for NaN."""
+    return MISSING if math.isnan(difference) else f"{100 * difference:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_interval(low: float, high: float) -> str:
+    """`(0.012, 0.05)` as `[+1.2, +5.0]`, in percentage points."""
+    return MISSING if math.isnan(low) or math.isnan(high) else f"[{signed(low)}, {signed(high)}]"
+
+
 def compact_count(number: float) -> str:
     """Three digits and a unit: `2257984` as `2.26 M`, `1234` as `1.23 k`; a dash for NaN."""
     if math.isnan(number):

@@ -118,15 +118,40 @@ def test_a_variant_keeps_its_colour_when_another_is_not_shown():
 
     def colours(names: list[str]) -> dict[str, set[str]]:
         figure = plots.plot_accuracy_curves({name: history(3) for name in names}, variants)
-        curves = figure.axes[0].lines[: 2 * len(names)]
-        return {name: {line.get_color() for line in curves[index :: len(names)]} for index, name in enumerate(names)}
+        shown = list(dict.fromkeys(variants[name] for name in names))
+        # One curve for each variant, training and then validation.
+        curves = figure.axes[0].lines[: 2 * len(shown)]
+        return {name: {line.get_color() for line in curves[index :: len(shown)]} for index, name in enumerate(shown)}
 
     everything, without_a = colours(list(variants)), colours(["b seed=1", "b seed=2", "c"])
-    assert everything["b seed=1"] == everything["b seed=2"] == without_a["b seed=1"]
+    assert everything["b"] == without_a["b"]
     assert everything["c"] == without_a["c"]
     assert len(set.union(*everything.values())) == 3
     seconds = plots.plot_seconds({"c": 2.0}, variants)
     assert mpl.colors.to_hex(seconds.axes[0].patches[0].get_facecolor()) in everything["c"]
+
+
+def test_seeds_are_drawn_as_their_mean_up_to_where_the_first_of_them_stopped():
+    histories = {"a seed=1": history(4, 0.6), "a seed=2": history(6, 0.8), "b": history(6)}
+    figure = plots.plot_accuracy_curves(histories, {"a seed=1": "a", "a seed=2": "a", "b": "b"})
+    render(figure)
+    training, _, validation, _ = figure.axes[0].lines
+    assert training.get_xdata().tolist() == validation.get_xdata().tolist() == [1, 2, 3, 4]
+    both = [100 * (0.6 + 0.05 * epoch / 4 + 0.8 + 0.05 * epoch / 6) / 2 for epoch in (1, 2, 3, 4)]
+    assert validation.get_ydata() == pytest.approx(both)
+    (band,) = figure.axes[0].collections
+    assert band.get_datalim(figure.axes[0].transData).intervaly == pytest.approx([61.25, 80 + 5 * 4 / 6])
+    assert any("mean and range of seeds" in text for text in texts_of(figure))
+
+
+def test_differences_are_filled_where_they_exclude_zero():
+    figure = plots.plot_differences({"a - b": (0.05, 0.01, 0.09), "a - c": (0.01, -0.02, 0.04)}, "Differences", 0.02)
+    render(figure)
+    axes = figure.axes[0]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in points] == pytest.approx([5, 1])
+    assert [line.get_markerfacecolor() == "white" for line in points] == [False, True]
+    assert axes.patches[0].get_width() == pytest.approx(4)
 
 
 @pytest.mark.parametrize("plot", [plots.plot_accuracy_curves, plots.plot_loss_curves, plots.plot_gap_curves])

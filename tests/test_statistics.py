@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from catdog.statistics import confusion_counts, paired_p_value, precision_and_recall, wilson_interval
+from catdog.statistics import confusion_counts, precision_and_recall, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,6 @@ def test_wilson_interval_of_all_right_stays_inside_one_and_is_no_point():
 def test_wilson_interval_refuses_what_is_no_count(correct, total):
     with pytest.raises(ValueError, match=f"correct={correct}, total={total}"):
         wilson_interval(correct, total)
-
-
-def test_paired_p_value_is_the_exact_binomial():
-    # 1 of 6 or fewer, on both sides: 2 * (1 + 6) / 64.
-    assert paired_p_value(5, 1) == pytest.approx(14 / 64)
-    assert paired_p_value(1, 5) == paired_p_value(5, 1)
-    assert paired_p_value(0, 0) == 1.0
 
 
 def test_confusion_counts_has_true_classes_in_rows():

@@ -23,32 +23,40 @@ def compare(composed: DictConfig) -> None:
     """Writes the table and the page, stores the page on the sweep's MLflow run, and says what to do next."""
     # Imported here, for --help and a mistake in the config to be quick.
     from catdog import track
+    from catdog.compare.analysis import analyse
     from catdog.compare.figures import build_figures
     from catdog.compare.load import load_comparison
     from catdog.compare.page import render_page
-    from catdog.compare.table import build_frame, print_table
+    from catdog.compare.table import build_frame, build_pairs_frame, build_variants_frame, print_tables
 
     config = load_config(composed, CompareConfig)
     client = track.connect(config.tracking, create=False)
     comparison = load_comparison(client, config)
+    analysis = analyse(comparison, config.margin)
     folder = Path(config.output) / (comparison.sweep_id or comparison.records[0].run_id)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table, page = folder / "table.csv", folder / "comparison.html"
-        build_frame(comparison).to_csv(table, index=False)
-        page.write_text(render_page(comparison), encoding="utf-8")
+        page = folder / "comparison.html"
+        tables = {
+            "table": build_frame(comparison),
+            "variants": build_variants_frame(analysis),
+            "pairs": build_pairs_frame(analysis),
+        }
+        for name, frame in tables.items():
+            frame.to_csv(folder / f"{name}.csv", index=False)
+        page.write_text(render_page(analysis), encoding="utf-8")
         (folder / "figures").mkdir(exist_ok=True)
-        for name, figure in build_figures(comparison).items():
+        for name, figure in build_figures(analysis).items():
             figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
     except OSError as error:
         raise UserError(
             f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
         ) from error
-    print_table(comparison, console)
+    print_tables(analysis, console)
     if comparison.sweep_id:
         run = track.TrackedRun(client, comparison.sweep_id)
         run.client.log_artifacts(run.run_id, str(folder), "comparison")
-    log.info("page     %s\ntable    %s\nfigures  %s", page, table, folder / "figures")
+    log.info("page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs}.csv", folder / "figures")
     show_next(f"open {page} in a browser", cli.next_command("evaluate", comparison.study, config.tracking.uri))
 
 

@@ -1,11 +1,15 @@
 """The comparison's figures: from records to the plot functions, which know arrays only."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from catdog.compare.records import Comparison, RunRecord
+from catdog.compare.analysis import Analysis
+from catdog.compare.records import NAN
+from catdog.compare.variants import Variant
 from catdog.plots import (
     plot_accuracy_curves,
     plot_confusions,
+    plot_differences,
     plot_final_accuracy,
     plot_gap_curves,
     plot_loss_curves,
@@ -14,41 +18,47 @@ from catdog.plots import (
 )
 
 
-def build_figures(comparison: Comparison) -> dict[str, Figure]:
+def build_figures(analysis: Analysis) -> dict[str, Figure]:
     """All figures that the finished runs allow, by names that serve as file names.
 
     Returns:
         Those of `build_charts`, and confusion: the kept models' matrices side by side, if their classes are the same.
     """
-    figures = build_charts(comparison)
-    classes = {record.class_names for record in comparison.ranked}
+    figures = build_charts(analysis)
+    classes = {record.class_names for variant in analysis.drawn for record in variant.records}
     if len(classes) == 1:
-        counts = {record.name: record.confusion for record in comparison.finished if record.kept_images}
+        counts = {variant.name: variant.confusion for variant in analysis.drawn}
         figures["confusion"] = plot_confusions(counts, classes.pop())
     return figures
 
 
-def build_charts(comparison: Comparison) -> dict[str, Figure]:
-    """The figures that show all runs in one chart.
+def build_charts(analysis: Analysis) -> dict[str, Figure]:
+    """The figures that show the variants in one chart: all, or the best of very many.
 
     Returns:
-        accuracy, loss, gap, final_accuracy, seconds and parameters -> Figure; one without data is left out.
+        accuracy, loss, gap, final_accuracy, differences, effects, seconds and parameters -> Figure; one without data is left out.
     """
-    variants, figures = comparison.variants, {}
-    trained = [record for record in comparison.finished if record.epochs]
+    variants, figures = analysis.colours, {}
+    trained = [variant for variant in analysis.drawn if variant.histories]
     if trained:
-        histories = {record.name: record.history for record in trained}
-        figures["accuracy"] = plot_accuracy_curves(histories, variants, comparison.baseline)
-        figures["loss"] = plot_loss_curves(histories, variants)
-        figures["gap"] = plot_gap_curves(histories, variants)
-    measured = {record.name: _accuracies(record, comparison) for record in comparison.finished}
+        histories = {name: history for variant in trained for name, history in variant.histories.items()}
+        of_runs = {record.name: variant.name for variant in analysis.variants for record in variant.records}
+        # A variant's colour is its place among all, here as where a row is a variant.
+        of_runs = {name: name for name in variants} | of_runs
+        figures["accuracy"] = plot_accuracy_curves(histories, of_runs, analysis.comparison.baseline)
+        figures["loss"] = plot_loss_curves(histories, of_runs)
+        figures["gap"] = plot_gap_curves(histories, of_runs)
+    measured = {variant.name: _accuracies(variant, analysis) for variant in analysis.drawn}
     if any(measured.values()):
-        figures["final_accuracy"] = plot_final_accuracy(measured, variants, comparison.baseline)
+        seeds = {variant.name: variant.accuracies.tolist() for variant in analysis.drawn}
+        figures["final_accuracy"] = plot_final_accuracy(measured, variants, analysis.comparison.baseline, seeds)
+    figures |= _build_differences(analysis)
     if trained:
-        figures["seconds"] = plot_seconds({record.name: record.seconds_per_epoch for record in trained}, variants)
+        figures["seconds"] = plot_seconds({variant.name: variant.seconds_per_epoch for variant in trained}, variants)
+    models = {variant.name: variant.representative for variant in analysis.drawn}
     sized = {
-        record.name: (record.metric("model/parameters"), record.metric("model/trainable_parameters"))
-        for record in comparison.finished
+        name: (record.metric("model/parameters"), record.metric("model/trainable_parameters"))
+        for name, record in models.items()
         if "model/parameters" in record.metrics
     }
     if sized:
@@ -56,14 +66,35 @@ def build_charts(comparison: Comparison) -> dict[str, Figure]:
     return figures
 
 
-def _accuracies(record: RunRecord, comparison: Comparison) -> dict[str, tuple[float, float, float]]:
+def _build_differences(analysis: Analysis) -> dict[str, Figure]:
+    drawn = {variant.name for variant in analysis.drawn}
+    shown = [v for v in analysis.verdicts if {v.first.name, v.second.name} <= drawn]
+    figures = {}
+    if shown:
+        pairs = {
+            f"{v.first.name} \N{MINUS SIGN} {v.second.name}": (v.accuracy.estimate, v.accuracy.low, v.accuracy.high)
+            for v in shown
+        }
+        figures["differences"] = plot_differences(pairs, "Differences, 95 %", analysis.margin)
+    single = {
+        f"{effect.ingredients[0].words} ({effect.before.name})": effect.difference
+        for effect in analysis.effects
+        if effect.is_single and {effect.before.name, effect.after.name} <= drawn
+    }
+    if single:
+        figures["effects"] = plot_differences(single, "One ingredient, 95 %", analysis.margin)
+    return figures
+
+
+def _accuracies(variant: Variant, analysis: Analysis) -> dict[str, tuple[float, float, float]]:
     measured = {}
-    if record.epochs:
-        for key, column, images in (
-            ("train", "train/accuracy", comparison.train_images),
-            ("val", "val/accuracy", record.kept_images or comparison.val_images),
-        ):
-            measured[key] = (record.last(column), *record.last_interval(column, images))
-    if record.kept_images:
-        measured["kept val"] = (record.kept_accuracy, *record.kept_interval)
+    single = variant.records[0] if len(variant.records) == 1 else None
+    if variant.histories:
+        images = {"train": analysis.comparison.train_images, "val": variant.records[0].kept_images}
+        for key, count in images.items():
+            # Of the last epoch's models only the accuracy is known: over seeds and images it has no interval.
+            low, high = single.last_interval(f"{key}/accuracy", count) if single else (NAN, NAN)
+            measured[key] = (variant.mean_of(f"{key}/accuracy"), low, high)
+    if not np.isnan(variant.interval[0]):
+        measured["kept val"] = (variant.accuracy, *variant.interval)
     return measured

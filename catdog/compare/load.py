@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from catdog.compare.records import Comparison, RunRecord
+from catdog.compare.records import FINISHED, Comparison, RunRecord
 from catdog.config import CompareConfig, default_cache
 from catdog.errors import TRAIN_COMMAND, UserError
 
@@ -60,6 +60,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         command=sweep.data.tags.get("catdog.command", "") if sweep else tags.get("mlflow.source.name", ""),
         created=datetime.now().astimezone(),
         picture=_find_pictures(first_run),
+        sweep_status=sweep.info.status if sweep else FINISHED,
     )
 
 

@@ -1,22 +1,26 @@
 """The comparison as one HTML page that needs nothing but itself."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from catdog import wording
 from catdog.compare import findings
+from catdog.compare.analysis import Analysis
 from catdog.compare.figures import build_charts
 from catdog.compare.images import Disagreement, Gallery, confident_mistakes, disagreements
-from catdog.compare.records import Comparison
 from catdog.compare.svg import embed_svg
 from catdog.plots import plot_confusion
 from catdog.plots.style import PALETTE
 
 MISTAKES_PER_RUN = 8
+# Longer tables are for a spreadsheet.
+MOST_PAIRS, MOST_RUNS = 66, 200
 # The page stays below 10 MB: pictures take most of it, the words beside the divided images most of the rest.
 PICTURE_BYTES = 7_000_000
 CARD_BYTES = 2_000_000
@@ -27,18 +31,24 @@ CAPTIONS = {
     "loss": "Validation loss that rises while training loss falls: the model grows surer of its mistakes.",
     "gap": "Training minus validation accuracy of the same epoch. Where it grows while validation stands still, the "
     "model overfits.",
-    "final_accuracy": "Wilson intervals from the number of images: they hold the noise of having drawn these images, "
-    "not that of the seed.",
+    "final_accuracy": "The kept models' interval is over seeds and images, with one seed over images alone. Of the last epoch's "
+    "models over several seeds, the mean alone is shown.",
+    "differences": "In kept validation accuracy. Each interval is for its pair alone, over seeds and images, or over images "
+    "alone where a variant has one seed. Blue: it excludes zero.",
+    "effects": "What an ingredient adds to the kept validation accuracy: pairs of variants that differ in this ingredient and "
+    "in nothing else; in brackets the variant that it is added to.",
     "seconds": "The median over epochs; the first epoch also compiles and fills caches.",
     "parameters": "A frozen backbone counts among all parameters, and not among the trainable ones.",
 }
 DESCRIPTIONS = {
-    "accuracy": "Line chart: training and validation accuracy by epoch for every run",
-    "loss": "Line chart: training and validation loss by epoch for every run",
-    "gap": "Line chart: training minus validation accuracy by epoch for every run",
-    "final_accuracy": "Dot chart: last and kept accuracies of every run with 95 percent intervals, as in the table",
-    "seconds": "Bar chart: median seconds per epoch of every run; the numbers are in the table",
-    "parameters": "Dot chart: all and trainable parameters of every run; the numbers are in the table",
+    "accuracy": "Line chart: training and validation accuracy by epoch for every variant",
+    "loss": "Line chart: training and validation loss by epoch for every variant",
+    "gap": "Line chart: training minus validation accuracy by epoch for every variant",
+    "final_accuracy": "Dot chart: last and kept accuracies of every variant with 95 percent intervals, as in the table",
+    "differences": "Dot chart: difference in kept validation accuracy of every pair with its interval, as in the table of pairs",
+    "effects": "Dot chart: what each single ingredient adds to the accuracy, with its interval, as in the list of ingredients",
+    "seconds": "Bar chart: median seconds per epoch of every variant; the numbers are in the table",
+    "parameters": "Dot chart: all and trainable parameters of every variant; the numbers are in the table",
 }
 
 
@@ -51,18 +61,21 @@ class Pattern:
     images: int
 
 
-def render_page(comparison: Comparison) -> str:
-    """The page as HTML: what was seen in words, table, figures, mistakes, and every image that divides the runs."""
+def render_page(analysis: Analysis) -> str:
+    """The page as HTML: what was seen in words, variants, pairs, figures, mistakes, and every image that divides the variants."""
+    comparison = analysis.comparison
+    # One run stands for each variant where single images are shown.
+    chosen = [variant.representative for variant in analysis.drawn]
+    looked_at = replace(comparison, records=chosen)
     gallery = Gallery(comparison.picture, PICTURE_BYTES)
     mistakes = [
         (
             record,
             [(row, gallery.show(str(row.Index))) for row in confident_mistakes(record, MISTAKES_PER_RUN).itertuples()],
         )
-        for record in comparison.finished
-        if record.kept_images
+        for record in chosen
     ]
-    divided = disagreements(comparison)
+    divided = disagreements(looked_at)
     listed = divided[: _cards_within(CARD_BYTES, divided)]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -75,40 +88,65 @@ def render_page(comparison: Comparison) -> str:
     environment.filters.update(
         percent=wording.percent,
         percent_unit=wording.percent_with_unit,
+        interval=lambda interval: wording.percent_interval(*interval),
+        signed=wording.signed,
+        points=wording.points,
         compact=wording.compact_count,
         seconds=wording.seconds,
         plural=wording.plural,
     )
+    shown = analysis.drawn
+    several = len(analysis.variants)
     return environment.get_template("page.html.j2").render(
+        analysis=analysis,
         comparison=comparison,
-        headline=findings.headline(comparison),
-        sentences=findings.sentences(comparison),
+        shown=shown,
+        best=analysis.best,
+        unfinished=analysis.unfinished,
+        finished_names=[variant.name for variant in analysis.variants],
+        pairs=analysis.verdicts[:MOST_PAIRS],
+        pair_count=several * (several - 1) // 2,
+        effects=analysis.effects[:MOST_PAIRS],
+        stepped=[effect for effect in analysis.effects if effect.steps],
+        runs=comparison.records[:MOST_RUNS],
+        differing=_differing_params(analysis),
+        headline=findings.headline(analysis),
+        sentences=findings.sentences(analysis),
         warnings=findings.warnings(comparison),
-        duels=findings.duels_with_best(comparison),
-        over_seeds=findings.over_seeds(comparison),
-        figures=list(_embedded_figures(comparison)),
-        confusions=list(_embedded_confusions(comparison)),
-        series=_series(comparison),
+        figures=list(_embedded_figures(analysis)),
+        confusions=list(_embedded_confusions(analysis)),
+        series=_series(analysis),
         mistakes=mistakes,
+        several=len(chosen) > 1,
         divided=divided,
         cards=[(image, gallery.show(image.file)) for image in listed],
         patterns=_patterns(divided),
         gallery=gallery,
         p_value=wording.p_value,
+        signed_interval=wording.signed_interval,
         missing=wording.MISSING,
     )
 
 
-def _embedded_figures(comparison: Comparison) -> Iterator[tuple[str, Markup, str]]:
+def _differing_params(analysis: Analysis) -> pd.DataFrame:
+    """Config values that are not the same in all variants that are shown: str, index key, columns variants; missing is empty."""
+    params = pd.DataFrame({variant.name: variant.records[0].params for variant in analysis.drawn}, dtype=object)
+    params = params.fillna("").drop(index="seed", errors="ignore")
+    return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params
+
+
+def _embedded_figures(analysis: Analysis) -> Iterator[tuple[str, Markup, str]]:
     """Name, SVG and caption of every chart; the confusion matrices are single, to be laid out by the page's width."""
-    for name, figure in build_charts(comparison).items():
+    for name, figure in build_charts(analysis).items():
         yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
 
 
-def _embedded_confusions(comparison: Comparison) -> Iterator[Markup]:
-    for position, record in enumerate(record for record in comparison.finished if record.kept_images):
-        figure = plot_confusion(record.confusion, record.class_names, record.name)
-        described = f"Confusion matrix of {record.name}: {record.kept_correct} of {record.kept_images} on the diagonal"
+def _embedded_confusions(analysis: Analysis) -> Iterator[Markup]:
+    for position, variant in enumerate(analysis.drawn):
+        counts = variant.confusion
+        figure = plot_confusion(counts, variant.records[0].class_names, variant.name)
+        right = f"{int(np.trace(counts)):,} of {int(counts.sum()):,} answers on the diagonal"
+        described = f"Confusion matrix of {variant.name}: {right}"
         yield embed_svg(figure, f"confusion-{position}", described)
 
 
@@ -126,10 +164,10 @@ def _cards_within(budget_bytes: int, images: list[Disagreement]) -> int:
     return len(images)
 
 
-def _series(comparison: Comparison) -> dict[str, int]:
-    """Run name -> number of its variant's colour, as in the figures."""
-    variants = list(dict.fromkeys(comparison.variants.values()))
-    return {name: variants.index(variant) % len(PALETTE) for name, variant in comparison.variants.items()}
+def _series(analysis: Analysis) -> dict[str, int]:
+    """Run or variant name -> number of its variant's colour, as in the figures."""
+    place = {name: number % len(PALETTE) for number, name in enumerate(analysis.colours)}
+    return {record.name: place[variant.name] for variant in analysis.variants for record in variant.records} | place
 
 
 def _patterns(divided: list[Disagreement]) -> list[Pattern]:

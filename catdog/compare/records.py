@@ -167,6 +167,7 @@ class Comparison:
         command: the line that made the sweep.
         created: when the comparison was made.
         picture: file, as in `predictions`, -> uint8 (H, W, 3), or None where it is not available.
+        sweep_status: MLflow's status of the sweep: FINISHED once every run of it has finished.
     """
 
     study: str
@@ -180,6 +181,7 @@ class Comparison:
     command: str
     created: datetime
     picture: Callable[[str], np.ndarray | None]
+    sweep_status: str = FINISHED
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)
@@ -198,6 +200,11 @@ class Comparison:
     def finished(self) -> list[RunRecord]:
         """The runs that came to their end."""
         return [record for record in self.records if record.finished]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run that was asked for has finished and has predictions."""
+        return self.sweep_status == FINISHED and all(record.finished and record.kept_images for record in self.records)
 
     @cached_property
     def ranked(self) -> list[RunRecord]:
@@ -230,9 +237,3 @@ class Comparison:
         """Whether all finished runs saw the same data: one digest, the same images answered under the same labels."""
         digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
-
-    @cached_property
-    def differing_params(self) -> pd.DataFrame:
-        """Config values that are not the same in all runs: str, index key, columns run names; missing is empty."""
-        params = pd.DataFrame({record.name: record.params for record in self.records}, dtype=object).fillna("")
-        return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params

@@ -1,4 +1,6 @@
-"""The comparison as a table: for machines, and for the terminal."""
+"""The comparison as tables: for machines, and for the terminal."""
+
+from collections import Counter
 
 import pandas as pd
 from rich import box
@@ -6,10 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from catdog.compare.analysis import Analysis
 from catdog.compare.records import Comparison, RunRecord
-from catdog.wording import compact_count, percent, seconds
+from catdog.contrast import bootstrap_interval
+from catdog.wording import MISSING, compact_count, percent, plural, seconds, signed, signed_interval
 
 TERMINAL_COLUMNS = 100
+# More rows than anybody reads in a terminal.
+MOST_ROWS = 40
 
 
 def build_frame(comparison: Comparison) -> pd.DataFrame:
@@ -76,11 +82,69 @@ def _row(record: RunRecord) -> dict[str, object]:
     }
 
 
-def build_table(comparison: Comparison) -> Table:
-    """The same runs for a terminal of 100 columns; accuracies in percent, the best kept one in bold."""
+def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row per variant, best first, for CSV: means over its seeds; accuracies as fractions in [0, 1]."""
+    rows = [
+        {
+            "variant": variant.name,
+            "seeds": len(variant.records),
+            "kept_val_accuracy": variant.accuracy,
+            "kept_val_low": variant.interval[0],
+            "kept_val_high": variant.interval[1],
+            "kept_val_seed_sd": variant.spread,
+            "kept_gap_accuracy": variant.gap,
+            "last_train_accuracy": variant.mean_of("train/accuracy"),
+            "last_val_accuracy": variant.mean_of("val/accuracy"),
+            "last_gap_accuracy": variant.mean_of("gap/accuracy"),
+            "val_images": variant.right.shape[1],
+        }
+        for variant in analysis.ranked
+    ]
+    return pd.DataFrame(rows)
+
+
+def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row per judged pair, for CSV: differences first less second, as fractions.
+
+    `low` and `high` are the 95% interval for the pair alone, `simultaneous_` those that hold for all pairs together, `bootstrap_`
+    the plain percentiles of the pigeonhole bootstrap, `p_holm` is corrected for the number of pairs.
+    """
+    rows = []
+    for verdict in analysis.verdicts:
+        bootstrap = bootstrap_interval(verdict.first.right, verdict.second.right)
+        ingredients = next((e.ingredients for e in analysis.effects if e.verdict is verdict), ())
+        rows.append(
+            {
+                "first": verdict.first.name,
+                "second": verdict.second.name,
+                "seeds_first": len(verdict.first.records),
+                "seeds_second": len(verdict.second.records),
+                "images": verdict.accuracy.images,
+                "accuracy_difference": verdict.accuracy.estimate,
+                "low": verdict.accuracy.low,
+                "high": verdict.accuracy.high,
+                "simultaneous_low": verdict.low,
+                "simultaneous_high": verdict.high,
+                "bootstrap_low": bootstrap[0],
+                "bootstrap_high": bootstrap[1],
+                "p_holm": verdict.p,
+                "gap_difference": verdict.gap.estimate,
+                "gap_low": verdict.gap.low,
+                "gap_high": verdict.gap.high,
+                "differs_in": "; ".join(ingredient.words for ingredient in ingredients),
+                "kind": verdict.kind,
+                "verdict": verdict.words.replace("\N{NO-BREAK SPACE}", " "),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def build_table(analysis: Analysis) -> Table:
+    """The variants for a terminal of 100 columns, means over seeds; accuracies in percent, the best kept one in bold."""
+    comparison = analysis.comparison
     table = Table(
         title=f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
-        caption="last: last epoch. kept: the model of the kept epoch. "
+        caption="Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
         f"Always the most common class: {percent(comparison.baseline)}.",
         title_justify="left",
         caption_justify="left",
@@ -88,51 +152,106 @@ def build_table(comparison: Comparison) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("run", overflow="fold", min_width=10)
-    for head in (
-        "last\ntrain",
-        "last\nval",
-        "gap",
-        "kept val\n[95 %]",
-        "kept\nepoch",
-        "kept train\n(clean)",
-        "s per\nepoch",
-    ):
+    table.add_column("variant", overflow="fold", min_width=10)
+    for head in ("seeds", "last\ntrain", "last\nval", "gap", "kept val\n[95 %]", "sd", "s per\nepoch"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("train-\nable", justify="right", no_wrap=True)
-    for record in comparison.records:
+    unfinished = analysis.unfinished
+    for variant in analysis.variants[:MOST_ROWS]:
         # Text, not a string: rich would read "[seed=1]" in a name as markup.
-        name = Text(record.name)
-        if not record.finished:
-            name.append(f" ({record.status})", style="bold red")
-        kept = Text(percent(record.kept_accuracy), style="bold" if record is comparison.best else "")
-        if record.kept_images:
-            low, high = record.kept_interval
-            kept.append(f" [{percent(low)}, {percent(high)}]", style="not bold")
+        name = Text(variant.name)
+        if variant.name in unfinished:
+            name.append(f" ({_describe_unfinished(unfinished[variant.name])})", style="bold red")
+        kept = Text(percent(variant.accuracy), style="bold" if variant is analysis.best else "")
+        kept.append(f" [{percent(variant.interval[0])}, {percent(variant.interval[1])}]", style="not bold")
+        shown = variant.representative
         table.add_row(
             name,
-            percent(record.last("train/accuracy")),
-            percent(record.last("val/accuracy")),
-            percent(record.last("gap/accuracy")),
+            str(len(variant.records)),
+            percent(variant.mean_of("train/accuracy")),
+            percent(variant.mean_of("val/accuracy")),
+            percent(variant.mean_of("gap/accuracy")),
             kept,
-            str(record.kept_epoch or "–"),  # noqa: RUF001
-            percent(record.metric("train/accuracy_clean")),
-            seconds(record.seconds_per_epoch),
-            compact_count(record.metric("model/parameters")),
-            compact_count(record.metric("model/trainable_parameters")),
-            style=None if record.finished else "dim",
+            percent(variant.spread),
+            seconds(variant.seconds_per_epoch),
+            compact_count(shown.metric("model/parameters")),
+            compact_count(shown.metric("model/trainable_parameters")),
+        )
+    for lost, records in unfinished.items():
+        if all(variant.name != lost for variant in analysis.variants):
+            name = Text(lost)
+            name.append(f" ({_describe_unfinished(records)})", style="bold red")
+            table.add_row(name, "0", *[MISSING] * 8, style="dim")
+    return table
+
+
+def build_pairs_table(analysis: Analysis) -> Table:
+    """The verdicts for a terminal of 100 columns; differences in percentage points."""
+    images = len(analysis.comparison.outcomes)
+    table = Table(
+        title=f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
+        caption="The interval is each pair's own; the verdict counts that there are "
+        f"{plural(len(analysis.verdicts), 'pair')}.",
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("pair", overflow="fold", ratio=3)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", ratio=4)
+    for verdict in analysis.verdicts[:MOST_ROWS]:
+        found = verdict.accuracy
+        table.add_row(
+            Text(f"{verdict.first.name} \N{MINUS SIGN} {verdict.second.name}"),
+            Text(f"{signed(found.estimate)} {signed_interval(found.low, found.high)}"),
+            Text(verdict.words),
         )
     return table
 
 
-def print_table(comparison: Comparison, console: Console | None = None) -> None:
-    """Writes the table to the terminal, or as plain text of 100 columns to a pipe or a file."""
+def build_effects_table(analysis: Analysis) -> Table:
+    """What single ingredients add, for a terminal of 100 columns; differences in percentage points."""
+    table = Table(
+        title="What one ingredient adds, in points [95 %]",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("ingredient", overflow="fold")
+    table.add_column("kept val accuracy", justify="right", no_wrap=True)
+    table.add_column("overfitting gap", justify="right", no_wrap=True)
+    for effect in [effect for effect in analysis.effects if effect.is_single][:MOST_ROWS]:
+        cells = [
+            f"{signed(value)} {signed_interval(low, high)}"
+            for value, low, high in (effect.difference, effect.gap_difference)
+        ]
+        table.add_row(Text(f"{effect.ingredients[0].words} ({effect.before.name})"), *map(Text, cells))
+    return table
+
+
+def print_tables(analysis: Analysis, console: Console | None = None) -> None:
+    """Writes the tables to the terminal, or as plain text of 100 columns to a pipe or a file."""
     console = console or Console()
     if not console.is_terminal:
         # Away from a terminal rich assumes 80 columns, and would fold names for nobody.
         console = Console(file=console.file, width=TERMINAL_COLUMNS)
-    console.print(build_table(comparison), width=min(console.width, TERMINAL_COLUMNS))
+    console.print(build_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
+    if analysis.verdicts:
+        console.print(build_pairs_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
+    if any(effect.is_single for effect in analysis.effects):
+        console.print(build_effects_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
+    left_out = len(analysis.variants) - MOST_ROWS
+    if left_out > 0:
+        console.print(f"{plural(left_out, 'more variant')}: see the page and the CSV files.", highlight=False)
+
+
+def _describe_unfinished(records: list[RunRecord]) -> str:
+    counts = Counter(record.status if not record.finished else "no predictions" for record in records)
+    return ", ".join(status if number == 1 else f"{number} {status}" for status, number in counts.items())
 
 
 def _whole(value: float) -> int | None:

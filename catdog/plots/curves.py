@@ -43,7 +43,7 @@ def plot_accuracy_curves(
     """
     figure = build_figure(height_in=3.9)
     axes = figure.subplots()
-    set_titles(axes, "Accuracy by epoch", "solid: validation, dashed: training")
+    set_titles(axes, "Accuracy by epoch", _explain("solid: validation, dashed: training", histories, variants))
     axes.set_ylabel("accuracy (%)")
     _draw_curves(axes, histories, variants, "train/accuracy", dashed=True)
     _draw_curves(axes, histories, variants, "val/accuracy")
@@ -65,7 +65,7 @@ def plot_loss_curves(histories: Mapping[str, pd.DataFrame], variants: Mapping[st
     """
     figure = build_figure(height_in=3.9)
     axes = figure.subplots()
-    set_titles(axes, "Loss by epoch", "solid: validation, dashed: training")
+    set_titles(axes, "Loss by epoch", _explain("solid: validation, dashed: training", histories, variants))
     axes.set_ylabel("cross-entropy (nats)")
     _draw_curves(axes, histories, variants, "train/loss", dashed=True, scale=1)
     _draw_curves(axes, histories, variants, "val/loss", scale=1)
@@ -84,7 +84,7 @@ def plot_gap_curves(histories: Mapping[str, pd.DataFrame], variants: Mapping[str
     """
     figure = build_figure(height_in=3.9)
     axes = figure.subplots()
-    set_titles(axes, "Overfitting gap by epoch", "above zero: better on training images than on new ones")
+    set_titles(axes, "Overfitting gap by epoch", _explain("above 0: better on training images", histories, variants))
     axes.set_ylabel("train − val accuracy (points)")  # noqa: RUF001
     axes.axhline(0, color=MUTED, linewidth=1)
     _draw_curves(axes, histories, variants, "gap/accuracy")
@@ -101,17 +101,43 @@ def _draw_curves(
     scale: float = 100,
 ) -> None:
     looks = variant_looks(variants.values())
-    for name, history in histories.items():
-        colour, marker = looks[variants[name]]
+    longest: pd.Index = pd.Index([1])
+    for variant, curves in _by_variant(histories, variants, column).items():
+        colour, marker = looks[variant]
+        mean = scale * curves.mean(axis=1)
+        if curves.shape[1] > 1 and not dashed:
+            low, high = scale * curves.min(axis=1), scale * curves.max(axis=1)
+            axes.fill_between(mean.index, low, high, color=colour, alpha=0.18, linewidth=0)
         axes.plot(
-            history.index, scale * history[column],
+            mean.index, mean,
             color=colour, linestyle=(0, (3, 2)) if dashed else "-", linewidth=1.2 if dashed else 1.9,
             # The dashed line needs its marker only where it would otherwise be a single, invisible point.
-            marker=marker if not dashed or len(history) == 1 else None, markevery=marker_step(len(history)),
+            marker=marker if not dashed or len(mean) == 1 else None, markevery=marker_step(len(mean)),
             markerfacecolor="none" if dashed else colour,
         )  # fmt: skip
-    longest = max((history.index for history in histories.values()), key=len, default=pd.Index([1]))
+        longest = max(longest, mean.index, key=len)
     set_epoch_axis(axes, longest)
+
+
+def _by_variant(
+    histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str], column: str
+) -> dict[str, pd.DataFrame]:
+    """Returns a column's values by epoch (rows) and run (columns) of each variant.
+
+    Where runs stopped early, the mean ends with the first of them: a mean of other runs than before would jump.
+    """
+    grouped: dict[str, dict[str, pd.Series]] = {}
+    for name, history in histories.items():
+        grouped.setdefault(variants[name], {})[name] = history[column]
+    return {variant: pd.DataFrame(series).dropna() for variant, series in grouped.items()}
+
+
+def _has_bands(histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str]) -> bool:
+    return len({variants[name] for name in histories}) < len(histories)
+
+
+def _explain(words: str, histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str]) -> str:
+    return f"{words}; mean and range of seeds" if _has_bands(histories, variants) else words
 
 
 def _name_curves(
@@ -138,15 +164,10 @@ def _name_curves(
         figure.set_size_inches(width, height + 0.24 * -(-len(shown) // columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
         return
-    ends = {
-        variant: float(np.nanmean(values))
-        for variant in shown
-        if np.isfinite(
-            values := [
-                scale * h[column].iloc[-1] for name, h in histories.items() if variants[name] == variant and len(h)
-            ]
-        ).any()
+    curves = {
+        variant: scale * values.mean(axis=1) for variant, values in _by_variant(histories, variants, column).items()
     }
+    ends = {variant: float(curve.iloc[-1]) for variant, curve in curves.items() if len(curve)}
     low, high = axes.get_ylim()
     for (variant, _), y in zip(ends.items(), _spread(list(ends.values()), 0.058 * (high - low)), strict=True):
         axes.text(

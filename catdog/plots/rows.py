@@ -1,10 +1,10 @@
-"""Numbers of several runs, one row per run from the top down.
+"""Numbers of several variants, one row each from the top down.
 
-`variants` maps every run of the comparison, shown or not, to its variant, so that a variant has one colour in all
-figures; the other mappings hold the runs to show, under the same names.
+`variants` maps every row's name, shown or not, to its variant, so that a variant has one colour in all figures; the other
+mappings hold the rows to show, under the same names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from catdog.plots.style import BASELINE_LINE, INK, baseline_words, build_figure, styled, variant_looks, wrapped
+from catdog.plots.style import (
+    BASELINE_LINE,
+    GRID,
+    INK,
+    MUTED,
+    PALETTE,
+    baseline_words,
+    build_figure,
+    styled,
+    variant_looks,
+    wrapped,
+)
 from catdog.wording import compact_count, seconds
 
 
@@ -21,14 +32,16 @@ def plot_final_accuracy(
     accuracies: Mapping[str, Mapping[str, tuple[float, float, float]]],
     variants: Mapping[str, str],
     baseline: float | None = None,
+    seeds: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """Accuracies of every run as points with their 95% intervals, one row per run.
+    """Accuracies as points with their 95% intervals, one row each.
 
     Args:
-        accuracies: run name -> what was measured (`train`, `val`, `kept val`; any may be missing) -> value, low, high
-            in [0, 1].
-        variants: run name -> variant.
+        accuracies: name -> what was measured (`train`, `val`, `kept val`; any may be missing) -> value, low, high
+            in [0, 1]; low and high are NaN where there is no interval.
+        variants: name -> variant.
         baseline: accuracy of always answering the most common class, in [0, 1], drawn as a line.
+        seeds: name -> each seed's kept val accuracy in [0, 1], drawn as small points below; none for a single seed.
     """
     looks = variant_looks(variants.values())
     kinds = [
@@ -46,11 +59,21 @@ def plot_final_accuracy(
             axes.hlines(row + offset, low, high, color=colour, linewidth=1.8)
             face = colour if fill == "full" else "white"
             axes.plot([value], [row + offset], marker, color=colour, markerfacecolor=face, markersize=6)
+        single = (seeds or {}).get(name, [])
+        if len(single) > 1:
+            axes.plot(
+                [100 * value for value in single], [row + 0.42] * len(single), "|",
+                color=colour, markersize=7, markeredgewidth=1.6,
+            )  # fmt: skip
     axes.set_xlabel("accuracy (%)")
     handles: list[Line2D] = [
         Line2D([], [], color=INK, marker=marker, markerfacecolor=INK if fill == "full" else "white", label=label)
         for _, label, marker, fill in kinds
     ]
+    if any(len(single) > 1 for single in (seeds or {}).values()):
+        handles.append(
+            Line2D([], [], linestyle="none", color=INK, marker="|", markeredgewidth=1.6, label="kept, each seed")
+        )
     if baseline is not None:
         handles.append(axes.axvline(100 * baseline, label=baseline_words(baseline), **BASELINE_LINE))
     # After the baseline, which may lie left of every run: a limit set before it would leave it outside.
@@ -60,8 +83,29 @@ def plot_final_accuracy(
 
 
 @styled
+def plot_differences(differences: Mapping[str, tuple[float, float, float]], title: str, margin: float) -> Figure:
+    """Differences in accuracy with their intervals, one row each, and the band within which they are as good as none.
+
+    Args:
+        differences: row -> value, low, high, fractions in [-1, 1].
+        title: what they are.
+        margin: half the band's width, a fraction.
+    """
+    figure, axes = _row_figure(title, list(differences), extra_in=0.3)
+    axes.axvspan(-100 * margin, 100 * margin, color=GRID, alpha=0.6, linewidth=0)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    for row, (value, low, high) in enumerate(differences.values()):
+        decided = low > 0 or high < 0
+        colour = PALETTE[0] if decided else MUTED
+        axes.hlines(row, 100 * low, 100 * high, color=colour, linewidth=1.8)
+        axes.plot([100 * value], [row], "o", color=colour, markerfacecolor=colour if decided else "white", markersize=6)
+    axes.set_xlabel(f"points; grey: as good as none (±{100 * margin:g})")
+    return figure
+
+
+@styled
 def plot_seconds(epoch_seconds: Mapping[str, float], variants: Mapping[str, str]) -> Figure:
-    """Seconds per epoch as bars, one row per run: run name -> seconds (the median over epochs)."""
+    """Seconds per epoch as bars, one row each: name -> seconds (the median over epochs)."""
     looks = variant_looks(variants.values())
     figure, axes = _row_figure("Time per epoch", list(epoch_seconds))
     for row, (name, value) in enumerate(epoch_seconds.items()):
@@ -74,7 +118,7 @@ def plot_seconds(epoch_seconds: Mapping[str, float], variants: Mapping[str, str]
 
 @styled
 def plot_parameters(parameters: Mapping[str, tuple[float, float]], variants: Mapping[str, str]) -> Figure:
-    """Parameter counts on a logarithmic scale, one row per run: run name -> (all, trainable)."""
+    """Parameter counts on a logarithmic scale, one row each: name -> (all, trainable)."""
     looks = variant_looks(variants.values())
     figure, axes = _row_figure("Parameters", list(parameters), extra_in=0.3)
     for row, (name, (total, trainable)) in enumerate(parameters.items()):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from catdog.compare.analysis import Analysis, analyse
 from catdog.compare.records import Comparison, RunRecord
 
 FILES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(100)]
@@ -76,6 +77,14 @@ def make_comparison() -> Callable[..., Comparison]:
             "created": datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "picture": drawn_picture,
         }  # fmt: skip
         return Comparison(records=records, **(fields | overrides))
+
+    return make
+
+
+@pytest.fixture
+def make_analysis(make_comparison) -> Callable[..., Analysis]:
+    def make(*records: RunRecord, margin: float = 0.02, **overrides) -> Analysis:
+        return analyse(make_comparison(*records, **overrides), margin)
 
     return make
 

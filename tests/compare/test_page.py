@@ -52,8 +52,8 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def two(make_record, make_comparison):
-    return make_comparison(
+def two(make_record, make_analysis):
+    return make_analysis(
         make_record("cnn", wrong=range(30), params={"backbone.name": "conv3", "seed": "1"}),
         make_record("mobilenet", wrong=[2, 60], params={"backbone.name": "mobilenet_v2", "seed": "1"}),
     )
@@ -81,23 +81,49 @@ def test_ids_are_unique_and_every_reference_has_its_target(two):
 def test_page_says_what_is_seen_and_how_to_get_it_again(two):
     parsed = Page(render_page(two))
     text = parsed.text
-    assert "mobilenet leads: 98.0 % of 100 validation images right" in text
+    assert "mobilenet leads, with one seed: 98.0 % of 100 validation images right" in text
     assert "seeds were not varied" in text
     assert "93.0 to 99.4" in text  # Wilson, 98 of 100
     assert "60.4 to 78.1" in text  # Wilson, 70 of 100
-    assert two.command in text
-    assert two.data_digest in text
-    assert all(record.run_id in text for record in two.records)
+    assert two.comparison.command in text
+    assert two.comparison.data_digest in text
+    assert all(record.run_id in text for record in two.comparison.records)
     assert len(parsed.all("td", **{"class": "best"})) == 1
     assert "backbone.name conv3 mobilenet_v2" in text
     # The seed is the same in both runs, so it is no difference.
     assert "seed 1 1" not in text
+    assert "this model of mobilenet is better than this one of cnn; other seeds may differ" in text
+    assert "backbone conv3 → mobilenet_v2 : +28.0 points" in text
+
+
+def test_seeds_are_grouped_and_every_run_is_still_there(make_record, make_analysis):
+    runs = [
+        make_record(f"{name} seed={seed}", name, seed=seed, wrong=range(count + seed), params={"trainer.epochs": name})
+        for name, count in (("a", 5), ("b", 40))
+        for seed in (1, 2, 3)
+    ]
+    parsed = Page(render_page(make_analysis(*runs)))
+    assert "a is the best: 93.0 % of 100 validation images right, the mean of 3 seeds" in parsed.text
+    assert "a is better by at least" in parsed.text
+    assert len(parsed.all("details")) == 1
+    assert all(record.run_id in parsed.text for record in runs)
+    assert "over seeds and images both" in parsed.text
+
+
+def test_a_confounded_pair_comes_with_the_command_that_separates_it(make_record, make_analysis):
+    tags = {"mlflow.source.name": "python -m catdog.train model=cnn seed=1"}
+    first = make_record("cnn", tags=tags, params={"augmentation.name": "none", "trainer.epochs": "5"})
+    second = make_record("b", wrong=range(9), params={"augmentation.name": "flip_rotate", "trainer.epochs": "9"})
+    parsed = Page(render_page(make_analysis(first, second)))
+    assert "cnn → b is confounded" in parsed.text
+    assert "python -m catdog.train -m model=cnn augmentation=flip_rotate seed=1" in parsed.text
 
 
 def test_every_figure_is_there_and_follows_the_page(two):
     parsed = Page(render_page(two))
     drawings = parsed.all("svg")
-    assert len(drawings) == 6 + 2
+    # Differences of the pair and the effect of its one ingredient are among the charts.
+    assert len(drawings) == 8 + 2
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
     assert "<metadata" not in parsed.html
     # A style element of matplotlib's inside would reach the whole page.
@@ -107,14 +133,14 @@ def test_every_figure_is_there_and_follows_the_page(two):
     assert "#0072b2" not in inside
 
 
-def test_numbers_and_colours_in_a_name_survive_the_drawing(make_record, make_comparison):
-    html = render_page(make_comparison(make_record("v0.123456 #0072b2")))
+def test_numbers_and_colours_in_a_name_survive_the_drawing(make_record, make_analysis):
+    html = render_page(make_analysis(make_record("v0.123456 #0072b2")))
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert len(drawings) == 7
     assert all(">v0.123456 #0072b2</text>" in drawing for drawing in drawings)
 
 
-def test_nasty_names_are_shown_and_never_run(make_record, make_comparison):
+def test_nasty_names_are_shown_and_never_run(make_record, make_analysis):
     nasty = [
         "cats/\"><img src=x onerror=alert(1)>\n'é猫.jpg",
         "dogs/</style><script>alert(2)</script>.jpg",
@@ -122,7 +148,7 @@ def test_nasty_names_are_shown_and_never_run(make_record, make_comparison):
     ]
     files = [*nasty, *(f"cats/{index}.jpg" for index in range(20))]
     records = [make_record("<b>a</b>", files=files, wrong=[0, 1]), make_record("b & c", files=files, wrong=[2])]
-    parsed = Page(render_page(make_comparison(*records, study="</title><script>alert(3)</script>", command="x && <y>")))
+    parsed = Page(render_page(make_analysis(*records, study="</title><script>alert(3)</script>", command="x && <y>")))
     assert len(parsed.all("script")) == 1
     assert parsed.all("img") == []
     assert parsed.all("b", onerror="alert(1)") == []
@@ -154,8 +180,8 @@ def test_a_picture_used_twice_is_embedded_once(two):
     assert "no picture" not in parsed.text
 
 
-def test_a_page_without_pictures_says_so(two, make_comparison):
-    comparison = make_comparison(*two.records, picture=lambda _: None)
+def test_a_page_without_pictures_says_so(two, make_analysis):
+    comparison = make_analysis(*two.comparison.records, picture=lambda _: None)
     parsed = Page(render_page(comparison))
     assert "data:image/jpeg" not in parsed.html
     assert "31 pictures were not available when the page was made" in parsed.text
@@ -173,24 +199,25 @@ def test_pictures_and_lines_beyond_the_limits_are_left_out_in_words(two, monkeyp
 
 
 @pytest.mark.parametrize("runs", [2, 5])
-def test_the_limits_keep_the_largest_page_below_ten_megabytes(make_record, make_comparison, runs):
+def test_the_limits_keep_the_largest_page_below_ten_megabytes(make_record, make_analysis, runs):
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     files = [f"cats/'a folder' with a long name/{index}.jpg" for index in range(6000)]
     records = [
         make_record(f"run {i}", files=files, wrong=range(i, 6000, runs), history=pd.DataFrame()) for i in range(runs)
     ]
-    parsed = render_page(make_comparison(*records, picture=lambda _: noise))
+    parsed = render_page(make_analysis(*records, picture=lambda _: noise))
     assert "are not listed" in parsed
     assert "were left out" in parsed
     assert 8e6 < len(parsed.encode()) < 10e6
 
 
-def test_failed_runs_stand_in_the_table_and_in_the_warning_only(two, make_record, make_comparison):
+def test_failed_runs_stand_in_the_table_and_in_the_warning_only(two, make_record, make_analysis):
     nothing = make_record("broken", status="FAILED", predictions=pd.DataFrame(), history=pd.DataFrame(), metrics={})
-    parsed = Page(render_page(make_comparison(*two.records, nothing)))
+    parsed = Page(render_page(make_analysis(*two.comparison.records, nothing)))
     assert len(parsed.all("div", role="note")) == 1
     assert "1 run did not finish (FAILED): broken" in parsed.text
-    assert len(parsed.all("tr", **{"class": "unfinished"})) == 1
+    # Among the variants, and among the runs.
+    assert len(parsed.all("tr", **{"class": "unfinished"})) == 2
     drawn = "".join(re.findall(r"<svg.*?</svg>", parsed.html, re.DOTALL))
     assert "mobilenet" in drawn
     assert "broken" not in drawn
@@ -200,26 +227,26 @@ def test_no_warning_where_there_is_nothing_to_warn_of(two):
     assert Page(render_page(two)).all("div", role="note") == []
 
 
-def test_runs_on_different_data_are_announced_at_the_top(make_record, make_comparison):
+def test_runs_on_different_data_are_announced_at_the_top(make_record, make_analysis):
     other = [f"dogs/other {index}.jpg" for index in range(50)]
-    parsed = Page(render_page(make_comparison(make_record("a"), make_record("b", files=other, wrong=[1]))))
-    assert parsed.text.index("The runs are not comparable") < parsed.text.index("Runs")
-    assert "Image by image against" not in parsed.text
+    parsed = Page(render_page(make_analysis(make_record("a"), make_record("b", files=other, wrong=[1]))))
+    assert parsed.text.index("The runs are not comparable") < parsed.text.index("Variants")
+    assert "Pairs" not in parsed.text
     assert parsed.all("td", **{"class": "best"}) == []
 
 
-def test_runs_with_other_classes_have_their_own_matrices(make_record, make_comparison):
+def test_runs_with_other_classes_have_their_own_matrices(make_record, make_analysis):
     birds = ("birds", "cats", "dogs")
     first, second = make_record("a", wrong=[1]), make_record("b", classes=birds, wrong=[1])
-    parsed = Page(render_page(make_comparison(first, second)))
-    assert len(parsed.all("svg")) == 6 + 2
+    parsed = Page(render_page(make_analysis(first, second)))
+    assert len(parsed.all("svg")) == 7 + 2
     assert "birds" in parsed.text
 
 
 @pytest.mark.parametrize(
     "case", ["one run", "one epoch", "all failed", "no predictions", "no history", "perfect", "no metrics", "running"]
 )
-def test_page_stands_with_little(make_record, make_comparison, case):
+def test_page_stands_with_little(make_record, make_analysis, case):
     nothing = {"predictions": pd.DataFrame(), "history": pd.DataFrame(), "metrics": {}}
     records = {
         "one run": [make_record("solo", wrong=[1])],
@@ -231,21 +258,21 @@ def test_page_stands_with_little(make_record, make_comparison, case):
         "no metrics": [make_record("solo", wrong=[1], metrics={})],
         "running": [make_record("solo", wrong=[1], status="RUNNING")],
     }[case]
-    parsed = Page(render_page(make_comparison(*records)))
+    parsed = Page(render_page(make_analysis(*records)))
     assert parsed.open == []
     assert "solo" in parsed.text
     assert "nan" not in re.findall(r"\w+", parsed.text)
 
 
 @pytest.mark.parametrize(("classes", "runs"), [(3, 12), (10, 2), (14, 2)])
-def test_many_classes_and_twelve_runs(make_record, make_comparison, classes, runs):
+def test_many_classes_and_twelve_runs(make_record, make_analysis, classes, runs):
     names = tuple(f"class {index}" for index in range(classes))
     files = [f"{names[index % classes]}/{index}.png" for index in range(60)]
     records = [
         make_record(f"a variant with quite a long name {i}", files=files, classes=names, wrong=range(i))
         for i in range(runs)
     ]
-    parsed = Page(render_page(make_comparison(*records, class_names=names, baseline=1 / classes)))
-    assert len(parsed.all("svg")) == 6 + runs
+    parsed = Page(render_page(make_analysis(*records, class_names=names, baseline=1 / classes)))
+    assert len(parsed.all("svg")) == 7 + runs
     assert "only a variant with quite a long name 0 is right (1)" in parsed.text
     assert len([option for option in parsed.all("option") if (option.get("value") or "").isdigit()]) == classes

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from catdog.compare.table import build_frame, print_table
+from catdog.compare.table import build_frame, build_pairs_frame, build_variants_frame, print_tables
 
 
-def printed(comparison, **console) -> str:
+def printed(analysis, **console) -> str:
     stream = io.StringIO()
-    print_table(comparison, Console(file=stream, **console))
+    print_tables(analysis, Console(file=stream, **console))
     return stream.getvalue().replace("\N{NO-BREAK SPACE}", " ")
 
 
@@ -53,26 +53,24 @@ def test_the_kept_epoch_counts_not_the_best_where_the_last_is_kept(make_record, 
 @pytest.mark.parametrize(
     "console", [{}, {"force_terminal": True, "width": 100}, {"force_terminal": True, "width": 240}]
 )
-def test_table_fits_in_100_columns_with_all_numbers(make_record, make_comparison, console):
+def test_table_fits_in_100_columns_with_all_numbers(make_record, make_analysis, console):
     names = [f"backbone=efficientnet_v2 augmentation=strong trainer.epochs={n} seed={n}" for n in range(12)]
-    text = printed(
-        make_comparison(*[make_record(name, wrong=range(10)) for name in names]), color_system=None, **console
-    )
+    text = printed(make_analysis(*[make_record(name, wrong=range(10)) for name in names]), color_system=None, **console)
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("90.0 [82.6, 94.5]") == 12
     assert text.count("2.26 M") == text.count("128 k") == 12
     assert "…" not in text
 
 
-def test_table_in_a_pipe_is_plain_text_and_names_what_failed(make_record, make_comparison):
-    text = printed(make_comparison(make_record("cnn [bold]x"), make_record("mobilenet", status="KILLED")))
+def test_table_in_a_pipe_is_plain_text_and_names_what_failed(make_record, make_analysis):
+    text = printed(make_analysis(make_record("cnn [bold]x"), make_record("mobilenet", status="KILLED")))
     assert "\x1b" not in text
     assert "cnn [bold]x" in text
     assert "(KILLED)" in text
 
 
-def test_rows_keep_the_order_of_the_runs(make_record, make_comparison):
-    text = printed(make_comparison(*[make_record(name) for name in ("delta", "alpha", "mike")]))
+def test_rows_keep_the_order_of_the_runs(make_record, make_analysis):
+    text = printed(make_analysis(*[make_record(name) for name in ("delta", "alpha", "mike")]))
     places = [text.index(name) for name in ("delta", "alpha", "mike")]
     assert all(first < second for first, second in pairwise(places))
 
@@ -80,3 +78,44 @@ def test_rows_keep_the_order_of_the_runs(make_record, make_comparison):
 def test_equal_names_are_told_apart_by_run_id(make_record, make_comparison):
     comparison = make_comparison(make_record("cnn", run_id="aaaa1111bbbb"), make_record("cnn", run_id="cccc2222dddd"))
     assert build_frame(comparison)["name"].tolist() == ["cnn aaaa1111", "cnn cccc2222"]
+
+
+def seeds_of(make_record, name, *wrong):
+    return [
+        make_record(f"{name} seed={seed}", name, seed=seed, wrong=range(count), params={"backbone.name": name})
+        for seed, count in enumerate(wrong)
+    ]
+
+
+def test_variants_and_pairs_survive_csv(make_record, make_analysis):
+    records = [*seeds_of(make_record, "good", 4, 5, 6), *seeds_of(make_record, "bad", 40, 44, 42)]
+    analysis = make_analysis(*records)
+    variants = pd.read_csv(io.StringIO(build_variants_frame(analysis).to_csv(index=False))).set_index("variant")
+    assert variants.index.tolist() == ["good", "bad"]
+    assert variants.loc["good", ["seeds", "kept_val_accuracy", "kept_val_seed_sd"]].tolist() == pytest.approx(
+        [3, 0.95, 0.01]
+    )
+    assert variants.loc["bad", "kept_gap_accuracy"] == pytest.approx(0.99 - 0.58)
+    (pair,) = pd.read_csv(io.StringIO(build_pairs_frame(analysis).to_csv(index=False))).to_dict("records")
+    assert (pair["first"], pair["second"], pair["images"]) == ("good", "bad", 100)
+    assert pair["accuracy_difference"] == pytest.approx(0.37)
+    assert pair["low"] < 0.37 < pair["high"]
+    assert pair["bootstrap_low"] < 0.37 < pair["bootstrap_high"]
+    assert pair["differs_in"] == "backbone good \N{RIGHTWARDS ARROW} bad"
+    assert (pair["kind"], pair["p_holm"] < 0.001) == ("better", True)
+
+
+def test_the_terminal_shows_seeds_pairs_and_ingredients(make_record, make_analysis):
+    text = printed(make_analysis(*seeds_of(make_record, "good", 4, 5, 6), *seeds_of(make_record, "bad", 40, 44, 42)))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "good \N{MINUS SIGN} bad" in text
+    assert "+37.0" in text
+    assert "good is better by at least" in text
+    assert "backbone good \N{RIGHTWARDS ARROW} bad (good)" in text
+    assert "\N{MINUS SIGN}37.0" in text  # what the change from good to bad adds
+
+
+def test_very_many_variants_do_not_flood_the_terminal(make_record, make_analysis):
+    text = printed(make_analysis(*[make_record(f"v{number}", wrong=range(number % 50)) for number in range(60)]))
+    assert "20 more variants" in text
+    assert len(text.splitlines()) < 150

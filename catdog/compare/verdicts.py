@@ -1,0 +1,112 @@
+"""Pairs of variants: what is decided, in words, and what is not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from catdog.compare.records import Comparison
+from catdog.compare.variants import Variant, compare_accuracy, compare_gap
+from catdog.contrast import CONFIDENCE, Contrast
+from catdog.wording import plural, points
+
+# Beyond this many variants only the pairs with the best are shown, though all are corrected for.
+MOST_VARIANTS = 8
+# As many seeds as make no difference any more.
+MANY = 10_000
+BETTER, SAME, UNDECIDED, MODELS, INCOMPLETE = "better", "same", "undecided", "one seed", "incomplete"
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A pair of variants and what can be said of it.
+
+    Args:
+        first: the one with the higher mean accuracy.
+        second: the other.
+        accuracy: the difference in accuracy, first less second; its own interval is for this pair alone.
+        gap: the difference in the overfitting gap, first less second.
+        p: of the difference in accuracy, corrected for the number of pairs by Holm's method.
+        low: lower bound of the difference in accuracy; with `high`, all pairs' intervals hold together in 95% of studies.
+        high: upper bound.
+        kind: BETTER, SAME (as good, up to the margin), UNDECIDED, MODELS (one seed: said of the two models, not the variants)
+            or INCOMPLETE.
+        words: the verdict as a sentence.
+    """
+
+    first: Variant
+    second: Variant
+    accuracy: Contrast
+    gap: Contrast
+    p: float
+    low: float
+    high: float
+    kind: str
+    words: str
+
+
+def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: float) -> list[Verdict]:
+    """Returns the verdicts on the pairs of variants, largest difference first; none where the runs saw different data.
+
+    A pair is decided where the difference is significant at 5% after Holm's correction, or where its interval, widened so that
+    all pairs' intervals hold together (Bonferroni), lies within the margin. So in at most 5% of studies any pair is wrongly
+    called better, however many pairs there are.
+
+    Args:
+        comparison: where the variants come from; if it is incomplete, no verdict is given.
+        variants: with the same images.
+        margin: differences in accuracy up to this are as good as none, in (0, 1).
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6:65-70.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    if not comparison.same_data or len(variants) < 2 or len(comparison.outcomes) < 2:
+        return []
+    ranked = sorted(variants, key=lambda variant: -variant.accuracy)
+    pairs = [(a, b) for a, b in combinations(ranked, 2) if len(ranked) <= MOST_VARIANTS or a is ranked[0]]
+    count = len(ranked) * (len(ranked) - 1) // 2
+    found = [(a, b, compare_accuracy(a, b), compare_gap(a, b)) for a, b in pairs]
+    # Pairs that are not shown count as if they had shown nothing.
+    padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
+    corrected = multipletests(padded, method="holm")[1][: len(found)]
+    verdicts = []
+    for (first, second, accuracy, gap), p in zip(found, corrected, strict=True):
+        low, high = (float(bound) for bound in accuracy.interval(1 - (1 - CONFIDENCE) / count))
+        kind = _decide(comparison, accuracy, p, low, high, margin)
+        words = _word(kind, first, second, accuracy, low, high, margin, count)
+        verdicts.append(Verdict(first, second, accuracy, gap, float(p), low, high, kind, words))
+    return sorted(verdicts, key=lambda verdict: -verdict.accuracy.estimate)
+
+
+def _decide(comparison: Comparison, accuracy: Contrast, p: float, low: float, high: float, margin: float) -> str:
+    if not comparison.complete:
+        return INCOMPLETE
+    if not accuracy.over_seeds:
+        return MODELS
+    if p < 1 - CONFIDENCE:
+        return BETTER
+    return SAME if max(-low, high) <= margin else UNDECIDED
+
+
+def _word(
+    kind: str, first: Variant, second: Variant, accuracy: Contrast, low: float, high: float, margin: float, count: int
+) -> str:
+    if kind == INCOMPLETE:
+        return "no verdict: the sweep is incomplete"
+    if kind == MODELS:
+        alone = accuracy.interval(1 - (1 - CONFIDENCE) / count)
+        if alone[0] > 0:
+            return f"this model of {first.name} is better than this one of {second.name}; other seeds may differ"
+        return "these two models are not told apart; seeds were not varied"
+    if kind == BETTER:
+        # Holm's test may see a difference that the wider interval does not put a number to.
+        by = f" by at least {points(low)}" if low > 0 and points(low) != points(0) else ""
+        return f"{first.name} is better{by}"
+    if kind == SAME:
+        return f"no difference of more than {points(max(-low, high))}"
+    needed = accuracy.seeds_to_decide(margin, 1 - (1 - CONFIDENCE) / count)
+    if needed is None:
+        low, high = accuracy.interval(1 - (1 - CONFIDENCE) / count, (MANY,) * 2)
+        widest = float(high - low) / 2
+        return f"undecided, and more seeds will not do: these {accuracy.images:,} images alone leave ±{points(widest)}"
+    return f"undecided; about {plural(needed - min(accuracy.seeds), 'more seed')} of each needed"

@@ -19,6 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from catdog import commands
 from catdog import config as schema
 from catdog.console import console, show_error
 from catdog.errors import InterruptedRunError, UserError
@@ -42,7 +43,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     """Composes the config named `root`, calls `task` with it, and exits with the code that says how it went.
 
     Args:
-        root: name of the primary config in `conf/`, a key of `config.ROOTS`.
+        root: name of the primary config in `conf/`, `config` or a key of `commands.ROOTS`.
         task: called with the composed config; it may raise `UserError`.
         usage: the first lines of `--help`.
         sweeps: whether `-m` makes sense here.
@@ -56,7 +57,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     os.environ["HYDRA_FULL_ERROR"] = "1"
     folder = schema.CONF
     if root != "config":
-        schema.register_groups_of_readers()
+        commands.register()
         folder = schema.CONF / "command"
     try:
         hydra.main(config_path=str(folder), config_name=root, version_base="1.3")(_guard(task))()
@@ -158,7 +159,7 @@ def explain(error: Exception, root: str) -> str:
 
 
 def _explain_unknown(key: str, root: str) -> str:
-    known = [name for name, _, _ in schema.list_options(schema.ROOTS[root])]
+    known = [name for name, _, _ in schema.list_options(_schema(root))]
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     parent = key.rpartition(".")[0]
     siblings = [name for name in known if name.rpartition(".")[0] == parent]
@@ -179,12 +180,16 @@ def list_choices(group: str) -> list[str]:
 
 def build_help(root: str, usage: str, sweeps: bool) -> str:
     """Returns the text of `--help`: usage, groups with their choices, keys with defaults and meanings."""
-    lines = [usage.strip(), "", "Groups, GROUP=CHOICE:"]
-    for group in ["model", *schema.GROUPS, "experiment"] if root == "config" else ["tracking"]:
+    lines = [usage.strip()]
+    if _has_tracking(root):
+        lines += ["", "Groups, GROUP=CHOICE:"]
+    for group in (
+        ["model", *schema.GROUPS, "experiment"] if root == "config" else ["tracking"] if _has_tracking(root) else []
+    ):
         for number, name in enumerate(list_choices(group)):
             lines.append(f"  {group if number == 0 else '':14} {name:18} {_describe(group, name)}".rstrip())
     lines += ["", "Keys, KEY=VALUE:"]
-    for key, default, help in schema.list_options(schema.ROOTS[root]):
+    for key, default, help in schema.list_options(_schema(root)):
         value = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
         lines.append(f"  {key}={value}".ljust(44) + f" {help}")
     if sweeps:
@@ -226,6 +231,14 @@ def _python() -> str:
         return "python"
     relative = os.path.relpath(sys.executable)
     return sys.executable if relative.startswith("..") else relative
+
+
+def _schema(root: str) -> type:
+    return schema.Config if root == "config" else commands.ROOTS[root]
+
+
+def _has_tracking(root: str) -> bool:
+    return any(field.name == "tracking" for field in dataclasses.fields(_schema(root)))
 
 
 def _describe(group: str, name: str) -> str:

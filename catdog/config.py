@@ -1,4 +1,4 @@
-"""The config's schema: one dataclass per group, the ranges of its keys, and the rules across groups.
+"""The schema of a run's config: one dataclass per group, the ranges of its keys, and the rules across groups.
 
 Hydra composes `conf/` against these dataclasses, so an unknown key or a wrong type fails at composition; `load_config` then
 turns the composed config into them, which checks ranges (`__post_init__` of each group) and rules across groups (of the
@@ -43,22 +43,25 @@ def option(help: str, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"help": help})
 
 
-def _require(ok: bool, key: str, allowed: str, received: Any, advice: str = "") -> None:
+def require(ok: bool, key: str, allowed: str, received: Any, advice: str = "") -> None:
+    """Raises a UserError that names the key, what is allowed and what was received, unless `ok`."""
     if not ok:
         raise UserError(f"{key}: must be {allowed}, received {received!r}.{' ' + advice if advice else ''}")
 
 
-def _require_choice(key: str, allowed: tuple[str, ...], received: Any) -> None:
-    _require(received in allowed, key, "one of " + ", ".join(allowed), received)
+def require_choice(key: str, allowed: tuple[str, ...], received: Any) -> None:
+    """Raises a UserError unless the value is one of those allowed."""
+    require(received in allowed, key, "one of " + ", ".join(allowed), received)
 
 
-def _require_fraction(key: str, received: float) -> None:
-    _require(0 < received < 1, key, "more than 0 and less than 1", received)
+def require_fraction(key: str, received: float) -> None:
+    """Raises a UserError unless the value is between 0 and 1."""
+    require(0 < received < 1, key, "more than 0 and less than 1", received)
 
 
 def _require_layers(key: str, layers: dict[str, Any]) -> None:
     for name, layer in layers.items():
-        _require(
+        require(
             isinstance(layer, dict) and isinstance(layer.get("layer"), str),
             f"{key}.{name}",
             "a mapping with the key `layer` (a Keras layer's class name) and that layer's arguments",
@@ -74,9 +77,9 @@ class DrawingConfig:
     validation_per_class: int = option("drawn validation images per class, divided into val and test", 250)
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, "dataset.drawing.seed", "0 or more", self.seed)
-        _require(self.train_per_class >= 1, "dataset.drawing.train_per_class", "1 or more", self.train_per_class)
-        _require(
+        require(self.seed >= 0, "dataset.drawing.seed", "0 or more", self.seed)
+        require(self.train_per_class >= 1, "dataset.drawing.train_per_class", "1 or more", self.train_per_class)
+        require(
             self.validation_per_class >= 2,
             "dataset.drawing.validation_per_class",
             "2 or more",
@@ -100,21 +103,21 @@ class DatasetConfig:
     drawing: DrawingConfig = field(default_factory=DrawingConfig, metadata={"help": "what dataset=synthetic draws"})
 
     def __post_init__(self) -> None:
-        _require_choice("dataset.source", SOURCES, self.source)
-        _require(
+        require_choice("dataset.source", SOURCES, self.source)
+        require(
             self.source != "archive" or bool(self.archive),
             "dataset.archive",
             "a URL, a local zip or a local folder with one folder per class",
             self.archive,
             "Set dataset.archive=PATH, or use dataset=synthetic.",
         )
-        _require_fraction("dataset.holdout_fraction", self.holdout_fraction)
-        _require_fraction("dataset.test_fraction", self.test_fraction)
-        _require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
+        require_fraction("dataset.holdout_fraction", self.holdout_fraction)
+        require_fraction("dataset.test_fraction", self.test_fraction)
+        require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
         if self.max_images_per_class is not None:
-            _require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
+            require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
                      self.max_images_per_class)  # fmt: skip
-        _require(0 <= self.max_unreadable_fraction < 1, "dataset.max_unreadable_fraction", "0 or more and less than 1",
+        require(0 <= self.max_unreadable_fraction < 1, "dataset.max_unreadable_fraction", "0 or more and less than 1",
                  self.max_unreadable_fraction)  # fmt: skip
 
 
@@ -134,11 +137,11 @@ class PreprocessingConfig:
     image_size: int = option("height and width in pixels that every image is resized to", 160)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.pixel_range) == 2 and self.pixel_range[0] < self.pixel_range[1],
             "preprocessing.pixel_range", "[low, high] with low < high", self.pixel_range,
         )  # fmt: skip
-        _require(8 <= self.image_size <= 4096, "preprocessing.image_size", "8 to 4096 pixels", self.image_size)
+        require(8 <= self.image_size <= 4096, "preprocessing.image_size", "8 to 4096 pixels", self.image_size)
 
 
 @dataclass
@@ -155,7 +158,7 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         _require_layers("backbone.layers", self.layers)
-        _require(
+        require(
             bool(self.application) != bool(self.layers),
             "backbone", "either backbone.application or backbone.layers",
             {"application": self.application, "layers": list(self.layers)},
@@ -163,12 +166,12 @@ class BackboneConfig:
         train = self.trainable_layers
         # A bool is an int to Python.
         valid = train == "all" or (isinstance(train, int) and not isinstance(train, bool) and train >= 0)
-        _require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
-        _require(
+        require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
+        require(
             self.weights != "imagenet" or bool(self.application),
             "backbone.weights", "null or a weights file where the backbone is built from layers", self.weights,
         )  # fmt: skip
-        _require(
+        require(
             self.trainable_layers == "all" or self.weights is not None,
             "backbone.trainable_layers", "all where backbone.weights is null", self.trainable_layers,
             "Random weights that are not trained learn nothing.",
@@ -183,9 +186,9 @@ class HeadConfig:
     units: int = option("units of the dense layer before the output", 128)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.dropout < 1, "head.dropout", "0 or more and less than 1", self.dropout)
-        _require_choice("head.pooling", ("max", "global_average"), self.pooling)
-        _require(self.units >= 1, "head.units", "1 or more", self.units)
+        require(0 <= self.dropout < 1, "head.dropout", "0 or more and less than 1", self.dropout)
+        require_choice("head.pooling", ("max", "global_average"), self.pooling)
+        require(self.units >= 1, "head.units", "1 or more", self.units)
 
 
 @dataclass
@@ -210,23 +213,23 @@ class TrainerConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, "trainer.epochs", "1 or more", self.epochs)
-        _require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
-        _require_choice("trainer.optimizer", OPTIMIZERS, self.optimizer)
-        _require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
-        _require_choice("trainer.schedule", ("constant", "cosine"), self.schedule)
-        _require(0 <= self.warmup_epochs < self.epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
+        require(self.epochs >= 1, "trainer.epochs", "1 or more", self.epochs)
+        require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
+        require_choice("trainer.optimizer", OPTIMIZERS, self.optimizer)
+        require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
+        require_choice("trainer.schedule", ("constant", "cosine"), self.schedule)
+        require(0 <= self.warmup_epochs < self.epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
                  self.warmup_epochs)  # fmt: skip
-        _require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
-        _require_choice("trainer.precision", PRECISIONS, self.precision)
-        _require_choice("trainer.devices", ("one", "all"), self.devices)
-        _require_choice("trainer.jit", ("auto", "always", "never"), self.jit)
-        _require(self.jit != "always" or not self.deterministic, "trainer.jit",
+        require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
+        require_choice("trainer.precision", PRECISIONS, self.precision)
+        require_choice("trainer.devices", ("one", "all"), self.devices)
+        require_choice("trainer.jit", ("auto", "always", "never"), self.jit)
+        require(self.jit != "always" or not self.deterministic, "trainer.jit",
                  "auto or never where trainer.deterministic is set", self.jit,
                  "XLA does not repeat every operation bit for bit: add trainer.deterministic=false.")  # fmt: skip
-        _require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
+        require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
                  self.jit)  # fmt: skip
-        _require_choice("trainer.keep", ("best", "last"), self.keep)
+        require_choice("trainer.keep", ("best", "last"), self.keep)
 
 
 @dataclass
@@ -241,7 +244,7 @@ class SpeedConfig:
     )
 
     def __post_init__(self) -> None:
-        _require(self.keep_features_mb >= 0, "speed.keep_features_mb", "0 or more", self.keep_features_mb)
+        require(self.keep_features_mb >= 0, "speed.keep_features_mb", "0 or more", self.keep_features_mb)
 
 
 @dataclass
@@ -255,7 +258,7 @@ class TrackingConfig:
     wait_s: float = option("how long a command that is done waits for a tracking server that does not answer", 60.0)
 
     def __post_init__(self) -> None:
-        _require(self.wait_s >= 0, "tracking.wait_s", "0 or more seconds", self.wait_s)
+        require(self.wait_s >= 0, "tracking.wait_s", "0 or more seconds", self.wait_s)
 
 
 @dataclass
@@ -285,72 +288,15 @@ class Config:
     promote: PromoteConfig = MISSING
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
-        _require_choice("reuse", ("exact", "never"), self.reuse)
-        _require_study(self.study)
+        require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        require_choice("reuse", ("exact", "never"), self.reuse)
+        require_study(self.study)
         expected = self.backbone.pixel_range
         if expected is not None and list(expected) != list(self.preprocessing.pixel_range):
             raise UserError(
                 f"preprocessing={self.preprocessing.name} gives pixels in {self.preprocessing.pixel_range}, but "
                 f"backbone={self.backbone.name} expects {list(expected)}. {_advise_range(list(expected))}"
             )
-
-
-@dataclass
-class CompareConfig:
-    study: str = option("the study whose latest sweep is compared", DEFAULT_STUDY)
-    sweep: str | None = option("run id of a sweep; null: the study's latest", None)
-    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
-    output: str = option("folder for the page and the table", "comparisons")
-    margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
-    tracking: TrackingConfig = MISSING
-
-    def __post_init__(self) -> None:
-        _require_fraction("margin", self.margin)
-
-
-@dataclass
-class EvaluateDatasetConfig:
-    archive: str | None = option("where the run's data set lies now, if it has moved", None)
-    cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
-
-
-@dataclass
-class EvaluateConfig:
-    study: str = option("the study whose champion is evaluated", DEFAULT_STUDY)
-    model: str | None = option(
-        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
-    )
-    dataset: EvaluateDatasetConfig = field(default_factory=EvaluateDatasetConfig)
-    batch_size: int = option("images per step", 32)
-    tracking: TrackingConfig = MISSING
-
-    def __post_init__(self) -> None:
-        _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
-
-
-@dataclass
-class PredictConfig:
-    study: str = option("the study whose champion predicts", DEFAULT_STUDY)
-    model: str | None = option(
-        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
-    )
-    format: str = option("table, csv or json", "table")
-    sheet: str | None = option("write an annotated contact sheet to this PNG", None)
-    batch_size: int = option("images per step", 32)
-    tracking: TrackingConfig = MISSING
-
-    def __post_init__(self) -> None:
-        _require_choice("format", ("table", "csv", "json"), self.format)
-        _require(
-            self.sheet is None or self.sheet.lower().endswith(".png"), "sheet", "a file name ending in .png", self.sheet
-        )
-        _require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
-
-
-@dataclass
-class DeliverConfig:
-    tracking: TrackingConfig = MISSING
 
 
 GROUPS: dict[str, type] = {
@@ -364,19 +310,13 @@ GROUPS: dict[str, type] = {
     "tracking": TrackingConfig,
     "promote": PromoteConfig,
 }
-ROOTS: dict[str, type] = {
-    "config": Config,
-    "compare": CompareConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "deliver": DeliverConfig,
-}
 
 AnyConfig = TypeVar("AnyConfig")
 
 
-def _require_study(study: str) -> None:
-    _require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)
+def require_study(study: str) -> None:
+    """Raises a UserError unless this can be a study's name."""
+    require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)
 
 
 def _advise_range(expected: list[float]) -> str:
@@ -393,24 +333,12 @@ def default_cache() -> str:
 
 
 def register() -> None:
-    """Registers the schemas with Hydra and the resolvers that `conf/` uses."""
+    """Registers a run's schemas with Hydra, and the resolvers that `conf/` uses."""
     OmegaConf.register_new_resolver("catdog_cache", default_cache, replace=True)
     OmegaConf.register_new_resolver("catdog_file", lambda path: str(PROJECT / path), replace=True)
     store = ConfigStore.instance()
-    for name, schema in (GROUPS | ROOTS).items():
+    for name, schema in (GROUPS | {"config": Config}).items():
         store.store(group="schema", name=name, node=schema, provider="catdog")
-
-
-def register_groups_of_readers() -> None:
-    """Registers the groups that compare, evaluate and predict compose, so that Hydra need not search `conf/` for them.
-
-    Hydra takes KEY=VALUE for the choice of a group wherever a folder on its search path is called KEY: `conf/model/` would
-    turn model=RUN_ID into a choice. These commands search `conf/command/` alone.
-    """
-    store = ConfigStore.instance()
-    for group in ("tracking", "hydra/job_logging", "hydra/hydra_logging"):
-        for path in sorted((CONF / group).glob("*.yaml")):
-            store.store(group=group, name=path.stem, node=OmegaConf.load(path), provider="catdog")
 
 
 def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:
@@ -442,7 +370,7 @@ def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None
     """Refuses keys that were added with Hydra's `+`: the schema would carry them along and nothing would read them."""
     known = [f.name for f in fields(schema)]
     for name in map(str, composed):
-        _require(name in known, f"{prefix}{name}", "a key that catdog knows: " + ", ".join(known), name)
+        require(name in known, f"{prefix}{name}", "a key that catdog knows: " + ", ".join(known), name)
         nested = nested_schema(schema, name)
         if nested and not OmegaConf.is_missing(composed, name):
             _require_known(composed[name], nested, f"{prefix}{name}.")

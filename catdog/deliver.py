@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from catdog import cli
-from catdog.config import DEFAULT_STUDY, DeliverConfig, load_config
+from catdog.commands import DeliverConfig
+from catdog.config import DEFAULT_STUDY, load_config
 from catdog.track.owner import BusyError
 from catdog.track.spool import Entry, clear_remains, end_orphan, list_entries
 from catdog.wording import plural

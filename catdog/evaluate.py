@@ -12,7 +12,8 @@ from rich import box
 from rich.table import Table
 
 from catdog import cli
-from catdog.config import CONF, Config, EvaluateConfig, load_config
+from catdog.commands import EvaluateConfig
+from catdog.config import CONF, Config, load_config
 from catdog.console import console, show_next
 from catdog.errors import UserError
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from catdog import cli
-from catdog.config import PredictConfig, list_options, load_config
+from catdog.commands import PredictConfig
+from catdog.config import list_options, load_config
 from catdog.console import console, show_error, show_next
 from catdog.errors import UserError
 

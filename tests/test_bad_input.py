@@ -340,8 +340,9 @@ def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, comman
     ],
 )
 def test_what_is_not_there_to_compare(store: Path, asked: dict, said: str) -> None:
+    from catdog.commands import CompareConfig
     from catdog.compare.load import load_comparison
-    from catdog.config import CompareConfig, TrackingConfig
+    from catdog.config import TrackingConfig
     from catdog.track import connect
 
     tracking = TrackingConfig(f"sqlite:///{store}")
@@ -360,12 +361,13 @@ def test_model_is_a_key_of_evaluate_though_train_has_a_group_of_that_name(name: 
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
+    from catdog import commands
     from catdog import config as schema
 
     schema.register()
     # What is registered for evaluate must not be there for the tests that compose train.
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
-    schema.register_groups_of_readers()
+    commands.register()
     with initialize_config_dir(str(schema.CONF / "command"), version_base="1.3"):
         assert compose("evaluate", overrides=[f"model={name}"]).model == name
 

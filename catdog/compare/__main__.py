@@ -6,7 +6,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from catdog import cli
-from catdog.config import CompareConfig, load_config
+from catdog.commands import CompareConfig
+from catdog.config import load_config
 from catdog.console import console, show_next
 from catdog.errors import UserError
 

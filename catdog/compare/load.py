@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from catdog.commands import CompareConfig
 from catdog.compare.records import FINISHED, Comparison, RunRecord
-from catdog.config import CompareConfig, default_cache
+from catdog.config import default_cache
 from catdog.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:

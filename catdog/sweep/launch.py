@@ -1,6 +1,7 @@
 """Leading a sweep: plan, checks before the first run starts, the runs, the summary."""
 
 import copy
+import json
 import logging
 import shlex
 import sys
@@ -64,6 +65,10 @@ def launch(
     names = [
         _name_job(composed, overrides, varying) for (composed, _), overrides in zip(configs, job_overrides, strict=True)
     ]
+    if options.only is not None:
+        kept = _select([variant for _, variant in names], options.only)
+        job_overrides, configs = [job_overrides[index] for index in kept], [configs[index] for index in kept]
+        names = [names[index] for index in kept]
     first = configs[0][1]
     track.check_store(first.tracking)
     datasets = load_datasets([(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)])
@@ -104,7 +109,7 @@ def launch(
     _take_reused(client, jobs)
     if not todo and earlier and not goes_on:
         # Nothing is new: the finished sweep stands.
-        return _finish(client, jobs, earlier.info.run_id, promoted=REGISTERED_TAG in earlier.data.tags)
+        return _finish(client, jobs, options, earlier.info.run_id, promoted=REGISTERED_TAG in earlier.data.tags)
     sweep = _open_sweep(client, first, identity, len(jobs), earlier if goes_on else None)
     sweep_id = sweep.delivered_state["run_id"]
     leader = (Owner.current().pid, Owner.current().started)
@@ -140,7 +145,9 @@ def launch(
         )
         sys.exit(cli.EXIT_INTERRUPTED)
     promoted = bool(sweep.delivered_state.get("promotions"))
-    return _finish(client, jobs, sweep_id, promoted, interrupted=interrupted, arrived=arrived, postman=sweep.postman)
+    return _finish(
+        client, jobs, options, sweep_id, promoted, interrupted=interrupted, arrived=arrived, postman=sweep.postman
+    )
 
 
 def _compose(
@@ -221,7 +228,8 @@ def _open_sweep(
     """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
     from catdog.track import SpooledRun
 
-    command = shlex.join(["python", "-m", "catdog.train", *sys.argv[1:]])
+    said = [item for item in sys.argv[1:] if not item.startswith("hydra.launcher.result_file=")]
+    command = shlex.join(["python", "-m", "catdog.train", *said])
     entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "sweep", identity)
     facts = {"kind": "sweep", "name": f"sweep of {count}", "study": config.study,
              "tracking": asdict(config.tracking), "identity": identity}  # fmt: skip
@@ -273,6 +281,17 @@ def _close_sweep(sweep: "SpooledRun", supervisor: Supervisor | None, jobs: list[
     return hand_in(sweep, 1.0 if left else config.tracking.wait_s) and not left
 
 
+def _select(variants: list[str], wanted: list[str]) -> list[int]:
+    """Returns the places of the wanted variants' runs."""
+    unknown = [name for name in wanted if name not in variants]
+    if unknown or not wanted:
+        raise UserError(
+            f"hydra.launcher.only: must be names of this sweep's variants ({', '.join(dict.fromkeys(variants))}), received "
+            f"{wanted}."
+        )
+    return [index for index, variant in enumerate(variants) if variant in wanted]
+
+
 def _is_latest(client: "MlflowClient", study: str, sweep_id: str) -> bool:
     experiment = client.get_experiment_by_name(study)
     where = "tags.`catdog.kind` = 'sweep'"
@@ -281,8 +300,8 @@ def _is_latest(client: "MlflowClient", study: str, sweep_id: str) -> bool:
 
 
 def _finish(
-    client: "MlflowClient", jobs: list[JobState], sweep_id: str, promoted: bool, *, interrupted: bool = False,
-    arrived: bool = True, postman: "Postman | None" = None,
+    client: "MlflowClient", jobs: list[JobState], options: LauncherOptions, sweep_id: str, promoted: bool, *,
+    interrupted: bool = False, arrived: bool = True, postman: "Postman | None" = None,
 ) -> Sequence[JobReturn]:  # fmt: skip
     """Prints the summary and what to do next; exits unless all is well."""
     from catdog import track
@@ -305,7 +324,12 @@ def _finish(
     if interrupted or len(finished) < len(jobs):
         # It reuses what is finished, goes on where runs were interrupted, and tries again what failed.
         commands.insert(0, cli.this_command())
-    show_next(*commands, track.ui_command(config.tracking.uri))
+    if options.result_file and len(finished) == len(jobs):
+        # Whoever asked for this file says what comes next.
+        result = {"study": config.study, "sweep_id": sweep_id, "tracking": asdict(config.tracking)}
+        Path(options.result_file).write_text(json.dumps(result), encoding="utf-8")
+    else:
+        show_next(*commands, track.ui_command(config.tracking.uri))
     if interrupted:
         sys.exit(cli.EXIT_INTERRUPTED)
     if len(finished) < len(jobs):

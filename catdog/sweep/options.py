@@ -16,6 +16,8 @@ class LauncherOptions:
         retries: how often a run whose process died is started again, each time from its last checkpoint.
         on_error: continue with the other runs, or stop: start no further one.
         plan_only: show the plan and stop.
+        only: names of variants, as the plan shows them without seed=; the other runs are left out. None: all.
+        result_file: where a sweep whose runs have all finished says, as JSON, which sweep it was.
     """
 
     n_jobs: int = 1
@@ -24,6 +26,8 @@ class LauncherOptions:
     retries: int = 1
     on_error: str = "continue"
     plan_only: bool = False
+    only: list[str] | None = None
+    result_file: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.n_jobs >= 1, "n_jobs", "1 or more", self.n_jobs)
@@ -42,6 +46,8 @@ HELP = {
     "retries": "start a run whose process died again, from its last checkpoint, so often",
     "on_error": "continue with the other runs, or stop: start no further one",
     "plan_only": "show what would be reused, resumed and run, and why; train nothing",
+    "only": "train these variants of the sweep alone, by their names in the plan: only=[cnn,augmented]",
+    "result_file": "write the sweep's run id here, as JSON, once all of its runs have finished",
 }
 
 

@@ -97,6 +97,8 @@ def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
         UserError: the overrides make fewer than two variants.
         InterruptedRunError: Ctrl-C in a round.
     """
+    if not _makes_a_sweep(overrides):
+        raise _too_few(overrides)
     looks = plan_looks(config.first_seeds, config.max_seeds)
     pairs: list[Pair] | None = None
     only: list[str] | None = None
@@ -108,10 +110,7 @@ def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
         if pairs is None:
             names = [variant.name for variant in variants]
             if len(names) < 2:
-                raise UserError(
-                    f"decide: a comparison needs two variants or more, received {' '.join(overrides) or 'none'}, which makes "
-                    f"{plural(len(names), 'variant')}. Give a key several values: model=cnn,augmented."
-                )
+                raise _too_few(overrides)
             pairs = [Pair(*both) for both in combinations(names, 2)]
         levels = level_of_looks(looks, config.error / len(pairs))
         _look(pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
@@ -130,6 +129,21 @@ def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
         )  # fmt: skip
     show_next(cli.next_command("compare", *place))
     return pairs
+
+
+def _makes_a_sweep(overrides: Sequence[str]) -> bool:
+    """Returns whether a key has several values, as far as that can be seen without composing: an experiment may bring some."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return any(item.is_sweep_override() or item.key_or_group == "experiment" for item in parsed)
+
+
+def _too_few(overrides: Sequence[str]) -> UserError:
+    return UserError(
+        f"decide: a comparison needs two variants or more, received {' '.join(overrides) or 'nothing'}. Give a key several "
+        "values: model=cnn,augmented."
+    )
 
 
 def _train(overrides: Sequence[str], seeds: int, only: list[str] | None) -> dict:

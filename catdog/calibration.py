@@ -31,6 +31,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
         raise ValueError(f"needs (N, C) probabilities and N labels, got {probabilities.shape} and {labels.shape}")
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    return float(sum(abs(confidence[part].sum() - right[part].sum()) for part in parts) / len(labels))
+    # By quantiles, not by rank: equally confident answers belong together, in whatever order they come.
+    edges = np.quantile(confidence, np.arange(1, bins) / bins)
+    part = np.searchsorted(edges, confidence, side="right")
+    return float(np.abs(np.bincount(part, confidence) - np.bincount(part, right)).sum() / len(labels))

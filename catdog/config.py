@@ -266,6 +266,15 @@ class PromoteConfig:
     enabled: bool = option("register the best run of a sweep", True)
     registered_model: str = option("name in the MLflow registry", "catdog")
     replace_other_data: bool = option("move the champion even if it was chosen on other data or another split", False)
+    margin: float = option(
+        "the champion moves if the interval excludes that the new model is worse by more than this", 0.01
+    )
+    calibration_margin: float = option("and its calibration error is at most this much worse", 0.02)
+    force: bool = option("move the champion in any case, and record that", False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.margin < 1, "promote.margin", "0 or more and less than 1", self.margin)
+        require(0 <= self.calibration_margin <= 1, "promote.calibration_margin", "0 to 1", self.calibration_margin)
 
 
 @dataclass

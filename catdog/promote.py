@@ -1,11 +1,24 @@
 """The registry: the best run becomes a version of the registered model; the champion is whichever version earned it."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from catdog.config import PromoteConfig
 from catdog.errors import TRAIN_COMMAND, UserError
+from catdog.evidence import (
+    FIRST,
+    FORCED,
+    NOT_COMPARABLE,
+    OTHER_DATA,
+    UNDECIDED,
+    Evidence,
+    commands_for_more,
+    compare_runs,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,12 +51,13 @@ class Promotion:
 def promote(
     client: "MlflowClient", config: PromoteConfig, run_ids: list[str], sweep_id: str | None = None
 ) -> list[Promotion]:
-    """Registers the best of some finished runs; moves the alias `champion` if it beats the champion on the same data.
+    """Registers the best of some finished runs; moves the alias `champion` if it has shown enough against the champion.
 
-    The best is the one with the highest validation accuracy of its kept model, ties to the lower loss. A registered model
+    The best variant is the one with the highest mean validation accuracy of its kept models; of its runs, the best is registered,
+    ties going to the lower loss. What it has to show, `catdog.evidence` says; that is kept on the version. A registered model
     stays with one data digest: runs on other data go to a registered model of their own, named after their digest, unless
     `promote.replace_other_data` is set; a quick look (`dataset.max_images_per_class`) goes to one whose name ends in -quick.
-    Runs of a sweep over data sets are not comparable: each data set has its best.
+    Runs of a sweep over data sets are not comparable: each data set has its best. Test results play no part.
 
     Args:
         client: of the tracking store.
@@ -61,11 +75,20 @@ def promote(
         by_digest.setdefault(run.data.tags["catdog.data_digest"], []).append(run)
     promotions = []
     for digest, runs in by_digest.items():
-        promotion = _promote_best(client, config, max(runs, key=score), digest)
+        promotion = _promote_best(client, config, pick_best(runs), digest)
         for run_id in [*(run.info.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
             client.set_tag(run_id, REGISTERED_TAG, promotion.name)
         promotions.append(promotion)
     return promotions
+
+
+def pick_best(runs: "Sequence[Run]") -> "Run":
+    """Returns the best run of the best variant: one lucky seed makes no variant better than another."""
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        variants.setdefault(run.data.tags.get("catdog.variant_digest", run.info.run_id), []).append(run)
+    best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
+    return max(best, key=score)
 
 
 def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str) -> Promotion:
@@ -85,37 +108,59 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
         other_data = False
     version = _register(client, name, best, digest)
     words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
-    standing = read_score(champion) if champion and not other_data else None
-    wins = standing is None or score(best) > standing
+    promotion = Promotion(name, str(version.version), best.info.run_id, True)
     if champion is not None and champion.version == version.version:
         log.info("%s is the champion already", words)
-        return Promotion(name, str(version.version), best.info.run_id, True)
-    if champion is None or standing is None or wins:
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-        log.info("registered %s; it is the champion now", words)
+        return promotion
+    more: list[str] = []
+    if champion is None:
+        evidence = Evidence(FIRST, "there was no champion to compare with")
+    elif other_data:
+        evidence = Evidence(OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set")
     else:
-        log.info(
-            "registered %s; the champion stays version %s: %s, val accuracy %.3f",
-            words, champion.version, champion.tags.get("catdog.run_name", champion.run_id), standing[0],
-        )  # fmt: skip
-    return Promotion(name, str(version.version), best.info.run_id, wins)
+        evidence, more = _weigh(client, best, champion, config)
+    if config.force and not evidence.moves:
+        evidence = replace(evidence, outcome=FORCED, words=f"forced by promote.force; without it: {evidence.words}")
+    for key, value in evidence.tags.items():
+        client.set_model_version_tag(name, version.version, key, value)
+    client.update_model_version(name, version.version, description=evidence.description)
+    if evidence.moves:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        log.info("registered %s; it is the champion now: %s", words, evidence.words)
+        return promotion
+    assert champion is not None
+    standing = champion.tags.get("catdog.run_name", champion.run_id)
+    log.info("registered %s; the champion stays version %s, %s: %s", words, champion.version, standing, evidence.words)
+    if more:
+        log.info("this would get the evidence:\n  %s", "\n  ".join(more))
+    elif evidence.outcome == UNDECIDED:
+        log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
+    return replace(promotion, is_champion=False)
+
+
+def _weigh(
+    client: "MlflowClient", best: "Run", champion: "ModelVersion", config: PromoteConfig
+) -> tuple[Evidence, list[str]]:
+    """Returns the evidence against a champion on the same data, and the commands that would get more of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(champion.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
+        return Evidence(NOT_COMPARABLE, gone), []
+    evidence, found = compare_runs(client, best, run, config)
+    if found is None or evidence.outcome != UNDECIDED:
+        return evidence, []
+    return evidence, commands_for_more(best, run, found, config)
 
 
 def score(run: "Run") -> tuple[float, float]:
     """Returns what runs are ranked by: the kept model's val accuracy, then its val loss, negated."""
     prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
     return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
-
-
-def read_score(version: "ModelVersion") -> tuple[float, float] | None:
-    """Returns the score a version was registered with; None if something other than catdog registered it.
-
-    It is kept on the version, because the run it came from may have been deleted since.
-    """
-    try:
-        return float(version.tags["catdog.val_accuracy"]), -float(version.tags["catdog.val_loss"])
-    except (KeyError, ValueError):
-        return None
 
 
 def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":

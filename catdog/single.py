@@ -26,7 +26,7 @@ def run_single(composed: DictConfig) -> None:
     from catdog.data.dataset import load_dataset
     from catdog.deliver import settle_entries
     from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
-    from catdog.promote import REGISTERED_TAG, promote
+    from catdog.promote import promote
     from catdog.scratch import open_scratch
     from catdog.train import name_job, train
 
@@ -55,8 +55,7 @@ def run_single(composed: DictConfig) -> None:
         assert client is not None
         console.print(build_table([planned]))
         log.info("nothing to train: run %s is this one; reuse=never trains it again", planned.run_id)
-        if REGISTERED_TAG not in client.get_run(planned.run_id).data.tags:
-            promote(client, config.promote, [planned.run_id])
+        promote(client, config.promote, [planned.run_id])
         show_next(
             cli.next_command("compare", *place, f"runs=[{planned.run_id}]"), track.ui_command(config.tracking.uri)
         )

@@ -23,7 +23,7 @@ from catdog.console import console, show_error, show_next
 from catdog.errors import UserError
 from catdog.identity import describe_origin, identify
 from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
-from catdog.promote import REGISTERED_TAG
+from catdog.promote import REGISTERED_TAG, promote
 from catdog.scratch import open_scratch
 from catdog.sweep.check import check_models, decode_images, load_datasets
 from catdog.sweep.display import Display
@@ -109,7 +109,10 @@ def launch(
     _take_reused(client, jobs)
     if not todo and earlier and not goes_on:
         # Nothing is new: the finished sweep stands.
-        return _finish(client, jobs, options, earlier.info.run_id, promoted=REGISTERED_TAG in earlier.data.tags)
+        sweep_id = earlier.info.run_id
+        # Other runs may have come since, or promote.force.
+        promotions = promote(client, first.promote, [job.outcome.run_id for job in jobs if job.outcome], sweep_id)
+        return _finish(client, jobs, options, sweep_id, promoted=bool(promotions))
     sweep = _open_sweep(client, first, identity, len(jobs), earlier if goes_on else None)
     sweep_id = sweep.delivered_state["run_id"]
     leader = (Owner.current().pid, Owner.current().started)

@@ -74,6 +74,16 @@ def time_forward(policy: str, *, folded: bool) -> float:
     return time_call(tf.function(lambda: network(images, training=False)))
 
 
+def time_frozen_step(*, fast: bool) -> float:
+    os.environ.setdefault("CATDOG_WEIGHTS", "imagenet")
+    config = compose("model=mobilenet")
+    head = cut_head(build_model(config, 2, "mixed_bfloat16"), fast=fast)
+    compile_model(head, config.trainer, "mixed_bfloat16", 63)
+    head.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((PIXELS, LABELS)).repeat())
+    return time_call(lambda: head.train_function(batches))
+
+
 def time_head() -> float:
     os.environ.setdefault("CATDOG_WEIGHTS", "imagenet")
     config = compose("model=mobilenet")
@@ -118,6 +128,12 @@ def main() -> None:
     )
     add("the same: float32 as Keras builds it; bfloat16 as Keras builds it", base, frozen["mixed_bfloat16", False])
     add("the same: float32 as Keras builds it; bfloat16 with `speed.fold_norms`", base, frozen["mixed_bfloat16", True])
+    whole, parts = (time_frozen_step(fast=fast) for fast in (False, True))
+    add(
+        "mobilenet's training step from images, bfloat16, folded: the model as it is; `speed.fast_features`",
+        whole,
+        parts,
+    )
     head = time_head()
     add("mobilenet's training step, bfloat16, folded: from images; from kept features",
         frozen["mixed_bfloat16", True] + head, head)  # fmt: skip

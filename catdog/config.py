@@ -33,7 +33,7 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 SOURCES = ("archive", "drawn")
 # Keys of `speed` that change no bit of a result.
-SAME_RESULT = ("late_relu", "keep_features_mb")
+SAME_RESULT = ("late_relu", "fast_features", "keep_features_mb")
 
 
 def option(help: str, default: Any = MISSING) -> Any:
@@ -239,6 +239,10 @@ class SpeedConfig:
     late_relu: bool = option("ReLU after max-pooling instead of before it: the same function of fewer elements", True)
     fast_dropout: bool = option("dropout in the head from 8 random bits an element instead of 32", True)
     fast_augmentation: bool = option("augment by OpenCV on 8 bits, where it knows the Keras layers", True)
+    fast_features: bool = option(
+        "on a CPU, extract a frozen backbone's features with constant weights and its first layers a few images at a time",
+        True,
+    )
     keep_features_mb: int = option(
         "memory for a frozen backbone's features of images that are not augmented; more are computed every epoch", 1024
     )

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from catdog.data.stream import Rows, build_eval_stream
+from catdog.extract import build_extractor
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,24 @@ class Head(keras.Model):
         return super().test_step((self.extract(inputs) if self.tests_on_images else inputs, labels))
 
 
-def cut_head(model: Any) -> Head:
-    """Returns the head of a model whose backbone is frozen; its layers and weights are the model's own."""
+def cut_head(model: Any, *, fast: bool = False) -> Head:
+    """Returns the head of a model whose backbone is frozen; its layers and weights are the model's own.
+
+    Args:
+        model: as `catdog.model.build_model` returns it, with the weights that its backbone will keep.
+        fast: extract by `catdog.extract`, which is made for CPUs.
+    """
     features = model.get_layer(HEAD_STARTS).input
-    extractor = keras.Model(model.input, features)
+    if fast:
+        extract = build_extractor(model.get_layer("preprocessing"), features._keras_history.operation)
+    else:
+        extractor = keras.Model(model.input, features)
+
+        def extract(images: Any) -> Any:
+            return extractor(images, training=False)
+
     head = Head(features, model.output, name=f"{model.name}_head")
-    head.extract = lambda images: extractor(images, training=False)
+    head.extract = extract
     return head
 
 
@@ -122,13 +135,14 @@ def keep_features(
 def _compute(head: Head, split: Rows, batch_size: int, replicas: int) -> SplitFeatures:
     import tensorflow as tf
 
-    extract = tf.function(head.extract)
+    # As the training step takes images: what was traced for one serves the other.
+    extract = head.extract if hasattr(head.extract, "get_concrete_function") else tf.function(head.extract)
     # In place, batch by batch: a list of batches to be joined would need the memory twice.
     values: np.ndarray | None = None
     labels = np.empty(len(split), np.int32)
     start = 0
     for images, batch_labels in build_eval_stream(split, batch_size=batch_size, replicas=replicas):
-        batch = extract(tf.cast(images, tf.float32)).numpy()
+        batch = extract(images).numpy()
         if values is None:
             values = np.empty((len(split), *batch.shape[1:]), batch.dtype)
         values[start : start + len(batch)] = batch

@@ -1,5 +1,6 @@
 """Entry: one composed config -> one tracked run. `python -m catdog.train --help` explains it."""
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -107,7 +108,14 @@ def train(
     from catdog.fit import Fit, capture, compile_model, fit, restore
     from catdog.frozen import cut_head, keep_features
     from catdog.model import build_kept_model, build_model, is_frozen
-    from catdog.precision import build_strategy, choose_jit, choose_precision, count_threads, make_deterministic
+    from catdog.precision import (
+        build_strategy,
+        choose_jit,
+        choose_precision,
+        configure_gpus,
+        count_threads,
+        make_deterministic,
+    )
     from catdog.progress import LiveProgress
 
     # A sweep has described its data before its first run; the log file of each run has it all the same.
@@ -127,14 +135,15 @@ def train(
         log.info("mirrored over %d devices", strategy.num_replicas_in_sync)
     batches = {"batch_size": config.trainer.batch_size, "replicas": strategy.num_replicas_in_sync}
     steps = count_steps(len(train_split), **batches)
+    jit = choose_jit(config.trainer)
     head = None
     with strategy.scope():
         model = build_model(config, len(dataset.classes), precision.policy)
         # Mirrored, Keras builds a model from a batch as the stream has it, before the head could extract features from it.
         if is_frozen(config) and config.trainer.devices == "one":
-            head = cut_head(model)
+            head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         trained = model if head is None else head
-        compile_model(trained, config.trainer, precision.policy, steps, jit=choose_jit(config.trainer))
+        compile_model(trained, config.trainer, precision.policy, steps, jit=jit)
     augmentation = (config.augmentation, config.seed, size)
     augment = build_augmentation(*augmentation, fast=config.speed.fast_augmentation, clock=clock)
 
@@ -195,6 +204,9 @@ def train(
             clock=clock,
         )
         clock.enter("final predictions")
+        # What training alone needs, features above all, makes room for the kept model; without a collection, cycles keep it.
+        del train_rows, val_rows
+        gc.collect()
         kept = build_kept_model(config, model, len(dataset.classes), precision.policy)
         clean_accuracy = measure_accuracy(predict_split(kept, train_split, config.trainer.batch_size))
         predictions = predict_split(kept, val_split, config.trainer.batch_size)

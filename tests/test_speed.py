@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_config import compose_config
 
+from catdog import extract
 from catdog.augment import build_augmentation
 from catdog.data.stream import build_eval_stream, build_train_stream, count_steps
 from catdog.dropout import FastDropout
@@ -46,7 +47,8 @@ def train(*overrides: str, policy: str) -> tuple[Fit, list[np.ndarray], keras.Mo
     config = compose_config(f"preprocessing.image_size={SIZE}", "trainer.batch_size=8", "trainer.epochs=3", *overrides)
     keras.utils.set_random_seed(0)
     model = build_model(config, 2, policy)
-    head = cut_head(model) if config.backbone.trainable_layers == 0 and config.speed.keep_features_mb else None
+    frozen = config.backbone.trainable_layers == 0 and config.speed.keep_features_mb
+    head = cut_head(model, fast=config.speed.fast_features) if frozen else None
     trained = head or model
     steps = count_steps(len(TRAIN), 8)
     compile_model(trained, config.trainer, policy, steps)
@@ -286,7 +288,40 @@ def test_what_changes_no_bit_changes_no_digest() -> None:
     from catdog.config import hash_config
 
     digest = hash_config(compose_config("model=mobilenet"), with_seed=True)
-    same = ("speed.late_relu=false", "speed.keep_features_mb=0")
+    same = ("speed.late_relu=false", "speed.keep_features_mb=0", "speed.fast_features=false")
     other = ("speed.fold_norms=false", "speed.fast_augmentation=false", "speed.fast_dropout=false")
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) == digest for key in same)
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) != digest for key in other)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_fast_features_change_no_bit(monkeypatch, policy: str) -> None:
+    # Parts of 2 or 3 of a batch's 8 images, of 1 or 2 of its last 5.
+    monkeypatch.setattr(extract, "PIXELS_AT_ONCE", 3 * SIZE * SIZE)
+    overrides = (*FROZEN, "augmentation=flip_rotate")
+    assert_same_bits(train(*overrides, policy=policy), train(*overrides, "speed.fast_features=false", policy=policy))
+
+
+def test_the_first_layers_end_where_the_feature_maps_are_smallest() -> None:
+    images = keras.Input((32, 32, 3))
+    tall = keras.layers.Conv2D(8, 3, strides=2, padding="same", name="tall")(images)
+    wide = keras.layers.Conv2D(40, 1, name="wide")(tall)
+    narrow = keras.layers.Add(name="narrow")([tall, keras.layers.Conv2D(8, 1, name="beside")(wide)])
+    low = keras.layers.Conv2D(4, 3, strides=4, padding="same", name="low")(narrow)
+    assert extract.find_narrow(keras.Model(images, low))._keras_history.operation.name == "narrow"
+    # All that is beyond the image is too low.
+    assert extract.find_narrow(keras.Model(images, keras.layers.Conv2D(2, 3, strides=8)(images))) is None
+
+
+@pytest.mark.parametrize(("size", "pads"), [(8, (0, 1)), (9, (1, 1)), (8, (1, 1)), (9, (1, 0))])
+@pytest.mark.parametrize("kind", [keras.layers.Conv2D, keras.layers.DepthwiseConv2D])
+def test_a_padding_is_folded_where_the_convolution_would_pad_the_same(kind, size: int, pads: tuple[int, int]) -> None:
+    images = keras.Input((size, size, 3))
+    convolution = kind(**({"filters": 4} if kind is keras.layers.Conv2D else {}), kernel_size=3, strides=2)
+    network = keras.Model(images, convolution(keras.layers.ZeroPadding2D((pads, pads))(images)))
+    pixels = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
+    folded = fold_norms(network)
+    kept = any(isinstance(layer, keras.layers.ZeroPadding2D) for layer in folded.layers)
+    assert kept == ((size, pads) not in [(8, (0, 1)), (9, (1, 1))])
+    expected, found = (keras.ops.convert_to_numpy(net(pixels)) for net in (network, folded))
+    assert np.array_equal(expected, found)

@@ -19,6 +19,7 @@ TRAINING_MODULES = (
     "checkpoint.py",
     "config.py",
     "dropout.py",
+    "extract.py",
     "fit.py",
     "fold.py",
     "frozen.py",

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from support import PROJECT, run_catdog, write_images
 
@@ -159,10 +160,10 @@ def test_a_sweep_shares_what_an_earlier_one_trained(shelf) -> None:
     assert re.search(r"cnn seed=1 +finished", done.out)
     compared = run_catdog(shelf.folder, shelf.cache, "compare")
     assert compared.code == 0, compared.text
-    for name in ("cnn seed=0", "cnn seed=1"):
-        assert re.search(rf"^ {name} +\d+\.\d", compared.out, re.M), (
-            "the reused run is there, by its name in this sweep"
-        )
+    (table,) = shelf.folder.glob("comparisons/*/table.csv")
+    # The reused run is there, by its name in this sweep.
+    assert list(pd.read_csv(table)["name"]) == ["cnn seed=0", "cnn seed=1"]
+    assert re.search(r"^ cnn +2 +\d+\.\d", compared.out, re.M)
 
 
 def test_a_plan_over_many_runs_is_quick(shelf) -> None:

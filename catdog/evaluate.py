@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from catdog import cli
 from catdog.commands import EvaluateConfig
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from catdog.data.dataset import Dataset
+    from catdog.ledger import Look
 
 log = logging.getLogger(__name__)
 
 # MLflow allows 250 characters, prefix included; a folder's name may have 255.
 MAX_METRIC_NAME = 200
+MOST_LOOKS_SHOWN = 10
 
 USAGE = """Evaluates the champion on the test split, which training never reads, and logs the result to the run it came from.
+Every look at a test split is counted: the more looks, the less its best result means.
 
   python -m catdog.evaluate
   python -m catdog.evaluate study=quickstart
@@ -79,9 +83,12 @@ def score_predictions(predictions: "pd.DataFrame") -> TestResult:
 def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     """Evaluates the model that the config names on its run's test split, logs the result to that run and prints it.
 
+    It is a look at the test split, and is recorded as one in the ledger.
+
     Raises:
         UserError: no such model, or the data set is not the one the run was trained on.
     """
+    from catdog.ledger import describe_look, digest_test, open_look
     from catdog.promote import resolve_model
     from catdog.train import predict_split
 
@@ -100,13 +107,30 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     console.print(
         f"evaluating {words}" + ("" if words.endswith(name) else f", run {name}") + f" ({run_id})", highlight=False
     )
-    split = dataset.load_split("test", run_config.preprocessing.image_size)
     model = load_keras_model(uri)
-    predictions = predict_split(model, split, config.batch_size)
-    result = score_predictions(predictions)
-    _log_result(client, run_id, predictions, result)
+    digest = digest_test(dataset.manifest.images)
+    study = run_config.study
+    with open_look(client, digest, study=study, model=words, model_uri=uri, run_id=run_id) as look:
+        split = dataset.load_split("test", run_config.preprocessing.image_size, look=look)
+        predictions = predict_split(model, split, config.batch_size)
+        result = score_predictions(predictions)
+        look.record({"test/accuracy": result.accuracy, "test/loss": result.loss})
+        _log_result(client, run_id, predictions, result)
     _print_result(result, list(dataset.classes))
+    console.print(describe_look(look, run_id), highlight=False, soft_wrap=True)
+    if look.earlier:
+        console.print(_build_looks(look.earlier))
     return result
+
+
+def _build_looks(looks: "list[Look]") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="earlier looks", title_justify="left")
+    for head in ("look", "when", "model", "test accuracy"):
+        table.add_column(head, justify="right" if head == "test accuracy" else "left", overflow="fold")
+    for earlier in looks[-MOST_LOOKS_SHOWN:]:
+        accuracy = "no result" if earlier.accuracy is None else f"{earlier.accuracy:.3f}"
+        table.add_row(str(earlier.number), f"{earlier.when:%Y-%m-%d %H:%M}", Text(earlier.model), accuracy)
+    return table
 
 
 def load_run_config(run_id: str) -> Config:

@@ -64,6 +64,12 @@ def sentences(analysis: Analysis) -> list[str]:
             "A kept model is the best epoch's, picked on these same validation images, so its accuracy flatters it a "
             "little; only the test split, which no training touches, is free of that."
         )
+    if comparison.looks:
+        models = {look.run_id for look in comparison.looks}
+        said.append(
+            f"Of that test split, the ledger has {plural(len(comparison.looks), 'look')} at {plural(len(models), 'model')}; no "
+            "number on this page comes from it, and no choice was made by it."
+        )
     return said
 
 

@@ -15,6 +15,7 @@ from catdog.commands import CompareConfig
 from catdog.compare.records import FINISHED, Comparison, RunRecord
 from catdog.config import default_cache
 from catdog.errors import TRAIN_COMMAND, UserError
+from catdog.ledger import digest_test, read_looks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,6 +50,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
     first, first_run = finished[0]
     tags = first_run.data.tags
+    split = _load_table(first_run, "split.csv")
     return Comparison(
         study=client.get_experiment(first_run.info.experiment_id).name,
         sweep_id=sweep.info.run_id if sweep else "",
@@ -60,8 +62,9 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         data_digest=tags.get("catdog.data_digest", ""),
         command=sweep.data.tags.get("catdog.command", "") if sweep else tags.get("mlflow.source.name", ""),
         created=datetime.now().astimezone(),
-        picture=_find_pictures(first_run),
+        picture=_find_pictures(first_run, split),
         sweep_status=sweep.info.status if sweep else FINISHED,
+        looks=read_looks(client, digest_test(split)) if len(split) else [],
     )
 
 
@@ -164,11 +167,10 @@ def _load_table(run: "Run", path: str) -> pd.DataFrame:
     return table
 
 
-def _find_pictures(run: "Run") -> Callable[[str], np.ndarray | None]:
+def _find_pictures(run: "Run", split: pd.DataFrame) -> Callable[[str], np.ndarray | None]:
     """Returns a function from file name to picture, from the decoded cache; it needs the data set's files no more."""
     from catdog.data.cache import load_cached_images
 
-    split = _load_table(run, "split.csv")
     size = int(run.data.params.get("preprocessing.image_size", 0))
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}

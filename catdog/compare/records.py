@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from catdog.ledger import Look
 from catdog.statistics import confusion_counts, wilson_interval
 
 NAN = float("nan")
@@ -168,6 +169,7 @@ class Comparison:
         created: when the comparison was made.
         picture: file, as in `predictions`, -> uint8 (H, W, 3), or None where it is not available.
         sweep_status: MLflow's status of the sweep: FINISHED once every run of it has finished.
+        looks: at the test split of these runs' data, by whatever model, the first one first.
     """
 
     study: str
@@ -182,6 +184,7 @@ class Comparison:
     created: datetime
     picture: Callable[[str], np.ndarray | None]
     sweep_status: str = FINISHED
+    looks: Sequence[Look] = ()
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)

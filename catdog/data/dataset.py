@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from catdog.data.fetch import fetch_archive
 from catdog.data.splits import SPLITS, Manifest, build_manifest
 from catdog.data.staging import locked, staged
 from catdog.errors import UserError
+
+if TYPE_CHECKING:
+    from catdog.ledger import OpenLook
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +71,20 @@ class Dataset:
     def classes(self) -> tuple[str, ...]:
         return self.manifest.classes
 
-    def load_split(self, split: str, image_size: int) -> SplitImages:
+    def load_split(self, split: str, image_size: int, *, look: "OpenLook | None" = None) -> SplitImages:
         """Returns the images of a split, decoded once and cached.
 
         Args:
-            split: train, val or test. Only `catdog.evaluate` asks for test.
+            split: train, val or test.
             image_size: height and width in pixels.
+            look: for test: the entry in the ledger that this is for, of `catdog.ledger.open_look`.
 
         Raises:
             UserError: more unreadable files than `dataset.max_unreadable_fraction`.
+            ValueError: test is asked for without such an entry.
         """
+        if split == "test" and look is None:
+            raise ValueError("test images are given out against an entry in the ledger: catdog.ledger.open_look")
         rows = self.manifest.select(split)
         log.info("%s: %s images at %s x %s", split, f"{len(rows):,}", image_size, image_size)
         decoded = load_images(

@@ -97,6 +97,9 @@ class DatasetConfig:
         "share of the held-out images that becomes test, the rest is val; dataset=folder: 0.5", 0.2
     )
     split_seed: int = option("seed of the splits; `seed` never moves an image", 0)
+    near_duplicates: str = option(
+        "one_side: mirrored, resized or cropped copies never get into two splits; ignore", "one_side"
+    )
     max_images_per_class: int | None = option("take the first N of each class and split, for a quick look", None)
     max_unreadable_fraction: float = option("more unreadable files than this is an error", 0.05)
     cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
@@ -114,6 +117,7 @@ class DatasetConfig:
         require_fraction("dataset.holdout_fraction", self.holdout_fraction)
         require_fraction("dataset.test_fraction", self.test_fraction)
         require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
+        require_choice("dataset.near_duplicates", ("one_side", "ignore"), self.near_duplicates)
         if self.max_images_per_class is not None:
             require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
                      self.max_images_per_class)  # fmt: skip

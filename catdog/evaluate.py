@@ -144,6 +144,8 @@ def load_run_config(run_id: str) -> Config:
         # Trained before there was a choice.
         stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")
         stored["speed"].pop("defaults")
+    # Runs from before it was looked for.
+    stored.setdefault("dataset", {}).setdefault("near_duplicates", "ignore")
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
 
 

@@ -132,6 +132,10 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
         max_images_per_class=config.max_images_per_class,
+        # Drawn images are all different, however alike some look.
+        duplicates_cache=Path(config.cache)
+        if config.near_duplicates == "one_side" and config.source != "drawn"
+        else None,
     )
     return Dataset(config, manifest)
 
@@ -173,6 +177,12 @@ def describe_dataset(dataset: Dataset) -> str:
         row = counts.loc[split]
         lines.append(f"  {split:5} {row.sum():>7,}  " + ", ".join(f"{name} {row[name]:,}" for name in dataset.classes))
     lines.append(f"  always answering the most frequent class is right on {majority_fraction(dataset):.1%} of val")
+    if dataset.manifest.conflicts:
+        shown = [f"{a!r} and {b!r}" for a, b in dataset.manifest.conflicts[:MAX_NAMED_FILES]]
+        lines.append(
+            f"  {len(dataset.manifest.conflicts)} pairs of the same picture have different classes (python -m catdog.audit shows "
+            "them): " + "; ".join(shown)
+        )
     if dataset.manifest.left_out:
         pairs = [f"{file!r} = {twin!r}" for file, twin in list(dataset.manifest.left_out.items())[:MAX_NAMED_FILES]]
         lines.append(

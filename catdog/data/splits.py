@@ -33,7 +33,8 @@ class Manifest:
         root: folder that `file` is relative to.
         classes: class names in the order of their indices.
         images: one row per image: file (POSIX path below root), label (class name), split, sha256 of the file's bytes.
-        left_out: held-out files whose bytes also occur in an earlier split, so that they would leak, with the twin's name.
+        left_out: held-out files that show the picture of a file in an earlier split, so that they would leak, with the twin's name.
+        conflicts: pairs of files that show the same picture and have different classes.
         digest: sha256 of the rows: content, class and split of every image.
     """
 
@@ -42,6 +43,7 @@ class Manifest:
     images: pd.DataFrame
     left_out: dict[str, str]
     digest: str
+    conflicts: tuple[tuple[str, str], ...] = ()
 
     def select(self, split: str) -> pd.DataFrame:
         """Returns the rows of one split, in their fixed order, with a fresh index."""
@@ -56,6 +58,7 @@ def build_manifest(
     split_seed: int,
     max_images_per_class: int | None = None,
     shown: str | None = None,
+    duplicates_cache: Path | None = None,
 ) -> Manifest:
     """Returns the manifest of a folder with one folder per class, below `train/` and `validation/` or not.
 
@@ -70,17 +73,26 @@ def build_manifest(
         split_seed: seed of the division.
         max_images_per_class: keep this many images of each class and split, the first in the fixed order; None keeps all.
         shown: how messages call the data set, such as the archive it came from; None is `root`.
+        duplicates_cache: where the search for near-duplicates keeps what it finds; they then come into one split, or are left out
+            where the folders put them into two. None: only files of equal bytes are left out. Without near-duplicates the
+            manifest is the same either way.
 
     Raises:
         UserError: no images, a single class, a class missing from a split, or a split left empty.
     """
     shown = shown or str(root)
-    rows = _assign_splits(_find_images(root, shown), holdout_fraction, test_fraction, split_seed)
+    found = _find_images(root, shown)
+    rows = _assign_splits(found, holdout_fraction, test_fraction, split_seed)
+    rows = rows.assign(given=found["split"])
     if max_images_per_class is not None:
         rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
     with ThreadPoolExecutor() as threads:
         rows = rows.assign(sha256=list(threads.map(lambda file: _hash_file(root / file), rows["file"])))
     rows, left_out = _leave_out_twins(rows)
+    conflicts: list[tuple[str, str]] = []
+    if duplicates_cache is not None:
+        rows, near, conflicts = _bring_to_one_side(rows, root, duplicates_cache)
+        left_out |= near
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
     _require_every_class(shown, rows, classes, len(left_out))
@@ -89,7 +101,8 @@ def build_manifest(
         for s, label, digest in zip(rows["split"], rows["label"], rows["sha256"], strict=True)
     )
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-    return Manifest(root, classes, rows[["file", "label", "split", "sha256"]], left_out, digest)
+    images = rows[["file", "label", "split", "sha256"]]
+    return Manifest(root, classes, images, left_out, digest, tuple(conflicts))
 
 
 def _find_images(root: Path, shown: str) -> pd.DataFrame:
@@ -176,6 +189,35 @@ def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
         left_out |= {f: seen[d] for f, d in zip(members["file"], members["sha256"], strict=True) if d in seen}
         seen |= dict(zip(members["sha256"], members["file"], strict=True))
     return rows[~rows["file"].isin(list(left_out))], left_out
+
+
+def _bring_to_one_side(
+    rows: pd.DataFrame, root: Path, cache: Path
+) -> tuple[pd.DataFrame, dict[str, str], list[tuple[str, str]]]:
+    """Returns the rows with near-duplicates in one split each, those that had to be left out, and pairs of different classes.
+
+    Of images that catdog divides, all of a group go where the first of them in the fixed order is; where the data set's own folders
+    have put them into different splits, those in the later split are left out.
+    """
+    from catdog.data.duplicates import find_pairs, group_pairs
+
+    rows = rows.reset_index(drop=True)
+    pairs = find_pairs([root / file for file in rows["file"]], list(rows["sha256"]), cache)
+    files, labels = list(rows["file"]), list(rows["label"])
+    conflicts = [(files[p.first], files[p.second]) for p in pairs if labels[p.first] != labels[p.second]]
+    left_out: dict[str, str] = {}
+    involved = sorted({place for pair in pairs for place in (pair.first, pair.second)})
+    groups = rows.loc[involved].assign(group=group_pairs(pairs, len(rows))[involved])
+    split = rows["split"].copy()
+    for _, members in groups.groupby("group"):
+        for _, pool in members.groupby("given"):
+            # In the fixed order, which is no order of splits: so their sizes stay about what they were.
+            split.loc[pool.index] = pool["split"].iloc[0]
+        order = split.loc[members.index].map(SPLITS.index)
+        kept = members["file"][order == order.min()].iloc[0]
+        left_out |= dict.fromkeys(members["file"][order > order.min()], kept)
+    rows = rows.assign(split=split)
+    return rows[~rows["file"].isin(list(left_out))], left_out, conflicts
 
 
 def _require_every_class(shown: str, rows: pd.DataFrame, classes: tuple[str, ...], copies: int) -> None:

@@ -1,0 +1,114 @@
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from planted import CHANGES, main
+from support import write_images
+
+from catdog.data.drawing import write_drawn_images
+from catdog.data.duplicates import Pair, find_pairs, group_pairs
+from catdog.data.splits import build_manifest
+
+OPTIONS = {"holdout_fraction": 0.4, "test_fraction": 0.5, "split_seed": 0}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Drawn cats and dogs: textured, and all different."""
+    root = tmp_path_factory.mktemp("photos")
+    write_drawn_images(root, seed=3, train_per_class=15, validation_per_class=4)
+    return root
+
+
+def copy_in(image, target, change="mirrored"):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    CHANGES[change](Image.open(image).convert("RGB")).convert("RGB").save(target, quality=90)
+
+
+def test_every_planted_copy_is_found_and_no_other_pair_named(photos, capsys):
+    main(str(photos), 20)
+    said = capsys.readouterr().out
+    assert said.count("| 20 of 20 |") == len(CHANGES)
+    assert "pairs of other images: 0" in said
+
+
+def test_kinds_are_told_apart_and_a_second_search_reads_the_first(photos, tmp_path, caplog):
+    original = next((photos / "train" / "cats").iterdir())
+    paths = [original, *(tmp_path / name for name in ("copy.jpg", "mirrored.jpg", "half.jpg", "cropped.jpg"))]
+    shutil.copy(original, paths[1])
+    for path, change in zip(paths[2:], ("mirrored", "half the size", "5% cut off each side"), strict=True):
+        copy_in(original, path, change)
+    digests = ["a", "a", "b", "c", "d"]
+    pairs = find_pairs(paths, digests, tmp_path / "cache")
+    kinds = {(pair.first, pair.second): pair.kind for pair in pairs}
+    assert kinds[0, 1] == "copy"
+    assert kinds[0, 2] == "mirrored"
+    assert kinds[0, 3] == "near-copy"
+    assert kinds[0, 4] == "cropped"
+    assert all(0.95 <= pair.similarity <= 1 for pair in pairs)
+    with caplog.at_level(logging.INFO):
+        assert find_pairs(paths, digests, tmp_path / "cache") == pairs
+    assert "looking for" not in caplog.text
+
+
+def test_what_cannot_be_read_or_shows_nothing_is_no_pair(tmp_path):
+    for number in range(3):
+        Image.fromarray(np.full((40, 60, 3), 200 + number, dtype=np.uint8)).save(tmp_path / f"white {number}.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    paths = sorted(tmp_path.iterdir())
+    assert find_pairs(paths, [path.name for path in paths], tmp_path / "cache") == []
+
+
+def test_groups_are_what_pairs_connect():
+    groups = group_pairs([Pair(0, 2, "copy", 1.0), Pair(2, 5, "mirrored", 0.99)], 6)
+    assert len({groups[0], groups[2], groups[5]}) == 1
+    assert len(set(groups.tolist())) == 4
+
+
+def test_without_near_duplicates_the_manifest_is_the_same(tmp_path):
+    for name in ("a", "b"):
+        write_images(tmp_path / "images" / name, 12, size=64)
+    plain = build_manifest(tmp_path / "images", **OPTIONS)
+    assert build_manifest(tmp_path / "images", **OPTIONS, duplicates_cache=tmp_path / "cache").digest == plain.digest
+
+
+def test_near_duplicates_come_to_one_side_where_catdog_divides(photos, tmp_path):
+    root = tmp_path / "images"
+    for label in ("cats", "dogs"):
+        shutil.copytree(photos / "train" / label, root / label)
+        for image in sorted((root / label).iterdir()):
+            copy_in(image, root / label / f"again {image.name}")
+    apart = build_manifest(root, **OPTIONS).images.set_index("file")["split"]
+    together = build_manifest(root, **OPTIONS, duplicates_cache=tmp_path / "cache").images.set_index("file")["split"]
+    originals = [file for file in together.index if "again" not in file]
+
+    def twin(file):
+        return file.replace("/", "/again ", 1)
+
+    assert any(apart[file] != apart[twin(file)] for file in originals)
+    assert all(together[file] == together[twin(file)] for file in originals)
+    assert len(together) == len(apart)
+    assert set(together) == {"train", "val", "test"}
+
+
+def test_where_folders_divide_the_later_one_is_left_out(photos, tmp_path):
+    root = tmp_path / "images"
+    shutil.copytree(photos, root)
+    leaked = root / "validation" / "cats" / "leak.jpg"
+    copy_in(sorted((root / "train" / "cats").iterdir())[0], leaked, "5% cut off each side")
+    manifest = build_manifest(root, **OPTIONS, duplicates_cache=tmp_path / "cache")
+    assert list(manifest.left_out) == ["validation/cats/leak.jpg"]
+    assert manifest.left_out["validation/cats/leak.jpg"].startswith("train/cats/")
+    assert "validation/cats/leak.jpg" not in set(manifest.images["file"])
+    assert build_manifest(root, **OPTIONS).left_out == {}
+
+
+def test_one_picture_with_two_classes_is_a_conflict(photos, tmp_path):
+    root = tmp_path / "images"
+    shutil.copytree(photos, root)
+    image = sorted((root / "train" / "cats").iterdir())[0]
+    ImageOps.mirror(Image.open(image)).save(root / "train" / "dogs" / "a cat.jpg")
+    manifest = build_manifest(root, **OPTIONS, duplicates_cache=tmp_path / "cache")
+    assert [set(pair) for pair in manifest.conflicts] == [{f"train/cats/{image.name}", "train/dogs/a cat.jpg"}]

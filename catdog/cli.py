@@ -180,12 +180,14 @@ def list_choices(group: str) -> list[str]:
 
 def build_help(root: str, usage: str, sweeps: bool) -> str:
     """Returns the text of `--help`: usage, groups with their choices, keys with defaults and meanings."""
+    held = {field.name: schema.nested_schema(_schema(root), field.name) for field in dataclasses.fields(_schema(root))}
+    groups = [group for group, kind in schema.GROUPS.items() if held.get(group) is kind]
+    if root == "config":
+        groups = ["model", *groups, "experiment"]
     lines = [usage.strip()]
-    if _has_tracking(root):
+    if groups:
         lines += ["", "Groups, GROUP=CHOICE:"]
-    for group in (
-        ["model", *schema.GROUPS, "experiment"] if root == "config" else ["tracking"] if _has_tracking(root) else []
-    ):
+    for group in groups:
         for number, name in enumerate(list_choices(group)):
             lines.append(f"  {group if number == 0 else '':14} {name:18} {_describe(group, name)}".rstrip())
     lines += ["", "Keys, KEY=VALUE:"]
@@ -235,10 +237,6 @@ def _python() -> str:
 
 def _schema(root: str) -> type:
     return schema.Config if root == "config" else commands.ROOTS[root]
-
-
-def _has_tracking(root: str) -> bool:
-    return any(field.name == "tracking" for field in dataclasses.fields(_schema(root)))
 
 
 def _describe(group: str, name: str) -> str:

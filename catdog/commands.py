@@ -11,6 +11,7 @@ from omegaconf import MISSING, OmegaConf
 from catdog.config import (
     CONF,
     DEFAULT_STUDY,
+    DatasetConfig,
     TrackingConfig,
     option,
     require,
@@ -77,6 +78,23 @@ class DeliverConfig:
 
 
 @dataclass
+class AuditConfig:
+    dataset: DatasetConfig = MISSING
+    pipeline: str | None = option(
+        "module:function that returns (train, val, test) tf.data sets, instead of a data set", None
+    )
+    epochs: int = option("how often the pipeline's data sets are iterated", 5)
+    fail_on: str = option(
+        "exit with code 3 where there are findings of this severity: error, warning or never", "never"
+    )
+    output: str = option("folder for the page and the tables", "audits")
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "Nothing moves within one epoch.")
+        require_choice("fail_on", ("error", "warning", "never"), self.fail_on)
+
+
+@dataclass
 class DecideConfig:
     margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
     error: float = option("how often any statement may be wrong, over all pairs and looks", 0.05)
@@ -93,6 +111,7 @@ class DecideConfig:
 
 
 ROOTS: dict[str, type] = {
+    "audit": AuditConfig,
     "compare": CompareConfig,
     "decide": DecideConfig,
     "evaluate": EvaluateConfig,
@@ -110,6 +129,6 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in ROOTS.items():
         store.store(group="schema", name=name, node=schema, provider="catdog")
-    for group in ("tracking", "hydra/job_logging", "hydra/hydra_logging"):
+    for group in ("tracking", "dataset", "hydra/job_logging", "hydra/hydra_logging"):
         for path in sorted((CONF / group).glob("*.yaml")):
             store.store(group=group, name=path.stem, node=OmegaConf.load(path), provider="catdog")

@@ -124,7 +124,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     Raises:
         UserError: the archive cannot be had or read, or its images make no data set.
     """
-    root = draw_images(config.drawing, Path(config.cache)) if config.source == "drawn" else _fetch(config)
+    root = fetch_images(config)
     manifest = build_manifest(
         root,
         shown=config.archive if config.source == "archive" else None,
@@ -140,7 +140,14 @@ def load_dataset(config: DatasetConfig) -> Dataset:
     return Dataset(config, manifest)
 
 
-def _fetch(config: DatasetConfig) -> Path:
+def fetch_images(config: DatasetConfig) -> Path:
+    """Returns the folder of a data set's images, downloaded, extracted or drawn where need be.
+
+    Raises:
+        UserError: the archive cannot be had or read.
+    """
+    if config.source == "drawn":
+        return draw_images(config.drawing, Path(config.cache))
     assert config.archive is not None  # the config's own check
     return fetch_archive(config.archive, Path(config.cache))
 

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import unicodedata
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,13 +82,12 @@ def build_manifest(
         UserError: no images, a single class, a class missing from a split, or a split left empty.
     """
     shown = shown or str(root)
-    found = _find_images(root, shown)
-    rows = _assign_splits(found, holdout_fraction, test_fraction, split_seed)
-    rows = rows.assign(given=found["split"])
+    rows = assign_splits(
+        root, holdout_fraction=holdout_fraction, test_fraction=test_fraction, split_seed=split_seed, shown=shown
+    )
     if max_images_per_class is not None:
         rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
-    with ThreadPoolExecutor() as threads:
-        rows = rows.assign(sha256=list(threads.map(lambda file: _hash_file(root / file), rows["file"])))
+    rows = rows.assign(sha256=hash_files(root, list(rows["file"])))
     rows, left_out = _leave_out_twins(rows)
     conflicts: list[tuple[str, str]] = []
     if duplicates_cache is not None:
@@ -103,6 +103,24 @@ def build_manifest(
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     images = rows[["file", "label", "split", "sha256"]]
     return Manifest(root, classes, images, left_out, digest, tuple(conflicts))
+
+
+def assign_splits(
+    root: Path, *, holdout_fraction: float, test_fraction: float, split_seed: int, shown: str
+) -> pd.DataFrame:
+    """Returns file, label, split and the folders' own split (given; "" where they have none) of every image below a folder.
+
+    In the fixed order, before any duplicate is looked for. Arguments and errors are those of `build_manifest`.
+    """
+    found = _find_images(root, shown)
+    rows = _assign_splits(found, holdout_fraction, test_fraction, split_seed)
+    return rows.assign(given=found["split"])
+
+
+def hash_files(root: Path, files: Sequence[str]) -> list[str]:
+    """Returns the sha256 of each file's bytes, 64 hexadecimal digits; a file that cannot be opened gets one of its own."""
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(lambda file: _hash_file(root / file), files))
 
 
 def _find_images(root: Path, shown: str) -> pd.DataFrame:

@@ -1,0 +1,1 @@
+"""Looking at data before training on it: what is broken, doubled, mislabelled, or leaks."""

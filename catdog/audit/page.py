@@ -7,10 +7,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from catdog import wording
-from catdog.audit.inspect import Audit
+from catdog.audit.inspect import ERROR, Audit
 from catdog.compare import page as comparison
 from catdog.compare.images import Gallery
 from catdog.data.images import UnreadableImageError, decode_image
+from catdog.data.splits import SPLITS
 
 PICTURE_BYTES = 7_000_000
 MOST_PAIRS, MOST_PICTURES = 300, 60
@@ -62,9 +63,17 @@ def render_page(audit: Audit, name: str) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(plural=wording.plural)
-    counts = audit.images.groupby(["split", "label"]).size().unstack(fill_value=0)
+    counts = audit.images.groupby(["split", "label"]).size().unstack(fill_value=0).reindex(list(SPLITS), fill_value=0)
+    errors = sum(finding.severity == ERROR for finding in audit.findings)
     return environment.get_template("audit.html.j2").render(
-        audit=audit, name=name, pairs=shown, all_pairs=len(pairs), odd=odd, counts=counts, gallery=gallery
+        audit=audit,
+        name=name,
+        pairs=shown,
+        all_pairs=len(pairs),
+        odd=odd,
+        counts=counts,
+        gallery=gallery,
+        errors=errors,
     )
 
 

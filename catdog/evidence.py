@@ -159,6 +159,8 @@ def compare_runs(
     found = contrast(*(right[files].to_numpy(dtype=bool) for _, right, _ in arrays))
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
     outcome, words = weigh(found, calibration, config)
+    if same_variant:
+        words += ", as another seed of the same variant"
     low, high = found.interval()
     evidence = Evidence(
         outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
@@ -223,8 +225,10 @@ def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataF
 def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, config: PromoteConfig) -> list[str]:
     """Returns the commands that would get the evidence: more seeds of the champion's variant, and then of the challenger's.
 
-    None where more seeds would not do, or where the runs do not say how they were trained.
+    None where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
     """
+    if _variant_of(challenger) == _variant_of(champion):
+        return []
     seeds = FIRST_SEEDS
     if found.over_seeds:
         more = range(max(found.seeds) + 1, MOST_RUNS)
@@ -239,7 +243,5 @@ def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, confi
             return []
         kept = [word for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")]
         listed = ",".join(map(str, range(seeds)))
-        command = shlex.join(["python", "-m", "catdog.train", "-m", *kept, f"seed={listed}"])
-        if command not in commands:
-            commands.append(command)
+        commands.append(shlex.join(["python", "-m", "catdog.train", "-m", *kept, f"seed={listed}"]))
     return commands

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 EXPERIMENT = "catdog-test-ledger"
 KIND = "test_look"
 LOOKS_TAG = "catdog.test_looks"
-MOST_LOOKS = 1000
+TEST_LINE = "Test split:"
+# MLflow's own limit to what a search returns at once.
+MOST_LOOKS = 50_000
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,15 @@ def open_look(
         model_uri: MLflow's.
         run_id: the run that trained the model.
     """
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
-    earlier = read_looks(client, test_digest)
+    experiment_id = _open_ledger(client)
     tags = {
         "catdog.kind": KIND, "catdog.test_digest": test_digest, "catdog.study": study, "catdog.model": model,
         "catdog.model_uri": model_uri, "catdog.run": run_id,
         **describe_origin(shlex.join(["python", "-m", "catdog.evaluate", *sys.argv[1:]])),
     }  # fmt: skip
-    look = OpenLook(client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id, earlier)
+    look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
+    # Recorded first and counted then: of two at the same moment, one is the second.
+    look = OpenLook(look_id, read_looks(client, test_digest, until=look_id))
     client.set_tag(run_id, LOOKS_TAG, str(look.number))
     try:
         yield look
@@ -123,26 +125,56 @@ def open_look(
     _mark_versions(client, run_id, look)
 
 
+def _open_ledger(client: "MlflowClient") -> str:
+    """Returns the id of the ledger's experiment, made by the first look, and taken back where somebody has deleted it."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        try:
+            return client.create_experiment(EXPERIMENT)
+        except MlflowException as error:
+            # Another first look was faster.
+            experiment = client.get_experiment_by_name(EXPERIMENT)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return experiment.experiment_id
+
+
 def _mark_versions(client: "MlflowClient", run_id: str, look: OpenLook) -> None:
     """Says on the registered versions of a run how often their test split has been looked at."""
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
         client.set_model_version_tag(version.name, version.version, LOOKS_TAG, str(look.number))
-        lines = [line for line in (version.description or "").splitlines() if not line.startswith("Test split:")]
-        said = f"Test split: this was look {look.number} at its images, of all models together."
-        client.update_model_version(version.name, version.version, "\n".join([*lines, "", said]).strip())
+        lines = [line for line in (version.description or "").splitlines() if not line.startswith(TEST_LINE)]
+        text = "\n".join([*lines, *describe_count(str(look.number))]).strip()
+        client.update_model_version(version.name, version.version, text)
 
 
-def read_looks(client: "MlflowClient", test_digest: str) -> list[Look]:
-    """Returns all looks at a test split, the first one first; looks that were deleted in MLflow, but not purged, count as well."""
+def describe_count(count: str | None) -> list[str]:
+    """Returns the lines that a version's description has on its test split; none where nobody has looked."""
+    return ["", f"{TEST_LINE} this was look {count} at its images, of all models together."] if count else []
+
+
+def read_looks(client: "MlflowClient", test_digest: str, until: str | None = None) -> list[Look]:
+    """Returns the looks at a test split, the first one first; looks that were deleted in MLflow, but not purged, count as well.
+
+    Args:
+        client: of the tracking store.
+        test_digest: as of `digest_test`.
+        until: a look's run id: those before it alone.
+    """
     from mlflow.entities import ViewType
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []
     where = f"tags.`catdog.test_digest` = '{test_digest}'"
-    runs = client.search_runs(
-        [experiment.experiment_id], where, ViewType.ALL, MOST_LOOKS, order_by=["attributes.start_time ASC"]
-    )
+    runs = client.search_runs([experiment.experiment_id], where, ViewType.ALL, MOST_LOOKS)
+    runs = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+    if until is not None:
+        runs = runs[: [run.info.run_id for run in runs].index(until)]
     return [
         Look(
             number,

@@ -19,6 +19,7 @@ from catdog.evidence import (
     commands_for_more,
     compare_runs,
 )
+from catdog.ledger import LOOKS_TAG, describe_count
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -123,7 +124,8 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
         evidence = replace(evidence, outcome=FORCED, words=f"forced by promote.force; without it: {evidence.words}")
     for key, value in evidence.tags.items():
         client.set_model_version_tag(name, version.version, key, value)
-    client.update_model_version(name, version.version, description=evidence.description)
+    looks = describe_count(best.data.tags.get(LOOKS_TAG))
+    client.update_model_version(name, version.version, description="\n".join([evidence.description, *looks]))
     if evidence.moves:
         client.set_registered_model_alias(name, CHAMPION, version.version)
         log.info("registered %s; it is the champion now: %s", words, evidence.words)
@@ -199,7 +201,7 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
         "catdog.data_digest": digest,
         "catdog.val_accuracy": repr(accuracy),
         "catdog.val_loss": repr(-negated_loss),
-        **({"catdog.sweep": run.data.tags["catdog.sweep"]} if "catdog.sweep" in run.data.tags else {}),
+        **{tag: run.data.tags[tag] for tag in ("catdog.sweep", LOOKS_TAG) if tag in run.data.tags},
     }
     uri = run.data.tags["catdog.model_uri"]
     return client.create_model_version(

@@ -45,6 +45,22 @@ def test_looks_are_counted_by_the_content_of_the_split(client):
     assert client.get_run(second).data.tags["catdog.test_looks"] == "2"
 
 
+def test_of_two_looks_at_the_same_moment_one_is_the_second(client):
+    run_id = add_run(client)
+    with (
+        open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id) as first,
+        open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id) as second,
+    ):
+        assert {first.number, second.number} == {1, 2}
+
+
+def test_a_ledger_that_was_deleted_is_taken_back(client):
+    run_id = add_run(client)
+    look_at(client, run_id)
+    client.delete_experiment(client.get_experiment_by_name("catdog-test-ledger").experiment_id)
+    assert look_at(client, run_id).number == 2
+
+
 def test_a_look_that_fails_counts_and_so_does_one_that_is_deleted(client):
     run_id = add_run(client)
 

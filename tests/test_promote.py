@@ -189,6 +189,14 @@ def test_what_cannot_be_compared_does_not_move_the_champion(store: Store, lost: 
     assert store.promote(runs["challenger"], force=True).is_champion is True
 
 
+def test_looks_at_the_test_split_stay_on_the_version(store: Store) -> None:
+    run = store.add(0.8)
+    store.client.set_tag(run, "catdog.test_looks", "3")
+    store.promote(run)
+    assert store.champion().tags["catdog.test_looks"] == "3"
+    assert "look 3" in store.champion().description
+
+
 def test_test_results_play_no_part(store: Store) -> None:
     first, second = store.add(0.8), store.add(0.7)
     for run, accuracy in ((first, 0.1), (second, 0.99)):

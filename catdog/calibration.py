@@ -96,7 +96,7 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int
     noise once more. So the noise of the gaps is estimated, and the test is turned round: an error is in the interval if a
     model with gaps of this shape and that size would not, but in 5% of studies, show what was seen; the estimate is the size
     that would show more as often as less. In simulated studies of 200 to 800 images and 1 to 5 seeds the interval holds the
-    truth in 88 to 98% (`tests/test_calibration.py`).
+    truth in 85 to 100%, mostly in 92 to 97% (`tests/test_calibration.py`).
 
     Assumes independent images, and seeds that are independent draws. Bins see no gap that changes its sign inside one of them.
 
@@ -119,7 +119,11 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int
     confidence = np.einsum("sik,si->k", member, confidences) / answers
     accuracy = np.einsum("sik,si->k", member, right) / answers
     gaps, weights = accuracy - confidence, answers / answers.sum()
-    noise = _covariance(member * (right - confidences)[..., None] - member * gaps) / np.outer(answers, answers)
+    noise = _covariance(member * (right - confidences)[..., None] - member * gaps)
+    # A bin in which all are right shows no noise, and yet has some: that of a truth halfway between accuracy and confidence.
+    middle = (accuracy + confidence) / 2
+    noise += np.diag(np.maximum(middle * (1 - middle) * answers - np.diagonal(noise), 0))
+    noise /= np.outer(answers, answers)
     error, low, high = _invert(gaps, weights, noise)
     variance = np.diagonal(_covariance(member * (right[..., None] - accuracy))) / answers**2
     accuracy_low, accuracy_high = _wilson(accuracy, variance, (member.sum(axis=0) > 0).sum(axis=0))

@@ -27,10 +27,12 @@ class CompareConfig:
     runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
     output: str = option("folder for the page and the table", "comparisons")
     margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
+    gradcam: str = option("auto computes Grad-CAM where it is not stored yet; never does not", "auto")
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
         require_fraction("margin", self.margin)
+        require_choice("gradcam", ("auto", "never"), self.gradcam)
 
 
 @dataclass

@@ -25,6 +25,8 @@ def compare(composed: DictConfig) -> None:
     # Imported here, for --help and a mistake in the config to be quick.
     from catdog import track
     from catdog.compare.analysis import analyse
+    from catdog.compare.atlas import build_atlas
+    from catdog.compare.cams import collect_cams
     from catdog.compare.figures import build_figures
     from catdog.compare.load import load_comparison
     from catdog.compare.page import render_page
@@ -34,6 +36,8 @@ def compare(composed: DictConfig) -> None:
     client = track.connect(config.tracking, create=False)
     comparison = load_comparison(client, config)
     analysis = analyse(comparison, config.margin)
+    atlas = build_atlas(analysis)
+    cams = collect_cams(client, atlas, config.gradcam)
     folder = Path(config.output) / (comparison.sweep_id or comparison.records[0].run_id)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +49,7 @@ def compare(composed: DictConfig) -> None:
         }
         for name, frame in tables.items():
             frame.to_csv(folder / f"{name}.csv", index=False)
-        page.write_text(render_page(analysis), encoding="utf-8")
+        page.write_text(render_page(analysis, atlas, cams), encoding="utf-8")
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in build_figures(analysis).items():
             figure.savefig(folder / "figures" / f"{name}.png", dpi=150)

@@ -50,7 +50,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
     first, first_run = finished[0]
     tags = first_run.data.tags
-    split = _load_table(first_run, "split.csv")
+    split = _load_table(first.artifact_uri, "split.csv")
     return Comparison(
         study=client.get_experiment(first_run.info.experiment_id).name,
         sweep_id=sweep.info.run_id if sweep else "",
@@ -62,7 +62,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         data_digest=tags.get("catdog.data_digest", ""),
         command=sweep.data.tags.get("catdog.command", "") if sweep else tags.get("mlflow.source.name", ""),
         created=datetime.now().astimezone(),
-        picture=_find_pictures(first_run, split),
+        picture=find_pictures(first),
         sweep_status=sweep.info.status if sweep else FINISHED,
         looks=read_looks(client, digest_test(split)) if len(split) else [],
     )
@@ -126,8 +126,10 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
     # A run that a sweep reuses may be called otherwise in the one that trained it.
     own = [0, run.info.run_name, data.tags.get("catdog.variant", run.info.run_name)]
     _, name, variant = json.loads(data.tags.get(f"catdog.member.{sweep_id}", "null")) or own
+    artifacts = run.info.artifact_uri
     return RunRecord(
         run_id=run.info.run_id,
+        artifact_uri=artifacts,
         name=name,
         variant=variant,
         seed=int(data.params.get("seed", 0)),
@@ -136,13 +138,13 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
         tags=dict(data.tags),
         metrics=dict(data.metrics),
         history=_load_history(client, run),
-        predictions=_load_table(run, "predictions/val.csv"),
+        predictions=_load_table(artifacts, "predictions/val.csv"),
     )
 
 
 def _load_history(client: "MlflowClient", run: "Run") -> pd.DataFrame:
     """Returns a run's metrics by epoch, from 1: from its table, which it has once it is finished, or metric by metric."""
-    table = _load_table(run, "history.csv")
+    table = _load_table(run.info.artifact_uri, "history.csv")
     if len(table):
         return table.set_index("epoch")[[key for key in HISTORY_KEYS if key in table]].astype(float)
     columns = {}
@@ -153,29 +155,45 @@ def _load_history(client: "MlflowClient", run: "Run") -> pd.DataFrame:
     return pd.DataFrame(columns).sort_index().rename_axis("epoch")
 
 
-def _load_table(run: "Run", path: str) -> pd.DataFrame:
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{path}")
-    except (MlflowException, OSError):
+def _load_table(artifact_uri: str, path: str) -> pd.DataFrame:
+    content = load_bytes(artifact_uri, path)
+    if content is None:
         # A run that failed early has none.
         return pd.DataFrame()
     # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number.
-    table = pd.read_csv(io.StringIO(text), dtype={"file": str, "label": str, "sha256": str}, keep_default_na=False)
-    return table
+    types = {"file": str, "label": str, "sha256": str}
+    return pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False)
 
 
-def _find_pictures(run: "Run", split: pd.DataFrame) -> Callable[[str], np.ndarray | None]:
-    """Returns a function from file name to picture, from the decoded cache; it needs the data set's files no more."""
+def load_bytes(artifact_uri: str, path: str) -> bytes | None:
+    """Returns the content of a run's artifact, None where there is none or it cannot be read."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    try:
+        if is_local_uri(artifact_uri):
+            # MLflow's own way of reading a file takes milliseconds, which add up over a thousand runs.
+            return (Path(local_file_uri_to_path(artifact_uri)) / path).read_bytes()
+        return Path(mlflow.artifacts.download_artifacts(f"{artifact_uri}/{path}")).read_bytes()
+    except (MlflowException, OSError):
+        return None
+
+
+def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
+    """Returns a function from the name of a validation file to its picture, in the size that this run was trained at.
+
+    The pictures are in the cache of decoded images; the data set's files are needed no more.
+    """
     from catdog.data.cache import load_cached_images
 
-    size = int(run.data.params.get("preprocessing.image_size", 0))
+    split = _load_table(record.artifact_uri, "split.csv")
+    size = int(record.params.get("preprocessing.image_size", 0))
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}
     # Where the run had its cache, or where this machine has it.
-    for cache in dict.fromkeys([run.data.params.get("dataset.cache") or default_cache(), default_cache()]):
+    for cache in dict.fromkeys([record.params.get("dataset.cache") or default_cache(), default_cache()]):
         decoded = (
             load_cached_images(list(rows["sha256"]), height=size, width=size, cache=Path(cache)) if index else None
         )

@@ -1,29 +1,26 @@
 """The comparison as one HTML page that needs nothing but itself."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from catdog import wording
 from catdog.compare import findings
 from catdog.compare.analysis import Analysis
+from catdog.compare.atlas import Atlas, build_atlas
+from catdog.compare.atlas_view import PICTURE_BYTES, build_view
+from catdog.compare.cams import NO_CAMS, Cams
 from catdog.compare.figures import build_charts
-from catdog.compare.images import Disagreement, Gallery, confident_mistakes, disagreements
+from catdog.compare.images import Gallery
+from catdog.compare.quality import build_confusions, build_reliabilities, measure
 from catdog.compare.svg import embed_svg
-from catdog.plots import plot_confusion
 from catdog.plots.style import PALETTE
 
-MISTAKES_PER_RUN = 8
 # Longer tables are for a spreadsheet.
 MOST_PAIRS, MOST_RUNS = 66, 200
-# The page stays below 10 MB: pictures take most of it, the words beside the divided images most of the rest.
-PICTURE_BYTES = 7_000_000
-CARD_BYTES = 2_000_000
 
 CAPTIONS = {
     "accuracy": "Training accuracy is the running mean over an epoch with dropout and augmentation on, so it may lie "
@@ -52,31 +49,19 @@ DESCRIPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One choice of the filter: the code that the page's script understands, what it says, how many images it finds."""
+def render_page(analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_CAMS) -> str:
+    """The page as HTML: what was seen in words, variants, pairs, figures, and the error atlas.
 
-    code: str
-    words: str
-    images: int
-
-
-def render_page(analysis: Analysis) -> str:
-    """The page as HTML: what was seen in words, variants, pairs, figures, mistakes, and every image that divides the variants."""
+    Args:
+        analysis: what is compared.
+        atlas: of the same analysis; None builds it.
+        cams: Grad-CAM for the atlas.
+    """
     comparison = analysis.comparison
-    # One run stands for each variant where single images are shown.
-    chosen = [variant.representative for variant in analysis.drawn]
-    looked_at = replace(comparison, records=chosen)
-    gallery = Gallery(comparison.picture, PICTURE_BYTES)
-    mistakes = [
-        (
-            record,
-            [(row, gallery.show(str(row.Index))) for row in confident_mistakes(record, MISTAKES_PER_RUN).itertuples()],
-        )
-        for record in chosen
-    ]
-    divided = disagreements(looked_at)
-    listed = divided[: _cards_within(CARD_BYTES, divided)]
+    atlas = atlas or build_atlas(analysis)
+    series = _series(analysis)
+    view = build_view(atlas, cams, series) if atlas else None
+    gallery = Gallery(comparison.picture, view.files, PICTURE_BYTES) if view else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         # Always: file and class names come from the user's disk and may hold markup.
@@ -114,14 +99,11 @@ def render_page(analysis: Analysis) -> str:
         sentences=findings.sentences(analysis),
         warnings=findings.warnings(comparison),
         figures=list(_embedded_figures(analysis)),
-        confusions=list(_embedded_confusions(analysis)),
-        series=_series(analysis),
-        mistakes=mistakes,
-        several=len(chosen) > 1,
-        divided=divided,
-        cards=[(image, gallery.show(image.file)) for image in listed],
-        patterns=_patterns(divided),
+        series=series,
+        view=view,
         gallery=gallery,
+        calibrations=list(build_reliabilities(atlas, measure(atlas), series)) if atlas else [],
+        confusions=list(build_confusions(atlas)) if atlas else [],
         p_value=wording.p_value,
         signed_interval=wording.signed_interval,
         missing=wording.MISSING,
@@ -141,49 +123,7 @@ def _embedded_figures(analysis: Analysis) -> Iterator[tuple[str, Markup, str]]:
         yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
 
 
-def _embedded_confusions(analysis: Analysis) -> Iterator[Markup]:
-    for position, variant in enumerate(analysis.drawn):
-        counts = variant.confusion
-        figure = plot_confusion(counts, variant.records[0].class_names, variant.name)
-        right = f"{int(np.trace(counts)):,} of {int(counts.sum()):,} answers on the diagonal"
-        described = f"Confusion matrix of {variant.name}: {right}"
-        yield embed_svg(figure, f"confusion-{position}", described)
-
-
-def _cards_within(budget_bytes: int, images: list[Disagreement]) -> int:
-    """How many of the images, from the first, fit a budget of HTML, by what the template writes around the names."""
-    spent = 0
-    for number, image in enumerate(images):
-        names = 3 * len(escape(image.file).encode()) + 2 * len(escape(image.label).encode())
-        lines = (
-            2 * len(escape(answer.run).encode()) + len(escape(answer.predicted).encode()) for answer in image.answers
-        )
-        spent += 300 + names + sum(190 + line for line in lines)
-        if spent > budget_bytes:
-            return number
-    return len(images)
-
-
 def _series(analysis: Analysis) -> dict[str, int]:
     """Run or variant name -> number of its variant's colour, as in the figures."""
     place = {name: number % len(PALETTE) for number, name in enumerate(analysis.colours)}
     return {record.name: place[variant.name] for variant in analysis.variants for record in variant.records} | place
-
-
-def _patterns(divided: list[Disagreement]) -> list[Pattern]:
-    """Who alone is right, and who alone is wrong; the latter says nothing new about two runs."""
-    if not divided:
-        return []
-    names = [answer.run for answer in divided[0].answers]
-    rights = [set(image.right) for image in divided]
-    everyone = set(range(len(names)))
-    patterns = [
-        Pattern(f"right-{position}", f"only {name} is right", rights.count({position}))
-        for position, name in enumerate(names)
-    ]
-    if len(names) > 2:
-        patterns += [
-            Pattern(f"wrong-{position}", f"only {name} is wrong", rights.count(everyone - {position}))
-            for position, name in enumerate(names)
-        ]
-    return patterns

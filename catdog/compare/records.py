@@ -40,6 +40,7 @@ class RunRecord:
             epoch_seconds, images_per_second, learning_rate; empty where the run failed early.
         predictions: of the kept model on the validation split; columns file, label (class name), then one column per
             class with its probability; empty where there are none.
+        artifact_uri: where its files are.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class RunRecord:
     metrics: dict[str, float]
     history: pd.DataFrame
     predictions: pd.DataFrame
+    artifact_uri: str = ""
 
     @property
     def finished(self) -> bool:

@@ -6,6 +6,7 @@ Figures are made without pyplot, which keeps every figure it makes alive, so a s
 from catdog.plots.confusion import plot_confusion, plot_confusions
 from catdog.plots.curves import plot_accuracy_curves, plot_gap_curves, plot_loss_curves
 from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
+from catdog.plots.reliability import plot_reliabilities, plot_reliability
 from catdog.plots.rows import plot_differences, plot_final_accuracy, plot_parameters, plot_seconds
 from catdog.plots.single import plot_accuracy, plot_gap, plot_loss
 
@@ -23,6 +24,8 @@ __all__ = [
     "plot_loss",
     "plot_loss_curves",
     "plot_parameters",
+    "plot_reliabilities",
+    "plot_reliability",
     "plot_samples",
     "plot_seconds",
 ]

@@ -1,53 +1,42 @@
+import base64
+import io
+import re
+
 import numpy as np
+import pytest
+from PIL import Image
 
-from catdog.compare.images import Gallery, confident_mistakes, disagreements
-
-
-def test_confident_mistakes_are_the_surest_wrong_answers(make_record):
-    mistakes = confident_mistakes(make_record(wrong=[3, 50, 98]), most=2)
-    assert mistakes.index.tolist() == ["dogs/98.jpg", "dogs/50.jpg"]
-    assert mistakes["predicted"].tolist() == ["cats", "cats"]
-    assert mistakes["probability"].is_monotonic_decreasing
+from catdog.compare.images import SIZES, Gallery
 
 
-def test_disagreements_are_all_images_that_divide_the_runs(make_record, make_comparison):
-    comparison = make_comparison(
-        make_record("a", wrong=[1, 2, 3]), make_record("b", wrong=[2, 3, 4]), make_record("c", wrong=[3, 4, 7])
-    )
-    found = {image.file: image.right for image in disagreements(comparison)}
-    # All three are wrong about image 3, and right about most: neither divides them.
-    assert found == {"cats/1.jpg": (1, 2), "dogs/2.jpg": (2,), "dogs/4.jpg": (0,), "cats/7.jpg": (0, 1)}
-    assert [len(image.right) for image in disagreements(comparison)] == [1, 1, 2, 2]
-    first = disagreements(comparison)[0]
-    assert [answer.predicted for answer in first.answers] == ["cats", "cats", "dogs"]
-    assert all(0.9 <= answer.probability <= 1 for answer in first.answers)
+def noise(file: str) -> np.ndarray:
+    return np.random.default_rng(sum(map(ord, file))).integers(0, 256, (160, 160, 3), dtype=np.uint8)
 
 
-def test_files_are_matched_by_name_not_by_place(make_record, make_comparison):
-    a, b = make_record("a", wrong=[1]), make_record("b", wrong=[1])
-    shuffled = make_record("b", predictions=b.predictions.sample(frac=1, random_state=0))
-    assert disagreements(make_comparison(a, shuffled)) == []
-
-
-def test_unfinished_runs_divide_nobody(make_record, make_comparison):
-    assert disagreements(make_comparison(make_record("a"), make_record("b", wrong=[1], status="FAILED"))) == []
-
-
-def test_classes_called_by_numbers_are_matched_as_text(make_record):
-    record = make_record(files=["7/a.png", "8/b.png"], classes=("7", "8"))
-    # As pandas reads them back from CSV.
-    record.predictions["label"] = [7, 8]
-    assert record.answers["right"].tolist() == [True, True]
-
-
-def test_gallery_embeds_a_picture_once():
-    gallery = Gallery(lambda _: np.zeros((200, 300, 3), np.uint8), 100_000)
-    assert gallery.show("a") == gallery.show("a")
+def test_every_picture_is_embedded_once_and_opens():
+    gallery = Gallery(noise, ["a", "b"], 1_000_000)
+    assert gallery.shown == 2
     assert gallery.show("a") != gallery.show("b")
-    assert gallery.rules.count("data:image/jpeg") == 2
+    assert gallery.show("c") is None
+    encoded = re.findall(r"base64,([^)]+)\)", gallery.rules)
+    assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in encoded] == [(160, 160)] * 2
 
 
-def test_gallery_counts_what_it_leaves_out():
-    gallery = Gallery(lambda file: None if file == "gone" else np.zeros((9, 9, 3), np.uint8), 1)
-    assert [gallery.show(file) is None for file in ("gone", "a", "b", "b", "c")] == [True, False, True, True, True]
+@pytest.mark.parametrize("budget", [2_000_000, 600_000, 250_000])
+def test_many_pictures_are_coarser_rather_than_fewer(budget):
+    files = [f"{index}" for index in range(100)]
+    gallery = Gallery(noise, files, budget)
+    assert gallery.shown == 100
+    assert gallery.left_out == 0
+    assert 0.3 * budget < len(gallery.rules) <= budget or gallery.size == SIZES[0][0]
+
+
+def test_what_does_not_even_fit_coarsely_is_counted():
+    gallery = Gallery(lambda file: None if file == "gone" else noise(file), ["a", "gone", "b", "c"], 1)
+    assert [gallery.show(file) is None for file in ("a", "gone", "b", "c")] == [False, True, True, True]
     assert (gallery.unavailable, gallery.left_out) == (1, 2)
+
+
+def test_no_pictures_at_all():
+    gallery = Gallery(lambda _: None, ["a", "b"], 100_000)
+    assert (gallery.shown, gallery.unavailable, gallery.rules) == (0, 2, "")

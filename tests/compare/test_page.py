@@ -1,3 +1,4 @@
+import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -6,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catdog.compare import page
+from catdog.compare import atlas_view, page
 from catdog.compare.page import render_page
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -149,34 +150,47 @@ def test_nasty_names_are_shown_and_never_run(make_record, make_analysis):
     files = [*nasty, *(f"cats/{index}.jpg" for index in range(20))]
     records = [make_record("<b>a</b>", files=files, wrong=[0, 1]), make_record("b & c", files=files, wrong=[2])]
     parsed = Page(render_page(make_analysis(*records, study="</title><script>alert(3)</script>", command="x && <y>")))
-    assert len(parsed.all("script")) == 1
+    # The data and the script that reads it.
+    assert len(parsed.all("script")) == 2
     assert parsed.all("img") == []
     assert parsed.all("b", onerror="alert(1)") == []
-    titles = [attributes.get("title") for attributes in parsed.all("p", **{"class": "file"})]
-    # In the mistakes of the run that got it wrong, and among the disagreements.
-    assert [titles.count(name) for name in nasty] == [2, 2, 2]
+    titles = [attributes.get("title") for attributes in parsed.all("span", **{"class": "file"})]
+    assert [titles.count(name) for name in nasty] == [1, 1, 1]
+    data = json.loads(re.search(r'id="atlas-data">(.*?)</script>', parsed.html, re.DOTALL)[1])
+    assert sorted(data["files"]) == sorted(nasty)
     assert "<b>a</b>" in parsed.text
     assert "x && <y>" in parsed.text
 
 
-def test_disagreements_show_who_is_right(two):
+def test_the_atlas_stands_without_its_script(two):
     parsed = Page(render_page(two))
-    cards = [attributes for attributes in parsed.all("li") if "data-right" in attributes]
-    # cnn is wrong on 0 to 29, mobilenet on 2 and 60: image 2 divides nobody.
-    assert Counter(card["data-right"] for card in cards) == {"1": 29, "0": 1}
-    assert Counter(card["data-label"] for card in cards) == {"0": 15, "1": 15}
-    assert parsed.text.count("✓") == parsed.text.count("✗") == 30
-    assert parsed.text.count(" right cnn") == 1
-    assert "only mobilenet is right (29)" in parsed.text
-    assert "only cnn is right (1)" in parsed.text
-    # Of two runs, "only one is wrong" is "only the other is right" again.
-    assert "is wrong (" not in parsed.text
+    # cnn is wrong on 0 to 29, mobilenet on 2 and 60: image 2 is wrong in both, 60 broken.
+    assert (
+        "31 validation images of 100 that some kept model got wrong; all models are right on the other 69"
+        in parsed.text
+    )
+    assert len(parsed.all("span", **{"class": "cell"})) == 2 * 31
+    assert parsed.text.count("fixed by mobilenet") == 29
+    assert parsed.text.count("broken by mobilenet") == 1
+    assert parsed.text.count("nearly always wrong") == 1
+    assert parsed.text.count("1 of 1 right") == 30
+    assert "what another seed would change cannot be seen here" in parsed.text
+    assert parsed.all("form", **{"class": "filters"})[0].keys() >= {"hidden"}
 
 
-def test_a_picture_used_twice_is_embedded_once(two):
+def test_calibration_and_confusion_are_in_words_and_numbers(two):
+    parsed = Page(render_page(two))
+    # Of 100 answers with 94.5 % on average, 70 and 98 are right.
+    assert re.search(r"cnn 29\.\d 2\d\.\d to 3\d\.\d % 94\.5 70\.0 overconfident", parsed.text)
+    assert "94.5 98.0" in parsed.text
+    assert len(parsed.all("table", **{"class": "counts"})) == 2
+    assert "cats 35 15 dogs 15 35" in parsed.text
+
+
+def test_a_picture_is_embedded_once(two):
     parsed = Page(render_page(two))
     used = [attributes["class"] for attributes in parsed.all("div", **{"class": "picture"})]
-    assert len(used) > len(set(used)) == parsed.html.count("data:image/jpeg")
+    assert len(used) == len(set(used)) == parsed.html.count("data:image/jpeg") == 31
     assert "no picture" not in parsed.text
 
 
@@ -187,28 +201,29 @@ def test_a_page_without_pictures_says_so(two, make_analysis):
     assert "31 pictures were not available when the page was made" in parsed.text
 
 
-def test_pictures_and_lines_beyond_the_limits_are_left_out_in_words(two, monkeypatch):
-    monkeypatch.setattr(page, "PICTURE_BYTES", 20_000)
-    monkeypatch.setattr(page, "CARD_BYTES", 10_000)
+def test_pictures_and_rows_beyond_the_limits_are_left_out_in_words(two, monkeypatch):
+    monkeypatch.setattr(page, "PICTURE_BYTES", 5_000)
+    monkeypatch.setattr(atlas_view, "ROW_BYTES", 15_000)
     parsed = Page(render_page(two))
-    cards = [attributes for attributes in parsed.all("li") if "data-right" in attributes]
-    assert 5 < len(cards) < 25
-    assert f"{30 - len(cards)} images of these are not listed" in parsed.text
+    rows = len(parsed.all("span", **{"class": "cell"})) // 2
+    assert 5 < rows < 25
+    assert f"{31 - rows} images of these are not listed" in parsed.text
     assert 2 < parsed.html.count("data:image/jpeg") < 10
     assert re.search(r"below 10 MB, \d+ pictures were left out", parsed.text)
 
 
-@pytest.mark.parametrize("runs", [2, 5])
-def test_the_limits_keep_the_largest_page_below_ten_megabytes(make_record, make_analysis, runs):
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+@pytest.mark.parametrize(("runs", "classes"), [(2, 2), (12, 2), (12, 3)])
+def test_the_limits_keep_the_largest_page_below_ten_megabytes(make_record, make_analysis, runs, classes):
+    noise = np.random.default_rng(0).integers(0, 256, (160, 160, 3), dtype=np.uint8)
+    names = ("cats", "dogs", "eels")[:classes]
     files = [f"cats/'a folder' with a long name/{index}.jpg" for index in range(6000)]
     records = [
-        make_record(f"run {i}", files=files, wrong=range(i, 6000, runs), history=pd.DataFrame()) for i in range(runs)
+        make_record(f"run {i}", files=files, wrong=range(i, 6000, runs), history=pd.DataFrame(), classes=names)
+        for i in range(runs)
     ]
-    parsed = render_page(make_analysis(*records, picture=lambda _: noise))
+    parsed = render_page(make_analysis(*records, picture=lambda _: noise, class_names=names))
     assert "are not listed" in parsed
-    assert "were left out" in parsed
-    assert 8e6 < len(parsed.encode()) < 10e6
+    assert 3.5e6 < len(parsed.encode()) < 10e6
 
 
 def test_failed_runs_stand_in_the_table_and_in_the_warning_only(two, make_record, make_analysis):
@@ -274,5 +289,7 @@ def test_many_classes_and_twelve_runs(make_record, make_analysis, classes, runs)
     ]
     parsed = Page(render_page(make_analysis(*records, class_names=names, baseline=1 / classes)))
     assert len(parsed.all("svg")) == 7 + runs
-    assert "only a variant with quite a long name 0 is right (1)" in parsed.text
-    assert len([option for option in parsed.all("option") if (option.get("value") or "").isdigit()]) == classes
+    # In three lists to choose from: reference, variant and true class.
+    options = [option for option in parsed.all("option") if (option.get("value") or "").isdigit()]
+    assert len(options) == 2 * runs + classes
+    assert ("taken for" in parsed.text) == (classes > 12)

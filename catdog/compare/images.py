@@ -1,4 +1,4 @@
-"""Thumbnails for a page: every picture once, as style rules that any number of elements can use."""
+"""Thumbnails for a page, so many and so fine as its size allows."""
 
 import base64
 import io
@@ -16,40 +16,34 @@ ABOUT = 1.05
 
 
 class Gallery:
-    """The pictures of some files, in the finest size in which all of them fit.
+    """Thumbnails for a page, every picture in it once, as style rules that any number of elements can use.
 
     Args:
         picture: file -> uint8 (H, W, 3) in [0, 255], or None where it is not available.
-        files: which, by importance: where not even the coarsest size fits, the last ones are left out and counted.
-        budget_bytes: what the rules may add to the page.
+        budget_bytes: where the rules would outgrow this, further pictures are left out and counted.
+        size: pixels of the longer side, and JPEG quality.
     """
 
-    def __init__(self, picture: Callable[[str], np.ndarray | None], files: Sequence[str], budget_bytes: int) -> None:
+    def __init__(
+        self, picture: Callable[[str], np.ndarray | None], budget_bytes: int, size: tuple[int, int] = SIZES[1]
+    ) -> None:
+        self._picture = picture
+        self._left_bytes = budget_bytes
+        self._size = size
+        self._classes: dict[str, str | None] = {}
+        self._rules: list[str] = []
         self.left_out = 0
         self.unavailable = 0
-        self._rules: list[str] = []
-        self._classes: dict[str, str] = {}
-        self.size, quality = _finest(picture, files, budget_bytes)
-        for file in files:
-            pixels = picture(file)
-            if pixels is None:
-                self.unavailable += 1
-            elif budget_bytes <= 0:
-                self.left_out += 1
-            else:
-                name = f"pic-{len(self._rules)}"
-                rule = _rule(name, pixels, self.size, quality)
-                budget_bytes -= len(rule)
-                self._rules.append(rule)
-                self._classes[file] = name
 
     def show(self, file: str) -> str | None:
         """The style class that shows this file's picture, None where there is no room for it or no picture."""
-        return self._classes.get(file)
+        if file not in self._classes:
+            self._classes[file] = self._embed(file)
+        return self._classes[file]
 
     @property
     def rules(self) -> Markup:
-        """The style rules of all pictures."""
+        """The style rules of all pictures shown so far."""
         return Markup("\n".join(self._rules))
 
     @property
@@ -57,19 +51,48 @@ class Gallery:
         """How many pictures there are."""
         return len(self._rules)
 
+    def _embed(self, file: str) -> str | None:
+        if self._left_bytes <= 0:
+            self.left_out += 1
+            return None
+        pixels = self._picture(file)
+        if pixels is None:
+            self.unavailable += 1
+            return None
+        name = f"pic-{len(self._rules)}"
+        rule = _rule(name, pixels, self._size)
+        self._left_bytes -= len(rule)
+        self._rules.append(rule)
+        return name
+
+
+def build_gallery(picture: Callable[[str], np.ndarray | None], files: Sequence[str], budget_bytes: int) -> Gallery:
+    """Returns a gallery of the pictures of these files, in the finest size in which all of them fit.
+
+    Args:
+        picture: as of `Gallery`.
+        files: which, by importance: where not even the coarsest size fits, the last ones are left out.
+        budget_bytes: what the rules may add to the page.
+    """
+    gallery = Gallery(picture, budget_bytes, _finest(picture, files, budget_bytes))
+    for file in files:
+        gallery.show(file)
+    return gallery
+
 
 def _finest(picture: Callable[[str], np.ndarray | None], files: Sequence[str], budget_bytes: int) -> tuple[int, int]:
     sample = [pixels for file in files[:: max(1, len(files) // SAMPLE)] if (pixels := picture(file)) is not None]
-    for size, quality in SIZES:
-        mean = np.mean([len(_rule("pic-0000", one, size, quality)) for one in sample]) if sample else 0
+    for size in SIZES:
+        mean = np.mean([len(_rule("pic-0000", one, size)) for one in sample]) if sample else 0
         if ABOUT * mean * len(files) <= budget_bytes:
-            return size, quality
+            return size
     return SIZES[-1]
 
 
-def _rule(name: str, pixels: np.ndarray, size: int, quality: int) -> str:
+def _rule(name: str, pixels: np.ndarray, size: tuple[int, int]) -> str:
+    side, quality = size
     image = Image.fromarray(pixels)
-    image.thumbnail((size, size))
+    image.thumbnail((side, side))
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality, optimize=True)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")

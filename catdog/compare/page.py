@@ -14,7 +14,7 @@ from catdog.compare.atlas import Atlas, build_atlas
 from catdog.compare.atlas_view import PICTURE_BYTES, build_view
 from catdog.compare.cams import NO_CAMS, Cams
 from catdog.compare.figures import build_charts
-from catdog.compare.images import Gallery
+from catdog.compare.images import build_gallery
 from catdog.compare.quality import build_confusions, build_reliabilities, measure
 from catdog.compare.svg import embed_svg
 from catdog.plots.style import PALETTE
@@ -61,7 +61,7 @@ def render_page(analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_
     atlas = atlas or build_atlas(analysis)
     series = _series(analysis)
     view = build_view(atlas, cams, series) if atlas else None
-    gallery = Gallery(comparison.picture, view.files, PICTURE_BYTES) if view else None
+    gallery = build_gallery(comparison.picture, view.files, PICTURE_BYTES) if view else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         # Always: file and class names come from the user's disk and may hold markup.

@@ -42,6 +42,7 @@ number = 3
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "their_data.py").write_text(textwrap.dedent(LEAKY))
+    (tmp_path / "spoiled_data.py").write_text("import os\nos.no_such_thing\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "their_data", raising=False)
     return tmp_path
@@ -135,6 +136,23 @@ def test_a_tight_pipeline_does_not_and_augmentation_is_a_limit(module: Path):
     assert "0 of 30 training images came back unchanged" in more[0]
 
 
+def test_a_split_that_changes_later_leaks_as_well():
+    """In its first epoch test is clean; in the second it shows a training image."""
+    images = [np.full((4, 4, 3), value, dtype=np.uint8) for value in range(4)]
+
+    class Moving:
+        epoch = 0
+
+        def __iter__(self):
+            self.epoch += 1
+            return iter([images[2 if self.epoch == 1 else 0]])
+
+    traffic = watch_pipeline(lambda: (images[:2], images[3:], Moving()), "f", 3)
+    assert traffic.overlap("test", "train") == 0
+    assert traffic.leaks
+    assert "test and train have shown 1 image in common after 3 epochs" in describe_traffic(traffic)[1]
+
+
 def test_the_same_pixels_are_the_same_image_whatever_their_type():
     image = np.full((4, 4, 3), 7, dtype=np.uint8)
     traffic = watch_pipeline(lambda: ([image], [image.astype("float32")], [image[None] + 1]), "f", 2)
@@ -149,6 +167,7 @@ def test_the_same_pixels_are_the_same_image_whatever_their_type():
         ("nowhere:build", "no module 'nowhere'"),
         ("their_data:build", "their_data has no 'build'"),
         ("their_data:number", "is no function but int"),
+        ("spoiled_data:build", "spoiled_data cannot be imported: AttributeError"),
         ("their_data:two", "must return three data sets"),
         ("their_data:broken", "failed: RuntimeError: no such folder"),
     ],

@@ -39,10 +39,14 @@ class Traffic:
         """How many images of a held-out split's first epoch another split has shown by then."""
         return len(self.seen[held_out][0] & self.ever(other, epochs))
 
+    def shared(self, held_out: str, other: str) -> int:
+        """How many images a held-out split and another one have both shown, in whatever epochs."""
+        return len(self.ever(held_out) & self.ever(other))
+
     @property
     def leaks(self) -> bool:
-        """Whether any image of a held-out split served in another one."""
-        return any(self.overlap(a, b) for a, b in (("test", "train"), ("test", "val"), ("val", "train")))
+        """Whether any image of a held-out split served in another one, whenever."""
+        return any(self.shared(a, b) for a, b in (("test", "train"), ("test", "val"), ("val", "train")))
 
     @property
     def moves(self) -> list[str]:
@@ -63,15 +67,16 @@ def load_pipeline(name: str) -> Callable[[], Any]:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        found = getattr(importlib.import_module(module_name), function)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(
             f"pipeline: no module {error.name!r}, received {name!r}. Run in the folder of {module_name}.py, or install it."
         ) from error
-    except AttributeError as error:
-        raise UserError(f"pipeline: {module_name} has no {function!r}, received {name!r}.") from error
     except Exception as error:
         raise UserError(f"pipeline: {module_name} cannot be imported: {type(error).__name__}: {error}.") from error
+    found = getattr(module, function, None)
+    if found is None:
+        raise UserError(f"pipeline: {module_name} has no {function!r}, received {name!r}.")
     if not callable(found):
         raise UserError(f"pipeline: {name} is no function but {type(found).__name__}.")
     return found
@@ -146,6 +151,10 @@ def describe_traffic(traffic: Traffic) -> list[str]:
         first, last = (traffic.overlap(split, other, epochs) for epochs in (1, None))
         if last:
             said.append(f"{last} of {total} {split} images have served in {other} {after} ({first} after one)")
+        elif traffic.shared(split, other):
+            said.append(
+                f"{split} and {other} have shown {plural(traffic.shared(split, other), 'image')} in common {after}"
+            )
     if said:
         said.insert(0, "this pipeline leaks")
         if traffic.moves:

@@ -61,6 +61,22 @@ def test_what_cannot_be_read_or_shows_nothing_is_no_pair(tmp_path):
     assert find_pairs(paths, [path.name for path in paths], tmp_path / "cache") == []
 
 
+def test_another_colour_and_another_simple_shape_are_other_pictures(photos, tmp_path):
+    grey = np.asarray(Image.open(next((photos / "train" / "cats").iterdir())).convert("L"))
+    paths = []
+    for channel in range(3):
+        tinted = np.zeros((*grey.shape, 3), dtype=np.uint8)
+        tinted[..., channel] = grey
+        paths.append(tmp_path / f"tint {channel}.png")
+        Image.fromarray(tinted).save(paths[-1])
+    for number, (left, top) in enumerate(((20, 20), (23, 21), (21, 24))):
+        shape = np.full((96, 96), 20, dtype=np.uint8)
+        shape[top : top + 50, left : left + 44 + 3 * number] = 230
+        paths.append(tmp_path / f"box {number}.png")
+        Image.fromarray(shape).save(paths[-1])
+    assert find_pairs(paths, [path.name for path in paths], tmp_path / "cache") == []
+
+
 def test_groups_are_what_pairs_connect():
     groups = group_pairs([Pair(0, 2, "copy", 1.0), Pair(2, 5, "mirrored", 0.99)], 6)
     assert len({groups[0], groups[2], groups[5]}) == 1

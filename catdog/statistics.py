@@ -1,7 +1,9 @@
 """How sure a count of right answers is, and where the wrong ones went; arrays in, numbers out."""
 
+from math import sqrt
+from statistics import NormalDist
+
 import numpy as np
-from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 
@@ -27,8 +29,12 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"needs 0 <= correct <= total and total >= 1, got correct={correct}, total={total}")
-    bounds = binomtest(int(correct), int(total)).proportion_ci(confidence_level=CONFIDENCE, method="wilson")
-    return float(bounds.low), float(bounds.high)
+    # Written out: SciPy's binomtest tests a hypothesis first, which takes a hundred times as long.
+    z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+    fraction = correct / total
+    centre = (fraction + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Entry: many runs -> table, figures, one page. `python -m catdog.compare --help` explains it."""
 
+import gc
 import logging
 from pathlib import Path
 
@@ -34,10 +35,13 @@ def compare(composed: DictConfig) -> None:
 
     config = load_config(composed, CompareConfig)
     client = track.connect(config.tracking, create=False)
+    # Thousands of runs are a million objects that stay: looking through them for garbage, again and again, took half the time.
+    gc.disable()
     comparison = load_comparison(client, config)
     analysis = analyse(comparison, config.margin)
     atlas = build_atlas(analysis)
     cams = collect_cams(client, atlas, config.gradcam)
+    figures = build_figures(analysis, atlas)
     folder = Path(config.output) / (comparison.sweep_id or comparison.records[0].run_id)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,9 +53,9 @@ def compare(composed: DictConfig) -> None:
         }
         for name, frame in tables.items():
             frame.to_csv(folder / f"{name}.csv", index=False)
-        page.write_text(render_page(analysis, atlas, cams), encoding="utf-8")
+        page.write_text(render_page(analysis, atlas, cams, figures), encoding="utf-8")
         (folder / "figures").mkdir(exist_ok=True)
-        for name, figure in build_figures(analysis).items():
+        for name, figure in figures.items():
             figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
     except OSError as error:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from catdog.compare.effects import Effect, find_effects
 from catdog.compare.records import Comparison, RunRecord
@@ -30,7 +31,7 @@ class Analysis:
     effects: Sequence[Effect]
     margin: float
 
-    @property
+    @cached_property
     def ranked(self) -> list[Variant]:
         """The variants, highest mean accuracy of the kept models first."""
         return sorted(self.variants, key=lambda variant: -variant.accuracy)
@@ -40,19 +41,19 @@ class Analysis:
         """The variant with the highest mean accuracy; None where there is none, or the runs saw different data."""
         return self.ranked[0] if self.variants and self.comparison.same_data else None
 
-    @property
+    @cached_property
     def drawn(self) -> list[Variant]:
         """The variants that are drawn: all, or where there are too many the best, in the order of `variants`."""
         chosen = {variant.name for variant in self.ranked[:MOST_DRAWN]}
         return [variant for variant in self.variants if variant.name in chosen]
 
-    @property
+    @cached_property
     def colours(self) -> dict[str, str]:
         """Variant name -> itself, in the order that fixes each one's colour in every figure: those that are drawn come first."""
         drawn = [variant.name for variant in self.drawn]
         return {name: name for name in [*drawn, *(v.name for v in self.variants if v.name not in drawn)]}
 
-    @property
+    @cached_property
     def unfinished(self) -> dict[str, list[RunRecord]]:
         """Variant name -> its runs without a result."""
         names = name_variants(self.comparison)

@@ -21,6 +21,7 @@ from itertools import zip_longest
 import numpy as np
 import pandas as pd
 
+from catdog.calibration import Calibration, measure_calibration
 from catdog.compare.analysis import Analysis
 from catdog.compare.records import RunRecord
 from catdog.compare.variants import Variant
@@ -149,6 +150,13 @@ class Atlas:
         belongs = confident.argmax(axis=1)
         suspect = (confident[images, belongs] > 0) & (belongs != self.labels)
         return np.where(suspect, belongs, NO_CLASS)
+
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """Every variant's calibration by name, its seeds together; of fewer than two images, none."""
+        if len(self.labels) < 2:
+            return {}
+        return {one.name: measure_calibration(one.probabilities, self.labels) for one in self.answers}
 
     def sort(self, reference: int = 0) -> Sorting:
         """Returns the images sorted as seen from the variant at this place.

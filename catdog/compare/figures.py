@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from catdog.compare.analysis import Analysis
+from catdog.compare.atlas import Atlas
 from catdog.compare.records import NAN
 from catdog.compare.variants import Variant
 from catdog.plots import (
@@ -14,21 +15,27 @@ from catdog.plots import (
     plot_gap_curves,
     plot_loss_curves,
     plot_parameters,
+    plot_reliabilities,
     plot_seconds,
 )
+from catdog.plots.style import variant_looks
 
 
-def build_figures(analysis: Analysis) -> dict[str, Figure]:
+def build_figures(analysis: Analysis, atlas: Atlas | None = None) -> dict[str, Figure]:
     """All figures that the finished runs allow, by names that serve as file names.
 
     Returns:
-        Those of `build_charts`, and confusion: the kept models' matrices side by side, if their classes are the same.
+        Those of `build_charts`; confusion, the kept models' matrices side by side, if their classes are the same; and with an
+        atlas reliability, their reliability diagrams.
     """
     figures = build_charts(analysis)
     classes = {record.class_names for variant in analysis.drawn for record in variant.records}
     if len(classes) == 1:
         counts = {variant.name: variant.confusion for variant in analysis.drawn}
         figures["confusion"] = plot_confusions(counts, classes.pop())
+    if atlas and atlas.calibrations:
+        looks = variant_looks(analysis.colours)
+        figures["reliability"] = plot_reliabilities(atlas.calibrations, {name: look[0] for name, look in looks.items()})
     return figures
 
 

@@ -144,15 +144,23 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
 
 def _load_history(client: "MlflowClient", run: "Run") -> pd.DataFrame:
     """Returns a run's metrics by epoch, from 1: from its table, which it has once it is finished, or metric by metric."""
-    table = _load_table(run.info.artifact_uri, "history.csv")
-    if len(table):
-        return table.set_index("epoch")[[key for key in HISTORY_KEYS if key in table]].astype(float)
-    columns = {}
+    content = load_bytes(run.info.artifact_uri, "history.csv")
+    if content is not None:
+        # Nothing but numbers, so pandas' reader, which takes eight times as long, has nothing to find out.
+        head, *lines = content.decode().splitlines()
+        columns = head.split(",")
+        values = np.array([[float(cell or "nan") for cell in line.split(",")] for line in lines]).reshape(
+            -1, len(columns)
+        )
+        known = [key for key in HISTORY_KEYS if key in columns]
+        epochs = pd.Index(values[:, columns.index("epoch")].astype(int), name="epoch")
+        return pd.DataFrame(values[:, [columns.index(key) for key in known]], epochs, known)
+    series = {}
     for key in HISTORY_KEYS:
         if key in run.data.metrics:
             points = client.get_metric_history(run.info.run_id, key)
-            columns[key] = pd.Series({point.step: point.value for point in points}, dtype=float)
-    return pd.DataFrame(columns).sort_index().rename_axis("epoch")
+            series[key] = pd.Series({point.step: point.value for point in points}, dtype=float)
+    return pd.DataFrame(series).sort_index().rename_axis("epoch")
 
 
 def _load_table(artifact_uri: str, path: str) -> pd.DataFrame:
@@ -160,8 +168,9 @@ def _load_table(artifact_uri: str, path: str) -> pd.DataFrame:
     if content is None:
         # A run that failed early has none.
         return pd.DataFrame()
-    # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number.
-    types = {"file": str, "label": str, "sha256": str}
+    # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number. As objects, for pandas'
+    # own strings take longer to make than all the rest.
+    types = {"file": object, "label": object, "sha256": object}
     return pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False)
 
 

@@ -1,11 +1,12 @@
 """The comparison as one HTML page that needs nothing but itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from catdog import wording
 from catdog.compare import findings
@@ -15,7 +16,7 @@ from catdog.compare.atlas_view import PICTURE_BYTES, build_view
 from catdog.compare.cams import NO_CAMS, Cams
 from catdog.compare.figures import build_charts
 from catdog.compare.images import build_gallery
-from catdog.compare.quality import build_confusions, build_reliabilities, measure
+from catdog.compare.quality import build_confusions, build_reliabilities
 from catdog.compare.svg import embed_svg
 from catdog.plots.style import PALETTE
 
@@ -49,13 +50,16 @@ DESCRIPTIONS = {
 }
 
 
-def render_page(analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_CAMS) -> str:
+def render_page(
+    analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_CAMS, figures: Mapping[str, Figure] | None = None
+) -> str:
     """The page as HTML: what was seen in words, variants, pairs, figures, and the error atlas.
 
     Args:
         analysis: what is compared.
         atlas: of the same analysis; None builds it.
         cams: Grad-CAM for the atlas.
+        figures: as of `build_figures`; None builds them.
     """
     comparison = analysis.comparison
     atlas = atlas or build_atlas(analysis)
@@ -98,11 +102,11 @@ def render_page(analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_
         headline=findings.headline(analysis),
         sentences=findings.sentences(analysis),
         warnings=findings.warnings(comparison),
-        figures=list(_embedded_figures(analysis)),
+        figures=list(_embedded_figures(build_charts(analysis) if figures is None else figures)),
         series=series,
         view=view,
         gallery=gallery,
-        calibrations=list(build_reliabilities(atlas, measure(atlas), series)) if atlas else [],
+        calibrations=list(build_reliabilities(atlas, series)) if atlas else [],
         confusions=list(build_confusions(atlas)) if atlas else [],
         p_value=wording.p_value,
         signed_interval=wording.signed_interval,
@@ -117,10 +121,11 @@ def _differing_params(analysis: Analysis) -> pd.DataFrame:
     return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params
 
 
-def _embedded_figures(analysis: Analysis) -> Iterator[tuple[str, Markup, str]]:
-    """Name, SVG and caption of every chart; the confusion matrices are single, to be laid out by the page's width."""
-    for name, figure in build_charts(analysis).items():
-        yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
+def _embedded_figures(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Markup, str]]:
+    """Name, SVG and caption of every chart; what is shown variant by variant, by the page's width, is none of them."""
+    for name, figure in figures.items():
+        if name in CAPTIONS:
+            yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
 
 
 def _series(analysis: Analysis) -> dict[str, int]:

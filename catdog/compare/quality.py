@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from catdog.calibration import Calibration, measure_calibration
+from catdog.calibration import Calibration
 from catdog.compare.atlas import Answers, Atlas
 from catdog.compare.svg import embed_svg
 from catdog.plots import plot_reliability
@@ -47,17 +47,10 @@ class Confusion:
     hardest: list[tuple[str, float]]
 
 
-def measure(atlas: Atlas) -> dict[str, Calibration]:
-    """Returns the calibration of every variant, its seeds together, by name; none with fewer than two images."""
-    if len(atlas.labels) < 2:
-        return {}
-    return {answers.name: measure_calibration(answers.probabilities, atlas.labels) for answers in atlas.answers}
-
-
-def build_reliabilities(atlas: Atlas, found: dict[str, Calibration], colours: dict[str, int]) -> Iterator[Reliability]:
+def build_reliabilities(atlas: Atlas, colours: dict[str, int]) -> Iterator[Reliability]:
     """Yields what the page shows of every variant's calibration; `colours` are places in the palette."""
     for number, answers in enumerate(atlas.answers):
-        one = found.get(answers.name)
+        one = atlas.calibrations.get(answers.name)
         if one is not None:
             figure = plot_reliability(one, answers.name, PALETTE[colours[answers.name]])
             described = (

@@ -121,7 +121,7 @@ class RunRecord:
             index=pd.Index(file, name="file"),
         )
 
-    @property
+    @cached_property
     def class_names(self) -> tuple[str, ...]:
         """The classes that the kept model knows, in its order; none without predictions."""
         return tuple(str(name) for name in self.predictions.columns[2:])
@@ -133,17 +133,17 @@ class RunRecord:
         label, predicted = (position.get_indexer(pd.Index(self.answers[column])) for column in ("label", "predicted"))
         return confusion_counts(label, predicted, len(position))
 
-    @property
+    @cached_property
     def kept_images(self) -> int:
         """Validation images that the kept model answered."""
         return len(self.answers)
 
-    @property
+    @cached_property
     def kept_correct(self) -> int:
         """How many of them it got right."""
         return int(self.answers["right"].sum())
 
-    @property
+    @cached_property
     def kept_accuracy(self) -> float:
         """The kept model's validation accuracy in [0, 1], counted from its predictions; NaN without predictions."""
         return self.kept_correct / self.kept_images if self.kept_images else NAN
@@ -228,17 +228,25 @@ class Comparison:
 
         Only images that all ranked runs answered, and under the same label: anything else is not a paired comparison.
         """
-        rights = {record.name: record.answers["right"] for record in self.finished if record.kept_images}
-        if not rights:
+        answers = {record.name: record.answers for record in self.finished if record.kept_images}
+        if not answers:
             return pd.DataFrame()
-        labels = pd.concat(
-            [record.answers["label"] for record in self.finished if record.kept_images], axis=1, join="inner"
-        )
+        first = next(iter(answers.values()))
+        if all(_is_alike(first, one) for one in answers.values()):
+            # The usual case, and with a thousand runs a hundred times as fast.
+            rights = np.stack([one["right"].to_numpy() for one in answers.values()], axis=1)
+            return pd.DataFrame(rights, first.index, list(answers))
+        labels = pd.concat([one["label"] for one in answers.values()], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
-        return pd.concat(rights, axis=1, join="inner")[same]
+        return pd.concat({name: one["right"] for name, one in answers.items()}, axis=1, join="inner")[same]
 
     @cached_property
     def same_data(self) -> bool:
         """Whether all finished runs saw the same data: one digest, the same images answered under the same labels."""
         digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
+
+
+def _is_alike(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether two runs answered the same images in the same order under the same labels."""
+    return first.index.equals(second.index) and bool((first["label"].to_numpy() == second["label"].to_numpy()).all())

@@ -29,22 +29,22 @@ class Variant:
     records: Sequence[RunRecord]
     right: np.ndarray
 
-    @property
+    @cached_property
     def seeds(self) -> list[int]:
         """The seeds of its runs."""
         return [record.seed for record in self.records]
 
-    @property
+    @cached_property
     def accuracies(self) -> np.ndarray:
         """The kept models' validation accuracies: float64 (S,) in [0, 1]."""
         return np.array([record.kept_accuracy for record in self.records])
 
-    @property
+    @cached_property
     def accuracy(self) -> float:
         """Their mean."""
         return float(self.accuracies.mean())
 
-    @property
+    @cached_property
     def spread(self) -> float:
         """Their standard deviation from seed to seed; NaN with one seed."""
         return float(self.accuracies.std(ddof=1)) if len(self.records) > 1 else NAN
@@ -67,7 +67,7 @@ class Variant:
         clean = np.array([record.metric("train/accuracy_clean") for record in self.records])
         return clean[:, None] - self.right
 
-    @property
+    @cached_property
     def gap(self) -> float:
         """The mean overfitting gap of the kept models."""
         return float(self.gaps.mean()) if self.gaps.size else NAN
@@ -82,17 +82,17 @@ class Variant:
         values = [record.last(column) for record in self.records]
         return float(np.mean(values))
 
-    @property
+    @cached_property
     def confusion(self) -> np.ndarray:
         """The kept models' confusion counts, summed over seeds: int64 (C, C), rows true."""
         return np.sum([record.confusion for record in self.records], axis=0)
 
-    @property
+    @cached_property
     def seconds_per_epoch(self) -> float:
         """The median over its runs."""
         return float(np.median([record.seconds_per_epoch for record in self.records]))
 
-    @property
+    @cached_property
     def representative(self) -> RunRecord:
         """The run to look at, where one has to stand for all: that of the median accuracy, the lower one of an even number."""
         return sorted(self.records, key=lambda record: record.kept_accuracy)[(len(self.records) - 1) // 2]

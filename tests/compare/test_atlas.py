@@ -8,7 +8,7 @@ import pytest
 from catdog.compare.atlas import BROKEN, FIXED, NO_CLASS, NOISE, RIGHT, WRONG, build_atlas
 from catdog.compare.atlas_view import build_view
 from catdog.compare.cams import NO_CAMS
-from catdog.compare.quality import build_confusions, measure
+from catdog.compare.quality import build_confusions
 
 SEEDS = range(5)
 
@@ -137,7 +137,7 @@ def test_many_classes_are_told_by_their_most_confused_pairs(make_record, make_an
 
 def test_calibration_is_measured_over_seeds(make_atlas):
     atlas = make_atlas({"sure": [range(0, 100, 2), range(1, 100, 2)], "right": [[], []]})
-    found = measure(atlas)
+    found = atlas.calibrations
     assert found["sure"].error == pytest.approx(0.445, abs=0.02)
     assert found["sure"].answers.sum() == 200
     assert found["right"].overconfidence == pytest.approx(-0.055, abs=0.001)

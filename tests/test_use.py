@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -49,7 +50,40 @@ def test_compare_prints_a_table_and_writes_csv_page_and_figures(study, compared)
         "gap",
         "final_accuracy",
         "confusion",
+        "reliability",
     }
+
+
+def test_grad_cam_is_computed_once_and_stored_with_the_runs(study, client, compared) -> None:
+    page = next(path for path in study.folder.glob("comparisons/*/comparison.html")).read_text("utf-8")
+    assert '"cams":{"images":' in page
+    assert compared.out.count("Grad-CAM of ") == 4
+    experiment = client.get_experiment_by_name("cats_vs_dogs")
+    runs = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")
+    stored = [run for run in runs if client.list_artifacts(run.info.run_id, "gradcam")]
+    assert {run.data.tags["catdog.variant"] for run in stored} == {"cnn", "augmented", "preprocessed", "drawn_mini"}
+    again = study.run("compare", "output=again", "gradcam=never")
+    assert again.code == 0, again.text
+    assert "Grad-CAM of" not in again.out
+    assert '"cams":{"images":' in next(path for path in study.folder.glob("again/*/comparison.html")).read_text("utf-8")
+
+
+def test_a_model_that_is_gone_costs_its_grad_cam_not_the_page(study, client, tmp_path) -> None:
+    experiment = client.get_experiment_by_name("cats_vs_dogs")
+    run = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'", max_results=1)[0]
+    uri = run.data.tags["catdog.model_uri"]
+    client.set_tag(run.info.run_id, "catdog.model_uri", "models:/m-00000000000000000000000000000000")
+    stored = Path(run.info.artifact_uri.removeprefix("file://")) / "gradcam" / "val.npz"
+    content = stored.read_bytes() if stored.exists() else None
+    stored.unlink(missing_ok=True)
+    try:
+        done = study.run("compare", f"runs=[{run.info.run_id}]", f"output={tmp_path}")
+    finally:
+        client.set_tag(run.info.run_id, "catdog.model_uri", uri)
+        if content is not None:
+            stored.write_bytes(content)
+    assert done.code == 0, done.text
+    assert "the files of its kept model are gone" in next(tmp_path.glob("*/comparison.html")).read_text("utf-8")
 
 
 def test_the_page_is_stored_on_the_sweep(client, compared) -> None:

@@ -222,11 +222,9 @@ def build_atlas(analysis: Analysis) -> Atlas | None:
 
 def _align(record: RunRecord, files: pd.Index, place: dict[str, int]) -> np.ndarray:
     """Returns a run's probabilities for these images and classes: float32 (N, C)."""
-    table = record.predictions
-    probabilities = table.iloc[:, 2:].to_numpy(dtype=np.float32)
-    index = record.answers.index
-    if not index.equals(files):
-        probabilities = probabilities[index.get_indexer(files)]
+    probabilities = record.predictions.iloc[:, 2:].to_numpy(dtype=np.float32)
+    if not record.files.equals(files):
+        probabilities = probabilities[record.files.get_indexer(files)]
     columns = [place[name] for name in record.class_names]
     if columns == list(range(len(place))):
         return probabilities

@@ -87,7 +87,11 @@ class RunRecord:
 
     def last(self, column: str) -> float:
         """The last epoch's value of a column of `history`, NaN where there is none."""
-        return float(self.history[column].iloc[-1]) if len(self.history) and column in self.history else NAN
+        return float(self._last.get(column, NAN))
+
+    @cached_property
+    def _last(self) -> dict[str, float]:
+        return dict(zip(map(str, self.history), self.history.to_numpy()[-1], strict=True)) if len(self.history) else {}
 
     def last_interval(self, column: str, images: int) -> tuple[float, float]:
         """The 95% Wilson interval of the last epoch's accuracy in `column`, measured on that many images."""
@@ -102,24 +106,52 @@ class RunRecord:
             Index file; columns label and predicted (class names), probability (of the predicted class, in [0, 1]) and
             right (bool).
         """
-        # By position: a class may be called "file" or "label" itself.
-        probabilities = self.predictions.iloc[:, 2:].to_numpy(dtype=float)
-        names = np.array(self.class_names, dtype=object)
-        if not len(self.predictions) or not len(names):
-            nothing = pd.DataFrame({"label": [], "predicted": [], "probability": [], "right": np.array([], dtype=bool)})
-            return nothing.rename_axis("file")
-        predicted = names[probabilities.argmax(axis=1)]
-        # As text: a reader of CSV files takes classes called 0 to 9 for numbers in cells, but not in the head.
-        file, label = (self.predictions.iloc[:, column].astype(str).to_numpy(dtype=object) for column in (0, 1))
+        names = np.array([*self.class_names, ""], dtype=object)
         return pd.DataFrame(
             {
-                "label": label,
-                "predicted": predicted,
-                "probability": probabilities.max(axis=1),
-                "right": predicted == label,
+                "label": self._labels,
+                "predicted": names[self._predicted],
+                "probability": self._probabilities.max(axis=1, initial=0.0),
+                "right": self.right,
             },
-            index=pd.Index(file, name="file"),
+            index=self.files,
         )
+
+    @cached_property
+    def files(self) -> pd.Index:
+        """The images that the kept model answered, by name."""
+        # As text, as the labels: a reader of CSV files takes classes called 0 to 9 for numbers in cells, but not in the head.
+        return pd.Index(_as_text(self.predictions, 0), dtype=object, name="file")
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Whether the kept model's answer is right: bool (N,), in the order of `files`."""
+        places = self._label_places
+        return (self._predicted == places) & (places >= 0)
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return _as_text(self.predictions, 1)
+
+    @cached_property
+    def _probabilities(self) -> np.ndarray:
+        # By position: a class may be called "file" or "label" itself.
+        return self.predictions.iloc[:, 2:].to_numpy(dtype=float)
+
+    @cached_property
+    def _predicted(self) -> np.ndarray:
+        """Places in `class_names`."""
+        return (
+            self._probabilities.argmax(axis=1)
+            if self._probabilities.size
+            else np.zeros(len(self.predictions), dtype=int)
+        )
+
+    @cached_property
+    def _label_places(self) -> np.ndarray:
+        """Places in `class_names`, -1 for a label that the model does not know."""
+        place = {name: index for index, name in enumerate(self.class_names)}
+        return np.array([place.get(label, -1) for label in self._labels], dtype=int)
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -129,19 +161,21 @@ class RunRecord:
     @property
     def confusion(self) -> np.ndarray:
         """The kept model's confusion counts on validation: int64 (C, C), rows true, in the order of `class_names`."""
-        position = pd.Index(self.class_names)
-        label, predicted = (position.get_indexer(pd.Index(self.answers[column])) for column in ("label", "predicted"))
-        return confusion_counts(label, predicted, len(position))
+        return confusion_counts(self._label_places, self._predicted, len(self.class_names))
+
+    def answers_alike(self, other: "RunRecord") -> bool:
+        """Whether the other run answered the same images, in the same order and under the same labels."""
+        return self.files.equals(other.files) and bool((self._labels == other._labels).all())
 
     @cached_property
     def kept_images(self) -> int:
         """Validation images that the kept model answered."""
-        return len(self.answers)
+        return len(self.predictions) if self.class_names else 0
 
     @cached_property
     def kept_correct(self) -> int:
         """How many of them it got right."""
-        return int(self.answers["right"].sum())
+        return int(self.right.sum())
 
     @cached_property
     def kept_accuracy(self) -> float:
@@ -228,17 +262,17 @@ class Comparison:
 
         Only images that all ranked runs answered, and under the same label: anything else is not a paired comparison.
         """
-        answers = {record.name: record.answers for record in self.finished if record.kept_images}
-        if not answers:
+        records = [record for record in self.finished if record.kept_images]
+        if not records:
             return pd.DataFrame()
-        first = next(iter(answers.values()))
-        if all(_is_alike(first, one) for one in answers.values()):
+        if all(record.answers_alike(records[0]) for record in records):
             # The usual case, and with a thousand runs a hundred times as fast.
-            rights = np.stack([one["right"].to_numpy() for one in answers.values()], axis=1)
-            return pd.DataFrame(rights, first.index, list(answers))
-        labels = pd.concat([one["label"] for one in answers.values()], axis=1, join="inner")
+            stacked = np.stack([record.right for record in records], axis=1)
+            return pd.DataFrame(stacked, records[0].files, [record.name for record in records])
+        labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
-        return pd.concat({name: one["right"] for name, one in answers.items()}, axis=1, join="inner")[same]
+        rights = {record.name: record.answers["right"] for record in records}
+        return pd.concat(rights, axis=1, join="inner")[same]
 
     @cached_property
     def same_data(self) -> bool:
@@ -247,6 +281,10 @@ class Comparison:
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
 
 
-def _is_alike(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Whether two runs answered the same images in the same order under the same labels."""
-    return first.index.equals(second.index) and bool((first["label"].to_numpy() == second["label"].to_numpy()).all())
+def _as_text(table: pd.DataFrame, column: int) -> np.ndarray:
+    values = table.iloc[:, column].to_numpy(dtype=object) if table.shape[1] > column else np.array([], dtype=object)
+    return (
+        values
+        if all(type(value) is str for value in values)
+        else np.array([str(value) for value in values], dtype=object)
+    )

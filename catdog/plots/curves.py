@@ -129,7 +129,15 @@ def _by_variant(
     grouped: dict[str, dict[str, pd.Series]] = {}
     for name, history in histories.items():
         grouped.setdefault(variants[name], {})[name] = history[column]
-    return {variant: pd.DataFrame(series).dropna() for variant, series in grouped.items()}
+    return {variant: _side_by_side(series).dropna() for variant, series in grouped.items()}
+
+
+def _side_by_side(series: dict[str, pd.Series]) -> pd.DataFrame:
+    first = next(iter(series.values()))
+    if all(one.index.equals(first.index) for one in series.values()):
+        # pandas aligns hundreds of series one by one.
+        return pd.DataFrame(np.stack([one.to_numpy() for one in series.values()], axis=1), first.index, list(series))
+    return pd.DataFrame(series)
 
 
 def _has_bands(histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str]) -> bool:

@@ -6,6 +6,7 @@ images of the same kind, not about the ones that happened to be used.
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -218,10 +219,10 @@ def bootstrap_interval(
 
     Source: Owen (2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1:386-411.
     """
-    generator = np.random.default_rng(seed)
-    images = first.shape[-1]
     # One draw of images for both sides, as they answered the same ones.
-    weights = generator.multinomial(images, np.full(images, 1 / images), draws).T / images
+    weights, state = _draw_images(first.shape[-1], draws, seed)
+    generator = np.random.default_rng(seed)
+    generator.bit_generator.state = state
     means = []
     for values in (first, second):
         seeds = len(values)
@@ -229,3 +230,14 @@ def bootstrap_interval(
         means.append(((np.asarray(values, dtype=float) @ weights) * chosen).sum(axis=0))
     low, high = np.quantile(means[0] - means[1], [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=1)
+def _draw_images(images: int, draws: int, seed: int) -> tuple[np.ndarray, dict]:
+    """Returns how often each image is drawn, over their number: float64 (N, draws), and the generator's state afterwards.
+
+    Kept, as all pairs of a comparison draw the same: it is most of what they take.
+    """
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(images, np.full(images, 1 / images), draws).T / images
+    return weights, dict(generator.bit_generator.state)

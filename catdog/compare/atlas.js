@@ -150,7 +150,7 @@
     const summary = element("ul");
     data.variants.forEach((variant, number) => {
       const line = element("li");
-      line.append(swatch(variant), `${variant.name}: ${at(right, number, image)} of ${variant.runs} right; ${label}: ${at(trust, number, image)} %${variant.runs > 1 ? " on average" : ""}`);
+      line.append(swatch(variant), `${variant.name}: ${at(right, number, image)} of ${variant.runs} right; ${label}: ${at(trust, number, image)}\u00a0%${variant.runs > 1 ? " on average" : ""}`);
       summary.append(line);
     });
     facts.append(summary);
@@ -183,12 +183,14 @@
     if (given.length > 12) {
       const strip = element("div", "", "strip"), values = given.map((one) => one.percent).sort((a, b) => a - b);
       strip.setAttribute("role", "img");
-      const words = `${Math.min(...values)} to ${Math.max(...values)} %, half of them up to ${values[values.length >> 1]} %`;
+      const words = `${Math.min(...values)} to ${Math.max(...values)}\u00a0%, half of them up to ${values[values.length >> 1]}\u00a0%`;
       strip.setAttribute("aria-label", words);
-      for (const one of given) {
+      // The lowest first: a profile that can be read; of hundreds of runs every so many.
+      const sorted = [...given].sort((a, b) => a.percent - b.percent), bars = Math.min(sorted.length, 72);
+      for (let place = 0; place < bars; place += 1) {
+        const one = sorted[Math.floor((place * sorted.length) / bars)];
         const bar = element("i", undefined, one.isRight ? "right" : "wrong");
         bar.style.setProperty("--part", `${one.percent}%`);
-        bar.title = `seed ${one.seed}: ${one.percent} %`;
         strip.append(bar);
       }
       const cut = given.length < variant.runs ? `; the first ${given.length} of ${variant.runs} runs` : "";
@@ -199,10 +201,10 @@
     for (const one of given) {
       const line = element("li"), bar = element("span", undefined, "bar");
       bar.style.setProperty("--part", `${one.percent}%`);
-      const words = `${one.isRight ? "✓" : "✗"} ${data.classes[one.said]}${binary ? "" : ` ${one.sure} %`}`;
+      const words = `${one.isRight ? "✓" : "✗"} ${data.classes[one.said]}${binary ? "" : ` ${one.sure}\u00a0%`}`;
       const spoken = element("span", words, `said ${one.isRight ? "right" : "wrong"}`);
       spoken.title = words;
-      line.append(element("span", `seed ${one.seed}`, "quiet"), bar, element("span", `${one.percent} %`, "number"), spoken);
+      line.append(element("span", `seed ${one.seed}`, "quiet"), bar, element("span", `${one.percent}\u00a0%`, "number"), spoken);
       lines.append(line);
     }
     made.append(lines);
@@ -228,7 +230,7 @@
       if (heat) stack.append(draw(heat, found.height, found.width, `Grad-CAM of ${variant.name} for ${data.classes[target]}`));
       const isRight = found.said[image] === labels[image];
       caption.append(swatch(variant), `${variant.name}, seed ${found.seed}: `);
-      caption.append(element("span", `${isRight ? "✓" : "✗"} ${data.classes[found.said[image]]} ${found.sure[image]} %`, `said ${isRight ? "right" : "wrong"}`));
+      caption.append(element("span", `${isRight ? "✓" : "✗"} ${data.classes[found.said[image]]} ${found.sure[image]}\u00a0%`, `said ${isRight ? "right" : "wrong"}`));
       if (heat && !heat.some((level) => level)) caption.append(`; nothing speaks for ${data.classes[target]}`);
       figure.append(stack, caption);
       return figure;

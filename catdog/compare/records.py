@@ -150,8 +150,7 @@ class RunRecord:
     @cached_property
     def _label_places(self) -> np.ndarray:
         """Places in `class_names`, -1 for a label that the model does not know."""
-        place = {name: index for index, name in enumerate(self.class_names)}
-        return np.array([place.get(label, -1) for label in self._labels], dtype=int)
+        return pd.Index(self.class_names, dtype=object).get_indexer(pd.Index(self._labels, dtype=object))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -283,8 +282,5 @@ class Comparison:
 
 def _as_text(table: pd.DataFrame, column: int) -> np.ndarray:
     values = table.iloc[:, column].to_numpy(dtype=object) if table.shape[1] > column else np.array([], dtype=object)
-    return (
-        values
-        if all(type(value) is str for value in values)
-        else np.array([str(value) for value in values], dtype=object)
-    )
+    is_text = pd.api.types.infer_dtype(values, skipna=False) in ("string", "empty")
+    return values if is_text else np.array([str(value) for value in values], dtype=object)

@@ -223,7 +223,8 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
 
 def this_command(*, without: str = "") -> str:
     """Returns the command line that is running, to be typed again; arguments that begin with `without` are left out."""
-    arguments = [item for item in sys.argv[1:] if not (without and item.startswith(without))]
+    hidden = ("hydra.launcher.result_file=", *([without] if without else []))
+    arguments = [item for item in sys.argv[1:] if not item.startswith(hidden)]
     return shlex.join([_python(), "-m", "catdog.train", *arguments])
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,18 +12,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog import cli
+from catdog import cli, interrupts
 from catdog.commands import CompareConfig, DecideConfig
 from catdog.config import TrackingConfig, load_config
 from catdog.console import console, show_next
 from catdog.errors import InterruptedRunError, UserError
 from catdog.sequential import BETTER, HOPELESS, OPEN, SAME, WORSE, judge, level_of_looks, plan_looks
-from catdog.wording import plural, points, signed, signed_interval
+from catdog.wording import at_least, at_most, plural, signed, signed_interval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,9 +71,9 @@ class Pair:
         low, high = self.interval
         if self.outcome in (BETTER, WORSE):
             better, by = (self.first, low) if self.outcome == BETTER else (self.second, -high)
-            return f"{better} is better by at least {points(by)}"
+            return f"{better} is better by at least {at_least(by)}"
         if self.outcome == SAME:
-            return f"no difference of more than {points(max(-low, high))}"
+            return f"no difference of more than {at_most(max(-low, high))}"
         if self.outcome == HOPELESS:
             assert self.found is not None
             return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
@@ -124,7 +126,8 @@ def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
     assert pairs is not None
     if still:
         log.info(
-            "%s not decided after %d seeds: raise max_seeds, or the margin, or use more validation images",
+            "%s not decided after %d seeds: more validation images would help, or a wider margin. To begin again with a larger "
+            "max_seeds would be a second test of the same question, with an error of its own",
             plural(len(still), "pair"), config.max_seeds,
         )  # fmt: skip
     show_next(cli.next_command("compare", *place))
@@ -135,7 +138,10 @@ def _makes_a_sweep(overrides: Sequence[str]) -> bool:
     """Returns whether a key has several values, as far as that can be seen without composing: an experiment may bring some."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise UserError(cli.explain(error, "config")) from error
     return any(item.is_sweep_override() or item.key_or_group == "experiment" for item in parsed)
 
 
@@ -159,16 +165,26 @@ def _train(overrides: Sequence[str], seeds: int, only: list[str] | None) -> dict
         ]  # fmt: skip
         if only:
             command.append(f"hydra.launcher.only=[{','.join(json.dumps(name) for name in only)}]")
-        try:
-            done = subprocess.run(command, check=False)
-        except KeyboardInterrupt:
-            raise InterruptedRunError from None
-        if done.returncode == cli.EXIT_INTERRUPTED:
+        code = _wait_for(command)
+        if code == cli.EXIT_INTERRUPTED:
             raise InterruptedRunError
-        if done.returncode:
+        if code:
             # The sweep has said what was wrong.
-            sys.exit(done.returncode)
+            sys.exit(code)
         return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _wait_for(command: list[str]) -> int:
+    """Runs a command to its end, and returns its exit code; an interruption reaches it, and it has the time to close its runs."""
+    interrupts.listen(once=False)
+    child = subprocess.Popen(command)
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            # In a terminal it has had the signal already; of two, the second ends it at once, as with a sweep of its own.
+            if not sys.stdin.isatty():
+                child.send_signal(signal.SIGINT)
 
 
 def _load_variants(result: dict) -> "tuple[MlflowClient, list[Variant]]":

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Why the alias moves, or stays.
-FIRST, BETTER, OTHER_DATA, FORCED = "first", "better", "other data", "forced"
+FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED = "first", "better", "not worse", "other data", "forced"
 WORSE, UNDECIDED, CALIBRATION, NOT_COMPARABLE = "worse", "undecided", "calibration", "not comparable"
-MOVES = (FIRST, BETTER, OTHER_DATA, FORCED)
+MOVES = (FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED)
 # Runs of one variant are comparable if these are equal.
 SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", "catdog.code_digest", "catdog.libraries")
 MOST_RUNS = 100
@@ -35,8 +35,9 @@ class Evidence:
     """What is known of a challenger against the champion, and what follows; kept on the model version.
 
     Attributes:
-        outcome: FIRST (there was no champion), BETTER, OTHER_DATA (the champion was chosen on other data and is to be replaced) or
-            FORCED: the alias moves; WORSE, UNDECIDED, CALIBRATION or NOT_COMPARABLE: it stays.
+        outcome: FIRST (there was no champion), BETTER, NOT_WORSE (better in the mean, and not worse by the margin), OTHER_DATA (the
+            champion was chosen on other data and is to be replaced) or FORCED: the alias moves; WORSE, UNDECIDED, CALIBRATION or
+            NOT_COMPARABLE: it stays.
         words: the reason, as a sentence without a full stop.
         difference: in mean val accuracy, challenger less champion; None where they were not compared.
         low: lower bound of its 95% interval.
@@ -101,7 +102,8 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
     """Returns the outcome, and the reason in words: the rule by which the champion moves.
 
     The challenger must be better in the mean, and its interval must exclude that it is worse by more than `promote.margin`; its
-    calibration error may exceed the champion's by no more than `promote.calibration_margin`.
+    calibration error may exceed the champion's by no more than `promote.calibration_margin`. That the challenger may have been
+    picked from several variants, as the best of them, is not allowed for.
 
     Args:
         found: the difference in val accuracy, challenger less champion.
@@ -121,6 +123,11 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
             CALIBRATION,
             f"better ({seen}), but its calibration error is {calibration[0]:.3f}, the champion's {calibration[1]:.3f}: more than "
             f"promote.calibration_margin={config.calibration_margin:g} worse",
+        )
+    if low <= 0:
+        return (
+            NOT_WORSE,
+            f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
         )
     return BETTER, f"better than the champion: {seen}"
 

@@ -110,8 +110,8 @@ def open_look(
         **describe_origin(shlex.join(["python", "-m", "catdog.evaluate", *sys.argv[1:]])),
     }  # fmt: skip
     look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
-    # Recorded first and counted then: of two at the same moment, one is the second.
-    look = OpenLook(look_id, read_looks(client, test_digest, until=look_id))
+    # Recorded first and counted then, whatever the clocks of two machines say: of two at the same moment none is the first alone.
+    look = OpenLook(look_id, read_looks(client, test_digest, but=look_id))
     client.set_tag(run_id, LOOKS_TAG, str(look.number))
     try:
         yield look
@@ -157,13 +157,13 @@ def describe_count(count: str | None) -> list[str]:
     return ["", f"{TEST_LINE} this was look {count} at its images, of all models together."] if count else []
 
 
-def read_looks(client: "MlflowClient", test_digest: str, until: str | None = None) -> list[Look]:
+def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None) -> list[Look]:
     """Returns the looks at a test split, the first one first; looks that were deleted in MLflow, but not purged, count as well.
 
     Args:
         client: of the tracking store.
         test_digest: as of `digest_test`.
-        until: a look's run id: those before it alone.
+        but: a look's run id: all others.
     """
     from mlflow.entities import ViewType
 
@@ -172,9 +172,7 @@ def read_looks(client: "MlflowClient", test_digest: str, until: str | None = Non
         return []
     where = f"tags.`catdog.test_digest` = '{test_digest}'"
     runs = client.search_runs([experiment.experiment_id], where, ViewType.ALL, MOST_LOOKS)
-    runs = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
-    if until is not None:
-        runs = runs[: [run.info.run_id for run in runs].index(until)]
+    runs = sorted((run for run in runs if run.info.run_id != but), key=lambda run: run.info.start_time)
     return [
         Look(
             number,

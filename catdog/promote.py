@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 REGISTERED_TAG = "catdog.registered_model"
+# Of weighing again, where the champion changes while it is weighed.
+MOST_TURNS = 5
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,20 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
         log.info("%s is the champion already", words)
         return promotion
     more: list[str] = []
-    if champion is None:
-        evidence = Evidence(FIRST, "there was no champion to compare with")
-    elif other_data:
-        evidence = Evidence(OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set")
-    else:
-        evidence, more = _weigh(client, best, champion, config)
+    for _ in range(MOST_TURNS):
+        if champion is None:
+            evidence = Evidence(FIRST, "there was no champion to compare with")
+        elif other_data:
+            evidence = Evidence(
+                OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
+            )
+        else:
+            evidence, more = _weigh(client, best, champion, config)
+        now = find_version(client, name, CHAMPION)
+        if (now and now.version) == (champion and champion.version):
+            break
+        # Another sweep has promoted meanwhile: what was shown was shown against a champion that is none any more.
+        champion, other_data = now, False
     if config.force and not evidence.moves:
         evidence = replace(evidence, outcome=FORCED, words=f"forced by promote.force; without it: {evidence.words}")
     for key, value in evidence.tags.items():

@@ -105,10 +105,19 @@ def judge(found: Contrast, level: float, margin: float) -> str:
         return BETTER if low > 0 else WORSE
     if max(-low, high) <= margin:
         return SAME
-    return HOPELESS if found.over_seeds and _is_hopeless(found, level, margin) else OPEN
+    return HOPELESS if is_hopeless(found, level, margin) else OPEN
 
 
-def _is_hopeless(found: Contrast, level: float, margin: float) -> bool:
+def is_hopeless(found: Contrast, level: float, margin: float) -> bool:
+    """Returns whether no number of seeds can be expected to decide it on these images, wherever they move the estimate.
+
+    Args:
+        found: the difference of two variants; one without several seeds of both is not hopeless, but unknown.
+        level: error of the interval, in (0, 1).
+        margin: differences up to this are as good as none.
+    """
+    if not found.over_seeds:
+        return False
     half = (found.interval(1 - level, (MANY,) * len(found.seeds))[1] - found.estimate).item()
     # Where more seeds could still move the estimate: two standard errors of theirs.
     drift = 2 * np.sqrt(sum(v / n for v, n in zip(found.seed_variances, found.seeds, strict=True)))

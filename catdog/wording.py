@@ -27,6 +27,16 @@ def points(difference: float, digits: int = 1) -> str:
     return MISSING if math.isnan(difference) else f"{100 * difference:.{digits}f}\N{NO-BREAK SPACE}points"
 
 
+def at_least(difference: float, digits: int = 1) -> str:
+    """As `points`, but never more than it is: `0.0199` as `1.9 points`."""
+    return points(math.floor(difference * 100 * 10**digits + 1e-9) / (100 * 10**digits), digits)
+
+
+def at_most(difference: float, digits: int = 1) -> str:
+    """As `points`, but never less than it is: `0.0121` as `1.3 points`."""
+    return points(math.ceil(difference * 100 * 10**digits - 1e-9) / (100 * 10**digits), digits)
+
+
 def signed(difference: float, digits: int = 1) -> str:
     """`0.0312` as `+3.1`, in percentage points without the unit; a dash for NaN."""
     return MISSING if math.isnan(difference) else f"{100 * difference:+.{digits}f}".replace("-", "\N{MINUS SIGN}")

@@ -96,7 +96,7 @@ def test_the_champion_moves_only_on_evidence(store: Store) -> None:
     for accuracy, loss, moves, outcome in (
         (0.7, 0.5, False, "worse"),
         (0.8, 0.4, False, "worse"),  # as many right: no better, whatever the loss
-        (0.81, 0.4, True, "better"),  # two images more, none less: not worse by a point
+        (0.81, 0.4, True, "not worse"),  # two images more, none less: not worse by a point
         (0.9, 0.9, True, "better"),
     ):
         run = store.add(accuracy, loss)
@@ -208,10 +208,11 @@ def test_test_results_play_no_part(store: Store) -> None:
 @pytest.mark.parametrize(
     ("low", "high", "estimate_sign", "calibration", "outcome"),
     [
-        (-0.005, 0.03, 1, (0.05, 0.05), "better"),
+        (-0.005, 0.03, 1, (0.05, 0.05), "not worse"),
+        (0.005, 0.03, 1, (0.05, 0.05), "better"),
         (-0.0101, 0.03, 1, (0.05, 0.05), "undecided"),
         (-0.005, 0.03, 1, (0.0701, 0.05), "calibration"),
-        (-0.005, 0.03, 1, (0.0, 0.05), "better"),
+        (-0.005, 0.03, 1, (0.0, 0.05), "not worse"),
         (-0.03, 0.005, -1, (0.05, 0.05), "worse"),
         (-0.001, 0.001, 0, (0.05, 0.05), "worse"),
         (0.01, 0.03, 1, (0.9, 0.05), "calibration"),

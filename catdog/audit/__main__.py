@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ def audit_dataset(config: DatasetConfig) -> "Audit":
     Raises:
         UserError: it cannot be had, or is no data set.
     """
-    from catdog.audit.inspect import inspect_images
+    from catdog.audit.inspect import ERROR, Finding, inspect_images
     from catdog.data.dataset import fetch_images, load_dataset
     from catdog.data.splits import assign_splits, hash_files
 
@@ -50,13 +51,20 @@ def audit_dataset(config: DatasetConfig) -> "Audit":
         root, holdout_fraction=config.holdout_fraction, test_fraction=config.test_fraction, split_seed=config.split_seed,
         shown=config.archive or str(root),
     )  # fmt: skip
-    used = load_dataset(config).manifest.images.set_index("file")["split"]
+    problems = []
+    try:
+        used = load_dataset(config).manifest.images.set_index("file")["split"]
+    except UserError as error:
+        # What training would refuse is what has to be looked at.
+        used = rows.set_index("file")["split"]
+        problems = [Finding(ERROR, "refused", f"training refuses this data set: {error}")]
     rows = rows.sort_values("file", kind="stable").reset_index(drop=True)
     rows["sha256"] = hash_files(root, list(rows["file"]))
     # What the splitter moved is where it moved it to; what it left out, where it was.
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)
-    return inspect_images(rows[["file", "label", "split", "sha256", "used"]], root, Path(config.cache))
+    found = inspect_images(rows[["file", "label", "split", "sha256", "used"]], root, Path(config.cache))
+    return replace(found, findings=[*problems, *found.findings])
 
 
 def report_dataset(config: AuditConfig) -> set[str]:

@@ -118,8 +118,8 @@ def _find_doubles(images: pd.DataFrame, pairs: Sequence[Pair]) -> list[Finding]:
             "dataset.near_duplicates=one_side keeps them apart",
         ),
         "mended": (
-            WARNING, "leak in the folders", "show the same picture in two of the data set's own splits; catdog leaves out "
-            "the one in the later split, other tools will not",
+            WARNING, "would leak", "show the same picture in two splits; catdog leaves out the one in the later split, other tools "
+            "will not",
         ),
         "double": (NOTE, "double", "show the same picture in one split: it counts twice"),
     }  # fmt: skip

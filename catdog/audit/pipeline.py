@@ -103,6 +103,10 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
             f"pipeline: {name}() must return three data sets, (train, val, test), received {type(sets).__name__}"
             f"{f' of {len(sets)}' if isinstance(sets, tuple | list) else ''}. For example:\n{EXAMPLE}"
         )
+    for split, data in zip(SPLITS, sets, strict=True):
+        # -1 is TensorFlow's word for a data set without an end.
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise UserError(f"pipeline: {split} of {name}() never ends. Return it without repeat().")
     traffic = Traffic(epochs, {split: [] for split in SPLITS}, {split: [] for split in SPLITS})
     for _ in range(epochs):
         for split, data in zip(SPLITS, sets, strict=True):
@@ -127,7 +131,8 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
 def _images_of(element: Any) -> np.ndarray:
     images = np.asarray(element[0] if isinstance(element, tuple | list) else element)
     if images.ndim == 3:
-        return images[None]
+        # (H, W, C), or grey images (B, H, W).
+        return images[None] if images.shape[-1] in (1, 3, 4) else images[..., None]
     if images.ndim != 4:
         raise UserError(
             "pipeline: elements must be images (H, W, C) or batches (B, H, W, C), alone or with labels, received shape "

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from catdog.compare.analysis import Analysis
-from catdog.compare.records import Comparison, RunRecord
+from catdog.compare.records import FINISHED, Comparison, RunRecord
 from catdog.compare.variants import Variant
 from catdog.compare.verdicts import BETTER, MODELS, Verdict
 from catdog.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
@@ -46,7 +46,8 @@ def headline(analysis: Analysis) -> str:
             return f"This data does not separate {together}"
         return f"{together} lead, and this data does not separate them"
     if not analysis.seeds_varied:
-        return f"{best.name} leads, with one seed: {score}"
+        single = all(len(variant.records) == 1 for variant in analysis.variants)
+        return f"{best.name} leads, {'with one seed' if single else 'though not all ran with several seeds'}: {score}"
     return f"{best.name} is the best: {score}"
 
 
@@ -86,7 +87,7 @@ def warnings(comparison: Comparison) -> list[str]:
             "Listed in the table, left out of the figures and of every comparison; there is no verdict without "
             f"{'it' if len(names) == 1 else 'them'}. The sweep's command, typed again, goes on."
         )
-    if not by_status and not comparison.complete and comparison.finished:
+    if not by_status and comparison.sweep_status != FINISHED and comparison.finished:
         found.append(
             f"The sweep is not finished ({comparison.sweep_status}): runs are missing, so there is no verdict. "
             "Its command, typed again, goes on."

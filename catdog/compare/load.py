@@ -33,7 +33,8 @@ HISTORY_KEYS = (
     "images_per_second",
     "learning_rate",
 )
-MAX_RUNS = 1000
+# MLflow's own limit to what a search returns at once.
+MAX_RUNS = 50_000
 
 
 def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison:

@@ -192,7 +192,7 @@ def build_pairs_table(analysis: Analysis) -> Table:
     table = Table(
         title=f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
         caption="The interval is each pair's own; the verdict counts that there are "
-        f"{plural(len(analysis.verdicts), 'pair')}.",
+        f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

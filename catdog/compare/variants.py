@@ -10,6 +10,7 @@ import pandas as pd
 
 from catdog import contrast
 from catdog.compare.records import NAN, NO_INTERVAL, Comparison, RunRecord
+from catdog.config import hash_text
 from catdog.contrast import Contrast
 
 VARIANT_TAG = "catdog.variant_digest"
@@ -120,8 +121,11 @@ def group_by_variant(comparison: Comparison) -> list[Variant]:
 
 
 def variant_key(record: RunRecord) -> str:
-    """Returns what the runs of a variant share: the digest of their config without the seed, or the name where there is none."""
-    return record.tags.get(VARIANT_TAG, record.variant)
+    """Returns what the runs of a variant share: config without the seed, code and libraries; the name where these are not known."""
+    code = [record.tags[tag] for tag in ("catdog.code_digest", "catdog.libraries") if tag in record.tags]
+    if VARIANT_TAG not in record.tags:
+        return record.variant
+    return hash_text(record.tags[VARIANT_TAG] + "".join(code)) if code else record.tags[VARIANT_TAG]
 
 
 def name_variants(comparison: Comparison) -> dict[str, str]:

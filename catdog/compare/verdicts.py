@@ -7,12 +7,11 @@ from itertools import combinations
 from catdog.compare.records import Comparison
 from catdog.compare.variants import Variant, compare_accuracy, compare_gap
 from catdog.contrast import CONFIDENCE, Contrast
-from catdog.wording import plural, points
+from catdog.sequential import MANY, is_hopeless
+from catdog.wording import at_least, at_most, listed, plural, points
 
 # Beyond this many variants only the pairs with the best are shown, though all are corrected for.
 MOST_VARIANTS = 8
-# As many seeds as make no difference any more.
-MANY = 10_000
 BETTER, SAME, UNDECIDED, MODELS, INCOMPLETE = "better", "same", "undecided", "one seed", "incomplete"
 
 
@@ -96,17 +95,26 @@ def _word(
     if kind == MODELS:
         alone = accuracy.interval(1 - (1 - CONFIDENCE) / count)
         if alone[0] > 0:
-            return f"this model of {first.name} is better than this one of {second.name}; other seeds may differ"
-        return "these two models are not told apart; seeds were not varied"
+            return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
+        return f"not told apart; {_unvaried(first, second)} ran with one seed"
     if kind == BETTER:
         # Holm's test may see a difference that the wider interval does not put a number to.
-        by = f" by at least {points(low)}" if low > 0 and points(low) != points(0) else ""
+        by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
         return f"{first.name} is better{by}"
     if kind == SAME:
-        return f"no difference of more than {points(max(-low, high))}"
-    needed = accuracy.seeds_to_decide(margin, 1 - (1 - CONFIDENCE) / count)
+        return f"no difference of more than {at_most(max(-low, high))}"
+    level = (1 - CONFIDENCE) / count
+    low, high = accuracy.interval(1 - level, (MANY,) * 2)
+    images = f"these {accuracy.images:,} images alone leave ±{points(float(high - low) / 2)}"
+    if is_hopeless(accuracy, level, margin):
+        return f"undecided, and more seeds will not do: {images}"
+    needed = accuracy.seeds_to_decide(margin, 1 - level)
     if needed is None:
-        low, high = accuracy.interval(1 - (1 - CONFIDENCE) / count, (MANY,) * 2)
-        widest = float(high - low) / 2
-        return f"undecided, and more seeds will not do: these {accuracy.images:,} images alone leave ±{points(widest)}"
-    return f"undecided; about {plural(needed - min(accuracy.seeds), 'more seed')} of each needed"
+        # Should the difference stay where it is; it need not.
+        return f"undecided; more images would help more than seeds: {images}"
+    return f"undecided; about {plural(needed, 'seed')} of each needed"
+
+
+def _unvaried(first: Variant, second: Variant) -> str:
+    """Returns which of two variants ran with one seed."""
+    return listed([variant.name for variant in (first, second) if len(variant.records) == 1])

@@ -13,6 +13,7 @@ import numpy as np
 
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
 from catdog.data.staging import locked, staged
+from catdog.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ SAME_DETAIL, SAME_COLOUR = 0.95, 8.0
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
 VERSION = f"2/{DECODER_VERSION}/{SIDE}/{CROPS}/{HAMMING_DISTANCE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}"
 ROWS_AT_ONCE = 256
+# Some minutes of work on two cores: a pair takes about 12 ms.
+MOST_CANDIDATES = 50_000
 FOUND = "found.npz"
 
 
@@ -104,7 +107,8 @@ def _load_or_search(files: dict[str, Path], cache: Path) -> list[tuple[str, str,
     """Returns (digest, digest, kind, similarity) of every near pair."""
     names = sorted(files)
     key = hashlib.sha256("\n".join([VERSION, *names]).encode()).hexdigest()[:32]
-    kept = cache / "duplicates" / key
+    # By version: hashes of another one are not comparable.
+    kept = cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
     with locked(kept, "looking for near-duplicates"):
         if not kept.exists():
             log.info("looking for near-duplicates among %s images, once", f"{len(names):,}")
@@ -196,6 +200,11 @@ def _find_candidates(hashes: np.ndarray) -> list[tuple[int, int, bool]]:
                     continue
                 value = (int(distance[row, column]), flipped)
                 nearest[pair] = min(nearest.get(pair, value), value)
+        if len(nearest) > MOST_CANDIDATES:
+            raise UserError(
+                f"dataset.near_duplicates: more than {MOST_CANDIDATES:,} pairs of these images look alike at first sight, such as "
+                "digits or X-rays do; to compare them all would take very long. Set dataset.near_duplicates=ignore."
+            )
     return [(a, b, flipped) for (a, b), (_, flipped) in sorted(nearest.items())]
 
 

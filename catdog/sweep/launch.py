@@ -110,8 +110,10 @@ def launch(
     if not todo and earlier and not goes_on:
         # Nothing is new: the finished sweep stands.
         sweep_id = earlier.info.run_id
+        _share_outcomes(jobs)
         # Other runs may have come since, or promote.force.
-        promotions = promote(client, first.promote, [job.outcome.run_id for job in jobs if job.outcome], sweep_id)
+        run_ids = [job.outcome.run_id for job in jobs if job.outcome and job.planned.same_as is None]
+        promotions = promote(client, first.promote, run_ids, sweep_id)
         return _finish(client, jobs, options, sweep_id, promoted=bool(promotions))
     sweep = _open_sweep(client, first, identity, len(jobs), earlier if goes_on else None)
     sweep_id = sweep.delivered_state["run_id"]

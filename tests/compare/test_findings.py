@@ -62,17 +62,19 @@ def test_one_seed_is_said_plainly_and_is_no_verdict_on_variants(make_record, mak
     analysis = make_analysis(make_record("cnn", wrong=range(40)), make_record("mobilenet", wrong=range(5)))
     assert headline(analysis) == "mobilenet leads, with one seed: 95.0 % of 100 validation images right"
     assert "95 of 100 validation images right: 95.0 %, 95 % interval 88.8 to 97.8 %" in said(analysis)
-    assert "this model of mobilenet is better than this one of cnn; other seeds may differ" in said(analysis)
+    assert "on these images mobilenet is better; other seeds may differ, as mobilenet and cnn ran with one" in said(
+        analysis
+    )
     assert "Each variant ran with one seed: seeds were not varied" in said(analysis)
     level = make_analysis(make_record("a", wrong=range(10)), make_record("b", wrong=range(5, 17)))
     assert headline(level) == "This data does not separate a and b"
-    assert "these two models are not told apart" in said(level)
+    assert "not told apart; a and b ran with one seed" in said(level)
 
 
 def test_a_variant_with_one_seed_among_others_is_named(make_seeds, make_analysis):
     analysis = make_analysis(*make_seeds("a", 0.1), *make_seeds("b", 0.5, seeds=1))
     assert "Seeds were varied, but not for b" in said(analysis)
-    assert headline(analysis).startswith("a leads, with one seed")
+    assert headline(analysis).startswith("a leads, though not all ran with several seeds")
 
 
 def test_an_incomplete_sweep_gets_no_verdict(make_seeds, make_record, make_analysis):

@@ -93,7 +93,7 @@ def test_page_says_what_is_seen_and_how_to_get_it_again(two):
     assert "backbone.name conv3 mobilenet_v2" in text
     # The seed is the same in both runs, so it is no difference.
     assert "seed 1 1" not in text
-    assert "this model of mobilenet is better than this one of cnn; other seeds may differ" in text
+    assert "on these images mobilenet is better; other seeds may differ, as mobilenet and cnn ran with one" in text
     assert "backbone conv3 → mobilenet_v2 : +28.0 points" in text
 
 

@@ -5,6 +5,7 @@ from studies import draw_studies
 from catdog.compare.analysis import analyse
 from catdog.compare.effects import differing_ingredients
 from catdog.compare.variants import group_by_variant
+from catdog.wording import at_least, at_most, points
 
 IMAGES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(400)]
 GROUPS = ("augmentation", "preprocessing", "backbone")
@@ -73,6 +74,37 @@ def test_verdicts_are_in_words(make_runs, make_analysis):
     undecided = make_analysis(*make_runs("a", good[:2]), *make_runs("b", good[2:]), margin=0.001).verdicts[0]
     assert undecided.kind == "undecided"
     assert undecided.words.startswith("undecided; about ")
+
+
+def test_more_seeds_will_not_do_is_said_only_where_no_estimate_could_be_decided(make_runs, make_analysis):
+    """Where the seeds' own noise may still move the estimate, more of them may decide it, and the words do not deny it."""
+    generator = np.random.default_rng(3)
+    hard = generator.random(400) < 0.7
+    spread = np.stack([hard ^ (generator.random(400) < share) for share in (0.05, 0.3, 0.2, 0.1)])
+    open_pair = make_analysis(*make_runs("a", spread[:2]), *make_runs("b", spread[2:]), margin=0.001).verdicts[0]
+    assert "will not do" not in open_pair.words
+
+
+def test_bounds_are_rounded_to_the_safe_side():
+    assert [at_least(value) for value in (0.0199, 0.02, 0.0003)] == [points(0.019), points(0.02), points(0.0)]
+    assert [at_most(value) for value in (0.0121, 0.012)] == [points(0.013), points(0.012)]
+
+
+def test_alike_answers_to_few_images_are_not_alike_for_sure(make_runs, make_analysis):
+    """Two variants that answer 100 images alike may differ on a kind of image that is not among them."""
+    same = np.ones((5, 100), dtype=bool)
+    same[:, :9] = False
+    verdict = make_analysis(*make_runs("a", same), *make_runs("b", same), margin=0.02).verdicts[0]
+    assert verdict.kind == "undecided"
+    assert verdict.high > 0.03
+
+
+def test_runs_of_different_code_are_different_variants(make_record, make_comparison):
+    tags = {"catdog.variant_digest": "1" * 64, "catdog.libraries": "{}"}
+    records = [make_record(f"cnn {code}", "cnn", seed=1, tags=tags | {"catdog.code_digest": code}) for code in "ab"]
+    variants = group_by_variant(make_comparison(*records))
+    assert len(variants) == 2
+    assert len({variant.name for variant in variants}) == 2
 
 
 def test_the_intervals_behind_verdicts_widen_with_the_number_of_pairs(make_runs, make_analysis):

@@ -36,6 +36,7 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
         if name in {variant for pair in still for variant in (pair["first"], pair["second"])}
     ]
     assert len(sweeps) == (2 if undecided else 1)
+    # The second round reuses the first one's runs: there is one of each.
     runs = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")
     assert sorted(run.info.run_name for run in runs) == sorted(
         f"{name} seed={seed}"
@@ -50,12 +51,6 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
         assert f"round 2 of at most 2: 3 seeds of {', '.join(undecided)}" in done.out
     assert all("result_file" not in sweep.data.tags["catdog.command"] for sweep in sweeps)
     assert f"sweep={sweeps[-1].info.run_id}" in done.out
-    again = run_catdog(tmp_path, cache, *command)
-    assert again.code == 0, again.text
-    assert "epoch 1/2" not in again.out
-    assert [line for line in again.out.splitlines() if "is better by" in line] == [
-        line for line in done.out.splitlines() if "is better by" in line
-    ]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ the confidence of a run with any seed is worth.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy import special
 
 CONFIDENCE = 0.95
 BINS = 15
@@ -205,7 +205,7 @@ def _wilson(fraction: np.ndarray, variance: np.ndarray, images: np.ndarray) -> t
 
     Source: as of `catdog.contrast.accuracy_interval`.
     """
-    quantile = norm.ppf(0.5 + CONFIDENCE / 2)
+    quantile = special.ndtri(0.5 + CONFIDENCE / 2)
     spread = fraction * (1 - fraction)
     # All right or all wrong: no spread to see, so each image counts once.
     count = np.where(variance > 0, spread / np.where(variance > 0, variance, 1), images)

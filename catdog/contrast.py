@@ -10,10 +10,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy import special
 
 CONFIDENCE = 0.95
 MOST_SEEDS = 100
+# More seeds than anybody has: what is left is the noise of the images.
+MANY_SEEDS = 10_000
 # Fewer than this many images that tell two variants apart say nothing of how far that varies.
 FEW_IMAGES = 5
 # Of a bootstrap: images times draws.
@@ -68,7 +70,7 @@ class Contrast:
 
     def interval(self, confidence: float = CONFIDENCE, seeds: tuple[int, ...] | None = None) -> tuple[Number, Number]:
         """Lower and upper bound at a confidence in (0, 1)."""
-        half = student.ppf(0.5 + confidence / 2, self.freedom(seeds)) * self.standard_error(seeds)
+        half = special.stdtrit(self.freedom(seeds), 0.5 + confidence / 2) * self.standard_error(seeds)
         return self.estimate - half, self.estimate + half
 
     @property
@@ -84,7 +86,7 @@ class Contrast:
     @property
     def p(self) -> Number:
         """The two-sided p value of an estimate this far from 0, were the truth 0; in [0, 1]."""
-        return np.minimum(1.0, 2 * student.sf(np.abs(self.estimate) / self.standard_error(), self.freedom()))[()]
+        return np.minimum(1.0, 2 * special.stdtr(self.freedom(), -np.abs(self.estimate) / self.standard_error()))[()]
 
     def seeds_to_decide(self, margin: float, confidence: float = CONFIDENCE, most: int = MOST_SEEDS) -> int | None:
         """About how many seeds each variant needs until the interval excludes 0 or lies within the margin.
@@ -107,6 +109,28 @@ class Contrast:
             if low > 0 or high < 0 or max(-low, high) <= margin:
                 return count
         return None
+
+    def image_half_width(self, confidence: float = CONFIDENCE) -> float:
+        """Half of the width that the interval would have with as many seeds as anybody likes: what these images leave."""
+        low, high = self.interval(confidence, (MANY_SEEDS,) * len(self.seeds))
+        return float(high - low) / 2
+
+    def is_hopeless(self, margin: float, confidence: float = CONFIDENCE) -> bool:
+        """Whether no number of seeds can be expected to decide it on these images, wherever they move the estimate.
+
+        Without several seeds of every variant that is not known, and the answer is no.
+
+        Args:
+            margin: differences up to this are as good as none, more than 0.
+            confidence: of the interval.
+        """
+        if not self.over_seeds:
+            return False
+        half = self.image_half_width(confidence)
+        # Where more seeds could still move the estimate: two standard errors of theirs.
+        drift = 2 * np.sqrt(sum(v / n for v, n in zip(self.seed_variances, self.seeds, strict=True)))
+        distance = abs(self.estimate)
+        return bool(distance + drift < half and max(distance - drift, 0) + half > margin)
 
 
 def mean(values: np.ndarray) -> Contrast:
@@ -133,7 +157,7 @@ def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tupl
     estimated from survey data", Survey Methodology 24:193-201, for the effective sample size; Wilson (1927), JASA 22:209-212.
     """
     found = mean(right)
-    quantile = student.ppf(0.5 + confidence / 2, found.freedom())
+    quantile = special.stdtrit(found.freedom(), 0.5 + confidence / 2)
     spread = found.estimate * (1 - found.estimate)
     # All right or all wrong: no spread to see, so each image counts once.
     answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.images)
@@ -236,18 +260,19 @@ def bootstrap_interval(
     means = []
     for values in (first, second):
         seeds = len(values)
-        chosen = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws).T / seeds
-        means.append(((np.asarray(values, dtype=float) @ weights) * chosen).sum(axis=0))
+        drawn = generator.integers(seeds, size=(draws, seeds)) + seeds * np.arange(draws)[:, None]
+        chosen = np.bincount(drawn.ravel(), minlength=draws * seeds).reshape(draws, seeds) / seeds
+        means.append(((np.asarray(values, dtype=np.float32) @ weights) * chosen.T).sum(axis=0))
     low, high = np.quantile(means[0] - means[1], [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
 
 
 @lru_cache(maxsize=1)
 def _draw_images(images: int, draws: int, seed: int) -> tuple[np.ndarray, dict]:
-    """Returns how often each image is drawn, over their number: float64 (N, draws), and the generator's state afterwards.
+    """Returns how often each image is drawn, over their number: float32 (N, draws), and the generator's state afterwards.
 
     Kept, as all pairs of a comparison draw the same: it is most of what they take.
     """
     generator = np.random.default_rng(seed)
     weights = generator.multinomial(images, np.full(images, 1 / images), draws).T / images
-    return weights, dict(generator.bit_generator.state)
+    return weights.astype(np.float32), dict(generator.bit_generator.state)

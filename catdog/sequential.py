@@ -10,8 +10,6 @@ from scipy.stats import norm
 
 from catdog.contrast import Contrast
 
-# More seeds than anybody has: what is left is the noise of the images.
-MANY = 10_000
 GRID_POINTS = 601
 BETTER, WORSE, SAME, HOPELESS, OPEN = "better", "worse", "same", "hopeless", "open"
 
@@ -105,21 +103,4 @@ def judge(found: Contrast, level: float, margin: float) -> str:
         return BETTER if low > 0 else WORSE
     if max(-low, high) <= margin:
         return SAME
-    return HOPELESS if is_hopeless(found, level, margin) else OPEN
-
-
-def is_hopeless(found: Contrast, level: float, margin: float) -> bool:
-    """Returns whether no number of seeds can be expected to decide it on these images, wherever they move the estimate.
-
-    Args:
-        found: the difference of two variants; one without several seeds of both is not hopeless, but unknown.
-        level: error of the interval, in (0, 1).
-        margin: differences up to this are as good as none.
-    """
-    if not found.over_seeds:
-        return False
-    half = (found.interval(1 - level, (MANY,) * len(found.seeds))[1] - found.estimate).item()
-    # Where more seeds could still move the estimate: two standard errors of theirs.
-    drift = 2 * np.sqrt(sum(v / n for v, n in zip(found.seed_variances, found.seeds, strict=True)))
-    distance = abs(found.estimate)
-    return bool(distance + drift < half and max(distance - drift, 0) + half > margin)
+    return HOPELESS if found.is_hopeless(margin, 1 - level) else OPEN

@@ -37,6 +37,23 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def correct_by_holm(p: np.ndarray) -> np.ndarray:
+    """p values of several hypotheses, corrected for their number: what is below 0.05 is significant at 5% among all of them.
+
+    Args:
+        p: float (N,) in [0, 1].
+
+    Returns:
+        float64 (N,), in the same order, at least `p` and at most 1.
+
+    Source: Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6:65-70.
+    """
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)))
+    return corrected
+
+
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """How many images of each class were taken for each class.
 

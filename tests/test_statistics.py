@@ -1,7 +1,9 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 
-from catdog.statistics import confusion_counts, precision_and_recall, wilson_interval
+from catdog.statistics import confusion_counts, correct_by_holm, precision_and_recall, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,16 @@ def test_precision_and_recall_are_undefined_without_images():
     assert recall[:2] == pytest.approx([0.8, 0.6])
     assert np.isnan(precision[2])
     assert np.isnan(recall[2])
+
+
+def test_holm_rejects_what_closed_testing_with_bonferroni_rejects():
+    # What Holm's method is, by its definition: a hypothesis falls if every set of hypotheses that holds it does.
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        p = generator.beta(0.3, 1, 5).round(3)
+        sets = [chosen for size in range(1, 6) for chosen in combinations(range(5), size)]
+        closed = [
+            max(min(1, len(chosen) * p[list(chosen)].min()) for chosen in sets if hypothesis in chosen)
+            for hypothesis in range(5)
+        ]
+        assert correct_by_holm(p) == pytest.approx(closed)

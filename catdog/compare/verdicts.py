@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from catdog.compare.records import Comparison
 from catdog.compare.variants import Variant, compare_accuracy, compare_gap
 from catdog.contrast import CONFIDENCE, Contrast
-from catdog.sequential import MANY, is_hopeless
+from catdog.statistics import correct_by_holm
 from catdog.wording import at_least, at_most, listed, plural, points
 
 # Beyond this many variants only the pairs with the best are shown, though all are corrected for.
@@ -54,11 +56,7 @@ def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: flo
         comparison: where the variants come from; if it is incomplete, no verdict is given.
         variants: with the same images.
         margin: differences in accuracy up to this are as good as none, in (0, 1).
-
-    Source: Holm (1979), "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6:65-70.
     """
-    from statsmodels.stats.multitest import multipletests
-
     if not comparison.same_data or len(variants) < 2 or len(comparison.outcomes) < 2:
         return []
     ranked = sorted(variants, key=lambda variant: -variant.accuracy)
@@ -67,12 +65,13 @@ def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: flo
     found = [(a, b, compare_accuracy(a, b), compare_gap(a, b)) for a, b in pairs]
     # Pairs that are not shown count as if they had shown nothing.
     padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
-    corrected = multipletests(padded, method="holm")[1][: len(found)]
+    corrected = correct_by_holm(np.array(padded))[: len(found)]
+    together = 1 - (1 - CONFIDENCE) / count
     verdicts = []
     for (first, second, accuracy, gap), p in zip(found, corrected, strict=True):
-        low, high = (float(bound) for bound in accuracy.interval(1 - (1 - CONFIDENCE) / count))
+        low, high = (float(bound) for bound in accuracy.interval(together))
         kind = _decide(comparison, accuracy, p, low, high, margin)
-        words = _word(kind, first, second, accuracy, low, high, margin, count)
+        words = _word(kind, first, second, accuracy, low, high, margin, together)
         verdicts.append(Verdict(first, second, accuracy, gap, float(p), low, high, kind, words))
     return sorted(verdicts, key=lambda verdict: -verdict.accuracy.estimate)
 
@@ -88,13 +87,19 @@ def _decide(comparison: Comparison, accuracy: Contrast, p: float, low: float, hi
 
 
 def _word(
-    kind: str, first: Variant, second: Variant, accuracy: Contrast, low: float, high: float, margin: float, count: int
+    kind: str,
+    first: Variant,
+    second: Variant,
+    accuracy: Contrast,
+    low: float,
+    high: float,
+    margin: float,
+    together: float,
 ) -> str:
     if kind == INCOMPLETE:
         return "no verdict: the sweep is incomplete"
     if kind == MODELS:
-        alone = accuracy.interval(1 - (1 - CONFIDENCE) / count)
-        if alone[0] > 0:
+        if low > 0:
             return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
         return f"not told apart; {_unvaried(first, second)} ran with one seed"
     if kind == BETTER:
@@ -103,12 +108,10 @@ def _word(
         return f"{first.name} is better{by}"
     if kind == SAME:
         return f"no difference of more than {at_most(max(-low, high))}"
-    level = (1 - CONFIDENCE) / count
-    low, high = accuracy.interval(1 - level, (MANY,) * 2)
-    images = f"these {accuracy.images:,} images alone leave ±{points(float(high - low) / 2)}"
-    if is_hopeless(accuracy, level, margin):
+    images = f"these {accuracy.images:,} images alone leave ±{points(accuracy.image_half_width(together))}"
+    if accuracy.is_hopeless(margin, together):
         return f"undecided, and more seeds will not do: {images}"
-    needed = accuracy.seeds_to_decide(margin, 1 - level)
+    needed = accuracy.seeds_to_decide(margin, together)
     if needed is None:
         # Should the difference stay where it is; it need not.
         return f"undecided; more images would help more than seeds: {images}"

@@ -5,6 +5,7 @@ TensorFlow is imported, never run: a fork of a process whose TensorFlow has star
 
 import contextlib
 import ctypes
+import gc
 import os
 import sys
 import tempfile
@@ -47,7 +48,12 @@ warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", Runtime
 # glibc gives every thread a heap of its own, which keeps what is freed there; TensorFlow's threads then hold 25 MB for nothing.
 with contextlib.suppress(OSError, AttributeError, TypeError):
     ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+# Half a million objects that stay: looking through them for garbage while they come is a quarter of the import, and every
+# collection later, in each fork and at the end of each process, would look through them again.
+gc.disable()
 with quiet_native_log():
     import keras
     import tensorflow
+gc.freeze()
+gc.enable()
 del keras, tensorflow

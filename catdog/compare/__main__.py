@@ -23,6 +23,9 @@ USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page wi
 
 def compare(composed: DictConfig) -> None:
     """Writes the table and the page, stores the page on the sweep's MLflow run, and says what to do next."""
+    # Imports and thousands of runs are a million objects that stay: looking through them for garbage, again and again, took
+    # half the time.
+    gc.disable()
     # Imported here, for --help and a mistake in the config to be quick.
     from catdog import track
     from catdog.compare.analysis import analyse
@@ -35,8 +38,6 @@ def compare(composed: DictConfig) -> None:
 
     config = load_config(composed, CompareConfig)
     client = track.connect(config.tracking, create=False)
-    # Thousands of runs are a million objects that stay: looking through them for garbage, again and again, took half the time.
-    gc.disable()
     comparison = load_comparison(client, config)
     analysis = analyse(comparison, config.margin)
     atlas = build_atlas(analysis)
@@ -66,6 +67,8 @@ def compare(composed: DictConfig) -> None:
         run = track.TrackedRun(client, comparison.sweep_id)
         run.client.log_artifacts(run.run_id, str(folder), "comparison")
     log.info("page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs}.csv", folder / "figures")
+    # The process ends: Python would look through all of them once more.
+    gc.freeze()
     show_next(f"open {page} in a browser", cli.next_command("evaluate", comparison.study, config.tracking.uri))
 
 

@@ -222,7 +222,7 @@ def build_atlas(analysis: Analysis) -> Atlas | None:
 
 def _align(record: RunRecord, files: pd.Index, place: dict[str, int]) -> np.ndarray:
     """Returns a run's probabilities for these images and classes: float32 (N, C)."""
-    probabilities = record.predictions.iloc[:, 2:].to_numpy(dtype=np.float32)
+    probabilities = record.probabilities.astype(np.float32)
     if not record.files.equals(files):
         probabilities = probabilities[record.files.get_indexer(files)]
     columns = [place[name] for name in record.class_names]

@@ -76,10 +76,11 @@ class RunRecord:
         """Whether the kept model was picked by its validation accuracy, which then flatters it."""
         return self.params.get("trainer.keep") != "last"
 
-    @property
+    @cached_property
     def seconds_per_epoch(self) -> float:
         """The median: the first epoch also compiles and fills caches."""
-        return float(self.history["epoch_seconds"].median()) if "epoch_seconds" in self.history else NAN
+        known = self.epochs > 0 and "epoch_seconds" in self.history
+        return float(np.nanmedian(self.history["epoch_seconds"])) if known else NAN
 
     def metric(self, key: str) -> float:
         """The last value of a metric, NaN where it was never logged."""
@@ -111,7 +112,7 @@ class RunRecord:
             {
                 "label": self._labels,
                 "predicted": names[self._predicted],
-                "probability": self._probabilities.max(axis=1, initial=0.0),
+                "probability": self.probabilities.max(axis=1, initial=0.0),
                 "right": self.right,
             },
             index=self.files,
@@ -134,7 +135,8 @@ class RunRecord:
         return _as_text(self.predictions, 1)
 
     @cached_property
-    def _probabilities(self) -> np.ndarray:
+    def probabilities(self) -> np.ndarray:
+        """What the kept model gives each class: float64 (N, C) in [0, 1], in the order of `files` and `class_names`."""
         # By position: a class may be called "file" or "label" itself.
         return self.predictions.iloc[:, 2:].to_numpy(dtype=float)
 
@@ -142,9 +144,7 @@ class RunRecord:
     def _predicted(self) -> np.ndarray:
         """Places in `class_names`."""
         return (
-            self._probabilities.argmax(axis=1)
-            if self._probabilities.size
-            else np.zeros(len(self.predictions), dtype=int)
+            self.probabilities.argmax(axis=1) if self.probabilities.size else np.zeros(len(self.predictions), dtype=int)
         )
 
     @cached_property

@@ -20,7 +20,7 @@ def embed_svg(figure: Figure, name: str, description: str) -> Markup:
     """The figure as one `<svg>` element, scaled by the page, in the page's colours and typeface.
 
     Args:
-        figure: drawn on demand.
+        figure: drawn on demand; it keeps its layout from here on.
         name: prefix of all ids inside, unique in the page: clip paths of two figures would otherwise be confused.
         description: what a screen reader says.
     """
@@ -30,6 +30,8 @@ def embed_svg(figure: Figure, name: str, description: str) -> Markup:
         # The reader's browser has more scripts than the typeface that matplotlib measures with.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # It is laid out now: doing that again for a PNG would be most of the PNG's cost.
+    figure.set_layout_engine("none")
     text = buffer.getvalue()
     # matplotlib's own style element says `*`, which would reach the whole page; the page's style sheet repeats it for
     # figures.

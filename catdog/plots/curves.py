@@ -46,12 +46,12 @@ def plot_accuracy_curves(
     set_titles(axes, "Accuracy by epoch", _explain("solid: validation, dashed: training", histories, variants))
     axes.set_ylabel("accuracy (%)")
     _draw_curves(axes, histories, variants, "train/accuracy", dashed=True)
-    _draw_curves(axes, histories, variants, "val/accuracy")
+    ends = _draw_curves(axes, histories, variants, "val/accuracy")
     if baseline is not None:
         _draw_baseline(axes, baseline)
     lowest, _ = axes.get_ylim()
     axes.set_ylim(max(-2, lowest), 101.5)
-    _name_curves(figure, axes, histories, variants, "val/accuracy")
+    _name_curves(figure, axes, histories, variants, ends)
     return figure
 
 
@@ -68,9 +68,9 @@ def plot_loss_curves(histories: Mapping[str, pd.DataFrame], variants: Mapping[st
     set_titles(axes, "Loss by epoch", _explain("solid: validation, dashed: training", histories, variants))
     axes.set_ylabel("cross-entropy (nats)")
     _draw_curves(axes, histories, variants, "train/loss", dashed=True, scale=1)
-    _draw_curves(axes, histories, variants, "val/loss", scale=1)
+    ends = _draw_curves(axes, histories, variants, "val/loss", scale=1)
     axes.set_ylim(bottom=0)
-    _name_curves(figure, axes, histories, variants, "val/loss", scale=1)
+    _name_curves(figure, axes, histories, variants, ends)
     return figure
 
 
@@ -87,8 +87,8 @@ def plot_gap_curves(histories: Mapping[str, pd.DataFrame], variants: Mapping[str
     set_titles(axes, "Overfitting gap by epoch", _explain("above 0: better on training images", histories, variants))
     axes.set_ylabel("train − val accuracy (points)")  # noqa: RUF001
     axes.axhline(0, color=MUTED, linewidth=1)
-    _draw_curves(axes, histories, variants, "gap/accuracy")
-    _name_curves(figure, axes, histories, variants, "gap/accuracy")
+    ends = _draw_curves(axes, histories, variants, "gap/accuracy")
+    _name_curves(figure, axes, histories, variants, ends)
     return figure
 
 
@@ -99,9 +99,11 @@ def _draw_curves(
     column: str,
     dashed: bool = False,
     scale: float = 100,
-) -> None:
+) -> dict[str, float]:
+    """Draws a column's mean and range of each variant, and returns where the means end."""
     looks = variant_looks(variants.values())
     longest: pd.Index = pd.Index([1])
+    ends = {}
     for variant, curves in _by_variant(histories, variants, column).items():
         colour, marker = looks[variant]
         mean = scale * curves.mean(axis=1)
@@ -116,7 +118,10 @@ def _draw_curves(
             markerfacecolor="none" if dashed else colour,
         )  # fmt: skip
         longest = max(longest, mean.index, key=len)
+        if len(mean):
+            ends[variant] = float(mean.iloc[-1])
     set_epoch_axis(axes, longest)
+    return ends
 
 
 def _by_variant(
@@ -153,8 +158,7 @@ def _name_curves(
     axes: Axes,
     histories: Mapping[str, pd.DataFrame],
     variants: Mapping[str, str],
-    column: str,
-    scale: float = 100,
+    ends: Mapping[str, float],
 ) -> None:
     """Says which line is which variant: at the line's end where names are few and short, else in a legend below."""
     looks = variant_looks(variants.values())
@@ -172,12 +176,8 @@ def _name_curves(
         figure.set_size_inches(width, height + 0.24 * -(-len(shown) // columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
         return
-    curves = {
-        variant: scale * values.mean(axis=1) for variant, values in _by_variant(histories, variants, column).items()
-    }
-    ends = {variant: float(curve.iloc[-1]) for variant, curve in curves.items() if len(curve)}
     low, high = axes.get_ylim()
-    for (variant, _), y in zip(ends.items(), _spread(list(ends.values()), 0.058 * (high - low)), strict=True):
+    for variant, y in zip(ends, _spread(list(ends.values()), 0.058 * (high - low)), strict=True):
         axes.text(
             1.015, (y - low) / (high - low), variant,
             transform=axes.transAxes, color=looks[variant][0], va="center", fontsize=10.5, fontweight="bold",

@@ -139,18 +139,21 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _empty_table(title: str, caption: str | None = None) -> Table:
+    """An empty table in the terminal's style."""
+    return Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+
+
 def build_table(analysis: Analysis) -> Table:
     """The variants for a terminal of 100 columns, means over seeds; accuracies in percent, the best kept one in bold."""
     comparison = analysis.comparison
-    table = Table(
-        title=f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
-        caption="Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
+    table = _empty_table(
+        f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
+        "Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
         f"Always the most common class: {percent(comparison.baseline)}.",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
     )
     table.add_column("variant", overflow="fold", min_width=10)
     for head in ("seeds", "last\ntrain", "last\nval", "gap", "kept val\n[95 %]", "sd", "s per\nepoch"):
@@ -189,15 +192,10 @@ def build_table(analysis: Analysis) -> Table:
 def build_pairs_table(analysis: Analysis) -> Table:
     """The verdicts for a terminal of 100 columns; differences in percentage points."""
     images = len(analysis.comparison.outcomes)
-    table = Table(
-        title=f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
-        caption="The interval is each pair's own; the verdict counts that there are "
+    table = _empty_table(
+        f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
+        "The interval is each pair's own; the verdict counts that there are "
         f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
     )
     table.add_column("pair", overflow="fold", ratio=3)
     table.add_column("difference", justify="right", no_wrap=True)
@@ -214,13 +212,7 @@ def build_pairs_table(analysis: Analysis) -> Table:
 
 def build_effects_table(analysis: Analysis) -> Table:
     """What single ingredients add, for a terminal of 100 columns; differences in percentage points."""
-    table = Table(
-        title="What one ingredient adds, in points [95 %]",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    table = _empty_table("What one ingredient adds, in points [95 %]")
     table.add_column("ingredient", overflow="fold")
     table.add_column("kept val accuracy", justify="right", no_wrap=True)
     table.add_column("overfitting gap", justify="right", no_wrap=True)

@@ -6,7 +6,7 @@
 import numpy as np
 from scipy.stats import norm
 
-from catdog.contrast import accuracy_interval, bootstrap_interval, contrast
+from catdog.contrast import accuracy_interval, bootstrap_interval, bootstrap_means, contrast
 from catdog.sequential import level_of_looks, plan_looks
 
 # What an image's difficulty, a variant's taste and a model's whim do to a latent score. With them the errors of two seeds of a
@@ -72,7 +72,7 @@ def print_coverage(studies: int = 2000, bootstrapped: int = 400) -> None:
                 low, high = accuracy_interval(first)
                 alone += ((low <= truth) & (truth <= high)).sum()
                 for k in range(bootstrapped // 10):
-                    low, high = bootstrap_interval(first[k], second[k], draws=400, seed=k)
+                    low, high = bootstrap_interval(*bootstrap_means([first[k], second[k]], draws=400, seed=k))
                     drawn += low <= 0 <= high
             spread = first.mean(axis=2).std(axis=1, ddof=1).mean()
             print(

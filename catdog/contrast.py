@@ -5,8 +5,8 @@ trained another model, another photographer would have taken other images. What 
 images of the same kind, not about the ones that happened to be used.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -232,47 +232,42 @@ def _build(
     )
 
 
-def bootstrap_interval(
-    first: np.ndarray, second: np.ndarray, draws: int = 2000, seed: int = 0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """The percentiles of Owen's pigeonhole bootstrap of the difference: seeds and images are drawn anew, both, independently.
+def bootstrap_means(variants: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """The variants' means in draws of Owen's pigeonhole bootstrap: images are drawn anew, the same for all, and each one's seeds.
 
     For comparison with `contrast`, whose interval is the one to go by; see there what this one gets wrong.
 
     Args:
-        first: float or bool (S1, N), runs by images.
-        second: (S2, N), the same images.
+        variants: V arrays, float or bool (S, N), runs by images; the same images for all.
         draws: of the bootstrap.
         seed: of its random numbers.
-        confidence: in (0, 1).
 
     Returns:
-        Lower and upper bound; NaN beyond 20,000 images at 2,000 draws, where it would take gigabytes.
+        float64 (V, draws); NaN beyond 20,000 images at 2,000 draws, where it would take gigabytes.
 
     Source: Owen (2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1:386-411.
     """
-    if first.shape[-1] * draws > MOST_WEIGHTS:
-        return float("nan"), float("nan")
-    # One draw of images for both sides, as they answered the same ones.
-    weights, state = _draw_images(first.shape[-1], draws, seed)
+    means = np.full((len(variants), draws), np.nan)
+    images = variants[0].shape[-1] if variants else 0
+    if images * draws > MOST_WEIGHTS:
+        return means
     generator = np.random.default_rng(seed)
-    generator.bit_generator.state = state
-    means = []
-    for values in (first, second):
+    weights = (generator.multinomial(images, np.full(images, 1 / images), draws).T / images).astype(np.float32)
+    for row, values in zip(means, variants, strict=True):
         seeds = len(values)
         drawn = generator.integers(seeds, size=(draws, seeds)) + seeds * np.arange(draws)[:, None]
-        chosen = np.bincount(drawn.ravel(), minlength=draws * seeds).reshape(draws, seeds) / seeds
-        means.append(((np.asarray(values, dtype=np.float32) @ weights) * chosen.T).sum(axis=0))
-    low, high = np.quantile(means[0] - means[1], [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
+        times = np.bincount(drawn.ravel(), minlength=draws * seeds).reshape(draws, seeds).T
+        row[:] = ((np.asarray(values, dtype=np.float32) @ weights) * times).sum(axis=0) / seeds
+    return means
 
 
-@lru_cache(maxsize=1)
-def _draw_images(images: int, draws: int, seed: int) -> tuple[np.ndarray, dict]:
-    """Returns how often each image is drawn, over their number: float32 (N, draws), and the generator's state afterwards.
+def bootstrap_interval(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The percentiles of the difference of two variants' bootstrapped means, first less second.
 
-    Kept, as all pairs of a comparison draw the same: it is most of what they take.
+    Args:
+        first: float64 (draws,), of `bootstrap_means`.
+        second: float64 (draws,), from the same call.
+        confidence: in (0, 1).
     """
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(images, np.full(images, 1 / images), draws).T / images
-    return weights.astype(np.float32), dict(generator.bit_generator.state)
+    low, high = np.quantile(first - second, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return float(low), float(high)

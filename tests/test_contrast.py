@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from studies import draw_studies, find_shift, true_accuracy
 
-from catdog.contrast import accuracy_interval, bootstrap_interval, contrast, mean
+from catdog.contrast import accuracy_interval, bootstrap_interval, bootstrap_means, contrast, mean
 
 CASES = [(200, 0.6, 0.2), (800, 0.6, 0.06), (800, 4.0, 0.1)]
 
@@ -110,7 +110,7 @@ def test_the_bootstrap_counts_single_answers_noise_three_times():
     # Neither seeds nor images differ here: all is noise of single answers, in 20 runs on 200 images.
     generator = np.random.default_rng(2)
     first, second = generator.random((2, 20, 200)) < 0.5
-    low, high = bootstrap_interval(first, second)
+    low, high = bootstrap_interval(*bootstrap_means([first, second]))
     found = contrast(first, second)
     assert (high - low) / (found.high - found.low) == pytest.approx(np.sqrt(3), rel=0.15)
     assert (low + high) / 2 == pytest.approx(found.estimate, abs=0.01)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from catdog.compare.analysis import Analysis
 from catdog.compare.records import Comparison, RunRecord
-from catdog.contrast import bootstrap_interval
+from catdog.contrast import bootstrap_interval, bootstrap_means
 from catdog.wording import MISSING, compact_count, percent, plural, seconds, signed, signed_interval
 
 TERMINAL_COLUMNS = 100
@@ -110,8 +110,10 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
     the plain percentiles of the pigeonhole bootstrap, `p_holm` is corrected for the number of pairs.
     """
     rows = []
+    judged = {variant.name: variant for verdict in analysis.verdicts for variant in (verdict.first, verdict.second)}
+    drawn = dict(zip(judged, bootstrap_means([variant.right for variant in judged.values()]), strict=True))
     for verdict in analysis.verdicts:
-        bootstrap = bootstrap_interval(verdict.first.right, verdict.second.right)
+        bootstrap = bootstrap_interval(drawn[verdict.first.name], drawn[verdict.second.name])
         ingredients = next((e.ingredients for e in analysis.effects if e.verdict is verdict), ())
         rows.append(
             {

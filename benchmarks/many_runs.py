@@ -3,7 +3,7 @@
     python benchmarks/many_runs.py [RUNS]      # 1,000
 
 A tiny sweep is trained for real; its runs are then copied, row by row and file by file, into as many as are wanted. The copies
-differ in seed and identity, and belong to the sweep.
+differ in seed, or in learning rate, and in identity, and belong to the sweep.
 """
 
 import json
@@ -30,30 +30,34 @@ def call(folder: Path, *arguments: str) -> float:
     return time.perf_counter() - started
 
 
-def copy_runs(folder: Path, count: int) -> None:
-    """Copies the sweep's runs until there are `count` of them."""
+def copy_runs(folder: Path, count: int, key: str = "seed") -> None:
+    """Copies the sweep's runs until there are `count` of them, each with another value of `key`."""
     store = sqlite3.connect(folder / "mlruns" / "mlflow.db")
     columns = {table: [row[1] for row in store.execute(f"pragma table_info({table})")] for table in ("runs", *TABLES)}
+    unique = {"catdog.identity", "catdog.config_digest", "catdog.key"}
+    unique |= set() if key == "seed" else {"catdog.variant_digest"}
     run_ids = [row[0] for row in store.execute("select run_uuid from tags where key = 'catdog.kind' and value = 'run'")]
     for number in range(len(run_ids), count):
-        old, new, seed = run_ids[number % len(run_ids)], uuid.uuid4().hex, 100 + number
+        old, new = run_ids[number % len(run_ids)], uuid.uuid4().hex
+        value = str(100 + number) if key == "seed" else f"{0.001 + number / 1e6:.6f}"
 
         def adapt(
-            table: str, row: tuple, old: str = old, new: str = new, number: int = number, seed: int = seed
+            table: str, row: tuple, old: str = old, new: str = new, number: int = number, value: str = value
         ) -> list:
             values = dict(zip(columns[table], row, strict=True))
             values["run_uuid"] = new
             if table == "runs":
-                values["name"] += f" seed={seed}"
+                values["name"] += f" {key}={value}"
                 values["artifact_uri"] = values["artifact_uri"].replace(old, new)
-            key = values.get("key", "")
-            if table == "tags" and key.startswith("catdog.member."):
+            own = values.get("key", "")
+            if table == "tags" and own.startswith("catdog.member."):
                 _, name, variant = json.loads(values["value"])
-                values["value"] = json.dumps([number, f"{name} seed={seed}", variant])
-            if table == "tags" and key in ("catdog.identity", "catdog.config_digest", "catdog.key"):
+                full = f"{name} {key}={value}"
+                values["value"] = json.dumps([number, full, variant if key == "seed" else full])
+            if table == "tags" and own in unique:
                 values["value"] = uuid.uuid4().hex * 2
-            if table == "params" and key == "seed":
-                values["value"] = str(seed)
+            if table == "params" and own == key:
+                values["value"] = value
             return list(values.values())
 
         for table in ("runs", *TABLES):
@@ -69,24 +73,40 @@ def copy_runs(folder: Path, count: int) -> None:
 
 def main(count: int = 1000) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
+        folder = Path(temporary) / "seeds"
+        folder.mkdir()
         sweep = ("catdog.train", "-m", "model=cnn,augmented,preprocessed,drawn_mini", *TINY)
         call(folder, *sweep)
-        small = folder / "small.db"
-        shutil.copy(folder / "mlruns" / "mlflow.db", small)
         print(f"compare, 4 runs in a study of 4: {call(folder, 'catdog.compare'):.1f} s", flush=True)
         print(
             f"plan of 4 runs in a study of 4: {call(folder, *sweep, 'hydra.launcher.plan_only=true'):.1f} s", flush=True
         )
+        store = sqlite3.connect(folder / "mlruns" / "mlflow.db")
+        four = [
+            row[0] for row in store.execute("select run_uuid from tags where key = 'catdog.kind' and value = 'run'")
+        ]
+        store.close()
         copy_runs(folder, count)
         fresh = (*sweep, "trainer.learning_rate=0.002", "hydra.launcher.plan_only=true")
         known = (*sweep, "hydra.launcher.plan_only=true")
         print(f"plan of 4 known runs in a study of {count:,}: {call(folder, *known):.1f} s", flush=True)
         print(f"plan of 4 new runs in a study of {count:,}: {call(folder, *fresh):.1f} s", flush=True)
-        (sweep_id,) = {path.name for path in (folder / "comparisons").iterdir()}
-        print(f"compare of all {count:,} runs: {call(folder, 'catdog.compare'):.1f} s", flush=True)
-        page = folder / "comparisons" / sweep_id / "comparison.html"
-        print(f"its page: {page.stat().st_size / 2**20:.0f} MB")
+        few = call(folder, "catdog.compare", f"runs=[{','.join(four)}]")
+        print(f"compare of 4 runs in a study of {count:,}: {few:.1f} s", flush=True)
+        compare_all(folder, f"{count:,} runs, {count // 4:,} seeds of 4 variants")
+        folder = Path(temporary) / "variants"
+        folder.mkdir()
+        call(folder, *sweep)
+        copy_runs(folder, count, "trainer.learning_rate")
+        compare_all(folder, f"{count:,} runs, 1 seed of {count:,} variants")
+
+
+def compare_all(folder: Path, words: str) -> None:
+    """Compares the sweep twice: the first time, Grad-CAM is computed and stored."""
+    first, later = (call(folder, "catdog.compare") for _ in range(2))
+    print(f"compare of {words}: {first:.1f} s the first time, {later:.1f} s later", flush=True)
+    page = max((folder / "comparisons").glob("*/comparison.html"), key=lambda path: path.stat().st_mtime)
+    print(f"its page: {page.stat().st_size / 2**20:.1f} MB", flush=True)
 
 
 if __name__ == "__main__":

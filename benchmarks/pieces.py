@@ -6,6 +6,8 @@ CPU milliseconds (user + system, all threads) for a batch of 32 at 160 x 160.
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +51,13 @@ def time_call(call: Callable[[], Any], repeats: int = 20) -> float:
             call()
         rounds.append((time.process_time() - started) / repeats * 1e3)
     return sorted(rounds)[1]
+
+
+def time_import(module: str) -> float:
+    """Returns the CPU milliseconds of importing what training needs: the median of three new processes."""
+    code = f"import time, {module}; import keras, tensorflow; print(time.process_time())"
+    calls = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    return sorted(1e3 * float(call.stdout) for call in calls)[1]
 
 
 def time_step(policy: str, *overrides: str, jit: bool = False, repeats: int = 20) -> float:
@@ -104,6 +113,8 @@ def main() -> None:
     def add(what: str, before: float, after: float) -> None:
         rows.append([what, before, after, f"{after / before:.2f}"])
 
+    add("import of Keras and TensorFlow: as it is; by `catdog.preload`, without garbage collection",
+        time_import("math"), time_import("catdog.preload"))  # fmt: skip
     add("flip and rotation: Keras' layers; `speed.fast_augmentation`",
         time_augmentation("flip_rotate", fast=False), time_augmentation("flip_rotate", fast=True))  # fmt: skip
     add("`augmentation=strong`, six layers: the same",

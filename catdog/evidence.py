@@ -10,6 +10,7 @@ import numpy as np
 
 from catdog.config import PromoteConfig
 from catdog.contrast import Contrast
+from catdog.identity import read_overrides
 from catdog.wording import plural, points, signed, signed_interval
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ def _variant_of(run: "Run") -> tuple[str, ...]:
 
 def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]":
     """Returns run id -> validation answers of the finished runs of a run's variant, one for each seed; the run itself counts."""
+    # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
+    from catdog.track.artifacts import load_table
+
     variant = run.data.tags.get("catdog.variant_digest")
     runs = [run]
     if variant:
@@ -191,23 +195,10 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]"
     for other in runs:
         if _variant_of(other) == _variant_of(run):
             chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
-    tables = {other.info.run_id: load_answers(other) for other in chosen.values()}
-    return {run_id: table for run_id, table in tables.items() if table is not None}
-
-
-def load_answers(run: "Run") -> "pd.DataFrame | None":
-    """Returns a run's answers to the validation images, file, label and a probability per class, or None where they are gone."""
-    import io
-
-    import mlflow
-    import pandas as pd
-    from mlflow.exceptions import MlflowException
-
-    try:
-        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/predictions/val.csv")
-    except (MlflowException, OSError):
-        return None
-    return pd.read_csv(io.StringIO(text), dtype={"file": str, "label": str}, keep_default_na=False)
+    tables = {
+        other.info.run_id: load_table(other.info.artifact_uri, "predictions/val.csv") for other in chosen.values()
+    }
+    return {run_id: table for run_id, table in tables.items() if len(table)}
 
 
 def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
@@ -232,7 +223,7 @@ def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataF
 def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, config: PromoteConfig) -> list[str]:
     """Returns the commands that would get the evidence: more seeds of the champion's variant, and then of the challenger's.
 
-    None where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
+    No commands where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
     """
     if _variant_of(challenger) == _variant_of(champion):
         return []
@@ -245,10 +236,9 @@ def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, confi
         seeds = enough
     commands = []
     for run in (champion, challenger):
-        words = shlex.split(run.data.tags.get("mlflow.source.name", ""))
-        if words[:3] != ["python", "-m", "catdog.train"]:
+        kept = read_overrides(run.data.tags)
+        if kept is None:
             return []
-        kept = [word for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")]
         listed = ",".join(map(str, range(seeds)))
         commands.append(shlex.join(["python", "-m", "catdog.train", "-m", *kept, f"seed={listed}"]))
     return commands

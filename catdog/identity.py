@@ -4,6 +4,7 @@ import getpass
 import hashlib
 import importlib.metadata
 import json
+import shlex
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -118,6 +119,14 @@ def describe_origin(command: str) -> dict[str, str]:
         **user,
         **({"mlflow.source.git.commit": commit.strip()} if commit else {}),
     }
+
+
+def read_overrides(tags: Mapping[str, str]) -> list[str] | None:
+    """Returns the overrides that a run was trained with, without its seed, from its tags; None where they are not known."""
+    words = shlex.split(tags.get("mlflow.source.name", ""))
+    if words[:3] != ["python", "-m", "catdog.train"]:
+        return None
+    return [word for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")]
 
 
 def read_git(*arguments: str) -> str:

@@ -1,6 +1,5 @@
 """The plan: what each run will do before any of them starts - reuse, resume, run - and why."""
 
-import io
 import json
 import logging
 import time
@@ -22,6 +21,7 @@ from catdog.identity import (
     describe_config_change,
     describe_libraries_change,
 )
+from catdog.track.artifacts import load_table
 from catdog.track.owner import Owner
 from catdog.track.spool import Entry, entry_for, list_entries
 
@@ -222,14 +222,9 @@ def count_changed_files(run: "Run", images: pd.DataFrame) -> int:
         run: in MLflow.
         images: the present manifest's rows: file, label, split, sha256.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/split.csv")
-    except (MlflowException, OSError):
+    before = load_table(run.info.artifact_uri, "split.csv")
+    if before.empty:
         return 0
-    before = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     rows = [set(map(tuple, table[["file", "label", "split", "sha256"]].to_numpy())) for table in (before, images)]
     return len({row[0] for row in rows[0] ^ rows[1]})
 

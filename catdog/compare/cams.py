@@ -12,10 +12,11 @@ import numpy as np
 from rich.text import Text
 
 from catdog.compare.atlas import Answers, Atlas
-from catdog.compare.load import find_pictures, load_bytes
+from catdog.compare.load import find_pictures
 from catdog.compare.records import RunRecord
 from catdog.console import console
 from catdog.errors import UserError
+from catdog.track.artifacts import load_bytes
 from catdog.wording import plural
 
 if TYPE_CHECKING:

@@ -4,11 +4,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
 from catdog.compare.records import RunRecord
 from catdog.compare.variants import Variant
 from catdog.compare.verdicts import Verdict
 from catdog.config import CONF, SAME_RESULT
 from catdog.contrast import Contrast
+from catdog.identity import read_overrides
 
 # Groups whose choice is one ingredient, whatever keys it sets; a key that is overridden on top is another.
 CHOICES = ("augmentation", "preprocessing", "backbone", "head", "speed")
@@ -74,14 +78,15 @@ class Effect:
 def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> list[Effect]:
     """Returns every judged pair with the ingredients in which it differs: single ones first, then confounded ones."""
     order = {variant.name: place for place, variant in enumerate(variants)}
-    graph = _single_steps(variants)
+    codes, keys = _encode(variants)
+    graph = _single_steps(codes, keys)
     effects = []
     for verdict in verdicts:
         before, after = sorted((verdict.first, verdict.second), key=lambda variant: order[variant.name])
         ingredients = differing_ingredients(before.records[0], after.records[0])
-        steps = _shortest_path(graph, before.name, after.name) if len(ingredients) > 1 else ()
-        # A detour through other ingredients explains nothing.
-        steps = steps if len(steps) == len(ingredients) + 1 else ()
+        path = _shortest_path(graph, codes, order[before.name], order[after.name]) if len(ingredients) > 1 else []
+        # A detour explains nothing.
+        steps = tuple(variants[place].name for place in path) if len(path) == len(ingredients) + 1 else ()
         commands = () if steps or len(ingredients) < 2 else separating_commands(before, after, ingredients)
         if ingredients:
             effects.append(Effect(before, after, ingredients, verdict, steps, commands))
@@ -96,19 +101,18 @@ def differing_ingredients(before: RunRecord, after: RunRecord) -> tuple[Ingredie
     """Returns in what the configs of two runs differ, as far as it affects the result."""
     keys = sorted({*before.params, *after.params})
     values = {key: (before.params.get(key, ""), after.params.get(key, "")) for key in keys}
-    changed = {
-        key: pair
-        for key, pair in values.items()
-        if pair[0] != pair[1] and not any(key == name or key.startswith(name + ".") for name in UNRELATED)
-    }
+    changed = {key: pair for key, pair in values.items() if pair[0] != pair[1] and _counts(key)}
     chosen = [group for group in CHOICES if f"{group}.name" in changed]
     found = [Ingredient(group, *changed[f"{group}.name"]) for group in chosen]
-    found += [
-        Ingredient(key, *pair)
-        for key, pair in changed.items()
-        if key.partition(".")[0] not in chosen and not key.endswith(".name")
-    ]
+    found += [Ingredient(key, *pair) for key, pair in changed.items() if key.partition(".")[0] not in chosen]
     return tuple(found)
+
+
+def _counts(key: str) -> bool:
+    """Whether a config key makes a difference; the name of a group's choice does where the choice is one ingredient."""
+    if any(key == name or key.startswith(name + ".") for name in UNRELATED):
+        return False
+    return not key.endswith(".name") or key.removesuffix(".name") in CHOICES
 
 
 def separating_commands(before: Variant, after: Variant, ingredients: Sequence[Ingredient]) -> tuple[str, ...]:
@@ -116,7 +120,7 @@ def separating_commands(before: Variant, after: Variant, ingredients: Sequence[I
 
     Pixels before backbone, as a backbone with weights is particular about them. None where a change is not one override.
     """
-    base = variant_overrides(before.records[0])
+    base = read_overrides(before.records[0].tags)
     changes = [_override(ingredient) for ingredient in ingredients]
     if base is None or None in changes:
         return ()
@@ -142,30 +146,43 @@ def _override(ingredient: Ingredient) -> str | None:
     return f"{ingredient.key}={ingredient.after}" if plain else None
 
 
-def variant_overrides(record: RunRecord) -> list[str] | None:
-    """Returns the overrides that a run was trained with, without its seed; None where they are not known."""
-    words = shlex.split(record.tags.get("mlflow.source.name", ""))
-    if words[:3] != ["python", "-m", "catdog.train"]:
-        return None
-    return [item for item in words[3:] if not item.startswith("seed=") and item != "-m"]
+def _encode(variants: Sequence[Variant]) -> tuple[np.ndarray, list[str]]:
+    """Returns the variants' configs as numbers, int (V, K), and the K keys: those that count and are not the same in all."""
+    table = pd.DataFrame([variant.records[0].params for variant in variants]).fillna("")
+    keys = [key for key in map(str, table) if _counts(key) and table[key].nunique() > 1]
+    codes = [pd.factorize(table[key])[0] for key in keys]
+    return np.array(codes, dtype=int).reshape(len(keys), len(variants)).T, keys
 
 
-def _single_steps(variants: Sequence[Variant]) -> dict[str, list[str]]:
-    return {
-        a.name: [b.name for b in variants if a is not b and len(differing_ingredients(a.records[0], b.records[0])) == 1]
-        for a in variants
-    }
+def _single_steps(codes: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    """Returns which variants differ in one ingredient, bool (V, V), as `differing_ingredients` would say of each pair."""
+    groups = [key.partition(".")[0] for key in keys]
+    chosen = {group: keys.index(f"{group}.name") for group in CHOICES if f"{group}.name" in keys}
+    steps = np.zeros((len(codes), len(codes)), dtype=bool)
+    for row, own in zip(steps, codes, strict=True):
+        differs = codes != own
+        count = differs[:, [group not in chosen for group in groups]].sum(axis=1)
+        for group, name in chosen.items():
+            members = [place for place, other in enumerate(groups) if other == group and place != name]
+            # Another choice is one ingredient, whatever it sets.
+            count += np.where(differs[:, name], 1, differs[:, members].sum(axis=1))
+        row[:] = count == 1
+    return steps
 
 
-def _shortest_path(graph: dict[str, list[str]], start: str, end: str) -> tuple[str, ...]:
-    paths: list[tuple[str, ...]] = [(start,)]
-    seen = {start}
-    while paths:
-        path = paths.pop(0)
-        for name in graph[path[-1]]:
-            if name == end:
-                return (*path, name)
-            if name not in seen:
-                seen.add(name)
-                paths.append((*path, name))
-    return ()
+def _shortest_path(steps: np.ndarray, codes: np.ndarray, start: int, end: int) -> list[int]:
+    """Returns the variants on a shortest way by single steps, each key as at its start or as at its end; empty if there is none."""
+    allowed = ((codes == codes[start]) | (codes == codes[end])).all(axis=1)
+    before = {start: start}
+    queue = [start]
+    while queue and end not in before:
+        here = queue.pop(0)
+        found = [int(place) for place in np.flatnonzero(steps[here] & allowed) if int(place) not in before]
+        before |= dict.fromkeys(found, here)
+        queue += found
+    if end not in before:
+        return []
+    path = [end]
+    while path[-1] != start:
+        path.append(before[path[-1]])
+    return path[::-1]

@@ -1,6 +1,5 @@
 """Runs in MLflow -> a comparison."""
 
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from catdog.compare.records import FINISHED, Comparison, RunRecord
 from catdog.config import default_cache
 from catdog.errors import TRAIN_COMMAND, UserError
 from catdog.ledger import digest_test, read_looks
+from catdog.track.artifacts import load_bytes, load_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,7 +51,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
     first, first_run = finished[0]
     tags = first_run.data.tags
-    split = _load_table(first.artifact_uri, "split.csv")
+    split = load_table(first.artifact_uri, "split.csv")
     return Comparison(
         study=client.get_experiment(first_run.info.experiment_id).name,
         sweep_id=sweep.info.run_id if sweep else "",
@@ -139,7 +139,7 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
         tags=dict(data.tags),
         metrics=dict(data.metrics),
         history=_load_history(client, run),
-        predictions=_load_table(artifacts, "predictions/val.csv"),
+        predictions=load_table(artifacts, "predictions/val.csv"),
     )
 
 
@@ -164,33 +164,6 @@ def _load_history(client: "MlflowClient", run: "Run") -> pd.DataFrame:
     return pd.DataFrame(series).sort_index().rename_axis("epoch")
 
 
-def _load_table(artifact_uri: str, path: str) -> pd.DataFrame:
-    content = load_bytes(artifact_uri, path)
-    if content is None:
-        # A run that failed early has none.
-        return pd.DataFrame()
-    # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number. As objects, for pandas'
-    # own strings take longer to make than all the rest.
-    types = {"file": object, "label": object, "sha256": object}
-    return pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False)
-
-
-def load_bytes(artifact_uri: str, path: str) -> bytes | None:
-    """Returns the content of a run's artifact, None where there is none or it cannot be read."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.file_utils import local_file_uri_to_path
-    from mlflow.utils.uri import is_local_uri
-
-    try:
-        if is_local_uri(artifact_uri):
-            # MLflow's own way of reading a file takes milliseconds, which add up over a thousand runs.
-            return (Path(local_file_uri_to_path(artifact_uri)) / path).read_bytes()
-        return Path(mlflow.artifacts.download_artifacts(f"{artifact_uri}/{path}")).read_bytes()
-    except (MlflowException, OSError):
-        return None
-
-
 def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
     """Returns a function from the name of a validation file to its picture, in the size that this run was trained at.
 
@@ -198,7 +171,7 @@ def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
     """
     from catdog.data.cache import load_cached_images
 
-    split = _load_table(record.artifact_uri, "split.csv")
+    split = load_table(record.artifact_uri, "split.csv")
     size = int(record.params.get("preprocessing.image_size", 0))
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}

@@ -1,3 +1,5 @@
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 from studies import draw_studies
@@ -157,6 +159,33 @@ def test_effects_isolate_one_ingredient_and_name_what_is_confounded(make_runs, m
     assert alone[0].commands == (
         "python -m catdog.train -m model=cnn trainer.epochs=5 augmentation=flip_rotate seed=0,1,2,3",
     )
+
+
+def test_a_way_by_single_ingredients_is_found_wherever_there_is_one(make_record, make_analysis):
+    keys = ("augmentation.name", "backbone.name", "trainer.epochs")
+    for left_out in range(8):
+        configs = [config for config in product("01", repeat=3) if int("".join(config), 2) not in (left_out, 5)]
+        records = [
+            make_record(
+                "".join(config),
+                wrong=range(number),
+                # What a choice sets goes with it, and is no ingredient of its own.
+                params=dict(zip(keys, config, strict=True)) | {"augmentation.layers.flip.mode": config[0]},
+                tags={"catdog.variant_digest": "".join(config)},
+            )
+            for number, config in enumerate(configs)
+        ]
+        effects = make_analysis(*records).effects
+        assert len(effects) == len(configs) * (len(configs) - 1) // 2
+        for effect in effects:
+            start, end = tuple(effect.before.name), tuple(effect.after.name)
+            ways = []
+            for order in permutations([place for place in range(3) if start[place] != end[place]]):
+                changed = [set(order[:count]) for count in range(len(order) + 1)]
+                ways.append(tuple("".join((end if k in c else start)[k] for k in range(3)) for c in changed))
+            ways = [way for way in ways if all(tuple(step) in configs for step in way)]
+            assert len(effect.ingredients) == sum(a != b for a, b in zip(start, end, strict=True))
+            assert (effect.steps in ways) if ways and len(effect.ingredients) > 1 else effect.steps == ()
 
 
 def test_separating_commands_add_one_ingredient_after_the_other(make_runs, make_analysis):

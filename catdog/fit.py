@@ -15,6 +15,7 @@ from catdog.checkpoint import Checkpoint
 from catdog.clock import Clock
 from catdog.config import TrainerConfig
 from catdog.errors import UserError
+from catdog.memory import return_freed
 from catdog.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -251,6 +252,7 @@ class Record(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.clock.enter("training")
+        return_freed()
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:

@@ -4,7 +4,6 @@ TensorFlow is imported, never run: a fork of a process whose TensorFlow has star
 """
 
 import contextlib
-import ctypes
 import gc
 import os
 import sys
@@ -12,8 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 
-# As in glibc's malloc.h.
-M_ARENA_MAX = -8
+from catdog.memory import use_one_heap
 
 
 @contextlib.contextmanager
@@ -45,9 +43,7 @@ def quiet_native_log() -> Iterator[None]:
 
 # A fork imports what leads the sweep, catdog.train as __main__, once more under a name of its own; runpy wonders at that.
 warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", RuntimeWarning)
-# glibc gives every thread a heap of its own, which keeps what is freed there; TensorFlow's threads then hold 25 MB for nothing.
-with contextlib.suppress(OSError, AttributeError, TypeError):
-    ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+use_one_heap()
 # Half a million objects that stay: looking through them for garbage while they come is a quarter of the import, and every
 # collection later, in each fork and at the end of each process, would look through them again.
 gc.disable()

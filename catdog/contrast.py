@@ -249,15 +249,19 @@ def bootstrap_means(variants: Sequence[np.ndarray], draws: int = 2000, seed: int
     """
     means = np.full((len(variants), draws), np.nan)
     images = variants[0].shape[-1] if variants else 0
-    if images * draws > MOST_WEIGHTS:
+    if not images or images * draws > MOST_WEIGHTS:
         return means
     generator = np.random.default_rng(seed)
     weights = (generator.multinomial(images, np.full(images, 1 / images), draws).T / images).astype(np.float32)
+    # All runs at once: of many variants with one seed each, one product after the other takes ten times as long.
+    by_run = np.concatenate(variants).astype(np.float32) @ weights
+    first = 0
     for row, values in zip(means, variants, strict=True):
         seeds = len(values)
         drawn = generator.integers(seeds, size=(draws, seeds)) + seeds * np.arange(draws)[:, None]
         times = np.bincount(drawn.ravel(), minlength=draws * seeds).reshape(draws, seeds).T
-        row[:] = ((np.asarray(values, dtype=np.float32) @ weights) * times).sum(axis=0) / seeds
+        row[:] = (by_run[first : first + seeds] * times).sum(axis=0) / seeds
+        first += seeds
     return means
 
 

@@ -239,7 +239,7 @@ class Comparison:
         """The runs that came to their end."""
         return [record for record in self.records if record.finished]
 
-    @property
+    @cached_property
     def complete(self) -> bool:
         """Whether every run that was asked for has finished and has predictions."""
         return self.sweep_status == FINISHED and all(record.finished and record.kept_images for record in self.records)

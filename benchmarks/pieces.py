@@ -53,6 +53,19 @@ def time_call(call: Callable[[], Any], repeats: int = 20) -> float:
     return sorted(rounds)[1]
 
 
+def time_alternately(*calls: Callable[[], Any], repeats: int = 8, rounds: int = 9) -> list[float]:
+    """Returns the CPU milliseconds of several calls, taken in turns: for differences of a few percent, on a machine that drifts."""
+    spent: list[list[float]] = [[] for _ in calls]
+    for number in range(rounds + 1):
+        for call, own in zip(calls, spent, strict=True):
+            started = time.process_time()
+            for _ in range(repeats):
+                call()
+            # The first round builds what is called.
+            own += [(time.process_time() - started) / repeats * 1e3] if number else []
+    return [sorted(own)[rounds // 2] for own in spent]
+
+
 def time_import(module: str) -> float:
     """Returns the CPU milliseconds of importing what training needs: the median of three new processes."""
     code = f"import time, {module}; import keras, tensorflow; print(time.process_time())"
@@ -60,13 +73,14 @@ def time_import(module: str) -> float:
     return sorted(1e3 * float(call.stdout) for call in calls)[1]
 
 
-def time_step(policy: str, *overrides: str, jit: bool = False, repeats: int = 20) -> float:
+def build_step(policy: str, *overrides: str, jit: bool = False) -> Callable[[], Any]:
+    """Returns a training step of the model that the overrides make."""
     config = compose(*overrides)
     model = build_model(config, 2, policy)
     compile_model(model, config.trainer, policy, 63, jit=jit)
     model.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((PIXELS, LABELS)).repeat())
-    return time_call(lambda: model.train_function(batches), repeats)
+    return lambda: model.train_function(batches)
 
 
 def time_augmentation(choice: str, *, fast: bool) -> float:
@@ -119,13 +133,18 @@ def main() -> None:
         time_augmentation("flip_rotate", fast=False), time_augmentation("flip_rotate", fast=True))  # fmt: skip
     add("`augmentation=strong`, six layers: the same",
         time_augmentation("strong", fast=False), time_augmentation("strong", fast=True))  # fmt: skip
-    plain = time_step("float32", "speed=none")
-    half = time_step("mixed_bfloat16", "speed=none")
+    plain, half, late, dropout, both = time_alternately(
+        build_step("float32", "speed=none"),
+        build_step("mixed_bfloat16", "speed=none"),
+        build_step("mixed_bfloat16", "speed=none", "speed.late_relu=true"),
+        build_step("mixed_bfloat16", "speed=none", "speed.fast_dropout=true"),
+        build_step("mixed_bfloat16"),
+    )
     add("small CNN's training step: float32; bfloat16", plain, half)
-    for what, key in (("ReLU before pooling", "late_relu"), ("Keras' dropout", "fast_dropout")):
-        with_key = time_step("mixed_bfloat16", "speed=none", f"speed.{key}=true")
-        add(f"the same in bfloat16: {what}; `speed.{key}`", half, with_key)
-    xla = time_step("mixed_bfloat16", "speed=none", jit=True, repeats=2)
+    add("the same in bfloat16: ReLU before pooling; `speed.late_relu`", half, late)
+    add("the same in bfloat16: Keras' dropout; `speed.fast_dropout`", half, dropout)
+    add("the same in bfloat16: neither; both", half, both)
+    xla = time_call(build_step("mixed_bfloat16", "speed=none", jit=True), repeats=2)
     add("the same in bfloat16: `trainer.jit=never`; `always` (XLA)", half, xla)
     frozen = {
         (policy, folded): time_forward(policy, folded=folded)

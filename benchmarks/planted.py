@@ -45,6 +45,9 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "5% cut off each side": lambda image: crop(image, 0.05, 0.05, 0.05, 0.05),
     "5% cut off, around": lambda image: crop(image, 0.025, 0.025, 0.025, 0.025),
     "5% cut off right and bottom": lambda image: crop(image, 0, 0, 0.05, 0.05),
+    "5% cut off left and right": lambda image: crop(image, 0.05, 0, 0.05, 0),
+    "10% cut off the top": lambda image: crop(image, 0, 0.1, 0, 0),
+    "10% cut off left and top": lambda image: crop(image, 0.1, 0.1, 0, 0),
     "mirrored, half the size, quality 30": lambda image: compress(halve(ImageOps.mirror(image)), 30),
 }
 

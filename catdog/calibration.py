@@ -79,15 +79,6 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
     return float(np.abs(np.bincount(part, confidence) - np.bincount(part, right)).sum() / len(labels))
 
 
-def calibration_interval(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tuple[float, float]:
-    """Returns the 95% interval of the expected calibration error, over images, and over seeds where there are several.
-
-    Args, Source, Raises: as of `measure_calibration`.
-    """
-    found = measure_calibration(probabilities, labels, bins)
-    return found.low, found.high
-
-
 def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Calibration:
     """Returns the calibration error with its interval, and the bins of a reliability diagram.
 

@@ -159,8 +159,10 @@ def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tupl
     found = mean(right)
     quantile = special.stdtrit(found.freedom(), 0.5 + confidence / 2)
     spread = found.estimate * (1 - found.estimate)
-    # All right or all wrong: no spread to see, so each image counts once.
+    # All right or all wrong: no spread to see, so each image counts once. And no more answers than were given, however well the
+    # errors of one seed make up for those of another: that may be luck.
     answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.images)
+    answers = np.minimum(answers, found.images * found.seeds[0])
     centre = (found.estimate + quantile**2 / (2 * answers)) / (1 + quantile**2 / answers)
     half = quantile / (1 + quantile**2 / answers) * np.sqrt(spread / answers + quantile**2 / (4 * answers**2))
     return (centre - half)[()], (centre + half)[()]
@@ -225,7 +227,7 @@ def _build(
     else:
         seed_variances = tuple(np.zeros_like(variance) for variance in seed_variances)
     # Where hardly an image tells the two apart, their spread is not known: a kind of image that is rare may not have come up.
-    telling = (by_image != by_image[..., :1]).sum(axis=-1)
+    telling = (by_image != np.median(by_image, axis=-1, keepdims=True)).sum(axis=-1)
     floor = np.where(telling < FEW_IMAGES, 2.0, 1 / max(seeds)) / images
     return Contrast(
         estimate[()], tuple(variance[()] for variance in seed_variances), image_variance[()], seeds, images, floor

@@ -10,7 +10,7 @@ import numpy as np
 
 from catdog.config import PromoteConfig
 from catdog.contrast import Contrast
-from catdog.identity import read_overrides
+from catdog.identity import RESULT_TAGS, read_overrides
 from catdog.wording import plural, points, signed, signed_interval
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED = "first", "better", "not worse", "
 WORSE, UNDECIDED, CALIBRATION, NOT_COMPARABLE = "worse", "undecided", "calibration", "not comparable"
 MOVES = (FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED)
 # Runs of one variant are comparable if these are equal.
-SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", "catdog.code_digest", "catdog.libraries")
+SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", *RESULT_TAGS)
 MOST_RUNS = 100
 # What to begin with where seeds were not varied.
 FIRST_SEEDS = 5

@@ -33,6 +33,9 @@ TRAINING_MODULES = (
 # Libraries that compute what training computes with, or decode its images.
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
 DIGITS = 12
+# Tags of a run, beside those of its config and data, on which its result depends; what precision `auto` is, the machine says.
+PRECISION_TAG = "catdog.precision"
+RESULT_TAGS = ("catdog.code_digest", "catdog.libraries", PRECISION_TAG)
 
 
 @dataclass(frozen=True)
@@ -94,15 +97,21 @@ def read_versions() -> dict[str, str]:
 @cache
 def _digest_code() -> dict[str, str]:
     package = Path(__file__).parent
+    return {
+        file: hashlib.sha256((package.parent / file).read_bytes()).hexdigest()[:DIGITS]
+        for file in list_training_files()
+    }
+
+
+def list_training_files() -> list[str]:
+    """Returns the files whose code affects training, as "catdog/model.py", sorted."""
+    package = Path(__file__).parent
     files = sorted(
         file
         for name in TRAINING_MODULES
         for file in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
     )
-    return {
-        f"catdog/{file.relative_to(package).as_posix()}": hashlib.sha256(file.read_bytes()).hexdigest()[:DIGITS]
-        for file in files
-    }
+    return [file.relative_to(package.parent).as_posix() for file in files]
 
 
 def describe_origin(command: str) -> dict[str, str]:

@@ -46,10 +46,12 @@ warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", Runtime
 use_one_heap()
 # Half a million objects that stay: looking through them for garbage while they come is a quarter of the import, and every
 # collection later, in each fork and at the end of each process, would look through them again.
+collected = gc.isenabled()
 gc.disable()
 with quiet_native_log():
     import keras
     import tensorflow
 gc.freeze()
-gc.enable()
+if collected:
+    gc.enable()
 del keras, tensorflow

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from catdog.clock import Clock, describe
 from catdog.config import Config
+from catdog.identity import PRECISION_TAG
 from catdog.track import Job
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", 
         **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
         "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
         "catdog.classes": ",".join(manifest.classes),
-        "catdog.precision": policy,
+        PRECISION_TAG: policy,
     })  # fmt: skip
     run.log_table(manifest.images, "split.csv")
     log_inputs(run, config, manifest.images, manifest.digest)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from catdog.calibration import calibration_error, calibration_interval, measure_calibration
+from catdog.calibration import calibration_error, measure_calibration
 
 
 def simulate(
@@ -64,15 +64,15 @@ def test_an_overconfident_model_is_found_out():
 @pytest.mark.parametrize(("seeds", "images", "temperature"), [(1, 800, 1.3), (1, 300, 2.0), (1, 800, 0.6)])
 def test_the_interval_holds_the_truth(seeds, images, temperature):
     generator, truth = np.random.default_rng(3), true_error(temperature)
-    bounds = [calibration_interval(*simulate(generator, images, seeds, temperature)) for _ in range(200)]
-    assert np.mean([low <= truth <= high for low, high in bounds]) >= 0.87
+    found = [measure_calibration(*simulate(generator, images, seeds, temperature)) for _ in range(200)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.87
 
 
 def test_seeds_are_judged_together():
     generator = np.random.default_rng(4)
     truth = measure_calibration(*simulate(np.random.default_rng(9), 60_000, 5, 2.0)).error
-    bounds = [calibration_interval(*simulate(generator, 400, 5, 2.0)) for _ in range(100)]
-    assert np.mean([low <= truth <= high for low, high in bounds]) >= 0.87
+    found = [measure_calibration(*simulate(generator, 400, 5, 2.0)) for _ in range(100)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.87
     # Copies of one seed are no more than the one.
     probabilities, labels = simulate(generator, 400, temperature=2.0)
     copied = measure_calibration(np.repeat(probabilities, 4, axis=0), labels)

@@ -5,6 +5,7 @@ import pytest
 from studies import draw_studies, find_shift, true_accuracy
 
 from catdog.contrast import accuracy_interval, bootstrap_interval, bootstrap_means, contrast, mean
+from catdog.statistics import wilson_interval
 
 CASES = [(200, 0.6, 0.2), (800, 0.6, 0.06), (800, 4.0, 0.1)]
 
@@ -120,3 +121,21 @@ def test_the_bootstrap_counts_single_answers_noise_three_times():
 def test_what_cannot_be_compared_is_refused(shapes):
     with pytest.raises(ValueError, match="needs"):
         contrast(np.ones(shapes[0]), np.ones(shapes[1]))
+
+
+def test_the_order_of_images_changes_nothing():
+    """Where few images tell two variants apart, the first may be one of them."""
+    answers = np.ones((3, 200), dtype=bool)
+    other = answers.copy()
+    other[:, 0] = False
+    swapped = other[:, ::-1]
+    assert contrast(answers, other).interval() == contrast(answers, swapped).interval()
+
+
+def test_errors_that_make_up_for_each_other_are_no_more_answers():
+    """Two seeds that learned nothing, one always says cat and one always dog: 1,600 answers, not a million."""
+    cats = np.arange(800) % 2 == 0
+    low, high = accuracy_interval(np.stack([cats, ~cats]))
+    independent = wilson_interval(800, 1600)
+    assert low <= independent[0] + 1e-3
+    assert high >= independent[1] - 1e-3

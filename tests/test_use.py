@@ -100,6 +100,10 @@ def test_compare_takes_a_sweep_or_single_runs(study, client, compared) -> None:
     chosen = study.run("compare", f"runs=[{','.join(run.info.run_id for run in runs)}]", "output=two")
     assert chosen.code == 0, chosen.text
     assert len(pd.read_csv(next(study.folder.glob("two/*/table.csv")))) == 2
+    # Copies of one run are no seeds, and a comparison of one run does not lie where that of two does.
+    again = study.run("compare", f"runs=[{runs[0].info.run_id},{runs[0].info.run_id}]", "output=two")
+    assert again.code == 0, again.text
+    assert sorted(len(pd.read_csv(table)) for table in study.folder.glob("two/*/table.csv")) == [1, 2]
     assert study.run("compare", f"sweep={runs[0].info.run_id}").code == 2
     assert study.run("compare", f"sweep={sweep.info.run_id}", "output=again").code == 0
 

@@ -2,13 +2,14 @@
 
 import gc
 import logging
+import shutil
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from catdog import cli
 from catdog.commands import CompareConfig
-from catdog.config import load_config
+from catdog.config import hash_text, load_config
 from catdog.console import console, show_next
 from catdog.errors import UserError
 
@@ -43,7 +44,10 @@ def compare(composed: DictConfig) -> None:
     atlas = build_atlas(analysis)
     cams = collect_cams(client, atlas, config.gradcam)
     figures = build_figures(analysis, atlas)
-    folder = Path(config.output) / (comparison.sweep_id or comparison.records[0].run_id)
+    run_ids = [record.run_id for record in comparison.records]
+    folder = Path(config.output) / (
+        comparison.sweep_id or (run_ids[0] if len(run_ids) == 1 else hash_text(" ".join(run_ids))[:32])
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page = folder / "comparison.html"
@@ -53,8 +57,13 @@ def compare(composed: DictConfig) -> None:
             "pairs": build_pairs_frame(analysis),
         }
         for name, frame in tables.items():
-            frame.to_csv(folder / f"{name}.csv", index=False)
+            # Without a pair there is no table of them, nor one of an earlier comparison.
+            (folder / f"{name}.csv").unlink(missing_ok=True)
+            if len(frame):
+                frame.to_csv(folder / f"{name}.csv", index=False)
         page.write_text(render_page(analysis, atlas, cams, figures), encoding="utf-8")
+        # An earlier comparison may have had others.
+        shutil.rmtree(folder / "figures", ignore_errors=True)
         (folder / "figures").mkdir(exist_ok=True)
         for name, figure in figures.items():
             figure.savefig(folder / "figures" / f"{name}.png", dpi=150)

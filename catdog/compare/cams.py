@@ -1,5 +1,6 @@
 """Grad-CAM for the atlas: of one run of each variant, from its kept model or from what an earlier comparison left behind."""
 
+import gc
 import io
 import logging
 import tempfile
@@ -118,10 +119,10 @@ Stored = dict[tuple[str, int, int], np.ndarray]
 
 def _load_stored(record: RunRecord) -> Stored:
     """Returns what an earlier comparison stored: (file, predicted class, true class) -> uint8 (2, h, w)."""
-    content = load_bytes(record.artifact_uri, f"{FOLDER}/{FILE}")
-    if content is None:
-        return {}
     try:
+        content = load_bytes(record.artifact_uri, f"{FOLDER}/{FILE}")
+        if content is None:
+            return {}
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             if int(arrays["version"]) != VERSION:
                 return {}
@@ -129,7 +130,7 @@ def _load_stored(record: RunRecord) -> Stored:
                 (str(file), int(pair[0]), int(pair[1])): maps
                 for file, pair, maps in zip(arrays["files"], arrays["classes"], arrays["maps"], strict=True)
             }
-    except (OSError, ValueError, KeyError) as error:
+    except (UserError, OSError, ValueError, KeyError) as error:
         log.warning("the stored Grad-CAM of %s cannot be read (%s): computed again", record.name, error)
         return {}
 
@@ -165,6 +166,9 @@ def _compute(record: RunRecord, files: Sequence[str], classes: np.ndarray) -> np
     words = f"Grad-CAM of {record.name}, {plural(len(files), 'image')}"
     with console.status(Text(words)):
         # Imported here: TensorFlow takes seconds, and most comparisons find their maps stored.
+        from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+        # isort: split
         from catdog.evaluate import load_keras_model
         from catdog.gradcam import NoMapError, compute_cams
 
@@ -175,6 +179,8 @@ def _compute(record: RunRecord, files: Sequence[str], classes: np.ndarray) -> np
         except UserError as error:
             raise _NoCamError("the files of its kept model are gone") from error
     log.info("%s", words)
+    # Nobody else does, here: a model is full of cycles.
+    gc.collect()
     return np.rint(255 * cams).astype(np.uint8)
 
 

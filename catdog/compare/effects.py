@@ -1,5 +1,6 @@
 """What made the difference: in which ingredients two variants differ, and which pairs isolate one."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,17 +13,19 @@ from catdog.compare.variants import Variant
 from catdog.compare.verdicts import Verdict
 from catdog.config import CONF, SAME_RESULT
 from catdog.contrast import Contrast
-from catdog.identity import read_overrides
+from catdog.identity import DIGITS, PRECISION_TAG, read_overrides
 
 # Groups whose choice is one ingredient, whatever keys it sets; a key that is overridden on top is another.
 CHOICES = ("augmentation", "preprocessing", "backbone", "head", "speed")
+# Ingredients that are no config keys.
+CODE, LIBRARIES = "code", "libraries"
 # What a run is called, where it lies and when it is promoted changes no result.
 UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *(f"speed.{key}" for key in SAME_RESULT))
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One thing in which two variants differ: a config key or group, and what it is in either."""
+    """One thing in which two variants differ: a config key or group, the code or a library, and what it is in either."""
 
     key: str
     before: str
@@ -98,14 +101,27 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
 
 
 def differing_ingredients(before: RunRecord, after: RunRecord) -> tuple[Ingredient, ...]:
-    """Returns in what the configs of two runs differ, as far as it affects the result."""
-    keys = sorted({*before.params, *after.params})
-    values = {key: (before.params.get(key, ""), after.params.get(key, "")) for key in keys}
-    changed = {key: pair for key, pair in values.items() if pair[0] != pair[1] and _counts(key)}
+    """Returns in what two runs differ, as far as it affects the result."""
+    first, second = _settings(before), _settings(after)
+    values = {key: (first.get(key, ""), second.get(key, "")) for key in sorted({*first, *second})}
+    changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     chosen = [group for group in CHOICES if f"{group}.name" in changed]
     found = [Ingredient(group, *changed[f"{group}.name"]) for group in chosen]
     found += [Ingredient(key, *pair) for key, pair in changed.items() if key.partition(".")[0] not in chosen]
     return tuple(found)
+
+
+def _settings(record: RunRecord) -> dict[str, str]:
+    """Returns what a run's result depends on, beside data and seed: its config as far as it counts, code, libraries, precision."""
+    tags = record.tags
+    found = {key: value for key, value in record.params.items() if _counts(key)}
+    if PRECISION_TAG in tags:
+        # What `auto` was on that machine.
+        found["trainer.precision"] = tags[PRECISION_TAG]
+    if "catdog.code_digest" in tags:
+        found[CODE] = tags["catdog.code_digest"][:DIGITS]
+    libraries = json.loads(tags.get("catdog.libraries", "{}"))
+    return found | {f"{LIBRARIES}.{name}": version for name, version in libraries.items()}
 
 
 def _counts(key: str) -> bool:
@@ -139,17 +155,21 @@ def separating_commands(before: Variant, after: Variant, ingredients: Sequence[I
 
 def _override(ingredient: Ingredient) -> str | None:
     """Returns the ingredient's change as an override, None where it takes more than one word."""
+    if ingredient.key.partition(".")[0] in (CODE, LIBRARIES):
+        return None
     if ingredient.key in CHOICES:
         file = CONF / ingredient.key / f"{ingredient.after}.yaml"
         return f"{ingredient.key}={ingredient.after}" if file.is_file() else None
     plain = ingredient.before and ingredient.after and ".layers." not in ingredient.key
-    return f"{ingredient.key}={ingredient.after}" if plain else None
+    # MLflow has Python's word for it.
+    value = "null" if ingredient.after == "None" else ingredient.after
+    return f"{ingredient.key}={value}" if plain else None
 
 
 def _encode(variants: Sequence[Variant]) -> tuple[np.ndarray, list[str]]:
     """Returns the variants' configs as numbers, int (V, K), and the K keys: those that count and are not the same in all."""
-    table = pd.DataFrame([variant.records[0].params for variant in variants]).fillna("")
-    keys = [key for key in map(str, table) if _counts(key) and table[key].nunique() > 1]
+    table = pd.DataFrame([_settings(variant.records[0]) for variant in variants]).fillna("")
+    keys = [key for key in map(str, table) if table[key].nunique() > 1]
     codes = [pd.factorize(table[key])[0] for key in keys]
     return np.array(codes, dtype=int).reshape(len(keys), len(variants)).T, keys
 

@@ -74,7 +74,7 @@ def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | No
 
     if config.runs:
         try:
-            named = [client.get_run(run_id) for run_id in config.runs]
+            named = [client.get_run(run_id) for run_id in dict.fromkeys(config.runs)]
         except MlflowException as error:
             raise UserError(
                 f"runs: {str(error).splitlines()[0]}. Give MLflow run ids of this tracking store."

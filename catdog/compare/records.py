@@ -230,11 +230,6 @@ class Comparison:
         object.__setattr__(self, "records", tuple(named))
 
     @property
-    def variants(self) -> dict[str, str]:
-        """run name -> variant, of all runs: what fixes a variant's colour in every figure."""
-        return {record.name: record.variant for record in self.records}
-
-    @property
     def finished(self) -> list[RunRecord]:
         """The runs that came to their end."""
         return [record for record in self.records if record.finished]
@@ -249,11 +244,6 @@ class Comparison:
         """Finished runs that have predictions, best kept validation accuracy first."""
         predicted = [record for record in self.finished if record.kept_images]
         return sorted(predicted, key=lambda record: -record.kept_accuracy)
-
-    @property
-    def best(self) -> RunRecord | None:
-        """The run with the best kept validation accuracy; None where there is none, or they saw different data."""
-        return self.ranked[0] if self.ranked and self.same_data else None
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from catdog import contrast
 from catdog.compare.records import NAN, NO_INTERVAL, Comparison, RunRecord
 from catdog.config import hash_text
 from catdog.contrast import Contrast
+from catdog.identity import RESULT_TAGS
 
 VARIANT_TAG = "catdog.variant_digest"
 
@@ -121,8 +122,9 @@ def group_by_variant(comparison: Comparison) -> list[Variant]:
 
 
 def variant_key(record: RunRecord) -> str:
-    """Returns what the runs of a variant share: config without the seed, code and libraries; the name where these are not known."""
-    code = [record.tags[tag] for tag in ("catdog.code_digest", "catdog.libraries") if tag in record.tags]
+    """Returns what the runs of a variant share: config without the seed, code, libraries and precision, which `auto` leaves to the
+    machine; the name where these are not known."""
+    code = [record.tags[tag] for tag in RESULT_TAGS if tag in record.tags]
     if VARIANT_TAG not in record.tags:
         return record.variant
     return hash_text(record.tags[VARIANT_TAG] + "".join(code)) if code else record.tags[VARIANT_TAG]

@@ -1,5 +1,6 @@
 """Decoded images -> batches: an endless training stream in an order fixed by seed and epoch, and an exact evaluation one."""
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,7 +87,7 @@ def build_train_stream(
         stream = stream.enumerate(start=first_batch).map(
             lambda batch, pair: (augment(pair[0], batch), pair[1]), num_parallel_calls=1
         )
-    return _finish(stream)
+    return _finish(stream, split)
 
 
 def build_eval_stream(split: Rows, *, batch_size: int, replicas: int = 1) -> "tf.data.Dataset":
@@ -94,7 +95,7 @@ def build_eval_stream(split: Rows, *, batch_size: int, replicas: int = 1) -> "tf
     import tensorflow as tf
 
     count = len(split)
-    return _finish(_gather(_batch(tf.data.Dataset.range(count), count, batch_size, replicas), split))
+    return _finish(_gather(_batch(tf.data.Dataset.range(count), count, batch_size, replicas), split), split)
 
 
 def _batch(rows: "tf.data.Dataset", count: int, batch_size: int, replicas: int) -> "tf.data.Dataset":
@@ -107,9 +108,11 @@ def _gather(rows: "tf.data.Dataset", split: Rows) -> "tf.data.Dataset":
     import tensorflow as tf
 
     shape, dtype = (None, *split.shape), tf.as_dtype(split.dtype)
+    # TensorFlow keeps such a function as long as the process lives; hundreds of megabytes of features must not stay with it.
+    source = weakref.ref(split)
 
     def gather(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return split.gather(indices)
+        return source().gather(indices)  # type: ignore[union-attr]
 
     def load(indices: "tf.Tensor") -> tuple["tf.Tensor", "tf.Tensor"]:
         images, labels = tf.numpy_function(gather, [indices], (dtype, tf.int32))
@@ -118,11 +121,14 @@ def _gather(rows: "tf.data.Dataset", split: Rows) -> "tf.data.Dataset":
     return rows.map(load, num_parallel_calls=1)
 
 
-def _finish(stream: "tf.data.Dataset") -> "tf.data.Dataset":
+def _finish(stream: "tf.data.Dataset", split: Rows) -> "tf.data.Dataset":
     import tensorflow as tf
 
     options = tf.data.Options()
     # Replicas share one host pipeline: sharding by file is impossible, and by row it would drop part of a batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     options.deterministic = True
-    return stream.prefetch(2).with_options(options)
+    finished = stream.prefetch(2).with_options(options)
+    # The rows live as long as the stream.
+    finished.catdog_rows = split
+    return finished

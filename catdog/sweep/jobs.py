@@ -19,6 +19,7 @@ from catdog.config import Config
 from catdog.console import show_error
 from catdog.data.cache import count_cpus
 from catdog.errors import UserError
+from catdog.identity import list_training_files
 from catdog.plan import PlannedRun
 from catdog.sweep.display import Display
 from catdog.sweep.options import LauncherOptions
@@ -84,30 +85,23 @@ class Worker:
     verdict: str = ""
 
 
+def list_preloaded() -> list[str]:
+    """Returns the modules that the server imports for all jobs: of ours, all that trains.
+
+    A run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
+    """
+    ours = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in list_training_files()]
+    libraries = ["catdog.preload", "mlflow", "mlflow.tensorflow"]
+    return [*libraries, *ours, "catdog.plots", "catdog.report", "catdog.sweep.worker"]
+
+
 def start_server() -> Any:
     """Returns the context that starts processes: forks of a server with TensorFlow imported, where the system has forks."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     processes = multiprocessing.get_context("forkserver")
     # A job then starts in well under a second; without this each one imports TensorFlow again, for five CPU seconds.
-    processes.set_forkserver_preload(
-        # All that trains: a run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
-        [
-            "catdog.preload",
-            "mlflow",
-            "mlflow.tensorflow",
-            "catdog.train",
-            "catdog.fit",
-            "catdog.model",
-            "catdog.augment",
-            "catdog.precision",
-            "catdog.checkpoint",
-            "catdog.data.dataset",
-            "catdog.data.stream",
-            "catdog.plots",
-            "catdog.sweep.worker",
-        ]
-    )
+    processes.set_forkserver_preload(list_preloaded())
     return processes
 
 

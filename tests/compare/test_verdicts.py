@@ -1,3 +1,4 @@
+import json
 from itertools import permutations, product
 
 import numpy as np
@@ -107,6 +108,46 @@ def test_runs_of_different_code_are_different_variants(make_record, make_compari
     variants = group_by_variant(make_comparison(*records))
     assert len(variants) == 2
     assert len({variant.name for variant in variants}) == 2
+
+
+def test_runs_of_different_precision_are_different_variants(make_record, make_comparison):
+    """The config says auto, the machines said otherwise."""
+    tags = {"catdog.variant_digest": "1" * 64}
+    words = ("float32", "mixed_bfloat16")
+    records = [make_record(f"cnn {word}", "cnn", seed=1, tags=tags | {"catdog.precision": word}) for word in words]
+    assert len(group_by_variant(make_comparison(*records))) == 2
+    (ingredient,) = differing_ingredients(*records)
+    assert ingredient.words == "trainer.precision float32 \N{RIGHTWARDS ARROW} mixed_bfloat16"
+
+
+def test_code_and_libraries_are_ingredients_which_no_command_separates(make_record, make_analysis):
+    def record(name, augmentation, code, tensorflow):
+        return make_record(
+            name, wrong=range(len(name)), params={"augmentation.name": augmentation},
+            tags={
+                "catdog.variant_digest": name, "catdog.code_digest": code * 64, "mlflow.source.name": COMMAND,
+                "catdog.libraries": json.dumps({"tensorflow": tensorflow, "keras": "3.15.1"}),
+            },
+        )  # fmt: skip
+
+    (effect,) = make_analysis(record("old", "none", "a", "2.20"), record("newer", "flip_rotate", "b", "2.21")).effects
+    assert [one.key for one in effect.ingredients] == ["augmentation", "code", "libraries.tensorflow"]
+    assert effect.commands == ()
+
+
+def test_no_value_is_null_on_the_command_line(make_runs, make_analysis):
+    a, b = answers_of(0.6, 0.9)
+    first, second = (
+        {"trainer.patience": "5", "trainer.epochs": "5"},
+        {"trainer.patience": "None", "trainer.epochs": "9"},
+    )
+    (effect,) = make_analysis(*make_runs("x", a, **first), *make_runs("y", b, **second)).effects
+    assert any("trainer.epochs=9" in command for command in effect.commands)
+    (turned,) = make_analysis(
+        *make_runs("x", a, **first, **{"trainer.warmup_epochs": "0"}),
+        *make_runs("y", b, **second, **{"trainer.warmup_epochs": "1"}),
+    ).effects
+    assert "trainer.patience=null" in " ".join(turned.commands)
 
 
 def test_the_intervals_behind_verdicts_widen_with_the_number_of_pairs(make_runs, make_analysis):

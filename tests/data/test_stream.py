@@ -1,5 +1,7 @@
 """The input stream: every image once an epoch, an order fixed by seed and epoch, nothing crosses splits."""
 
+import gc
+import weakref
 from itertools import chain
 
 import numpy as np
@@ -79,3 +81,15 @@ def test_no_device_is_left_without_an_image(
     epochs = numbers(build_train_stream(split, batch_size=batch_size, replicas=replicas, seed=1).take(2 * steps))
     assert [len(b) for b in epochs] == sizes * 2
     assert sorted(chain(*epochs[:steps])) == sorted(chain(*epochs[steps:]))
+
+
+def test_a_stream_keeps_its_rows_and_nobody_else_does(split: SplitImages) -> None:
+    """TensorFlow keeps the function that reads them until the process ends."""
+    copy = SplitImages(split.decoded.copy(), split.rows, split.labels, split.files, split.classes, {})
+    alive = weakref.ref(copy)
+    stream = build_train_stream(copy, batch_size=4, seed=0)
+    del copy
+    assert sum(map(len, numbers(stream.take(3)))) == 10
+    del stream
+    gc.collect()
+    assert alive() is None

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from support import OURS, PROJECT, TINY, run_catdog
 
-from catdog.sweep.jobs import share_machine
+from catdog.identity import list_training_files
+from catdog.sweep.jobs import list_preloaded, share_machine
 from catdog.sweep.launch import find_varying
 
 
@@ -328,3 +329,13 @@ def test_what_must_be_the_same_in_a_sweep(catdog) -> None:
     done = catdog("train", "-m", "study=a,b")
     assert done.code == 2
     assert "study: must be the same for all runs of a sweep" in done.err
+
+
+def test_the_server_has_all_the_code_that_decides_a_result() -> None:
+    """A file that is edited while a sweep runs changes none of its runs: their identity is of the code that was planned."""
+    code = f"for name in {list_preloaded()!r}: __import__(name)\nimport sys\nprint(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    for file in list_training_files():
+        assert file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") in loaded

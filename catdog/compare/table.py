@@ -196,7 +196,7 @@ def build_pairs_table(analysis: Analysis) -> Table:
     images = len(analysis.comparison.outcomes)
     table = _empty_table(
         f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
-        "The interval is each pair's own; the verdict counts that there are "
+        "The interval is each pair's own; the verdict allows for "
         f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
     )
     table.add_column("pair", overflow="fold", ratio=3)

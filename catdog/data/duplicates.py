@@ -41,6 +41,8 @@ SCALES, ROUGHLY_SAME = (1.0, 0.95, 1.05, 0.90, 1.10), 0.85
 # Of whole pictures, one of which may be cropped.
 ROUGHLY_SAME_COLOUR = 32.0
 FIT_STEPS, FIT_CHANGE, MOST_SHEAR, MOST_STRETCH = 50, 1e-4, 0.02, 0.13
+# Of the middle of one picture, the share that has to lie on the other.
+MOSTLY = 0.8
 # A scale or a shift beyond this is a crop.
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
 VERSION = f"3/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}"
@@ -283,6 +285,8 @@ def _lay_over(picture: np.ndarray, other: np.ndarray) -> _Match:
     views, flags = (picture, np.ones((SIDE, SIDE), dtype=np.uint8)), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     below, inside = (cv2.warpAffine(view, place, (side, side), flags=flags) for view in views)
     shown = inside.astype(bool)
+    if shown.mean() < MOSTLY:
+        return _Match()
     part = other[edge:-edge, edge:-edge]
     fine = [view - cv2.GaussianBlur(view, (0, 0), 3) for view in (_soften(below), _soften(part))]
     flat = min(view[shown].std() for view in fine) < 1e-3

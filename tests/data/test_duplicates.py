@@ -10,6 +10,7 @@ from support import write_images
 from catdog.data.drawing import write_drawn_images
 from catdog.data.duplicates import Pair, find_pairs, group_pairs
 from catdog.data.splits import build_manifest
+from catdog.errors import UserError
 
 OPTIONS = {"holdout_fraction": 0.4, "test_fraction": 0.5, "split_seed": 0}
 
@@ -61,6 +62,16 @@ def test_what_cannot_be_read_or_shows_nothing_is_no_pair(tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     paths = sorted(tmp_path.iterdir())
     assert find_pairs(paths, [path.name for path in paths], tmp_path / "cache") == []
+
+
+def test_too_many_alike_are_an_error_that_names_the_key(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("catdog.data.duplicates.MOST_CANDIDATES", 2)
+    original = next((photos / "train" / "cats").iterdir())
+    for number, change in enumerate(("mirrored", "half the size", "JPEG quality 30")):
+        copy_in(original, tmp_path / f"{number}.jpg", change)
+    paths = [original, *sorted(tmp_path.iterdir())]
+    with pytest.raises(UserError, match="dataset.near_duplicates: more than 2 pairs"):
+        find_pairs(paths, [path.name for path in paths], tmp_path / "cache")
 
 
 def test_another_colour_and_another_simple_shape_are_other_pictures(photos, tmp_path):

@@ -70,7 +70,7 @@ def test_too_many_alike_are_an_error_that_names_the_key(photos, tmp_path, monkey
     for number, change in enumerate(("mirrored", "half the size", "JPEG quality 30")):
         copy_in(original, tmp_path / f"{number}.jpg", change)
     paths = [original, *sorted(tmp_path.iterdir())]
-    with pytest.raises(UserError, match="dataset.near_duplicates: more than 2 pairs"):
+    with pytest.raises(UserError, match=r"dataset\.near_duplicates: more than 2 pairs"):
         find_pairs(paths, [path.name for path in paths], tmp_path / "cache")
 
 

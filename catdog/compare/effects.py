@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +81,13 @@ class Effect:
 def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> list[Effect]:
     """Returns every judged pair with the ingredients in which it differs: single ones first, then confounded ones."""
     order = {variant.name: place for place, variant in enumerate(variants)}
-    codes, keys = _encode(variants)
+    settings = [read_settings(variant.records[0]) for variant in variants]
+    codes, keys = _encode(settings)
     graph = _single_steps(codes, keys)
     effects = []
     for verdict in verdicts:
         before, after = sorted((verdict.first, verdict.second), key=lambda variant: order[variant.name])
-        ingredients = differing_ingredients(before.records[0], after.records[0])
+        ingredients = differing_ingredients(settings[order[before.name]], settings[order[after.name]])
         path = _shortest_path(graph, codes, order[before.name], order[after.name]) if len(ingredients) > 1 else []
         # A detour explains nothing.
         steps = tuple(variants[place].name for place in path) if len(path) == len(ingredients) + 1 else ()
@@ -100,10 +101,9 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
     return sorted(effects, key=lambda effect: place[id(effect)])
 
 
-def differing_ingredients(before: RunRecord, after: RunRecord) -> tuple[Ingredient, ...]:
-    """Returns in what two runs differ, as far as it affects the result."""
-    first, second = _settings(before), _settings(after)
-    values = {key: (first.get(key, ""), second.get(key, "")) for key in sorted({*first, *second})}
+def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Ingredient, ...]:
+    """Returns in what two runs differ, by their settings as `read_settings` has them."""
+    values = {key: (before.get(key, ""), after.get(key, "")) for key in sorted({*before, *after})}
     changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     chosen = [group for group in CHOICES if f"{group}.name" in changed]
     found = [Ingredient(group, *changed[f"{group}.name"]) for group in chosen]
@@ -111,7 +111,7 @@ def differing_ingredients(before: RunRecord, after: RunRecord) -> tuple[Ingredie
     return tuple(found)
 
 
-def _settings(record: RunRecord) -> dict[str, str]:
+def read_settings(record: RunRecord) -> dict[str, str]:
     """Returns what a run's result depends on, beside data and seed: its config as far as it counts, code, libraries, precision."""
     tags = record.tags
     found = {key: value for key, value in record.params.items() if _counts(key)}
@@ -166,12 +166,12 @@ def _override(ingredient: Ingredient) -> str | None:
     return f"{ingredient.key}={value}" if plain else None
 
 
-def _encode(variants: Sequence[Variant]) -> tuple[np.ndarray, list[str]]:
-    """Returns the variants' configs as numbers, int (V, K), and the K keys: those that count and are not the same in all."""
-    table = pd.DataFrame([_settings(variant.records[0]) for variant in variants]).fillna("")
+def _encode(settings: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str]]:
+    """Returns V variants' settings as numbers, int (V, K), and the K keys: those that are not the same in all."""
+    table = pd.DataFrame(settings).fillna("")
     keys = [key for key in map(str, table) if table[key].nunique() > 1]
     codes = [pd.factorize(table[key])[0] for key in keys]
-    return np.array(codes, dtype=int).reshape(len(keys), len(variants)).T, keys
+    return np.array(codes, dtype=int).reshape(len(keys), len(settings)).T, keys
 
 
 def _single_steps(codes: np.ndarray, keys: Sequence[str]) -> np.ndarray:

@@ -6,7 +6,7 @@ import pytest
 from studies import draw_studies
 
 from catdog.compare.analysis import analyse
-from catdog.compare.effects import differing_ingredients
+from catdog.compare.effects import differing_ingredients, read_settings
 from catdog.compare.variants import group_by_variant
 from catdog.wording import at_least, at_most, points
 
@@ -116,7 +116,7 @@ def test_runs_of_different_precision_are_different_variants(make_record, make_co
     words = ("float32", "mixed_bfloat16")
     records = [make_record(f"cnn {word}", "cnn", seed=1, tags=tags | {"catdog.precision": word}) for word in words]
     assert len(group_by_variant(make_comparison(*records))) == 2
-    (ingredient,) = differing_ingredients(*records)
+    (ingredient,) = differing_ingredients(*map(read_settings, records))
     assert ingredient.words == "trainer.precision float32 \N{RIGHTWARDS ARROW} mixed_bfloat16"
 
 
@@ -250,14 +250,14 @@ def test_ingredients_are_choices_and_single_keys(make_record):
         backbone__name="conv3", backbone__weights="", trainer__epochs="5", seed="1", speed__keep_features_mb="9"
     )
     after = record(backbone__name="xception", backbone__weights="imagenet", trainer__epochs="9", seed="2")
-    assert [(i.key, i.before, i.after) for i in differing_ingredients(before, after)] == [
+    assert [(i.key, i.before, i.after) for i in differing_ingredients(read_settings(before), read_settings(after))] == [
         ("backbone", "conv3", "xception"),
         ("trainer.epochs", "5", "9"),
     ]
     # The same choice with another value inside.
     changed = record(backbone__name="conv3", backbone__weights="file.h5", trainer__epochs="5")
-    assert [i.key for i in differing_ingredients(before, changed)] == ["backbone.weights"]
-    assert differing_ingredients(before, before) == ()
+    assert [i.key for i in differing_ingredients(read_settings(before), read_settings(changed))] == ["backbone.weights"]
+    assert differing_ingredients(read_settings(before), read_settings(before)) == ()
 
 
 def test_variants_of_one_config_have_no_effect_between_them(make_runs, make_analysis):

@@ -23,6 +23,7 @@ from catdog.commands import CompareConfig, DecideConfig
 from catdog.config import TrackingConfig, load_config
 from catdog.console import console, show_next
 from catdog.errors import InterruptedRunError, UserError
+from catdog.identity import PRECISION_TAG
 from catdog.sequential import BETTER, HOPELESS, OPEN, SAME, WORSE, judge, level_of_looks, plan_looks
 from catdog.wording import at_least, at_most, plural, signed, signed_interval
 
@@ -197,7 +198,23 @@ def _load_variants(result: dict) -> "tuple[MlflowClient, list[Variant]]":
     comparison = load_comparison(client, CompareConfig(sweep=result["sweep_id"], tracking=tracking))
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
-    return client, group_by_variant(comparison)
+    variants = group_by_variant(comparison)
+    require_one_precision(variants)
+    return client, variants
+
+
+def require_one_precision(variants: "Sequence[Variant]") -> None:
+    """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` on several machines does."""
+    precisions: dict[str, set[str]] = {}
+    for variant in variants:
+        first = variant.records[0]
+        precisions.setdefault(first.variant, set()).add(first.tags.get(PRECISION_TAG, "unknown"))
+    for name, found in precisions.items():
+        if len(found) > 1:
+            raise UserError(
+                f"decide: the seeds of {name} were trained in several precisions ({', '.join(sorted(found))}), where "
+                "trainer.precision=auto was not the same. Name one, such as trainer.precision=float32: all seeds are then alike."
+            )
 
 
 def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: float, margin: float) -> None:

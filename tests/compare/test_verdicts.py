@@ -8,6 +8,8 @@ from studies import draw_studies
 from catdog.compare.analysis import analyse
 from catdog.compare.effects import differing_ingredients, read_settings
 from catdog.compare.variants import group_by_variant
+from catdog.decide import require_one_precision
+from catdog.errors import UserError
 from catdog.wording import at_least, at_most, points
 
 IMAGES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(400)]
@@ -118,6 +120,10 @@ def test_runs_of_different_precision_are_different_variants(make_record, make_co
     assert len(group_by_variant(make_comparison(*records))) == 2
     (ingredient,) = differing_ingredients(*map(read_settings, records))
     assert ingredient.words == "trainer.precision float32 \N{RIGHTWARDS ARROW} mixed_bfloat16"
+    with pytest.raises(
+        UserError, match=r"the seeds of cnn were trained in several precisions \(float32, mixed_bfloat16\)"
+    ):
+        require_one_precision(group_by_variant(make_comparison(*records)))
 
 
 def test_code_and_libraries_are_ingredients_which_no_command_separates(make_record, make_analysis):

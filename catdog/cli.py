@@ -218,17 +218,17 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
         options.append(f"study={study}")
     if uri != schema.DEFAULT_URI:
         options.append(f"tracking.uri={uri}")
-    return shlex.join([_python(), "-m", f"catdog.{command}", *options])
+    return shlex.join([python_command(), "-m", f"catdog.{command}", *options])
 
 
 def this_command(*, without: str = "") -> str:
     """Returns the command line that is running, to be typed again; arguments that begin with `without` are left out."""
     hidden = ("hydra.launcher.result_file=", *([without] if without else []))
     arguments = [item for item in sys.argv[1:] if not item.startswith(hidden)]
-    return shlex.join([_python(), "-m", "catdog.train", *arguments])
+    return shlex.join([python_command(), "-m", "catdog.train", *arguments])
 
 
-def _python() -> str:
+def python_command() -> str:
     """Returns how this Python is called: by its path where it is a virtual environment's that is not activated."""
     if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
         return "python"

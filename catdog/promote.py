@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 REGISTERED_TAG = "catdog.registered_model"
+# What the registered model of quick looks ends in.
+QUICK = "-quick"
 # Of weighing again, where the champion changes while it is weighed.
 MOST_TURNS = 5
 
@@ -98,7 +100,7 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
     name = config.registered_model
     if best.data.params.get("dataset.max_images_per_class", "None") != "None":
         # A quick look must not own the name that the whole study goes by.
-        name += "-quick"
+        name += QUICK
     champion = find_version(client, name, CHAMPION)
     other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
     if champion and other_data and not config.replace_other_data:
@@ -224,7 +226,8 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> tupl
 
     Args:
         client: of the tracking store.
-        study: where a bare version, an alias or None is looked up: in the registered model of the study's newest run.
+        study: where a bare version, an alias or None is looked up: in the registered model of the study's newest run
+            that was no quick look, if there is one.
         model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, models:/ or runs:/ URI, or None for the champion.
 
     Raises:
@@ -272,9 +275,8 @@ def _registered_model_of(client: "MlflowClient", study: str) -> str:
     if experiment is None:
         return ""
     runs = client.search_runs(
-        [experiment.experiment_id],
-        f"tags.`{REGISTERED_TAG}` != ''",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
+        [experiment.experiment_id], f"tags.`{REGISTERED_TAG}` != ''", order_by=["attributes.start_time DESC"]
     )
-    return runs[0].data.tags[REGISTERED_TAG] if runs else ""
+    names = [run.data.tags[REGISTERED_TAG] for run in runs]
+    # A quick look after a study must not take its place.
+    return next((name for name in names if not name.endswith(QUICK)), next(iter(names), ""))

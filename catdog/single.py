@@ -77,8 +77,10 @@ def run_single(composed: DictConfig) -> None:
         show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(cli.EXIT_DEFECT)
     log.info("run %s", outcome.run_id)
+    whole = config.dataset.max_images_per_class is None
     show_next(
-        *([cli.next_command("evaluate", *place)] if outcome.promotions else []),
+        # The model of a quick look is no model to test.
+        *([cli.next_command("evaluate", *place)] if outcome.promotions and whole else []),
         cli.next_command("compare", *place, f"runs=[{outcome.run_id}]"),
         track.ui_command(config.tracking.uri),
     )

@@ -251,6 +251,22 @@ def test_a_quick_look_does_not_take_the_name(store: Store) -> None:
     assert store.promote(store.add(0.6, digest="e" * 64)).name == "catdog"
 
 
+def test_a_quick_look_does_not_take_the_studys_place(store: Store) -> None:
+    """Its model is found while there is no other, and by its name; a later look does not stand for the study."""
+
+    def look(accuracy: float) -> None:
+        run = store.add(accuracy)
+        store.client.log_param(run, "dataset.max_images_per_class", 10)
+        store.promote(run)
+
+    look(0.9)
+    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "catdog-quick version 1"
+    store.promote(store.add(0.6, digest="e" * 64))
+    look(0.95)
+    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "catdog version 1"
+    assert resolve_model(store.client, "cats_vs_dogs", "catdog-quick@champion")[2].startswith("catdog-quick version")
+
+
 def test_other_data_replaces_the_champion_only_by_an_explicit_flag(store: Store) -> None:
     store.promote(store.add(0.9))
     other = store.add(0.6, digest="e" * 64)

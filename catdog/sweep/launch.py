@@ -32,6 +32,7 @@ from catdog.sweep.options import LauncherOptions
 from catdog.sweep.summary import build_summary, describe_outcomes
 from catdog.track.owner import BusyError, Owner
 from catdog.track.spool import entry_for
+from catdog.wording import plural
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,7 +101,7 @@ def launch(
     wanted = [(job, data) for job, data in zip(jobs, datasets, strict=True) if job.planned.state in ("run", "resume")]
     todo = [job for job, _ in wanted]
     if todo:
-        log.info("checking %d runs before the first one starts", len(todo))
+        log.info("checking %s before the first one starts", plural(len(todo), "run"))
         processes = start_server()
         gpus = check_models(processes, todo, [len(data.classes) for _, data in wanted])
         decode_images(todo, [data for _, data in wanted])
@@ -325,7 +326,9 @@ def _finish(
     # Without a name, compare takes the latest.
     named = [] if _is_latest(client, config.study, sweep_id) else [f"sweep={sweep_id}"]
     commands = [cli.next_command("compare", *place, *named)] if finished else []
-    commands += [cli.next_command("evaluate", *place)] if promoted else []
+    # The model of a quick look is no model to test.
+    whole = config.dataset.max_images_per_class is None
+    commands += [cli.next_command("evaluate", *place)] if promoted and whole else []
     if interrupted or len(finished) < len(jobs):
         # It reuses what is finished, goes on where runs were interrupted, and tries again what failed.
         commands.insert(0, cli.this_command())

@@ -227,4 +227,9 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
 
 def ui_command(uri: str) -> str:
     """Returns the command, or the address, that shows the store in a browser."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    from catdog.cli import python_command
+
+    if uri.startswith("http"):
+        return uri
+    python = python_command()
+    return f"{'mlflow' if python == 'python' else python + ' -m mlflow'} ui --backend-store-uri {uri}"

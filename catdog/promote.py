@@ -146,7 +146,11 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
     standing = champion.tags.get("catdog.run_name", champion.run_id)
     log.info("registered %s; the champion stays version %s, %s: %s", words, champion.version, standing, evidence.words)
     if more:
-        log.info("this would get the evidence:\n  %s", "\n  ".join(more))
+        log.info(
+            "to get the evidence, run%s:\n  %s",
+            " both, one after the other" if len(more) > 1 else "",
+            "\n  ".join(more),
+        )
     elif evidence.outcome == UNDECIDED:
         log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
     return replace(promotion, is_champion=False)

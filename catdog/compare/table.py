@@ -158,7 +158,7 @@ def build_table(analysis: Analysis) -> Table:
         f"Always the most common class: {percent(comparison.baseline)}.",
     )
     table.add_column("variant", overflow="fold", min_width=10)
-    for head in ("seeds", "last\ntrain", "last\nval", "gap", "kept val\n[95 %]", "sd", "s per\nepoch"):
+    for head in ("seeds", "last\ntrain", "last\nval", "last\ngap", "kept val\n[95 %]", "sd", "s per\nepoch"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("train-\nable", justify="right", no_wrap=True)
@@ -217,7 +217,7 @@ def build_effects_table(analysis: Analysis) -> Table:
     table = _empty_table("What one ingredient adds, in points [95 %]")
     table.add_column("ingredient", overflow="fold")
     table.add_column("kept val accuracy", justify="right", no_wrap=True)
-    table.add_column("overfitting gap", justify="right", no_wrap=True)
+    table.add_column("gap of the kept models", justify="right", no_wrap=True)
     for effect in [effect for effect in analysis.effects if effect.is_single][:MOST_ROWS]:
         cells = [
             f"{signed(value)} {signed_interval(low, high)}"

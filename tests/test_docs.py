@@ -4,11 +4,13 @@ A comment on the line before a block changes what is checked of it:
 
 - `<!-- test: skip -->` nothing;
 - `<!-- test: run -->` a Python block is run, with those before it on the same page, in the folder of a small study;
-- `<!-- api: check -->` a Python block is compiled only, as all others: the API that it shows is being built.
+- `<!-- test: file NAME -->` a Python block is the file NAME there, for the examples and commands of its page;
+- `<!-- api: check -->` Python is compiled only, as all others, and commands are not composed: what they show is being built.
 """
 
 import dataclasses
 import functools
+import importlib
 import itertools
 import json
 import os
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import PROJECT, TINY, Study, run_catdog
@@ -243,12 +246,14 @@ def test_a_wrong_command_is_found() -> None:
 
 @pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: str(page.relative_to(PROJECT)))
 def test_keys_and_targets_of_make_exist(page: Path) -> None:
+    if "<!-- api: check -->" in page.read_text(encoding="utf-8"):
+        pytest.skip("it shows what is being built")
     keys, groups = list_keys(), set(schema.GROUPS)
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M))
     wrong = []
     for span in read_spans(page):
         key, has_value, value = span.partition("=")
-        if value in ("True", "False", "None"):
+        if value in ("True", "False", "None") or value.startswith('"'):
             # An argument in Python.
             continue
         is_key = bool(re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key)) and (has_value or key.partition(".")[0] in groups)
@@ -297,15 +302,51 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Study:
 RUN = [page for page in DOCS if any("test: run" in block.marker for block in read_blocks(page))]
 
 
+def write_files(page: Path, folder: Path) -> list[Path]:
+    """Writes the files that a page shows, as `<!-- test: file NAME -->` says, and returns them."""
+    files = []
+    for block in read_blocks(page):
+        named = re.fullmatch(r"<!-- test: file (\S+) -->", block.marker)
+        if named:
+            files.append(folder / named[1])
+            files[-1].write_text(block.text + "\n", encoding="utf-8")
+    return files
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_examples_run(page: Path, trained: Study) -> None:
+    write_files(page, trained.folder)
     blocks = [block.text for block in read_blocks(page) if "test: run" in block.marker and block.language == "python"]
     script = trained.folder / f"{page.stem}_examples.py"
     script.write_text("\n\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:__main__", str(script)], cwd=trained.folder,
+        [sys.executable, str(script)], cwd=trained.folder,
         env={**os.environ, "CATDOG_CACHE": str(trained.cache), "PYTHONPATH": str(PROJECT)}, capture_output=True,
         text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_own_models_of_the_docs_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = write_files(PROJECT / "docs" / "own-models.md", tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import keras
+
+    models, layers, losses, callbacks = (importlib.import_module(file.stem) for file in files)
+    assert models.resnet((48, 48, 3), depth=3).output_shape == (None, 6, 6, 64)
+    assert models.classifier((48, 48, 3), 5).output_shape == (None, 5)
+    images = np.full((2, 8, 8, 3), 128, np.float32)
+    noise = layers.Noise(stddev=5.0, seed=1)
+    assert np.array_equal(noise(images), images)
+    assert 3 < np.std(noise(images, training=True)) < 7
+    assert layers.Noise.from_config(noise.get_config()).stddev == 5.0
+    found = keras.ops.convert_to_numpy(losses.poly(np.array([0, 1, 1]), np.zeros((3, 2), np.float32)))
+    assert np.allclose(found, np.log(2) + 0.5)
+    callback = callbacks.Patience()
+    callback.set_state({"best": 0.5, "waited": 1})
+    assert callback.get_state() == {"best": 0.5, "waited": 1}

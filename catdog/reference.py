@@ -18,11 +18,11 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf, open_dict
 
-from catdog import cli, commands
-from catdog import config as schema
+from catdog import cli
 from catdog.__main__ import COMMANDS
-from catdog.errors import UserError
-from catdog.sweep import options as launcher
+from catdog.config import commands, schema
+from catdog.sweeps import options as launcher
+from catdog.system.errors import UserError
 
 PAGE = schema.PROJECT / "docs" / "reference.md"
 HEAD = """# Reference

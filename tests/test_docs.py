@@ -28,11 +28,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support import PROJECT, TINY, Study, run_catdog
 
-from catdog import commands, reference
-from catdog import config as schema
+from catdog import reference
+from catdog.config import commands, schema
 from catdog.decide import OWN_KEYS
 from catdog.predict import split_arguments
-from catdog.sweep.options import LauncherOptions
+from catdog.sweeps.options import LauncherOptions
 
 README = PROJECT / "README.md"
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
@@ -269,6 +269,22 @@ def _is_below(key: str, keys: set[str]) -> bool:
     return any(key.startswith(f"{known}.") for known in keys if known.endswith((".layers", ".options", ".callbacks")))
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
+    named = re.compile(r"(catdog|conf|tests|benchmarks|experiments|docs|hydra_plugins)/[a-z0-9_/.]*(\.\w+|/)")
+    if "<!-- api: check -->" in page.read_text(encoding="utf-8"):
+        pytest.skip("it shows what is being built")
+    missing = [span for span in read_spans(page) if named.fullmatch(span) and not (PROJECT / span).exists()]
+    # Files of the reader's, in an example.
+    assert [name for name in missing if name != "conf/backbone/xception.yaml"] == []
+
+
+def test_every_room_is_described() -> None:
+    spans = read_spans(PROJECT / "docs" / "develop.md")
+    folders = {path.parent for path in (PROJECT / "catdog").glob("*/*.py")} - {PROJECT / "catdog" / "weights"}
+    assert {f"{folder.name}/" for folder in folders} <= set(spans)
+
+
 @pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: str(page.relative_to(PROJECT)))
 def test_python_compiles(page: Path) -> None:
     for block in read_blocks(page):
@@ -332,7 +348,7 @@ def test_examples_run(page: Path, trained: Study) -> None:
 def test_own_models_of_the_docs_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_files(PROJECT / "docs" / "own-models.md", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    from catdog import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
     import keras

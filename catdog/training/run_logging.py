@@ -39,7 +39,7 @@ def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", 
         PRECISION_TAG: policy,
     })  # fmt: skip
     run.log_table(manifest.images, "split.csv")
-    log_inputs(run, config, manifest.images, manifest.digest)
+    log_inputs(run, config.dataset, manifest.images, manifest.digest)
 
 
 def log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:

@@ -26,6 +26,7 @@ def run_single(composed: DictConfig) -> None:
     from catdog.data.dataset import load_dataset
     from catdog.deliver import settle_entries
     from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
+    from catdog.precision import plan_precision
     from catdog.promote import promote
     from catdog.scratch import open_scratch
     from catdog.train import name_job, train
@@ -39,7 +40,8 @@ def run_single(composed: DictConfig) -> None:
     name, variant = name_job(hydra.runtime.choices["model"], overrides)
     client = track.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
-    planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
+    identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
+    planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
         settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
         close_dead_runs(client, config)

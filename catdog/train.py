@@ -112,8 +112,8 @@ def train(
     from catdog.model import build_kept_model, build_model, is_frozen
     from catdog.precision import (
         build_strategy,
+        choose_as_planned,
         choose_jit,
-        choose_precision,
         configure_gpus,
         count_threads,
         make_deterministic,
@@ -129,7 +129,7 @@ def train(
     clock.enter("build")
     keras.utils.disable_interactive_logging()
     keras.utils.set_random_seed(config.seed)
-    precision = choose_precision(config.trainer)
+    precision = choose_as_planned(config.trainer, job.identity.runtime if job.identity else None)
     log.info("precision %s: %s", precision.policy, precision.reason)
     make_deterministic(config.trainer)
     strategy = build_strategy(config.trainer)
@@ -152,14 +152,14 @@ def train(
     clock.enter("start")
     client = track.connect_unseen(config.tracking) if job.sweep_id else track.connect(config.tracking)
     clock.enter("tracking")
-    identity = job.identity or identify(config, dataset.manifest.digest)
-    trained_as = {"precision": precision.policy, "devices": strategy.num_replicas_in_sync}
-    with track.open_run(client, config, job, identity, trained_as) as run:
+    identity = job.identity or identify(config, dataset.manifest.digest, precision.runtime)
+    runtime = {**precision.runtime, "devices": strategy.num_replicas_in_sync}
+    with track.open_run(client, config, job, identity, runtime) as run:
         run.postman.charge = clock.charge
         checkpoint = run.checkpoint
         if checkpoint is None:
-            result = Fit(threads=count_threads(), trained_as=trained_as)
-            report.log_config(run, config, job, dataset, precision.policy)
+            result = Fit(threads=count_threads(), runtime=runtime)
+            report.log_config(run, config, job, dataset)
             with clock.stage("figures"):
                 # Layers of their own: training must not depend on how many examples were drawn before it.
                 report.log_examples(

@@ -19,7 +19,7 @@ from catdog.config import Config
 from catdog.console import show_error
 from catdog.data.cache import count_cpus
 from catdog.errors import UserError
-from catdog.identity import list_training_files
+from catdog.identity import list_training_modules
 from catdog.plan import PlannedRun
 from catdog.sweep.display import Display
 from catdog.sweep.options import LauncherOptions
@@ -90,9 +90,8 @@ def list_preloaded() -> list[str]:
 
     A run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
     """
-    ours = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in list_training_files()]
     libraries = ["catdog.preload", "mlflow", "mlflow.tensorflow"]
-    return [*libraries, *ours, "catdog.plots", "catdog.report", "catdog.sweep.worker"]
+    return [*libraries, *list_training_modules(), "catdog.plots", "catdog.report", "catdog.sweep.worker"]
 
 
 def start_server() -> Any:

@@ -25,7 +25,7 @@ from catdog.identity import describe_origin, identify
 from catdog.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
 from catdog.promote import REGISTERED_TAG, promote
 from catdog.scratch import open_scratch
-from catdog.sweep.check import check_models, decode_images, load_datasets
+from catdog.sweep.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweep.display import Display
 from catdog.sweep.jobs import INTERRUPTED, JobState, Supervisor, start_server
 from catdog.sweep.options import LauncherOptions
@@ -72,13 +72,15 @@ def launch(
         names = [names[index] for index in kept]
     first = configs[0][1]
     track.check_store(first.tracking)
-    datasets = load_datasets([(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)])
+    named = [(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)]
+    datasets = load_datasets(named)
+    identities = [
+        identify(config, dataset.manifest.digest, runtime)
+        for (_, config), dataset, runtime in zip(named, datasets, plan_runtimes(named), strict=True)
+    ]
     jobs = [
-        JobState(
-            composed,
-            PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images),
-        )
-        for (composed, config), (name, _), dataset in zip(configs, names, datasets, strict=True)
+        JobState(composed, PlannedRun(name, config, identity, images=dataset.manifest.images))
+        for (composed, config), (name, _), identity, dataset in zip(configs, names, identities, datasets, strict=True)
     ]
     client = track.connect_existing(first.tracking)
     identity = schema.hash_text("\n".join(job.planned.identity.digest for job in jobs))

@@ -20,7 +20,7 @@ from catdog.config import schema
 from catdog.config.command_lines import next_command, this_command, ui_command
 from catdog.config.schema import DEFAULT_STUDY, Config, load_config
 from catdog.registry.champion import REGISTERED_TAG, promote
-from catdog.sweeps.check import check_models, decode_images, load_datasets
+from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
 from catdog.sweeps.jobs import INTERRUPTED, JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
@@ -73,13 +73,15 @@ def launch(
         names = [names[index] for index in kept]
     first = configs[0][1]
     tracking.check_store(first.tracking)
-    datasets = load_datasets([(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)])
+    named = [(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)]
+    datasets = load_datasets(named)
+    identities = [
+        identify(config, dataset.manifest.digest, runtime)
+        for (_, config), dataset, runtime in zip(named, datasets, plan_runtimes(named), strict=True)
+    ]
     jobs = [
-        JobState(
-            composed,
-            PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images),
-        )
-        for (composed, config), (name, _), dataset in zip(configs, names, datasets, strict=True)
+        JobState(composed, PlannedRun(name, config, identity, images=dataset.manifest.images))
+        for (composed, config), (name, _), identity, dataset in zip(configs, names, identities, datasets, strict=True)
     ]
     client = tracking.connect_existing(first.tracking)
     identity = schema.hash_text("\n".join(job.planned.identity.digest for job in jobs))

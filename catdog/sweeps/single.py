@@ -29,6 +29,7 @@ def run_single(composed: DictConfig) -> None:
     from catdog.system.tempdir import open_scratch
     from catdog.system.terminal import console, show_error, show_next
     from catdog.tracking.settlement import settle_entries
+    from catdog.training.precision import plan_precision
     from catdog.training.run import name_job, train
 
     hydra = HydraConfig.get()
@@ -40,7 +41,8 @@ def run_single(composed: DictConfig) -> None:
     name, variant = name_job(hydra.runtime.choices["model"], overrides)
     client = tracking.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
-    planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
+    identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
+    planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
         settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
         close_dead_runs(client, config)

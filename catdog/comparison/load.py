@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from catdog.comparison.records import FINISHED, Comparison, RunRecord
+from catdog.comparison.records import DATA_DIGEST_TAG, FINISHED, Comparison, RunRecord
 from catdog.config.commands import CompareConfig
 from catdog.config.schema import default_cache
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.artifacts import load_bytes, load_table
+from catdog.tracking.identity import IMAGE_SIZE_TAG, RECORDED_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,7 +39,9 @@ MAX_RUNS = 50_000
 
 
 def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison:
-    """Returns the runs that the config names: `runs`, or a sweep's, by default those of the study's latest sweep.
+    """Returns the runs that the config names: `runs`, or a sweep's; by default those of the study's latest sweep.
+
+    Where the study has no sweep, or a script recorded its newest run outside of one, it is all finished runs on its newest data.
 
     Raises:
         UserError: no such study, sweep or run, or none of them finished.
@@ -95,31 +98,36 @@ def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | No
                 f"sweep: {config.sweep!r} is a run, not a sweep. To see a single run: runs=[{config.sweep}]"
             )
     else:
-        sweep = _latest_sweep(client, config.study)
+        latest, loose = _find_latest(client, config.study)
+        if latest is None:
+            return None, loose
+        sweep = latest
     # Its own and those that it reused, in the order of the command line.
     member = f"catdog.member.{sweep.info.run_id}"  # "" on a run that was begun again
     runs = client.search_runs([sweep.info.experiment_id], f"tags.`{member}` != ''", max_results=MAX_RUNS)
     return sweep, sorted(runs, key=lambda run: json.loads(run.data.tags[member])[0])
 
 
-def _latest_sweep(client: "MlflowClient", study: str) -> "Run":
+def _find_latest(client: "MlflowClient", study: str) -> "tuple[Run | None, list[Run]]":
+    """Returns a study's latest sweep; or None, and its finished runs on the same data as the newest of them, in their order."""
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default")) or "none"
         raise UserError(
             f"study: no study {study!r} in this tracking store; studies: {known}. Train first: {TRAIN_COMMAND}"
         )
-    sweeps = client.search_runs(
-        [experiment.experiment_id],
-        "tags.`catdog.kind` = 'sweep'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    if not sweeps:
-        raise UserError(
-            f"study: {study!r} has no sweep yet. Train one: {TRAIN_COMMAND}, or name single runs: runs=[RUN_ID,RUN_ID]."
-        )
-    return sweeps[0]
+    newest = {"order_by": ["attributes.start_time DESC"]}
+    sweeps = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'sweep'", max_results=1, **newest)
+    finished = f"tags.`catdog.kind` = 'run' AND attributes.status = 'FINISHED' AND tags.`{DATA_DIGEST_TAG}` != ''"
+    found = client.search_runs([experiment.experiment_id], finished, max_results=1, **newest)
+    is_loose = bool(found) and RECORDED_TAG in found[0].data.tags and "catdog.sweep" not in found[0].data.tags
+    if sweeps and not is_loose:
+        return sweeps[0], []
+    if not found:
+        raise UserError(f"study: {study!r} has no sweep and no finished run yet. Train a sweep: {TRAIN_COMMAND}.")
+    where = f"{finished} AND tags.`{DATA_DIGEST_TAG}` = '{found[0].data.tags[DATA_DIGEST_TAG]}'"
+    runs = client.search_runs([experiment.experiment_id], where, max_results=MAX_RUNS)
+    return None, sorted(runs, key=lambda run: run.info.start_time)
 
 
 def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord:
@@ -172,7 +180,7 @@ def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
     from catdog.data.cache import load_cached_images
 
     split = load_table(record.artifact_uri, "split.csv")
-    size = int(record.params.get("preprocessing.image_size", 0))
+    size = int(record.params.get("preprocessing.image_size") or record.tags.get(IMAGE_SIZE_TAG) or 0)
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}
     # Where the run had its cache, or where this machine has it.

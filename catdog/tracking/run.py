@@ -248,7 +248,12 @@ def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
 
     A run may belong to several: to its own, and to those that reuse it, perhaps under another name.
     """
-    return {f"catdog.member.{sweep_id}": json.dumps([job.number, job.name, job.variant])}
+    return member_tag_of(sweep_id, job.number, job.name, job.variant)
+
+
+def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[str, str]:
+    """Returns that tag of a run that is no job."""
+    return {f"catdog.member.{sweep_id}": json.dumps([number, name, variant])}
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:

@@ -24,20 +24,12 @@ SAMPLES_PER_CLASS = 3
 
 def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset") -> None:
     """Writes the composed config, facts of the data, and the split of every file."""
-    from catdog.data.dataset import majority_fraction
-    from catdog.tracking import log_inputs
+    from catdog.tracking.results import log_data
 
     run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
     run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
     manifest = dataset.manifest
-    # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
-    run.log_tags({
-        **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
-        "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
-        "catdog.classes": ",".join(manifest.classes),
-    })  # fmt: skip
-    run.log_table(manifest.images, "split.csv")
-    log_inputs(run, config.dataset, manifest.images, manifest.digest)
+    log_data(run, config.dataset, manifest)
 
 
 def log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
@@ -80,8 +72,7 @@ def log_results(
     """
     import pandas as pd
 
-    from catdog import plots
-    from catdog.statistics.proportions import confusion_counts
+    from catdog.tracking.results import log_outcome
 
     kept = fitted.best if config.trainer.keep == "best" else fitted.last
     run.log_metrics({
@@ -93,18 +84,7 @@ def log_results(
         "kept/epoch": kept["epoch"],
         "train/accuracy_clean": clean_accuracy,
     })  # fmt: skip
-    history = pd.DataFrame(fitted.epochs)
-    run.log_table(history, "history.csv")
-    run.log_table(predictions, "predictions/val.csv")
-    history = history.set_index("epoch")
-    epoch = int(kept["epoch"])
-    run.log_figure(plots.plot_accuracy(history, epoch), "figures/accuracy.png")
-    run.log_figure(plots.plot_loss(history, epoch), "figures/loss.png")
-    run.log_figure(plots.plot_gap(history, epoch), "figures/gap.png")
-    classes = list(predictions.columns[2:])
-    labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy()
-    counts = confusion_counts(labels, predictions.iloc[:, 2:].to_numpy().argmax(axis=1), len(classes))
-    run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
+    log_outcome(run, pd.DataFrame(fitted.epochs), predictions, int(kept["epoch"]))
 
 
 def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:

@@ -20,6 +20,7 @@ from catdog.registry.evidence import (
 )
 from catdog.registry.ledger import LOOKS_TAG, describe_count
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.tracking.identity import variant_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,7 +92,7 @@ def pick_best(runs: "Sequence[Run]") -> "Run":
     """Returns the best run of the best variant: one lucky seed makes no variant better than another."""
     variants: dict[str, list[Run]] = {}
     for run in runs:
-        variants.setdefault(run.data.tags.get("catdog.variant_digest", run.info.run_id), []).append(run)
+        variants.setdefault(variant_key(run.data.tags) or run.info.run_id, []).append(run)
     best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
     return max(best, key=score)
 

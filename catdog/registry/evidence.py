@@ -11,7 +11,7 @@ import numpy as np
 from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
 from catdog.system.wording import plural, points, signed, signed_interval
-from catdog.tracking.identity import RESULT_TAGS, read_overrides
+from catdog.tracking.identity import VARIANT_TAG, read_overrides, variant_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED = "first", "better", "not worse", "other data", "forced"
 WORSE, UNDECIDED, CALIBRATION, NOT_COMPARABLE = "worse", "undecided", "calibration", "not comparable"
 MOVES = (FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED)
-# Runs of one variant are comparable if these are equal.
-SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", *RESULT_TAGS)
+DATA_TAG = "catdog.data_digest"
 MOST_RUNS = 100
 # What to begin with where seeds were not varied.
 FIRST_SEEDS = 5
@@ -150,7 +149,7 @@ def compare_runs(
     if not all(sides):
         whose = "the challenger's" if not sides[0] else "the champion's"
         return Evidence(NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
-    same_variant = _variant_of(challenger) == _variant_of(champion)
+    same_variant = _are_seeds(challenger, champion)
     if same_variant or min(map(len, sides)) == 1:
         # Seeds of one variant are no contest of variants: then it is between the two models.
         own = (challenger.info.run_id, champion.info.run_id)
@@ -177,8 +176,11 @@ def compare_runs(
     return evidence, found
 
 
-def _variant_of(run: "Run") -> tuple[str, ...]:
-    return tuple(run.data.tags.get(tag, "") for tag in SAME_TAGS)
+def _are_seeds(first: "Run", second: "Run") -> bool:
+    """Returns whether two runs are seeds of one variant on the same data."""
+    tags, others = first.data.tags, second.data.tags
+    key = variant_key(tags)
+    return bool(key) and key == variant_key(others) and tags.get(DATA_TAG) == others.get(DATA_TAG)
 
 
 def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]":
@@ -186,14 +188,14 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]"
     # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
     from catdog.tracking.artifacts import load_table
 
-    variant = run.data.tags.get("catdog.variant_digest")
+    variant = run.data.tags.get(VARIANT_TAG)
     runs = [run]
     if variant:
-        where = f"tags.`catdog.variant_digest` = '{variant}' AND attributes.status = 'FINISHED'"
+        where = f"tags.`{VARIANT_TAG}` = '{variant}' AND attributes.status = 'FINISHED'"
         runs += client.search_runs([run.info.experiment_id], where, max_results=MOST_RUNS)
     chosen: dict[Any, Run] = {}
     for other in runs:
-        if _variant_of(other) == _variant_of(run):
+        if other is run or _are_seeds(other, run):
             chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
     tables = {
         other.info.run_id: load_table(other.info.artifact_uri, "predictions/val.csv") for other in chosen.values()
@@ -225,7 +227,7 @@ def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, confi
 
     No commands where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
     """
-    if _variant_of(challenger) == _variant_of(champion):
+    if _are_seeds(challenger, champion):
         return []
     seeds = FIRST_SEEDS
     if found.over_seeds:

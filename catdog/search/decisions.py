@@ -18,7 +18,7 @@ from catdog.config.schema import TrackingConfig
 from catdog.statistics.sequential import BETTER, HOPELESS, OPEN, SAME, WORSE, judge, level_of_looks, plan_looks
 from catdog.system.errors import InterruptedRunError, UserError
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
-from catdog.tracking.identity import PRECISION_TAG
+from catdog.tracking.identity import DEVICE_TAG, PRECISION_TAG, variant_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -269,11 +269,14 @@ def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
 
 def require_one_precision(variants: "Sequence[Variant]") -> None:
     """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` on several machines does."""
-    precisions: dict[str, set[str]] = {}
+    runtimes = (PRECISION_TAG, DEVICE_TAG)
+    precisions: dict[str, tuple[str, set[str]]] = {}
     for variant in variants:
         first = variant.records[0]
-        precisions.setdefault(first.variant, set()).add(first.tags.get(PRECISION_TAG, "unknown"))
-    for name, found in precisions.items():
+        key = variant_key(first.tags, without=runtimes) or first.variant
+        words = " on the ".join(first.tags[tag] for tag in runtimes if tag in first.tags)
+        precisions.setdefault(key, (first.variant, set()))[1].add(words or "unknown")
+    for name, found in precisions.values():
         if len(found) > 1:
             raise UserError(
                 f"decide: the seeds of {name} were trained in several precisions ({', '.join(sorted(found))}), where "

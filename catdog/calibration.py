@@ -56,7 +56,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
     Args:
         probabilities: float (N, C) in [0, 1], rows sum to 1.
-        labels: int (N,) in [0, C).
+        labels: int (N,) in [0, C); any other value is a class that the model does not know, so its answer is wrong.
         bins: at most this many, at least 1.
 
     Returns:

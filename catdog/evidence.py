@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from catdog.data.predictions import Predictions
+
 log = logging.getLogger(__name__)
 
 # Why the alias moves, or stays.
@@ -181,10 +183,10 @@ def _variant_of(run: "Run") -> tuple[str, ...]:
     return tuple(run.data.tags.get(tag, "") for tag in SAME_TAGS)
 
 
-def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]":
+def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
     """Returns run id -> validation answers of the finished runs of a run's variant, one for each seed; the run itself counts."""
     # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
-    from catdog.track.artifacts import load_table
+    from catdog.track.artifacts import load_predictions
 
     variant = run.data.tags.get("catdog.variant_digest")
     runs = [run]
@@ -195,13 +197,11 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]"
     for other in runs:
         if _variant_of(other) == _variant_of(run):
             chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
-    tables = {
-        other.info.run_id: load_table(other.info.artifact_uri, "predictions/val.csv") for other in chosen.values()
-    }
-    return {run_id: table for run_id, table in tables.items() if len(table)}
+    stored = {other.info.run_id: load_predictions(other.info.artifact_uri) for other in chosen.values()}
+    return {run_id: predictions for run_id, predictions in stored.items() if len(predictions)}
 
 
-def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
+def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
     """Returns label by file, right: bool (runs, files), and each run's calibration error."""
     import pandas as pd
 
@@ -209,14 +209,10 @@ def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataF
 
     labels: dict[str, str] = {}
     rights, errors = [], []
-    for table in tables.values():
-        classes = list(table.columns[2:])
-        probabilities = table.iloc[:, 2:].to_numpy(dtype=float)
-        named = table.iloc[:, 1].astype(str)
-        index = named.map({name: place for place, name in enumerate(classes)}).to_numpy()
-        rights.append(pd.Series(probabilities.argmax(axis=1) == index, index=table.iloc[:, 0].astype(str)))
-        errors.append(calibration_error(probabilities, index))
-        labels |= dict(zip(table.iloc[:, 0].astype(str), named, strict=True))
+    for one in stored.values():
+        rights.append(pd.Series(one.right, index=one.files))
+        errors.append(calibration_error(one.probabilities, one.label_indices))
+        labels |= dict(zip(one.files, one.labels, strict=True))
     return labels, pd.DataFrame(rights).dropna(axis=1), errors
 
 

@@ -2,10 +2,8 @@
 
 from collections import defaultdict
 
-import numpy as np
-
 from catdog.compare.analysis import Analysis
-from catdog.compare.records import FINISHED, Comparison, RunRecord
+from catdog.compare.records import FINISHED, NAN, Comparison, RunRecord
 from catdog.compare.variants import Variant
 from catdog.compare.verdicts import BETTER, MODELS, Verdict
 from catdog.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
@@ -212,7 +210,4 @@ def _some(names: list[str]) -> str:
 
 
 def _tracked_at_kept_epoch(record: RunRecord) -> float:
-    history = record.history
-    if record.kept_epoch is None or record.kept_epoch not in history.index or "val/accuracy" not in history:
-        return float(np.nan)
-    return float(history["val/accuracy"].loc[record.kept_epoch])
+    return NAN if record.kept_epoch is None else record.history.at(record.kept_epoch, "val/accuracy")

@@ -248,9 +248,7 @@ class Comparison:
             return Outcomes(pd.Index([], dtype=object, name="file"), names, np.zeros((0, 0), dtype=bool))
         if all(record.answers_alike(records[0]) for record in records):
             # The usual case, and with a thousand runs a hundred times as fast.
-            return Outcomes(
-                records[0].files, names, np.stack([record.predictions.right for record in records], axis=1)
-            )
+            return Outcomes(records[0].files, names, np.stack([record.predictions.right for record in records], axis=1))
         labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
         rights = pd.concat([record.answers["right"] for record in records], axis=1, join="inner")[same]

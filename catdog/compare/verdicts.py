@@ -8,8 +8,8 @@ import numpy as np
 
 from catdog.compare.records import Comparison
 from catdog.compare.variants import Variant, compare_accuracy, compare_gap
-from catdog.contrast import CONFIDENCE, Contrast
-from catdog.statistics import correct_by_holm
+from catdog.contrast import Contrast
+from catdog.statistics import CONFIDENCE, correct_by_holm
 from catdog.wording import at_least, at_most, listed, plural, points
 
 # Beyond this many variants only the pairs with the best are shown, though all are corrected for.

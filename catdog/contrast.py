@@ -113,7 +113,7 @@ class Contrast:
         low, high = self.interval(confidence, (MANY_SEEDS,) * len(self.seeds))
         return float(high - low) / 2
 
-    def is_hopeless(self, margin: float, confidence: float = CONFIDENCE) -> bool:
+    def is_futile(self, margin: float, confidence: float = CONFIDENCE) -> bool:
         """Whether no number of seeds can be expected to decide it on these images, wherever they move the estimate.
 
         Without several seeds of every variant that is not known, and the answer is no.

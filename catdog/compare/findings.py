@@ -5,7 +5,8 @@ from collections import defaultdict
 from catdog.compare.analysis import Analysis
 from catdog.compare.records import FINISHED, NAN, Comparison, RunRecord
 from catdog.compare.variants import Variant
-from catdog.compare.verdicts import BETTER, MODELS, Verdict
+from catdog.compare.verdicts import NoDecision, Verdict
+from catdog.decisions import Decision
 from catdog.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
 
 # Farther apart, the accuracy counted from the kept model's predictions and the one tracked at its epoch are not of one
@@ -200,7 +201,7 @@ def _level_with_best(analysis: Analysis) -> list[Variant]:
 
 
 def _is_told_apart(verdict: Verdict) -> bool:
-    return verdict.kind == BETTER or (verdict.kind == MODELS and verdict.low > 0)
+    return verdict.kind == Decision.BETTER or (verdict.kind == NoDecision.ONE_SEED and verdict.low > 0)
 
 
 def _some(names: list[str]) -> str:

@@ -9,7 +9,6 @@ import difflib
 import logging
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable
 
@@ -19,17 +18,13 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from catdog import commands
-from catdog import config as schema
-from catdog.console import console, show_error
-from catdog.errors import InterruptedRunError, UserError
-from catdog.sweep import options as launcher
+from catdog.config import commands, schema
+from catdog.sweeps import options as launcher
+from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
+from catdog.system.terminal import console, show_error
 
 log = logging.getLogger(__name__)
 
-EXIT_DEFECT = 1
-EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 SWEEP_HELP = """Sweeps:
   -m KEY=A,B,C    one run for each value; several such keys give every combination
@@ -78,7 +73,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         # Before any of our code runs, Hydra makes the folder for logs; a job's own errors do not come here.
-        if "catdog.sweep.launch" in sys.modules:
+        if "catdog.sweeps.launch" in sys.modules:
             raise
         advice = (
             "Run in a folder you may write to, or name one for logs: hydra.run.dir=PATH, with -m hydra.sweep.dir=PATH."
@@ -202,38 +197,6 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
         ]
         lines += ["", SWEEP_HELP.format(options="\n".join(options))]
     return "\n".join(lines)
-
-
-def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
-    """Returns a catdog command to be copied into a shell: it works on the same study in the same store.
-
-    Args:
-        command: train, compare, evaluate or predict.
-        study: left out where it is the default.
-        uri: tracking address, left out where it is the default.
-        arguments: further ones.
-    """
-    options = [*arguments]
-    if study != schema.DEFAULT_STUDY:
-        options.append(f"study={study}")
-    if uri != schema.DEFAULT_URI:
-        options.append(f"tracking.uri={uri}")
-    return shlex.join([python_command(), "-m", f"catdog.{command}", *options])
-
-
-def this_command(*, without: str = "") -> str:
-    """Returns the command line that is running, to be typed again; arguments that begin with `without` are left out."""
-    hidden = ("hydra.launcher.result_file=", *([without] if without else []))
-    arguments = [item for item in sys.argv[1:] if not item.startswith(hidden)]
-    return shlex.join([python_command(), "-m", "catdog.train", *arguments])
-
-
-def python_command() -> str:
-    """Returns how this Python is called: by its path where it is a virtual environment's that is not activated."""
-    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
-        return "python"
-    relative = os.path.relpath(sys.executable)
-    return sys.executable if relative.startswith("..") else relative
 
 
 def _schema(root: str) -> type:

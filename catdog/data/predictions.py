@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog.statistics import confusion_counts
+from catdog.statistics.proportions import confusion_counts
 
 if TYPE_CHECKING:
     import pandas as pd

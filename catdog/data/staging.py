@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from catdog.errors import UserError
-from catdog.files import DISK_FULL, PARTIAL_SUFFIX
+from catdog.system.errors import UserError
+from catdog.system.files import DISK_FULL, PARTIAL_SUFFIX
 
 logger = logging.getLogger(__name__)
 

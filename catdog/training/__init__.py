@@ -1,0 +1,1 @@
+"""One run: prepare, build, fit, finish; the model and what trains it."""

@@ -332,6 +332,18 @@ GROUPS: dict[str, type] = {
 AnyConfig = TypeVar("AnyConfig")
 
 
+def load_tracking(uri: str) -> TrackingConfig:
+    """Returns the tracking section for a store: `conf/tracking/local.yaml` with this address, `server.yaml` for a server."""
+    choice = "server" if uri.startswith(("http://", "https://")) else "local"
+    content = OmegaConf.load(CONF / "tracking" / f"{choice}.yaml")
+    assert isinstance(content, DictConfig)
+    content.pop("defaults")
+    content["uri"] = uri
+    loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrackingConfig), content))
+    assert isinstance(loaded, TrackingConfig)
+    return loaded
+
+
 def require_study(study: str) -> None:
     """Raises a UserError unless this can be a study's name."""
     require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)

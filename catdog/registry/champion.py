@@ -10,7 +10,7 @@ import numpy as np
 from catdog.config.schema import PromoteConfig
 from catdog.registry.evidence import Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import LOOKS_TAG, describe_count
-from catdog.statistics.decisions import Decision
+from catdog.statistics.judgements import Judgement
 from catdog.system.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
             " both, one after the other" if len(more) > 1 else "",
             "\n  ".join(more),
         )
-    elif evidence.outcome == Decision.UNDECIDED:
+    elif evidence.outcome == Judgement.UNDECIDED:
         log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
     return replace(promotion, is_champion=False)
 
@@ -164,7 +164,7 @@ def _weigh(
         gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
         return Evidence(Reason.NOT_COMPARABLE, gone), []
     evidence, found = compare_runs(client, best, run, config)
-    if found is None or evidence.outcome != Decision.UNDECIDED:
+    if found is None or evidence.outcome != Judgement.UNDECIDED:
         return evidence, []
     return evidence, commands_for_more(best, run, found, config)
 

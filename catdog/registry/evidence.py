@@ -11,7 +11,7 @@ import numpy as np
 
 from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
-from catdog.statistics.decisions import Decision, judge
+from catdog.statistics.judgements import Judgement, judge
 from catdog.system.wording import plural, points, signed, signed_interval
 from catdog.tracking.identity import RESULT_TAGS, read_overrides
 
@@ -32,7 +32,7 @@ FIRST_SEEDS = 5
 
 
 class Reason(StrEnum):
-    """Why the alias moves or stays, where that is not what a `Decision` says of the difference in accuracy."""
+    """Why the alias moves or stays, where that is not what a `Judgement` says of the difference in accuracy."""
 
     FIRST = "first"
     """There was no champion."""
@@ -48,7 +48,7 @@ class Reason(StrEnum):
     NOT_COMPARABLE = "not comparable"
 
 
-MOVES = (Decision.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Reason.FORCED)
+MOVES = (Judgement.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Reason.FORCED)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Evidence:
         margin: `promote.margin` when it was decided.
     """
 
-    outcome: Decision | Reason
+    outcome: Judgement | Reason
     words: str
     difference: float | None = None
     low: float | None = None
@@ -117,7 +117,7 @@ class Evidence:
         return "\n".join(lines)
 
 
-def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Decision | Reason, str]:
+def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Judgement | Reason, str]:
     """Returns the outcome, and the reason in words: the rule by which the champion moves.
 
     The challenger must be better in the mean, and its interval must exclude that it is worse by more than `promote.margin`; its
@@ -130,15 +130,15 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
         config: margin and bound.
     """
     low, high = (float(bound) for bound in found.interval())
-    decision = judge(found, config.margin)
+    judged = judge(found, config.margin)
     difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
     seen = f"{difference} on {plural(found.images, 'val image')}"
     if found.estimate <= 0:
-        outcome = decision if decision == Decision.WORSE else Reason.NOT_BETTER
+        outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
     if low <= -config.margin:
         words = f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
-        return Decision.UNDECIDED, words
+        return Judgement.UNDECIDED, words
     excess = calibration[0] - calibration[1]
     if excess > config.calibration_margin:
         return (
@@ -146,12 +146,12 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
             f"better ({seen}), but its calibration error is {calibration[0]:.3f}, the champion's {calibration[1]:.3f}: more than "
             f"promote.calibration_margin={config.calibration_margin:g} worse",
         )
-    if decision != Decision.BETTER:
+    if judged != Judgement.BETTER:
         return (
             Reason.NOT_WORSE,
             f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
         )
-    return decision, f"better than the champion: {seen}"
+    return judged, f"better than the champion: {seen}"
 
 
 def compare_runs(

@@ -15,7 +15,8 @@ from catdog.config.command_lines import next_command
 from catdog.config.commands import CompareConfig, DecideConfig
 from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
-from catdog.statistics.sequential import BETTER, HOPELESS, OPEN, SAME, WORSE, judge, level_of_looks, plan_looks
+from catdog.statistics.judgements import Judgement, judge
+from catdog.statistics.sequential import level_of_looks, plan_looks
 from catdog.system.errors import InterruptedRunError, UserError
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
 from catdog.tracking.identity import DEVICE_TAG, PRECISION_TAG, variant_key
@@ -40,7 +41,7 @@ class Pair:
     Attributes:
         first: name of the variant that comes first in the sweep.
         second: the other's.
-        outcome: as of `sequential.judge`, from the first variant's view.
+        outcome: from the first variant's view.
         seeds: at the last look.
         found: the difference in accuracy at the last look, first less second.
         interval: its bounds, which hold together with those of all other pairs and looks.
@@ -48,7 +49,7 @@ class Pair:
 
     first: str
     second: str
-    outcome: str = OPEN
+    outcome: Judgement = Judgement.UNDECIDED
     seeds: int = 0
     found: "Contrast | None" = None
     interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
@@ -57,12 +58,12 @@ class Pair:
     def words(self) -> str:
         """The decision as a sentence."""
         low, high = self.interval
-        if self.outcome in (BETTER, WORSE):
-            better, by = (self.first, low) if self.outcome == BETTER else (self.second, -high)
+        if self.outcome in (Judgement.BETTER, Judgement.WORSE):
+            better, by = (self.first, low) if self.outcome == Judgement.BETTER else (self.second, -high)
             return f"{better} is better by at least {at_least(by)}"
-        if self.outcome == SAME:
+        if self.outcome == Judgement.EQUIVALENT:
             return f"no difference of more than {at_most(max(-low, high))}"
-        if self.outcome == HOPELESS:
+        if self.outcome == Judgement.FUTILE:
             assert self.found is not None
             return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
         return "undecided"
@@ -70,7 +71,7 @@ class Pair:
     @property
     def is_open(self) -> bool:
         """Whether more seeds may decide it."""
-        return self.outcome == OPEN
+        return self.outcome == Judgement.UNDECIDED
 
 
 @dataclass
@@ -292,7 +293,7 @@ def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: 
             pair.found = compare_accuracy(variants[pair.first], variants[pair.second])
             low, high = pair.found.interval(1 - level)
             pair.interval, pair.seeds = (float(low), float(high)), seeds
-            pair.outcome = judge(pair.found, level, margin)
+            pair.outcome = judge(pair.found, margin, 1 - level)
 
 
 def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from catdog.data.dataset import Dataset
+from catdog.data.predictions import Predictions
 from catdog.data.splits import hash_files
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
@@ -24,8 +25,8 @@ def check_answers(
     labels: Any,
     probabilities: Any,
     class_names: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Returns answers as tables of predictions have them: file, label, one probability per class; in the study's order.
+) -> Predictions:
+    """Returns answers as the study has them: its files, in its order, under its labels and classes.
 
     Answers to files of the study that cannot be read are left out, as catdog's own models do not answer them.
 
@@ -58,9 +59,7 @@ def check_answers(
     )  # fmt: skip
     order = pd.Index(names).get_indexer(pd.Index(readable))
     places = [columns.index(name) for name in dataset.classes]
-    answers = pd.DataFrame(table[order][:, places], columns=list(dataset.classes))
-    known = pd.DataFrame({"file": list(readable), "label": [expected[name] for name in readable]})
-    return pd.concat([known, answers], axis=1)
+    return Predictions.build(readable, expected[list(readable)], dataset.classes, table[order][:, places])
 
 
 def _wrong(problem: str, advice: str) -> UserError:

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
-from catdog.sweeps.jobs import JobState, describe_death, start_server
+from catdog.sweeps.jobs import JobState, describe_death, start_server, without_main
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import ConsoleHandler
 from catdog.tracking.identity import Identity
@@ -63,7 +63,8 @@ def _ask_for_gpus() -> list[tuple[int, ...]]:
     processes = start_server()
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_send_gpus, args=(sender,))
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     try:
         found: list[tuple[int, ...]] = receiver.recv()
@@ -121,7 +122,8 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
     process = processes.Process(
         target=_build_all, args=([(job.config, job.planned.identity) for job in jobs], classes, sender)
     )
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     try:
         failed: tuple[int, str, bool] | None

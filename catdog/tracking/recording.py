@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from omegaconf import OmegaConf
 
 from catdog.config import schema
 from catdog.config.schema import PromoteConfig, TrackingConfig
 from catdog.data.answers import check_answers
 from catdog.data.handout import PICTURE_SIZE
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
 from catdog.tracking.delivery import ENDED
 from catdog.tracking.identity import (
@@ -33,7 +34,7 @@ from catdog.tracking.identity import (
     identify_script,
     script_command,
 )
-from catdog.tracking.models import log_folder_model, log_keras_model
+from catdog.tracking.logged_models import log_folder_model, log_keras_model
 from catdog.tracking.outbox import Entry, entry_for
 from catdog.tracking.ownership import BusyError, Owner
 from catdog.tracking.results import log_data, log_outcome
@@ -108,7 +109,7 @@ class RecordedRun:
         self._run: SpooledRun | None = None
         self._epochs: list[dict[str, float]] = []
         self._metrics: dict[str, float] = {}
-        self._predictions: pd.DataFrame | None = None
+        self._predictions: Predictions | None = None
         self._kept_epoch: int | None = None
         self._begun = (time.perf_counter(), time.process_time())
 
@@ -244,7 +245,7 @@ class RecordedRun:
                 f"{self.name}: it has no answers to the validation images, so it could not be compared. Call "
                 "run.log_validation(files, labels, probabilities) before the block ends."
             )
-        accuracy, loss = measure(self._predictions)
+        accuracy, loss = self._predictions.accuracy, mean_loss(self._predictions)
         epochs = self._epochs or [{"epoch": 1, "val/accuracy": accuracy, "val/loss": loss}]
         if not self._epochs:
             self._run.log_metrics({"val/accuracy": accuracy, "val/loss": loss}, step=1)
@@ -264,16 +265,13 @@ class RecordedRun:
         # What the comparison says of a model that was picked by its validation accuracy.
         keep = "last" if self._kept_epoch == int(last["epoch"]) else "best"
         self._run.append("params", values={"trainer.keep": keep})
-        log_outcome(self._run, pd.DataFrame(epochs), self._predictions, self._kept_epoch)
+        log_outcome(self._run, History.from_epochs(epochs), self._predictions, self._kept_epoch)
 
 
-def measure(predictions: pd.DataFrame) -> tuple[float, float]:
-    """Returns accuracy, in [0, 1], and mean cross-entropy, in nats, of a table of predictions."""
-    classes = list(predictions.columns[2:])
-    probabilities = predictions.iloc[:, 2:].to_numpy(np.float64)
-    labels = pd.Index(classes).get_indexer(pd.Index(predictions.iloc[:, 1]))
-    chosen = np.clip(probabilities[np.arange(len(labels)), labels], LEAST_PROBABILITY, 1)
-    return float((probabilities.argmax(axis=1) == labels).mean()), float(-np.log(chosen).mean())
+def mean_loss(predictions: Predictions) -> float:
+    """Returns the mean cross-entropy of answers, in nats."""
+    of_label = predictions.probabilities[np.arange(len(predictions)), predictions.label_indices]
+    return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean())
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ from catdog.config.schema import DatasetConfig
 from catdog.tracking.run import SpooledRun, log_inputs
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from catdog.data.history import History
+    from catdog.data.predictions import Predictions
     from catdog.data.splits import Manifest
 
 # A figure, and the columns of the history that it shows.
@@ -38,26 +38,23 @@ def log_data(run: SpooledRun, config: DatasetConfig, manifest: "Manifest") -> No
     log_inputs(run, config, manifest.images, manifest.digest)
 
 
-def log_outcome(run: SpooledRun, history: "pd.DataFrame", predictions: "pd.DataFrame", kept_epoch: int) -> None:
+def log_outcome(run: SpooledRun, history: "History", predictions: "Predictions", kept_epoch: int) -> None:
     """Writes the history and the answers to validation images, as tables and figures.
 
     Args:
         run: the run.
-        history: one row an epoch: `epoch`, from 1, and metrics; a curve whose metrics are not there is not drawn.
-        predictions: file, label, then one probability in [0, 1] per class.
-        kept_epoch: the epoch whose model gave them.
+        history: by epoch; a curve whose metrics are not in it is not drawn.
+        predictions: of the kept model.
+        kept_epoch: the epoch whose model that is.
     """
     from catdog import plots
-    from catdog.statistics.proportions import confusion_counts
 
-    run.log_table(history, "history.csv")
-    run.log_table(predictions, "predictions/val.csv")
-    history = history.set_index("epoch")
+    run.log_text(history.to_csv(), "history.csv")
+    run.log_text(predictions.to_csv(), "predictions/val.csv")
+    by_epoch = history.to_frame()
     draw = {"accuracy": plots.plot_accuracy, "loss": plots.plot_loss, "gap": plots.plot_gap}
     for name, columns in CURVES.items():
-        if set(columns) <= set(history):
-            run.log_figure(draw[name](history, kept_epoch), f"figures/{name}.png")
-    classes = list(predictions.columns[2:])
-    labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy()
-    counts = confusion_counts(labels, predictions.iloc[:, 2:].to_numpy().argmax(axis=1), len(classes))
-    run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
+        if all(column in history for column in columns):
+            run.log_figure(draw[name](by_epoch, kept_epoch), f"figures/{name}.png")
+    confusion = plots.plot_confusion(predictions.confusion, list(predictions.class_names))
+    run.log_figure(confusion, "figures/confusion.png")

@@ -10,9 +10,8 @@ from catdog.system.clock import Clock, describe
 from catdog.tracking import Job
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from catdog.data.dataset import Dataset, SplitImages
+    from catdog.data.predictions import Predictions
     from catdog.tracking import SpooledRun
     from catdog.training.loop import Fit
 
@@ -63,15 +62,14 @@ def log_architecture(run: "SpooledRun", model: Any) -> None:
 
 
 def log_results(
-    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
+    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
 ) -> None:
     """Writes what came out: metrics of best, last and kept epoch, history, answers to validation images, and figures.
 
     Args:
         clean_accuracy: the kept model's on training images that are not augmented, in [0, 1].
     """
-    import pandas as pd
-
+    from catdog.data.history import History
     from catdog.tracking.results import log_outcome
 
     kept = fitted.best if config.trainer.keep == "best" else fitted.last
@@ -84,7 +82,7 @@ def log_results(
         "kept/epoch": kept["epoch"],
         "train/accuracy_clean": clean_accuracy,
     })  # fmt: skip
-    log_outcome(run, pd.DataFrame(fitted.epochs), predictions, int(kept["epoch"]))
+    log_outcome(run, History.from_epochs(fitted.epochs), predictions, int(kept["epoch"]))
 
 
 def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:

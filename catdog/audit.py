@@ -32,8 +32,8 @@ wrong labels, imbalance, odd images. Trains nothing.
 
   python -m catdog.audit                                            the default data set
   python -m catdog.audit dataset=folder dataset.archive=path/to/images
-  python -m catdog.audit pipeline=module:function                   any function that returns (train, val, test) tf.data sets:
-                                                                    what moves between them from epoch to epoch
+  python -m catdog.audit pipeline=module:function                   any function that returns (train, val, test): data sets of tf.data
+                                                                    or PyTorch, lists; what moves between them from epoch to epoch
   python -m catdog.audit pipeline=catdog.auditing.notebook:build       for example the notebook's own, on the default data set"""
 
 
@@ -104,7 +104,8 @@ def report_pipeline(config: AuditConfig) -> set[str]:
 
     assert config.pipeline is not None
     build = load_pipeline(config.pipeline)
-    from catdog.training import preload  # noqa: F401  before the function makes TensorFlow do anything: it keeps it quiet
+    if {"tensorflow", "keras"} & sys.modules.keys():
+        from catdog.training import preload  # noqa: F401  before the function makes TensorFlow do anything: it keeps it quiet
 
     traffic = watch_pipeline(build, config.pipeline, config.epochs)
     for split, counts in traffic.counts.items():

@@ -170,10 +170,14 @@ def _compute(record: RunRecord, files: Sequence[str], classes: np.ndarray) -> np
 
         # isort: split
         from catdog.comparison.gradcam import NoMapError, compute_cams
-        from catdog.deployment.evaluation import load_keras_model
+        from catdog.deployment.evaluation import load_model
+        from catdog.deployment.pyfunc import PyfuncModel
 
         try:
-            cams = compute_cams(load_keras_model(uri), images, classes, SIDE)
+            model = load_model(uri)
+            if isinstance(model, PyfuncModel):
+                raise _NoCamError("its model is none of Keras'")
+            cams = compute_cams(model, images, classes, SIDE)
         except NoMapError as error:
             raise _NoCamError(str(error)) from error
         except UserError as error:

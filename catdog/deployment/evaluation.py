@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from catdog.config.commands import EvaluateConfig
-from catdog.config.schema import CONF, Config, load_config
+from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.system.errors import UserError
 from catdog.system.terminal import console
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from catdog.data.dataset import Dataset
     from catdog.data.predictions import Predictions
     from catdog.registry.ledger import Look
 
@@ -80,28 +78,25 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     """
     from catdog.registry.champion import resolve_model
     from catdog.registry.ledger import describe_look, digest_test, open_look
+    from catdog.tracking.study_data import load_run_dataset
     from catdog.training.run import predict_split
 
     # Before TensorFlow is imported: what cannot be had is said at once.
     uri, run_id, words = resolve_model(client, config.study, config.model)
-    run_config = load_run_config(run_id)
-    dataset = load_same_dataset(client, run_id, run_config, config)
-
-    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
-
-    # isort: split
-    import keras
-
-    keras.utils.disable_interactive_logging()
-    name = client.get_run(run_id).info.run_name
+    run = client.get_run(run_id)
+    dataset = load_run_dataset(
+        run, "Name the original data with dataset.archive=PATH, or train on this one.",
+        archive=config.dataset.archive, cache=config.dataset.cache,
+    )  # fmt: skip
+    name = run.info.run_name
     console.print(
         f"evaluating {words}" + ("" if words.endswith(name) else f", run {name}") + f" ({run_id})", highlight=False
     )
-    model = load_keras_model(uri)
+    model = load_model(uri)
     digest = digest_test(dataset.manifest.images)
-    study = run_config.study
+    study = client.get_experiment(run.info.experiment_id).name
     with open_look(client, digest, study=study, model=words, model_uri=uri, run_id=run_id) as look:
-        split = dataset.load_split("test", run_config.preprocessing.image_size, look=look)
+        split = dataset.load_split("test", int(model.input_shape[1]), look=look)
         predictions = predict_split(model, split, config.batch_size)
         result = score_predictions(predictions)
         look.record({"test/accuracy": result.accuracy, "test/loss": result.loss})
@@ -123,45 +118,32 @@ def _build_looks(looks: "list[Look]") -> Table:
     return table
 
 
-def load_run_config(run_id: str) -> Config:
-    """Returns the config that a run was trained with, from its artifacts."""
-    import mlflow
-
-    with explain_missing_artifacts(f"run {run_id}"):
-        text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
-    stored = OmegaConf.create(text)
-    if "speed" not in stored:
-        # Trained before there was a choice.
-        stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")
-        stored["speed"].pop("defaults")
-    # Runs from before it was looked for.
-    stored.setdefault("dataset", {}).setdefault("near_duplicates", "ignore")
-    return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
-
-
-def load_same_dataset(client: "MlflowClient", run_id: str, run_config: Config, config: EvaluateConfig) -> "Dataset":
-    """Returns the data set of a run, found again.
+def load_model(uri: str) -> Any:
+    """Returns the model of an MLflow model URI, whatever its flavor: a Keras model, or what answers like one.
 
     Raises:
-        UserError: it is not what the run was trained on, image by image and split by split.
+        UserError: its files are gone.
     """
-    from catdog.data.dataset import load_dataset
+    import mlflow
 
-    archive = config.dataset.archive or run_config.dataset.archive
-    dataset = load_dataset(dataclasses.replace(run_config.dataset, cache=config.dataset.cache, archive=archive))
-    trained_on = client.get_run(run_id).data.tags["catdog.data_digest"]
-    if dataset.manifest.digest != trained_on:
-        raise UserError(
-            f"dataset.archive: {dataset.manifest.root} is not the data that run {run_id} was trained on: its digest is "
-            f"{dataset.manifest.digest[:12]}, the run's {trained_on[:12]}. A test image could have been trained on. Name the "
-            "original data with dataset.archive=PATH, or train on this one."
-        )
-    return dataset
+    with explain_missing_artifacts(uri):
+        described = mlflow.models.get_model_info(uri)
+        if is_keras(described):
+            return load_keras_model(uri)
+        loaded = mlflow.pyfunc.load_model(uri)
+    about = described.metadata or {}
+    return PyfuncModel(loaded, uri, about["class_names"], int(about["image_size"]))
 
 
 def load_keras_model(uri: str) -> Any:
     """Returns the Keras model of an MLflow model URI: uint8 (B, H, W, 3) in, float32 probabilities (B, classes) out."""
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import keras
     import mlflow
+
+    keras.utils.disable_interactive_logging()
 
     with explain_missing_artifacts(uri):
         return mlflow.tensorflow.load_model(uri)

@@ -62,21 +62,16 @@ def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame
         A table with file, class, probability, then each class's probability, in [0, 1]; reasons by file; pictures uint8
         (N, H, W, 3), those of the table's first rows, at most `MAX_SHEET_IMAGES`.
     """
-    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
-
-    # isort: split
-    import keras
     import mlflow
     import pandas as pd
 
     from catdog.data.images import UnreadableImageError, decode_image
-    from catdog.deployment.evaluation import explain_missing_artifacts, load_keras_model
+    from catdog.deployment.evaluation import explain_missing_artifacts, load_model
 
-    keras.utils.disable_interactive_logging()
     with explain_missing_artifacts(uri):
         metadata = mlflow.models.get_model_info(uri).metadata or {}
     classes, size = metadata["class_names"], metadata["image_size"]
-    model = load_keras_model(uri)
+    model = load_model(uri)
     read: list[Path] = []
     unreadable: dict[Path, str] = {}
     pictures = np.zeros((0, size, size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""`catdog COMMAND ...`, or `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, the list of commands."""
+"""`catdog COMMAND ...`, or `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, the commands."""
 
 import difflib
 import runpy

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
-from catdog.sweeps.jobs import JobState, describe_death, start_server, without_main
+from catdog.sweeps.jobs import JobState, describe_death, start_process, start_server
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import ConsoleHandler
 from catdog.tracking.identity import Identity
@@ -62,9 +62,7 @@ def _ask_for_gpus() -> list[tuple[int, ...]]:
     """Returns what TensorFlow says of the GPUs, in a process of its own: the one that leads a sweep never imports it."""
     processes = start_server()
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_send_gpus, args=(sender,))
-    with without_main():
-        process.start()
+    process = start_process(processes, _send_gpus, sender)
     sender.close()
     try:
         found: list[tuple[int, ...]] = receiver.recv()
@@ -119,11 +117,8 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
         UserError: naming the job.
     """
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(
-        target=_build_all, args=([(job.config, job.planned.identity) for job in jobs], classes, sender)
-    )
-    with without_main():
-        process.start()
+    planned = [(job.config, job.planned.identity) for job in jobs]
+    process = start_process(processes, _build_all, planned, classes, sender)
     sender.close()
     try:
         failed: tuple[int, str, bool] | None

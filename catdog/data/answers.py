@@ -55,7 +55,7 @@ def check_answers(
     _refuse(
         [f"{name} ({label} instead of {expected[name]})" for name, label in zip(names, given_labels, strict=True)
          if label != expected[name]],
-        "labels are not those of the study", "Answers must come in the order of their files and labels.",
+        "labels that are not those of the study", "Answers must come in the order of their files and labels.",
     )  # fmt: skip
     order = pd.Index(names).get_indexer(pd.Index(readable))
     places = [columns.index(name) for name in dataset.classes]
@@ -70,7 +70,7 @@ def _refuse(bad: Sequence[str], problem: str, advice: str) -> None:
     """Raises a UserError that names the first of what is bad and says how many there are, unless there is none."""
     if bad:
         more = f" and {len(bad) - MOST_SHOWN:,} more" if len(bad) > MOST_SHOWN else ""
-        raise _wrong(f"{len(bad):,} {problem}: {', '.join(bad[:MOST_SHOWN])}{more}", advice)
+        raise _wrong(f"{problem}: {len(bad):,} ({', '.join(bad[:MOST_SHOWN])}{more})", advice)
 
 
 def _read_probabilities(
@@ -114,17 +114,17 @@ def _require_numbers(table: np.ndarray, names: Sequence[str]) -> None:
     finite = np.isfinite(table).all(axis=1)
     _refuse(
         [names[row] for row in np.flatnonzero(~finite).tolist()],
-        "images have probabilities that are no numbers (NaN or infinite)", "Did the training diverge?",
+        "images whose probabilities are no numbers (NaN or infinite)", "Did the training diverge?",
     )  # fmt: skip
     inside = ((table >= 0) & (table <= 1)).all(axis=1)
     _refuse(
         [f"{names[row]} ({table[row].min():.3g} to {table[row].max():.3g})" for row in np.flatnonzero(~inside).tolist()],
-        "images have probabilities outside of [0, 1]", "Logits become probabilities by a softmax.",
+        "images with probabilities outside of [0, 1]", "Logits become probabilities by a softmax.",
     )  # fmt: skip
     sums = table.sum(axis=1)
     _refuse(
         [f"{names[row]} (sum {sums[row]:.4g})" for row in np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE).tolist()],
-        "images have probabilities whose sum is not 1", "Each image's probabilities are of classes that exclude each other.",
+        "images whose probabilities do not have the sum 1", "Each image's probabilities are of classes that exclude each other.",
     )  # fmt: skip
 
 
@@ -166,9 +166,9 @@ def _require_files(dataset: Dataset, readable: Sequence[str], names: Sequence[st
     known = set(val["file"])
     splits = dataset.manifest.images.set_index("file")["split"]
     strange = [f"{name} (in {splits[name]})" if name in splits.index else name for name in names if name not in known]
-    _refuse(strange, "files are no validation images of the study, by name or content", advice)
+    _refuse(strange, "files that are no validation images of the study, by name or content", advice)
     given = set(names)
-    _refuse([name for name in readable if name not in given], "validation images have no answer", advice)
+    _refuse([name for name in readable if name not in given], "validation images without an answer", advice)
     seen: set[str] = set()
     twice = [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-    _refuse(twice, "validation images have several answers", advice)
+    _refuse(twice, "validation images with several answers", advice)

@@ -4,10 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from support import PROJECT
 
 from catdog.auditing.pipeline import Traffic, watch_pipeline
@@ -52,23 +50,38 @@ class Loader:
             yield [Tensor(pixels), Tensor(LABELS[list(chosen)])]
 
 
-class Numbered(keras.utils.PyDataset):
-    """Keras' own: batches by number."""
+def make_numbered(places: range):
+    """Returns Keras' own: batches by number, told where an epoch ends."""
+    # Imported here, as commands do that the tests run in this process: only when it is needed.
+    from catdog.training import preload  # noqa: F401
 
-    def __init__(self, places: range) -> None:
-        super().__init__()
-        self.places, self.epochs = places, 0
+    # isort: split
+    import keras
 
-    def __len__(self) -> int:
-        return 2
+    class Numbered(keras.utils.PyDataset):
+        epochs = 0
 
-    def __getitem__(self, index: int):
-        half = len(self.places) // 2
-        chosen = list(self.places)[index * half : (index + 1) * half]
-        return IMAGES[chosen], LABELS[chosen]
+        def __len__(self) -> int:
+            return 2
 
-    def on_epoch_end(self) -> None:
-        self.epochs += 1
+        def __getitem__(self, index: int):
+            half = len(places) // 2
+            chosen = list(places)[index * half : (index + 1) * half]
+            return IMAGES[chosen], LABELS[chosen]
+
+        def on_epoch_end(self) -> None:
+            self.epochs += 1
+
+    return Numbered()
+
+
+def make_tf(places: range):
+    from catdog.training import preload  # noqa: F401
+
+    # isort: split
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((IMAGES[list(places)], LABELS[list(places)])).batch(5)
 
 
 class MapStyle:
@@ -94,11 +107,11 @@ def make_generator(places: range):
 
 KINDS = {
     "a DataLoader": Loader,
-    "a PyDataset": Numbered,
+    "a PyDataset": make_numbered,
     "a map-style data set": MapStyle,
     "a generator function": make_generator,
     "a list": lambda places: [(IMAGES[list(places)], LABELS[list(places)])],
-    "tf.data": lambda places: tf.data.Dataset.from_tensor_slices((IMAGES[list(places)], LABELS[list(places)])).batch(5),
+    "tf.data": make_tf,
 }
 
 
@@ -123,14 +136,14 @@ def test_images_that_two_splits_share_are_counted(kind: str):
 
 def test_an_image_is_the_same_whichever_tool_gives_it():
     """Colours first or last, floating point or not: train by PyTorch's protocol, val by Keras', test as a list."""
-    traffic = watch_pipeline(lambda: (Loader(range(10)), Numbered(range(4, 14)), [IMAGES[12:]]), "build", 2)
+    traffic = watch_pipeline(lambda: (Loader(range(10)), make_numbered(range(4, 14)), [IMAGES[12:]]), "build", 2)
     assert traffic.overlap("val", "train") == 6
     assert traffic.overlap("test", "val") == 2
 
 
 def test_an_epoch_of_keras_own_data_set_is_told_where_it_ends():
-    train = Numbered(range(20))
-    watch_pipeline(lambda: (train, Numbered(range(20, 30)), Numbered(range(30, 40))), "build", 3)
+    train = make_numbered(range(20))
+    watch_pipeline(lambda: (train, make_numbered(range(20, 30)), make_numbered(range(30, 40))), "build", 3)
     assert train.epochs == 3
 
 

@@ -28,6 +28,7 @@ TRAINING_MODULES = (
     "model.py",
     "precision.py",
     "train.py",
+    "training",
     "data",
 )
 # Libraries that compute what training computes with, or decode its images.

@@ -200,7 +200,7 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: "Run") -> list[str]
     identity = planned.identity
     words = []
     if tags.get("catdog.config_digest") != identity.config:
-        theirs = {key: value for key, value in run.data.params.items() if key in mine}
+        theirs = {key: value for key, value in schema.complete_params(run.data.params).items() if key in mine}
         words.append(
             describe_config_change(theirs, mine)
             or "config changed: the order of layers, or what backbone.weights holds"
@@ -230,7 +230,10 @@ def count_changed_files(run: "Run", images: pd.DataFrame) -> int:
 
 
 def _relevant_params(config: Config) -> dict[str, str]:
-    groups = ("augmentation.", "preprocessing.", "backbone.", "head.", "trainer.", "dataset.name")
+    groups = (
+        "augmentation.", "preprocessing.", "backbone.", "head.", "model.", "optimizer.", "loss.", "trainer.",
+        "dataset.name",
+    )  # fmt: skip
     leaves = schema.flatten(config).items()
     return {key: str(value) for key, value in leaves if key == "seed" or key.startswith(groups)}
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from catdog import cli
 from catdog.clock import Clock
-from catdog.config import Config
+from catdog.config import Config, find_references
 from catdog.identity import identify
 from catdog.track import Job
 
@@ -119,12 +119,17 @@ def train(
         make_deterministic,
     )
     from catdog.progress import LiveProgress
+    from catdog.training.callbacks import build_callbacks
+    from catdog.training.check import check_own_code
+    from catdog.training.class_weights import weigh_classes
+    from catdog.training.own_code import explain_training
 
     # A sweep has described its data before its first run; the log file of each run has it all the same.
     log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
     size = config.preprocessing.image_size
     with clock.stage("data"):
         train_split, val_split = (dataset.load_split(split, size) for split in ("train", "val"))
+    class_weights = weigh_classes(config.trainer, train_split.labels, dataset.classes)
 
     clock.enter("build")
     keras.utils.disable_interactive_logging()
@@ -145,7 +150,15 @@ def train(
         if is_frozen(config) and config.trainer.devices == "one":
             head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         trained = model if head is None else head
-        compile_model(trained, config.trainer, precision.policy, steps, jit=jit)
+        compile_model(trained, config, precision.policy, steps, jit=jit)
+    references = find_references(config)
+    if references:
+        if not job.sweep_id:
+            # A sweep has done so before its first run.
+            check_own_code(config, model, len(dataset.classes), precision.policy)
+        # Whether there was a check must not change what the user's code draws.
+        keras.utils.set_random_seed(config.seed)
+    callbacks = build_callbacks(config.trainer)
     augmentation = (config.augmentation, config.seed, size)
     augment = build_augmentation(*augmentation, fast=config.speed.fast_augmentation, clock=clock)
 
@@ -192,19 +205,24 @@ def train(
                 **batches,
             )
         first_epoch = len(result.epochs) + 1
-        fitted = fit(
-            trained,
-            build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
-            build_eval_stream(val_rows, **batches),
-            config.trainer,
-            steps=steps,
-            train_count=len(train_split),
-            progress=(make_progress or LiveProgress)(job.name, config.trainer.epochs, steps, first_epoch),
-            on_state=lambda state: save_checkpoint(run.entry.checkpoints, capture(trained, state, clock.spent)),
-            on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
-            result=result,
-            clock=clock,
-        )
+        with explain_training(references):
+            fitted = fit(
+                trained,
+                build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
+                build_eval_stream(val_rows, **batches),
+                config.trainer,
+                steps=steps,
+                train_count=len(train_split),
+                progress=(make_progress or LiveProgress)(job.name, config.trainer.epochs, steps, first_epoch),
+                on_state=lambda state: save_checkpoint(
+                    run.entry.checkpoints, capture(trained, state, clock.spent, callbacks)
+                ),
+                on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
+                result=result,
+                clock=clock,
+                class_weights=class_weights,
+                own=callbacks,
+            )
         clock.enter("final predictions")
         # What training alone needs, features above all, makes room for the kept model; without a collection, cycles keep it.
         del train_rows, val_rows

@@ -12,7 +12,7 @@ import pandas as pd
 
 from catdog.commands import CompareConfig
 from catdog.compare.records import FINISHED, Comparison, RunRecord
-from catdog.config import default_cache
+from catdog.config import complete_params, default_cache
 from catdog.errors import TRAIN_COMMAND, UserError
 from catdog.ledger import digest_test, read_looks
 from catdog.track.artifacts import load_bytes, load_table
@@ -135,7 +135,7 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
         variant=variant,
         seed=int(data.params.get("seed", 0)),
         status=run.info.status,
-        params=dict(data.params),
+        params=complete_params(data.params),
         tags=dict(data.tags),
         metrics=dict(data.metrics),
         history=_load_history(client, run),

@@ -12,6 +12,7 @@ from catdog.config import Config
 from catdog.console import ConsoleHandler
 from catdog.errors import UserError
 from catdog.sweep.jobs import JobState, describe_death
+from catdog.training.class_weights import require_known_classes
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
@@ -38,6 +39,10 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
             except UserError as error:
                 raise UserError(_in_job(str(error), name)) from error
             log.info("%s", describe_dataset(loaded[key]))
+        try:
+            require_known_classes(config.trainer, loaded[key].classes)
+        except UserError as error:
+            raise UserError(_in_job(str(error), name)) from error
     return [loaded[str(config.dataset)] for _, config in jobs]
 
 
@@ -101,6 +106,7 @@ def _build_all(configs: list[Config], classes: list[int], sender: Connection) ->
     from catdog.augment import build_augmentation
     from catdog.model import build_model
     from catdog.precision import build_strategy, choose_precision
+    from catdog.training.check import check_own_code
 
     logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
     number = 0
@@ -109,9 +115,12 @@ def _build_all(configs: list[Config], classes: list[int], sender: Connection) ->
         for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
             precision = choose_precision(config.trainer)
             build_strategy(config.trainer)
-            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, config.speed, count))
+            model = str((
+                config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
+                config.optimizer, config.loss, config.trainer.callbacks,
+            ))  # fmt: skip
             if model not in models:
-                build_model(config, count, precision.policy)
+                check_own_code(config, build_model(config, count, precision.policy), count, precision.policy)
                 build_augmentation(
                     config.augmentation,
                     config.seed,

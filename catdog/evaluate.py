@@ -177,7 +177,9 @@ def load_keras_model(uri: str) -> Any:
     """Returns the Keras model of an MLflow model URI: uint8 (B, H, W, 3) in, float32 probabilities (B, classes) out."""
     import mlflow
 
-    with explain_missing_artifacts(uri), _explain_missing_code(uri):
+    from catdog.training.saved_code import isolate_code
+
+    with explain_missing_artifacts(uri), _explain_missing_code(uri), isolate_code():
         return mlflow.tensorflow.load_model(uri)
 
 

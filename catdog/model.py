@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,7 +67,12 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
         logits = build_head(
             config.head, features, classes, late_relu=relu_in_head, fast_dropout=config.speed.fast_dropout
         )
-        return keras.Model(images, logits, name=config.backbone.name)
+        return keras.Model(images, logits, name=_keras_name(config.backbone.name))
+
+
+def _keras_name(name: str) -> str:
+    """Returns a name with nothing in it that TensorFlow does not allow in a scope, such as the colon of module:function."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _build_own_model(config: Config, images: Any, inputs: Any, classes: int) -> Any:
@@ -182,7 +188,7 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
 
             backbone = build_own_backbone(config, shape)
         else:
-            backbone = _chain(build_layers("backbone.layers", config.layers), shape, config.name)
+            backbone = _chain(build_layers("backbone.layers", config.layers), shape, _keras_name(config.name))
         if config.weights:
             path = _require_weights_file(config.weights)
             with _explain_weights(config, path):
@@ -262,6 +268,8 @@ def build_kept_model(config: Config, trained: Any, classes: int, policy: str) ->
 
     from catdog.dropout import replace_fast_dropout
 
+    # Without the optimizer and the loss, which a copy would be compiled with, whatever they need.
+    trained = keras.Model(trained.inputs[0], trained.outputs[0], name=trained.name)
     if policy == "mixed_float16":
         # The weights come from the trained model: those of the backbone need not be fetched or read again.
         fresh = keras.models.clone_model(trained, clone_function=_clone_in_float32)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from catdog.clock import Clock, describe
-from catdog.config import Config
+from catdog.config import Config, find_references
 from catdog.identity import PRECISION_TAG
 from catdog.track import Job
+from catdog.training.own_code import read_sources
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Where a run keeps the source of the user's own modules.
+CODE_FOLDER = "code"
 AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
@@ -30,6 +33,8 @@ def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", 
 
     run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
     run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
+    for path, text in read_sources(find_references(config).values()).items():
+        run.log_text(text, f"{CODE_FOLDER}/{path}")
     manifest = dataset.manifest
     # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
     run.log_tags({
@@ -109,14 +114,15 @@ def log_results(
     run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
 
 
-def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:
-    """Saves the kept model with the run."""
+def log_model(run: "SpooledRun", config: Config, kept: Any, val_split: "SplitImages") -> None:
+    """Saves the kept model with the run, and with it the user's code that loading it needs."""
     import numpy as np
 
     from catdog.track import log_kept_model
 
     example: np.ndarray = val_split.gather(np.array([0]))[0]
-    log_kept_model(run, kept, example=example, class_names=val_split.classes)
+    sources = read_sources(find_references(config).values())
+    log_kept_model(run, kept, example=example, class_names=val_split.classes, sources=sources)
 
 
 def log_time(run: "SpooledRun", clock: Clock) -> None:

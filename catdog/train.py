@@ -233,7 +233,7 @@ def train(
         clock.enter("figures")
         report.log_results(run, config, fitted, predictions, clean_accuracy)
         clock.enter("model logging")
-        report.log_model(run, kept, val_split)
+        report.log_model(run, config, kept, val_split)
         clock.enter("tracking")
         report.log_time(run, clock)
         seconds, _ = clock.totals

@@ -356,16 +356,25 @@ def log_inputs(run: SpooledRun, config: Config, images: "pd.DataFrame", digest: 
     run.append("inputs", datasets=datasets)
 
 
-def log_kept_model(run: SpooledRun, model: Any, *, example: "np.ndarray", class_names: tuple[str, ...]) -> None:
+def log_kept_model(
+    run: SpooledRun,
+    model: Any,
+    *,
+    example: "np.ndarray",
+    class_names: tuple[str, ...],
+    sources: Mapping[str, str] | None = None,
+) -> None:
     """Saves the kept model with the run, with signature, input example and class names.
 
-    Delivered, its MLflow address is the run's tag `catdog.model_uri`.
+    Delivered, its MLflow address is the run's tag `catdog.model_uri`. A model with layers of the user's own carries their code;
+    a graph of Keras' own layers is loaded without it.
 
     Args:
         run: the run.
         model: uint8 (B, H, W, 3) -> float32 (B, classes).
         example: uint8 (1, H, W, 3).
         class_names: in the order of the model's outputs.
+        sources: text of the user's own modules, by path in the folder that they are imported from.
     """
     import keras
     import mlflow
@@ -374,6 +383,8 @@ def log_kept_model(run: SpooledRun, model: Any, *, example: "np.ndarray", class_
     from mlflow.models import ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    from catdog.training.saved_code import describe_needed_code
+
     height, width = example.shape[1:3]
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
@@ -381,10 +392,15 @@ def log_kept_model(run: SpooledRun, model: Any, *, example: "np.ndarray", class_
     )
     # Requirements are given: inferring them would import TensorFlow in another process, for ten seconds.
     requirements = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
-    with run.entry.staged_folder() as folder:
+    code = describe_needed_code(model, sources or {})
+    metadata = {"class_names": list(class_names), "image_size": int(height), "resize": RESIZE}
+    if code.needs:
+        metadata["needs"] = code.needs
+    with run.entry.staged_folder() as folder, code.write() as paths:
         # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
         mlflow.tensorflow.save_model(
-            model, path=str(folder), signature=signature, input_example=example, pip_requirements=requirements,
-            metadata={"class_names": list(class_names), "image_size": int(height), "resize": RESIZE},
+            model, path=str(folder), signature=signature, input_example=example,
+            pip_requirements=requirements + code.requirements, metadata=metadata,
+            custom_objects=code.objects or None, code_paths=paths or None,
         )  # fmt: skip
     run.append("model", folder=folder.name, name=MODEL_ARTIFACT, tags={})

@@ -103,7 +103,7 @@ def check_loss(config: LossConfig, classes: int) -> None:
     logits = tf.constant(np.random.default_rng(0).normal(size=(count, classes)), tf.float32)
 
     @tf.function(autograph=False)
-    def compute() -> tuple[Any, Any]:
+    def compute(labels: Any, logits: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             tape.watch(logits)
             losses = loss.call(tf.cast(labels, tf.float32), logits)
@@ -113,7 +113,7 @@ def check_loss(config: LossConfig, classes: int) -> None:
         return losses, gradient
 
     with explain(KEY, config.function, "computing the loss of a small batch"):
-        losses, gradient = compute()
+        losses, gradient = compute(labels, logits)
     if gradient is None:
         raise UserError(
             f"{KEY}: {config.function} has no gradient with respect to the logits: nothing could be learned."

@@ -8,7 +8,7 @@ import linecache
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -158,6 +158,19 @@ def _is_users(file: str) -> bool:
 
 def _library_folders() -> list[Path]:
     return [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def read_sources(references: Iterable[str]) -> dict[str, str]:
+    """Returns the source of the user's own modules among those named, by path in the folder that they are imported from."""
+    found = {}
+    for reference in references:
+        name = reference.partition(":")[0]
+        module = sys.modules.get(name)
+        if module is not None and is_local(module):
+            is_package = hasattr(module, "__path__")
+            path = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
+            found[path] = Path(str(module.__file__)).read_text(encoding="utf-8")
+    return found
 
 
 def is_local(module: ModuleType) -> bool:

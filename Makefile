@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart study ui bench test torture check lint format clean
+.PHONY: help setup quickstart study ui bench test torture check lint format docs clean
 
 help: ## show this text
 	@echo "make TARGET; each target sets up what it needs in $(VENV) first."
@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev ## run the tests
 
 torture: $(VENV)/.installed-dev ## kill sweeps again and again and compare with uninterrupted ones; a server away for a minute (a quarter of an hour)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 20
-	CATDOG_TEST_AWAY_S=60 CATDOG_TEST_SWEEPS=8 $(BIN)/python -m pytest tests/track/test_server.py
+	CATDOG_TEST_AWAY_S=60 CATDOG_TEST_SWEEPS=8 $(BIN)/python -m pytest tests/tracking/test_server.py
 
 check: lint test ## everything that must be green before a commit: lint, types, tests
 
@@ -46,6 +46,9 @@ lint: $(VENV)/.installed-dev ## check style and types
 format: $(VENV)/.installed-dev ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed ## write docs/reference.md from the schema
+	$(BIN)/python -m catdog.reference
 
 clean: ## remove the virtual environment and caches; runs in mlruns/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from catdog.config import default_cache
+from catdog.config.schema import default_cache
 from catdog.data.fetch import fetch_archive
 
 VARIANTS = ("cnn", "augmented", "preprocessed", "mobilenet")
@@ -32,9 +32,9 @@ HERE = Path(__file__).resolve().parent
 # Ends a training at its first step and says when that was.
 FIRST_STEP = """
 import os, runpy, sys, time
-import catdog.preload
+import catdog.training.preload
 imported = time.time()
-from catdog.fit import FiniteLoss
+from catdog.training.loop import FiniteLoss
 def report(self, batch, logs=None):
     float(logs["loss"])
     print("first step", time.time() - float(os.environ["STARTED"]), flush=True)

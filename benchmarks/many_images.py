@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from bench import describe_machine, measure, tabulate
 
-from catdog.data.drawing import write_drawn_images
+from catdog.data.synthetic import write_drawn_images
 
 FEW, FEW_EPOCHS = 3000, 8
 PART = 3000

@@ -18,13 +18,13 @@ import tensorflow as tf
 from bench import describe_machine, tabulate
 
 from catdog import cli  # noqa: F401  it registers the config's schemas
-from catdog.augment import build_augmentation
-from catdog.config import CONF, Config, load_config, register
-from catdog.fit import compile_model
-from catdog.fold import fold_norms
-from catdog.frozen import cut_head
-from catdog.model import build_backbone, build_model
-from catdog.precision import use_policy
+from catdog.config.schema import CONF, Config, load_config, register
+from catdog.training.augmentation import build_augmentation
+from catdog.training.fast.batchnorm_folding import fold_norms
+from catdog.training.fast.feature_cache import cut_head
+from catdog.training.loop import compile_model
+from catdog.training.model import build_backbone, build_model
+from catdog.training.precision import use_policy
 
 BATCH, SIZE = 32, 160
 GENERATOR = np.random.default_rng(0)
@@ -127,8 +127,8 @@ def main() -> None:
     def add(what: str, before: float, after: float) -> None:
         rows.append([what, before, after, f"{after / before:.2f}"])
 
-    add("import of Keras and TensorFlow: as it is; by `catdog.preload`, without garbage collection",
-        time_import("math"), time_import("catdog.preload"))  # fmt: skip
+    add("import of Keras and TensorFlow: as it is; by `catdog.training.preload`, without garbage collection",
+        time_import("math"), time_import("catdog.training.preload"))  # fmt: skip
     add("flip and rotation: Keras' layers; `speed.fast_augmentation`",
         time_augmentation("flip_rotate", fast=False), time_augmentation("flip_rotate", fast=True))  # fmt: skip
     add("`augmentation=strong`, six layers: the same",

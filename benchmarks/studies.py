@@ -6,8 +6,8 @@
 import numpy as np
 from scipy.stats import norm
 
-from catdog.contrast import accuracy_interval, bootstrap_interval, bootstrap_means, contrast
-from catdog.sequential import level_of_looks, plan_looks
+from catdog.statistics.contrasts import accuracy_interval, bootstrap_interval, bootstrap_means, contrast
+from catdog.statistics.sequential import level_of_looks, plan_looks
 
 # What an image's difficulty, a variant's taste and a model's whim do to a latent score. With them the errors of two seeds of a
 # variant correlate by 0.5, those of two variants by 0.4; in experiments/cats_vs_dogs it is 0.43 to 0.49 (mobilenet 0.77) and 0.08

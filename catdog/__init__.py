@@ -1,6 +1,14 @@
 """catdog: a research harness for image classification whose comparisons can be believed."""
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from catdog.study import Study
+    from catdog.system.errors import UserError
+
+__version__ = "0.1.0"
+__all__ = ["Study", "UserError", "__version__"]
 
 # Read by TensorFlow and Keras when they are first imported, so they are set before any module of ours can import them.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -11,3 +19,18 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+# Imported when they are first asked for: `import catdog` is what every command begins with, and has to be quick.
+_PUBLIC = {"Study": "catdog.study", "UserError": "catdog.system.errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'catdog' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

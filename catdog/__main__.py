@@ -1,6 +1,6 @@
 """`python -m catdog`: the list of commands."""
 
-from catdog.console import console
+from catdog.system.terminal import console
 
 COMMANDS = """python -m catdog.train      train a model, or with -m a sweep of them
 python -m catdog.compare    put the runs of a sweep side by side

@@ -1,39 +1,15 @@
 """Entry: seeds are trained until a comparison is decided. `python -m catdog.decide --help` explains it."""
 
-import json
-import logging
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from catdog import cli, interrupts
-from catdog.commands import CompareConfig, DecideConfig
-from catdog.config import TrackingConfig, load_config
-from catdog.console import console, show_next
-from catdog.errors import InterruptedRunError, UserError
-from catdog.identity import PRECISION_TAG
-from catdog.sequential import BETTER, HOPELESS, OPEN, SAME, WORSE, judge, level_of_looks, plan_looks
-from catdog.wording import at_least, at_most, plural, signed, signed_interval
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-    from catdog.compare.variants import Variant
-    from catdog.contrast import Contrast
-
-log = logging.getLogger(__name__)
+from catdog import cli
+from catdog.config.commands import DecideConfig
+from catdog.config.schema import load_config
+from catdog.search.decisions import decide
+from catdog.system.errors import EXIT_USER_ERROR, UserError
 
 USAGE = """Trains seed after seed of some variants until each pair of them is decided: one is better, or they are as good as equal.
 It looks after every round, and is wrong no more often for it. Runs that exist already are reused; the same command goes on.
@@ -43,219 +19,8 @@ It looks after every round, and is wrong no more often for it. Runs that exist a
 
 Everything but the keys below is handed on to python -m catdog.train, as for a sweep: what varies makes the variants."""
 
+
 OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds")
-
-
-@dataclass
-class Pair:
-    """Two variants, and how far the decision between them has come.
-
-    Attributes:
-        first: name of the variant that comes first in the sweep.
-        second: the other's.
-        outcome: as of `sequential.judge`, from the first variant's view.
-        seeds: at the last look.
-        found: the difference in accuracy at the last look, first less second.
-        interval: its bounds, which hold together with those of all other pairs and looks.
-    """
-
-    first: str
-    second: str
-    outcome: str = OPEN
-    seeds: int = 0
-    found: "Contrast | None" = None
-    interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
-
-    @property
-    def words(self) -> str:
-        """The decision as a sentence."""
-        low, high = self.interval
-        if self.outcome in (BETTER, WORSE):
-            better, by = (self.first, low) if self.outcome == BETTER else (self.second, -high)
-            return f"{better} is better by at least {at_least(by)}"
-        if self.outcome == SAME:
-            return f"no difference of more than {at_most(max(-low, high))}"
-        if self.outcome == HOPELESS:
-            assert self.found is not None
-            return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
-        return "undecided"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether more seeds may decide it."""
-        return self.outcome == OPEN
-
-
-def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
-    """Trains rounds of seeds until every pair of variants is decided, cannot be, or `max_seeds` have been trained.
-
-    The looks are at numbers of seeds fixed beforehand. The error is divided among the pairs (Bonferroni), and for each pair spent
-    over the looks, so that all intervals of all pairs at all looks hold together in all but `error` of studies.
-
-    Args:
-        config: margin, error and numbers of seeds.
-        overrides: for `catdog.train -m`, without seeds.
-
-    Raises:
-        UserError: the overrides make fewer than two variants.
-        InterruptedRunError: Ctrl-C in a round.
-    """
-    if not _makes_a_sweep(overrides):
-        raise _too_few(overrides)
-    looks = plan_looks(config.first_seeds, config.max_seeds)
-    pairs: list[Pair] | None = None
-    only: list[str] | None = None
-    for number, seeds in enumerate(looks, 1):
-        wanted = ", ".join(only) if only else "all variants"
-        console.print(Text(f"\nround {number} of at most {len(looks)}: {seeds} seeds of {wanted}", style="bold"))
-        result = _train(overrides, seeds, only)
-        client, variants = _load_variants(result)
-        if pairs is None:
-            names = [variant.name for variant in variants]
-            if len(names) < 2:
-                raise _too_few(overrides)
-            pairs = [Pair(*both) for both in combinations(names, 2)]
-        levels = level_of_looks(looks, config.error / len(pairs))
-        _look(pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
-        console.print(build_table(pairs, config))
-        _record(client, result["sweep_id"], config, pairs)
-        place = (result["study"], result["tracking"]["uri"], f"sweep={result['sweep_id']}")
-        still = [pair for pair in pairs if pair.is_open]
-        if not still:
-            break
-        only = list(dict.fromkeys(name for pair in still for name in (pair.first, pair.second)))
-    assert pairs is not None
-    if still:
-        log.info(
-            "%s not decided after %d seeds: more validation images would help, or a wider margin. To begin again with a larger "
-            "max_seeds would be a second test of the same question, with an error of its own",
-            plural(len(still), "pair"), config.max_seeds,
-        )  # fmt: skip
-    show_next(cli.next_command("compare", *place))
-    return pairs
-
-
-def _makes_a_sweep(overrides: Sequence[str]) -> bool:
-    """Returns whether a key has several values, as far as that can be seen without composing: an experiment may bring some."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(cli.explain(error, "config")) from error
-    return any(item.is_sweep_override() or item.key_or_group == "experiment" for item in parsed)
-
-
-def _too_few(overrides: Sequence[str]) -> UserError:
-    return UserError(
-        f"decide: a comparison needs two variants or more, received {' '.join(overrides) or 'nothing'}. Give a key several "
-        "values: model=cnn,augmented."
-    )
-
-
-def _train(overrides: Sequence[str], seeds: int, only: list[str] | None) -> dict:
-    """Trains a sweep of so many seeds of the variants named, or of all, and returns what the launcher says of it.
-
-    In a process of its own: a sweep's logging, signals and global state are made for one sweep.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "result.json"
-        command = [
-            sys.executable, "-m", "catdog.train", "-m", *overrides, f"seed={','.join(map(str, range(seeds)))}",
-            f"hydra.launcher.result_file={file}",
-        ]  # fmt: skip
-        if only:
-            command.append(f"hydra.launcher.only=[{','.join(json.dumps(name) for name in only)}]")
-        code = _wait_for(command)
-        if code == cli.EXIT_INTERRUPTED:
-            raise InterruptedRunError
-        if code:
-            # The sweep has said what was wrong.
-            sys.exit(code)
-        return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _wait_for(command: list[str]) -> int:
-    """Runs a command to its end, and returns its exit code; an interruption reaches it, and it has the time to close its runs."""
-    interrupts.listen(once=False)
-    child = subprocess.Popen(command)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            # In a terminal it has had the signal already; of two, the second ends it at once, as with a sweep of its own.
-            if not sys.stdin.isatty():
-                child.send_signal(signal.SIGINT)
-
-
-def _load_variants(result: dict) -> "tuple[MlflowClient, list[Variant]]":
-    from catdog import track
-    from catdog.compare.load import load_comparison
-    from catdog.compare.variants import group_by_variant
-
-    tracking = TrackingConfig(**result["tracking"])
-    client = track.connect(tracking, create=False)
-    comparison = load_comparison(client, CompareConfig(sweep=result["sweep_id"], tracking=tracking))
-    if not comparison.same_data:
-        raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
-    variants = group_by_variant(comparison)
-    require_one_precision(variants)
-    return client, variants
-
-
-def require_one_precision(variants: "Sequence[Variant]") -> None:
-    """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` on several machines does."""
-    precisions: dict[str, set[str]] = {}
-    for variant in variants:
-        first = variant.records[0]
-        precisions.setdefault(first.variant, set()).add(first.tags.get(PRECISION_TAG, "unknown"))
-    for name, found in precisions.items():
-        if len(found) > 1:
-            raise UserError(
-                f"decide: the seeds of {name} were trained in several precisions ({', '.join(sorted(found))}), where "
-                "trainer.precision=auto was not the same. Name one, such as trainer.precision=float32: all seeds are then alike."
-            )
-
-
-def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: float, margin: float) -> None:
-    from catdog.compare.variants import compare_accuracy
-
-    for pair in pairs:
-        if pair.is_open:
-            pair.found = compare_accuracy(variants[pair.first], variants[pair.second])
-            low, high = pair.found.interval(1 - level)
-            pair.interval, pair.seeds = (float(low), float(high)), seeds
-            pair.outcome = judge(pair.found, level, margin)
-
-
-def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
-    """Returns how far the decision has come, for a terminal."""
-    table = Table(
-        title=f"difference in kept val accuracy, in points; all intervals hold together in {100 * (1 - config.error):g} %",
-        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
-    for head in ("pair", "seeds", "difference", "decision"):
-        table.add_column(head, justify="right" if head in ("seeds", "difference") else "left", overflow="fold")
-    for pair in pairs:
-        estimate = pair.found.estimate if pair.found else float("nan")
-        table.add_row(
-            Text(f"{pair.first} \N{MINUS SIGN} {pair.second}"), str(pair.seeds),
-            Text(f"{signed(estimate)} {signed_interval(*pair.interval)}"), Text(pair.words),
-        )  # fmt: skip
-    return table
-
-
-def _record(client: "MlflowClient", sweep_id: str, config: DecideConfig, pairs: Sequence[Pair]) -> None:
-    """Keeps the state of the decision on the sweep, where MLflow shows it."""
-    decision = {
-        "margin": config.margin, "error": config.error, "max_seeds": config.max_seeds,
-        "pairs": [
-            {"first": pair.first, "second": pair.second, "seeds": pair.seeds, "low": pair.interval[0],
-             "high": pair.interval[1], "outcome": pair.outcome, "words": pair.words.replace("\N{NO-BREAK SPACE}", " ")}
-            for pair in pairs
-        ],
-    }  # fmt: skip
-    client.set_tag(sweep_id, "catdog.decision", json.dumps(decision))
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -280,13 +45,13 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main() -> None:
     """Runs the command."""
-    from catdog.console import show_error
+    from catdog.system.terminal import show_error
 
     try:
         own, overrides = split_arguments(sys.argv[1:])
     except UserError as error:
         show_error(str(error))
-        sys.exit(cli.EXIT_USER_ERROR)
+        sys.exit(EXIT_USER_ERROR)
 
     def run(composed: DictConfig) -> None:
         config = load_config(composed, DecideConfig)

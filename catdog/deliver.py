@@ -1,110 +1,30 @@
 """Entry: what training left in the spool -> the tracking store. `python -m catdog.deliver --help` explains it."""
 
-import contextlib
-import logging
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from catdog import cli
-from catdog.commands import DeliverConfig
-from catdog.config import DEFAULT_STUDY, load_config
-from catdog.track.owner import BusyError
-from catdog.track.spool import Entry, clear_remains, end_orphan, list_entries
-from catdog.wording import plural
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-log = logging.getLogger(__name__)
+from catdog.config.command_lines import next_command
+from catdog.config.commands import DeliverConfig
+from catdog.config.schema import DEFAULT_STUDY, load_config
+from catdog.system.errors import EXIT_DEFECT
+from catdog.system.wording import plural
+from catdog.tracking.outbox import list_entries
+from catdog.tracking.settlement import settle_entries
 
 USAGE = """Delivers metrics, tags, figures and models that a tracking server did not take while training lasted.
 
   python -m catdog.deliver
   python -m catdog.deliver tracking.uri=http://HOST:PORT tracking.wait_s=600"""
 
-# Checkpoints of runs that nobody went on with.
-FORGOTTEN_AFTER_S = 30 * 24 * 3600
-
-
-def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: float) -> tuple[int, list[Entry]]:
-    """Delivers what the spool holds for a store of runs and sweeps that no living process works on.
-
-    Runs that a kill left open are closed as KILLED; their checkpoints stay, so that the same command can go on with them.
-
-    Args:
-        client: of the store at `uri`.
-        root: the spool.
-        uri: the store's address; entries for others are left alone.
-        patience_s: how long to wait for a store that does not answer.
-
-    Returns:
-        How many entries were delivered, and those that were not.
-    """
-    delivered = 0
-    left: list[Entry] = []
-    clear_remains(root)
-    for entry in list_entries(root):
-        facts = entry.facts
-        if facts.get("tracking", {}).get("uri") != uri:
-            continue
-        if not entry.pending and entry.last_status in ("FAILED", "KILLED") and facts["kind"] == "run":
-            _forget(entry)
-            continue
-        end_orphan(entry)
-        if entry.find_living_owner():
-            continue
-        try:
-            entry.claim()
-        except (BusyError, FileNotFoundError):
-            continue
-        # Once the store has let one wait in vain, the others need not wait as well.
-        if settle(client, entry, 0.0 if left else patience_s):
-            delivered += facts["kind"] == "run"
-        else:
-            left.append(entry)
-    return delivered, left
-
-
-def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str = "its process is gone") -> bool:
-    """Delivers an entry that this process owns, closed as KILLED if it is not, and gives it up; returns whether all arrived."""
-    from catdog.track.deliver import deliver_all, is_gone
-
-    arrived = False
-    name, run_id = entry.facts["name"], entry.state["run_id"]
-    if run_id and entry.pending and is_gone(client, run_id):
-        log.warning("%s, run %s, was deleted in MLflow: what was left to deliver is dropped", name, run_id)
-        entry.remove()
-        return True
-    try:
-        if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
-            entry.append("tags", values={"catdog.error": error})
-            entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
-        arrived = deliver_all(client, entry, patience_s)
-    finally:
-        whole = entry.last_status == "FINISHED" or not entry.operations or entry.is_aside
-        if arrived and (whole or entry.facts["kind"] == "sweep"):
-            entry.remove()
-        else:
-            entry.release()
-    return arrived
-
-
-def _forget(entry: Entry) -> None:
-    with contextlib.suppress(OSError, BusyError):
-        if time.time() - entry.folder.stat().st_mtime > FORGOTTEN_AFTER_S:
-            entry.claim()
-            entry.remove()
-
 
 def deliver(composed: DictConfig) -> None:
     """Delivers everything for one store and says what is left."""
     config = load_config(composed, DeliverConfig)
-    from catdog import track
-    from catdog.console import console, show_next
+    from catdog import tracking
+    from catdog.system.terminal import console, show_next
 
     root = Path(config.tracking.spool)
     entries = list_entries(root)
@@ -115,7 +35,7 @@ def deliver(composed: DictConfig) -> None:
     command = "compare" if any(entry.folder.name.startswith("sweep") for entry in mine) else "evaluate"
     others = sorted({*uris.values()} - {config.tracking.uri, ""})
     if mine:
-        client = track.connect(config.tracking)
+        client = tracking.connect(config.tracking)
         delivered, left = settle_entries(client, root, config.tracking.uri, config.tracking.wait_s)
     else:
         delivered, left = 0, []
@@ -126,9 +46,9 @@ def deliver(composed: DictConfig) -> None:
     for uri in others:
         console.print(f"the spool also holds runs for {uri}: name it with tracking.uri=", highlight=False)
     if left:
-        show_next(cli.next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
-        sys.exit(cli.EXIT_DEFECT)
-    show_next(cli.next_command(command, study, config.tracking.uri))
+        show_next(next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
+        sys.exit(EXIT_DEFECT)
+    show_next(next_command(command, study, config.tracking.uri))
 
 
 if __name__ == "__main__":

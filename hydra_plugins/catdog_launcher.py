@@ -10,7 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from catdog.sweep.options import LauncherOptions
+from catdog.sweeps.options import LauncherOptions
 
 
 @dataclass
@@ -19,7 +19,7 @@ class CatdogLauncherConfig(LauncherOptions):
 
 
 class CatdogLauncher(Launcher):
-    """Hands a sweep's jobs to `catdog.sweep`; nothing heavy is imported before there is a sweep to run."""
+    """Hands a sweep's jobs to `catdog.sweeps`; nothing heavy is imported before there is a sweep to run."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -29,7 +29,7 @@ class CatdogLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from catdog.sweep.launch import launch
+        from catdog.sweeps.launch import launch
 
         options = LauncherOptions(**self.options)
         return launch(self.hydra_context, self.config, [list(overrides) for overrides in job_overrides], options)

@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from hydra import compose, initialize_config_dir
 from PIL import Image
+
+from catdog.config import schema
+from catdog.config.schema import CONF, Config, load_config
 
 PROJECT = Path(__file__).resolve().parent.parent
 # A user's own settings must not reach the tests.
@@ -43,6 +47,13 @@ def run_catdog(folder: Path, cache: Path, *arguments: str, timeout_s: float = 30
         timeout=timeout_s, check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def compose_config(*overrides: str) -> Config:
+    """Returns a run's config, composed in this process."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load_config(compose("config", overrides=list(overrides)), Config)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support import PROJECT, TINY, Done, run_catdog, write_images
-from test_config import compose_config
+from support import PROJECT, TINY, Done, compose_config, run_catdog, write_images
 
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 pytestmark = pytest.mark.slow
 
@@ -223,7 +222,7 @@ def test_evaluate_takes_any_name(odd_names: Path, cache: Path) -> None:
 
 
 def test_predict_takes_any_name(odd_names: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
-    from catdog.predict import show
+    from catdog.deployment.prediction import show
 
     names = [str(p.relative_to(odd_names)) for p in sorted((odd_names / "pets").rglob("*.jpg"))]
     (odd_names / "more").mkdir()
@@ -249,7 +248,7 @@ def test_predict_takes_any_name(odd_names: Path, cache: Path, capsys: pytest.Cap
 
 
 def test_metric_names_stay_apart() -> None:
-    from catdog.evaluate import metric_names
+    from catdog.deployment.evaluation import metric_names
 
     assert metric_names(["猫", "狗", "a/b"]) == ["__0", "__1", "a_b"]
     assert len("test/precision_" + metric_names(["x" * 255])[0]) <= 250
@@ -289,7 +288,7 @@ def test_a_layer_that_keras_does_not_have(catdog, tmp_path) -> None:
     ],
 )  # fmt: skip
 def test_layers_that_do_not_fit_each_other(layers: str, said: str) -> None:
-    from catdog.model import build_model
+    from catdog.training.model import build_model
 
     config = compose_config("preprocessing.image_size=32")
     from omegaconf import OmegaConf
@@ -340,10 +339,10 @@ def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, comman
     ],
 )
 def test_what_is_not_there_to_compare(store: Path, asked: dict, said: str) -> None:
-    from catdog.commands import CompareConfig
-    from catdog.compare.load import load_comparison
-    from catdog.config import TrackingConfig
-    from catdog.track import connect
+    from catdog.comparison.load import load_comparison
+    from catdog.config.commands import CompareConfig
+    from catdog.config.schema import TrackingConfig
+    from catdog.tracking import connect
 
     tracking = TrackingConfig(f"sqlite:///{store}")
     with pytest.raises(UserError, match=said):
@@ -361,8 +360,7 @@ def test_model_is_a_key_of_evaluate_though_train_has_a_group_of_that_name(name: 
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
 
-    from catdog import commands
-    from catdog import config as schema
+    from catdog.config import commands, schema
 
     schema.register()
     # What is registered for evaluate must not be there for the tests that compose train.

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog.config import DatasetConfig, DrawingConfig, hash_text
+from catdog.config.schema import DatasetConfig, DrawingConfig, hash_text
 from catdog.data.cache import load_images, release
 from catdog.data.fetch import fetch_archive
 from catdog.data.splits import SPLITS, Manifest, build_manifest
 from catdog.data.staging import locked, staged
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
-    from catdog.ledger import OpenLook
+    from catdog.registry.ledger import OpenLook
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +77,16 @@ class Dataset:
         Args:
             split: train, val or test.
             image_size: height and width in pixels.
-            look: for test: the entry in the ledger that this is for, of `catdog.ledger.open_look`.
+            look: for test: the entry in the ledger that this is for, of `catdog.registry.ledger.open_look`.
 
         Raises:
             UserError: more unreadable files than `dataset.max_unreadable_fraction`.
             ValueError: test is asked for without such an entry.
         """
         if split == "test" and look is None:
-            raise ValueError("test images are given out against an entry in the ledger: catdog.ledger.open_look")
+            raise ValueError(
+                "test images are given out against an entry in the ledger: catdog.registry.ledger.open_look"
+            )
         rows = self.manifest.select(split)
         log.info("%s: %s images at %s x %s", split, f"{len(rows):,}", image_size, image_size)
         decoded = load_images(
@@ -156,16 +158,16 @@ def draw_images(config: DrawingConfig, cache: Path) -> Path:
     """Returns the folder of the drawn images, drawing them once."""
     import time
 
-    from catdog.data import drawing
+    from catdog.data import synthetic
 
     # The code that draws is part of what is drawn.
-    sources = [path.read_text(encoding="utf-8") for path in sorted(Path(drawing.__file__).parent.glob("*.py"))]
+    sources = [path.read_text(encoding="utf-8") for path in sorted(Path(synthetic.__file__).parent.glob("*.py"))]
     folder = cache / "drawn" / hash_text(f"{config} {sources}")[:16]
     with locked(folder, "drawing these images"):
         if not folder.exists():
             started = time.perf_counter()
             with staged(folder) as stage:
-                drawing.write_drawn_images(
+                synthetic.write_drawn_images(
                     stage,
                     seed=config.seed,
                     train_per_class=config.train_per_class,

@@ -14,7 +14,7 @@ import numpy as np
 
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
 from catdog.data.staging import locked, staged
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from catdog.data.download import BrokenDownloadError, UnreachableError, check_re
 from catdog.data.images import is_image_file
 from catdog.data.progress import reported_progress
 from catdog.data.staging import locked, require_free_space, staged
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 __all__ = ["check_reachable", "fetch_archive", "find_images_root"]
 

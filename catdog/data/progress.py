@@ -16,7 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from catdog.console import console
+from catdog.system.terminal import console
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from catdog.data.images import is_image_file
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 log = logging.getLogger(__name__)
 

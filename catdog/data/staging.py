@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 logger = logging.getLogger(__name__)
 

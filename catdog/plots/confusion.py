@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from catdog.plots.style import INK, MUTED, PALETTE, build_figure, styled, wrapped
-from catdog.wording import compact_count
+from catdog.system.wording import compact_count
 
 # Above this many classes a cell is too small for its count.
 COUNTS_UP_TO = 12

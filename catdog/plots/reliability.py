@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from catdog.calibration import Calibration
 from catdog.plots.style import GRID, MUTED, PALETTE, build_figure, set_titles, styled, wrapped
-from catdog.wording import percent_interval, percent_with_unit
+from catdog.statistics.calibration import Calibration
+from catdog.system.wording import percent_interval, percent_with_unit
 
 SIDE_IN = 2.9
 
@@ -18,7 +18,7 @@ def plot_reliability(found: Calibration, name: str, colour: str = PALETTE[0]) ->
     """One reliability diagram.
 
     Args:
-        found: as `catdog.calibration.measure_calibration` returns.
+        found: as `catdog.statistics.calibration.measure_calibration` returns.
         name: what stands above.
         colour: hex.
     """

@@ -24,7 +24,7 @@ from catdog.plots.style import (
     variant_looks,
     wrapped,
 )
-from catdog.wording import compact_count, seconds
+from catdog.system.wording import compact_count, seconds
 
 
 @styled

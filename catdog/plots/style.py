@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from catdog.wording import percent_with_unit
+from catdog.system.wording import percent_with_unit
 
 P = ParamSpec("P")
 

@@ -1,1 +1,1 @@
-"""Training: one run from its config to its kept model."""
+"""One run: prepare, build, fit, finish; the model and what trains it."""

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from catdog.config import TrainerConfig, list_callbacks
-from catdog.errors import UserError
+from catdog.config.schema import TrainerConfig, list_callbacks
+from catdog.system.errors import UserError
 from catdog.training.own_code import call, explain, load_class
 
 log = logging.getLogger(__name__)

@@ -2,10 +2,10 @@
 
 import keras
 
-from catdog.config import Config, find_references
-from catdog.model import build_kept_model
+from catdog.config.schema import Config, find_references
 from catdog.training.callbacks import build_callbacks
 from catdog.training.losses import check_loss
+from catdog.training.model import build_kept_model
 from catdog.training.optimizers import check_optimizer
 from catdog.training.own_models import check_saving, require_logits
 
@@ -15,7 +15,7 @@ def check_own_code(config: Config, model: keras.Model, classes: int, policy: str
 
     Args:
         config: the run.
-        model: as `catdog.model.build_model` returns it.
+        model: as `catdog.training.model.build_model` returns it.
         classes: number of classes.
         policy: Keras dtype policy that it was built with.
     """

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from catdog.config import TrainerConfig
-from catdog.errors import UserError
+from catdog.config.schema import TrainerConfig
+from catdog.system.errors import UserError
 
 
 def weigh_classes(config: TrainerConfig, labels: np.ndarray, classes: Sequence[str]) -> dict[int, float] | None:

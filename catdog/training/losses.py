@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from catdog.config import LossConfig
-from catdog.errors import UserError
+from catdog.config.schema import LossConfig
+from catdog.system.errors import UserError
 from catdog.training.own_code import call, describe_type, explain, load_object
 
 KEY = "loss.function"

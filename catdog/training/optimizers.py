@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from catdog.config import OptimizerConfig
-from catdog.errors import UserError
+from catdog.config.schema import OptimizerConfig
+from catdog.system.errors import UserError
 from catdog.training.own_code import call, explain, load_class
 
 # What the config says elsewhere, and options that would make the kept weights others than those that were validated.

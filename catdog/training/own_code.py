@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 MOST_FRAMES = 8
 MOST_MESSAGE_LINES = 12

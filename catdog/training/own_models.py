@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from catdog.config import BackboneConfig, ModelConfig
-from catdog.errors import UserError
+from catdog.config.schema import BackboneConfig, ModelConfig
+from catdog.system.errors import UserError
 from catdog.training.own_code import call, describe_type, explain, load_object
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ def check_saving(kept: Any, key: str, reference: str) -> None:
     """Raises UserError unless a model can be saved, and answers the same when it is loaded again.
 
     Args:
-        kept: as `catdog.model.build_kept_model` returns it.
+        kept: as `catdog.training.model.build_kept_model` returns it.
         key: the config key of the user's code in it.
         reference: that code, for messages.
     """

@@ -20,8 +20,8 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from catdog import config as configs
-from catdog.data import drawing
+from catdog.config import schema as configs
+from catdog.data import synthetic
 
 PROJECT = Path(__file__).resolve().parents[2]
 WEIGHTS = PROJECT / "catdog" / "weights" / "drawn_mini.weights.h5"
@@ -29,7 +29,7 @@ WEIGHTS = PROJECT / "catdog" / "weights" / "drawn_mini.weights.h5"
 SEED = 20_260_101
 IMAGE_SIZE = 64
 # Cats and dogs differ in less than the other kinds do, and they are what the quickstart asks about.
-TRAIN_IMAGES = dict.fromkeys(drawing.KINDS, 400) | {"cat": 2400, "dog": 2400}
+TRAIN_IMAGES = dict.fromkeys(synthetic.KINDS, 400) | {"cat": 2400, "dog": 2400}
 VALIDATION_IMAGES = 150
 EPOCHS = 20
 BATCH_SIZE = 32
@@ -50,11 +50,11 @@ def draw_images(split: str, counts: dict[str, int]) -> tuple[np.ndarray, np.ndar
         labels: int32 (N,), the place of the kind in `drawing.KINDS`.
     """
     images, labels = [], []
-    for label, kind in enumerate(drawing.KINDS):
+    for label, kind in enumerate(synthetic.KINDS):
         for index in range(counts[kind]):
             rng = np.random.default_rng([SEED, *split.encode(), label, index])
             height, width = rng.integers(100, 221, 2)
-            image = drawing.draw_animal(kind, rng, int(height), int(width))
+            image = synthetic.draw_animal(kind, rng, int(height), int(width))
             images.append(np.asarray(image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)))
             labels.append(label)
     return np.stack(images), np.array(labels, np.int32)
@@ -64,7 +64,7 @@ def build_classifier() -> tuple[Any, Any]:
     """Returns the backbone, with random weights and all of it trainable, and a classifier of kinds on top of it."""
     import keras
 
-    from catdog.model import build_backbone
+    from catdog.training.model import build_backbone
 
     configs.register()
     with initialize_config_dir(str(PROJECT / "conf"), version_base=None):
@@ -85,7 +85,7 @@ def build_classifier() -> tuple[Any, Any]:
             keras.layers.MaxPooling2D(),
             keras.layers.Flatten(),
             keras.layers.Dropout(0.3),
-            keras.layers.Dense(len(drawing.KINDS)),
+            keras.layers.Dense(len(synthetic.KINDS)),
         ]
     )
     return backbone, model
@@ -102,7 +102,7 @@ def main() -> None:
 
     keras.utils.set_random_seed(SEED)
     images, labels = draw_images("train", TRAIN_IMAGES)
-    unseen, truth = draw_images("validation", dict.fromkeys(drawing.KINDS, VALIDATION_IMAGES))
+    unseen, truth = draw_images("validation", dict.fromkeys(synthetic.KINDS, VALIDATION_IMAGES))
     print(f"drew {len(images):,} + {len(unseen):,} images, {time.process_time():.0f} CPU s so far", flush=True)  # noqa: T201
 
     backbone, model = build_classifier()
@@ -116,14 +116,14 @@ def main() -> None:
 
     logits = model.predict(unseen, verbose=0)
     guesses = logits.argmax(1)
-    recalls = [f"{kind} {np.mean(guesses[truth == label] == label):.2f}" for label, kind in enumerate(drawing.KINDS)]
-    pair = [drawing.KINDS.index("cat"), drawing.KINDS.index("dog")]
+    recalls = [f"{kind} {np.mean(guesses[truth == label] == label):.2f}" for label, kind in enumerate(synthetic.KINDS)]
+    pair = [synthetic.KINDS.index("cat"), synthetic.KINDS.index("dog")]
     either = np.isin(truth, pair)
     cat_or_dog = np.mean(np.take(pair, logits[either][:, pair].argmax(1)) == truth[either])
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     backbone.save_weights(arguments.output)
     print(  # noqa: T201
-        f"validation accuracy {np.mean(guesses == truth):.3f} on {len(drawing.KINDS)} kinds ({', '.join(recalls)}); "
+        f"validation accuracy {np.mean(guesses == truth):.3f} on {len(synthetic.KINDS)} kinds ({', '.join(recalls)}); "
         f"cat or dog {cat_or_dog:.3f}\n"
         f"{arguments.output.name}: {arguments.output.stat().st_size:,} bytes, {time.process_time():.0f} CPU s"
     )

@@ -19,7 +19,7 @@ from PIL import Image
 from catdog.data import cache as cache_module
 from catdog.data.cache import DecodedImages, load_cached_images, load_images
 from catdog.data.images import decode_image
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 SIDE = 16
 
@@ -246,7 +246,7 @@ def test_a_disk_that_refuses_more_leaves_nothing(files: list[Path], cache: Path)
 import resource, sys
 from pathlib import Path
 from catdog.data.cache import load_images
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

@@ -7,10 +7,10 @@ from PIL import Image, ImageOps
 from planted import CHANGES, main
 from support import write_images
 
-from catdog.data.drawing import write_drawn_images
 from catdog.data.duplicates import Pair, find_pairs, group_pairs
 from catdog.data.splits import build_manifest
-from catdog.errors import UserError
+from catdog.data.synthetic import write_drawn_images
+from catdog.system.errors import UserError
 
 OPTIONS = {"holdout_fraction": 0.4, "test_fraction": 0.5, "split_seed": 0}
 

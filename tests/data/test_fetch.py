@@ -24,7 +24,7 @@ import pytest
 
 from catdog.data import download
 from catdog.data.fetch import check_reachable, fetch_archive, find_images_root
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 PHOTO = b"not decoded here " * 2000
 TREE = {
@@ -295,7 +295,7 @@ def test_disk_full_while_extracting(pets: Path, cache: Path) -> None:
 import resource, sys
 from pathlib import Path
 from catdog.data.fetch import fetch_archive
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:

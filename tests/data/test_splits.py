@@ -7,7 +7,7 @@ import pytest
 from support import write_images
 
 from catdog.data.splits import Manifest, build_manifest
-from catdog.errors import UserError
+from catdog.system.errors import UserError
 
 
 def manifest_of(root: Path, **options) -> Manifest:

@@ -8,12 +8,11 @@ from pathlib import Path
 import mlflow
 import pytest
 from own_modules import CALLBACKS, LAYERS, LOSSES, MODELS
-from support import TINY
-from test_config import compose_config
+from support import TINY, compose_config
 
-from catdog.config import Config
-from catdog.track import Job
-from catdog.train import Outcome, train
+from catdog.config.schema import Config
+from catdog.tracking import Job
+from catdog.training.run import Outcome, train
 
 with warnings.catch_warnings():
     # MLflow says that it does not check a type; a run imports this when its model is saved.

@@ -7,17 +7,17 @@ import keras
 import numpy as np
 import pytest
 from own_modules import CALLBACKS
-from test_config import compose_config
+from support import compose_config
 
-from catdog import config as schema
-from catdog.config import LossConfig, complete_params, flatten
-from catdog.errors import UserError
-from catdog.fit import capture, compile_model, fit, restore
-from catdog.frozen import Head
-from catdog.model import build_model
+from catdog.config import schema
+from catdog.config.schema import LossConfig, complete_params, flatten
+from catdog.system.errors import UserError
 from catdog.training.callbacks import OwnCallback, build_callbacks
 from catdog.training.class_weights import weigh_classes
+from catdog.training.fast.feature_cache import Head
+from catdog.training.loop import capture, compile_model, fit, restore
 from catdog.training.losses import build_loss, check_loss
+from catdog.training.model import build_model
 from catdog.training.optimizers import build_optimizer, check_optimizer
 
 SIZE = "preprocessing.image_size=32"
@@ -92,7 +92,7 @@ def test_arguments_reach_the_optimizer() -> None:
 def test_the_old_key_says_what_it_is_called_now() -> None:
     from hydra.errors import HydraException
 
-    from catdog.cli import explain
+    from catdog.config.composition import explain
 
     with pytest.raises(HydraException) as caught:
         compose_config("trainer.optimizer=adamw")

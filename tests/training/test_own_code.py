@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catdog.augment import build_augmentation
-from catdog.config import hash_config
-from catdog.errors import UserError
-from catdog.evaluate import load_keras_model
-from catdog.gradcam import NoMapError, compute_cams
-from catdog.model import build_kept_model, build_model
+from catdog.comparison.gradcam import NoMapError, compute_cams
+from catdog.config.schema import hash_config
+from catdog.deployment.evaluation import load_keras_model
+from catdog.system.errors import UserError
+from catdog.training.augmentation import build_augmentation
 from catdog.training.check import check_own_code
+from catdog.training.model import build_kept_model, build_model
 
 ALL = (
     "backbone.builder=my_models:resnet", "backbone.options={depth: 1}", "optimizer=adamw", "loss.function=my_losses:margin",

@@ -1,0 +1,191 @@
+"""A folder of images -> findings: what a data set has that would spoil a comparison."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from catdog.data.duplicates import Pair, find_pairs
+from catdog.data.images import UnreadableImageError, decode_image, is_image_file
+from catdog.data.splits import SPLITS
+from catdog.system.wording import plural
+
+# How bad a finding is: a leak or a wrong label spoils results, a warning may, a note is good to know.
+ERROR, WARNING, NOTE = "error", "warning", "note"
+# A class with this many times the images of another is an imbalance worth knowing.
+IMBALANCE = 1.5
+# Smaller than this, an image is enlarged by every shipped preprocessing; wider than that, it is squeezed.
+TINY_PIXELS, WIDE_RATIO = 32, 4.0
+PLAIN_SPREAD = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        severity: ERROR, WARNING or NOTE.
+        kind: a short name, for tables.
+        words: what it is, and what to do about it.
+        files: the files concerned.
+    """
+
+    severity: str
+    kind: str
+    words: str
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What a data set holds.
+
+    Attributes:
+        root: its folder.
+        images: one row per image file: file, label, split (as the folders and the splitter's rule say, before it leaves any out),
+            sha256, width, height, mode, bytes, problem ("" where it can be read), used (whether training or evaluation reads it).
+        pairs: images that show the same picture, positions in `images`.
+        findings: worst first.
+    """
+
+    root: Path
+    images: pd.DataFrame
+    pairs: Sequence[Pair]
+    findings: Sequence[Finding]
+
+
+def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
+    """Returns what the images of a data set are like, each looked at, and each compared with all others.
+
+    Args:
+        images: file, label, split, sha256, used.
+        root: folder that `file` is relative to.
+        cache: for the search for near-duplicates.
+    """
+    paths = [root / file for file in images["file"]]
+    with ThreadPoolExecutor() as threads:
+        facts = pd.DataFrame(list(threads.map(_look_at, paths)), index=images.index)
+    images = pd.concat([images, facts], axis=1)
+    pairs = find_pairs(paths, list(images["sha256"]), cache)
+    findings = [
+        *_find_unreadable(images), *_find_doubles(images, pairs), *_find_imbalance(images), *_find_odd(images),
+        *_find_ignored(root),
+    ]  # fmt: skip
+    order = {ERROR: 0, WARNING: 1, NOTE: 2}
+    return Audit(root, images, pairs, sorted(findings, key=lambda finding: order[finding.severity]))
+
+
+def _look_at(path: Path) -> dict[str, object]:
+    facts: dict[str, object] = {"width": 0, "height": 0, "mode": "", "bytes": 0, "spread": np.nan, "problem": ""}
+    try:
+        facts["bytes"] = path.stat().st_size
+        facts["spread"] = float(decode_image(path, 64, 64).std())
+        with Image.open(path) as image:
+            facts |= {"width": image.width, "height": image.height, "mode": image.mode}
+    except (UnreadableImageError, OSError) as error:
+        facts["problem"] = str(error)
+    return facts
+
+
+def _find_unreadable(images: pd.DataFrame) -> list[Finding]:
+    broken = images[images["problem"] != ""]
+    if not len(broken):
+        return []
+    words = f"{plural(len(broken), 'file')} cannot be read; training leaves them out. Repair or remove them"
+    return [Finding(WARNING, "unreadable", words, tuple(broken["file"]))]
+
+
+def _find_doubles(images: pd.DataFrame, pairs: Sequence[Pair]) -> list[Finding]:
+    files, labels, splits, used = (images[name].tolist() for name in ("file", "label", "split", "used"))
+    groups: dict[str, list[Pair]] = {"conflict": [], "leak": [], "mended": [], "double": []}
+    for pair in pairs:
+        a, b = pair.first, pair.second
+        if labels[a] != labels[b]:
+            groups["conflict"].append(pair)
+        if splits[a] != splits[b]:
+            groups["leak" if used[a] and used[b] else "mended"].append(pair)
+        elif labels[a] == labels[b]:
+            groups["double"].append(pair)
+    texts = {
+        "conflict": (ERROR, "label conflict", "show the same picture under different classes: one of the labels is wrong"),
+        "leak": (
+            ERROR, "leak", "show the same picture in two splits: a model is tested on what it was trained on. "
+            "dataset.near_duplicates=one_side keeps them apart",
+        ),
+        "mended": (
+            WARNING, "would leak", "show the same picture in two splits; catdog leaves out the one in the later split, other tools "
+            "will not",
+        ),
+        "double": (NOTE, "double", "show the same picture in one split: it counts twice"),
+    }  # fmt: skip
+    found = []
+    for name, (severity, kind, words) in texts.items():
+        members = groups[name]
+        if members:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(pair.kind for pair in members).items())
+            named = tuple(f"{files[pair.first]} = {files[pair.second]}" for pair in members)
+            said = words if len(members) > 1 else words.replace("show", "shows", 1)
+            found.append(Finding(severity, kind, f"{plural(len(members), 'pair')} ({kinds}) {said}", named))
+    return found
+
+
+def _find_imbalance(images: pd.DataFrame) -> list[Finding]:
+    found = []
+    for split in SPLITS:
+        counts = images[(images["split"] == split) & images["used"]]["label"].value_counts()
+        if len(counts) and counts.max() > IMBALANCE * counts.min():
+            words = (
+                f"{split} has {counts.max():,} images of {counts.idxmax()!r} and {counts.min():,} of {counts.idxmin()!r}: always "
+                f"answering the former is right on {counts.max() / counts.sum():.1%}"
+            )
+            found.append(Finding(WARNING, "imbalance", words))
+    shares = pd.crosstab(images["split"], images["label"], normalize="index")
+    if len(shares) > 1 and (shares.max() - shares.min()).max() > 0.1:
+        label = (shares.max() - shares.min()).idxmax()
+        low, high = shares[label].min(), shares[label].max()
+        words = f"the splits differ in their classes: {label!r} is {low:.0%} to {high:.0%} of a split"
+        found.append(Finding(WARNING, "imbalance", words))
+    return found
+
+
+def _find_odd(images: pd.DataFrame) -> list[Finding]:
+    readable = images[images["problem"] == ""]
+    shorter, longer = readable[["width", "height"]].min(axis=1), readable[["width", "height"]].max(axis=1)
+    kinds = (
+        (WARNING, "plain", readable["spread"] < PLAIN_SPREAD, "show nothing: all of one colour"),
+        (NOTE, "tiny", shorter < TINY_PIXELS, f"are smaller than {TINY_PIXELS} pixels"),
+        (NOTE, "stretched", longer > WIDE_RATIO * shorter, f"are {WIDE_RATIO:g} times as long as wide, or more: squeezed"),
+        (NOTE, "grey", readable["mode"].isin(["L", "1", "LA", "I;16"]), "are grey, which a model may take for a class"),
+    )  # fmt: skip
+    found = []
+    for severity, kind, chosen, words in kinds:
+        files = tuple(readable["file"][chosen])
+        # Where all are grey, grey tells nothing.
+        if files and not (kind == "grey" and len(files) == len(readable)):
+            found.append(Finding(severity, kind, f"{plural(len(files), 'image')} {words}", files))
+    return found
+
+
+def _find_ignored(root: Path) -> list[Finding]:
+    others = [
+        path.relative_to(root).as_posix()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+        and not is_image_file(path)
+        and not any(part.startswith(".") for part in path.parts[len(root.parts) :])
+    ]
+    if not others:
+        return []
+    return [
+        Finding(
+            NOTE,
+            "ignored",
+            f"{plural(len(others), 'file')} are no images by their names and are ignored",
+            tuple(others),
+        )
+    ]

@@ -1,0 +1,182 @@
+"""Anyone's input pipeline -> what moves between its splits from epoch to epoch."""
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from catdog.data.splits import SPLITS
+from catdog.system.errors import UserError
+from catdog.system.wording import plural
+
+EXAMPLE = "def build():\n    ...\n    return train, val, test"
+
+
+@dataclass
+class Traffic:
+    """What was seen of a pipeline's images, told apart by their pixels.
+
+    Attributes:
+        epochs: how often each data set was iterated.
+        seen: split -> one set of image digests for each epoch.
+        counts: split -> images in each epoch, copies counted.
+    """
+
+    epochs: int
+    seen: dict[str, list[set[str]]] = field(default_factory=dict)
+    counts: dict[str, list[int]] = field(default_factory=dict)
+
+    def ever(self, split: str, epochs: int | None = None) -> set[str]:
+        """The images that a split has shown in its first epochs, or in all."""
+        return set().union(*self.seen[split][:epochs])
+
+    def overlap(self, held_out: str, other: str, epochs: int | None = None) -> int:
+        """How many images of a held-out split's first epoch another split has shown by then."""
+        return len(self.seen[held_out][0] & self.ever(other, epochs))
+
+    def shared(self, held_out: str, other: str) -> int:
+        """How many images a held-out split and another one have both shown, in whatever epochs."""
+        return len(self.ever(held_out) & self.ever(other))
+
+    @property
+    def leaks(self) -> bool:
+        """Whether any image of a held-out split served in another one, whenever."""
+        return any(self.shared(a, b) for a, b in (("test", "train"), ("test", "val"), ("val", "train")))
+
+    @property
+    def moves(self) -> list[str]:
+        """The held-out splits that are not the same images in every epoch."""
+        return [split for split in ("val", "test") if any(epoch != self.seen[split][0] for epoch in self.seen[split])]
+
+
+def load_pipeline(name: str) -> Callable[[], Any]:
+    """Returns the function that `module:function` names; modules of the working folder are found, too.
+
+    Raises:
+        UserError: there is no such function.
+    """
+    module_name, _, function = name.partition(":")
+    if not module_name or not function.isidentifier():
+        raise UserError(f"pipeline: must be module:function, such as my_data:build, received {name!r}.")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"pipeline: no module {error.name!r}, received {name!r}. Run in the folder of {module_name}.py, or install it."
+        ) from error
+    except Exception as error:
+        raise UserError(f"pipeline: {module_name} cannot be imported: {type(error).__name__}: {error}.") from error
+    found = getattr(module, function, None)
+    if found is None:
+        raise UserError(f"pipeline: {module_name} has no {function!r}, received {name!r}.")
+    if not callable(found):
+        raise UserError(f"pipeline: {name} is no function but {type(found).__name__}.")
+    return found
+
+
+def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
+    """Returns what the three data sets of a pipeline show in some epochs, in the order of training: train, val; test at the end.
+
+    Args:
+        build: returns (train, val, test), each a tf.data set, or anything that can be iterated again and again, of images or
+            (images, labels), batched or not: (B, H, W, C) or (H, W, C), any numeric type.
+        name: for messages.
+        epochs: how often each is iterated, at least 2 to see anything move.
+
+    Raises:
+        UserError: the function fails, or returns something else.
+    """
+    try:
+        sets = build()
+    except Exception as error:
+        raise UserError(f"pipeline: {name}() failed: {type(error).__name__}: {error}.") from error
+    if not isinstance(sets, tuple | list) or len(sets) != 3:
+        raise UserError(
+            f"pipeline: {name}() must return three data sets, (train, val, test), received {type(sets).__name__}"
+            f"{f' of {len(sets)}' if isinstance(sets, tuple | list) else ''}. For example:\n{EXAMPLE}"
+        )
+    for split, data in zip(SPLITS, sets, strict=True):
+        # -1 is TensorFlow's word for a data set without an end.
+        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+            raise UserError(f"pipeline: {split} of {name}() never ends. Return it without repeat().")
+    traffic = Traffic(epochs, {split: [] for split in SPLITS}, {split: [] for split in SPLITS})
+    for _ in range(epochs):
+        for split, data in zip(SPLITS, sets, strict=True):
+            digests: set[str] = set()
+            count = 0
+            try:
+                for element in data:
+                    for image in _images_of(element):
+                        digests.add(_digest(image))
+                        count += 1
+            except UserError:
+                raise
+            except Exception as error:
+                raise UserError(f"pipeline: iterating over {split} failed: {type(error).__name__}: {error}.") from error
+            if not count:
+                raise UserError(f"pipeline: {split} of {name}() has no images.")
+            traffic.seen[split].append(digests)
+            traffic.counts[split].append(count)
+    return traffic
+
+
+def _images_of(element: Any) -> np.ndarray:
+    images = np.asarray(element[0] if isinstance(element, tuple | list) else element)
+    if images.ndim == 3:
+        # (H, W, C), or grey images (B, H, W).
+        return images[None] if images.shape[-1] in (1, 3, 4) else images[..., None]
+    if images.ndim != 4:
+        raise UserError(
+            "pipeline: elements must be images (H, W, C) or batches (B, H, W, C), alone or with labels, received shape "
+            f"{images.shape}."
+        )
+    return images
+
+
+def _digest(image: np.ndarray) -> str:
+    # In whole numbers where they are pixels: the same image may come as uint8 here and as float32 there.
+    pixels = image if image.dtype == np.uint8 else np.round(image.astype(np.float32), 3)
+    return hashlib.sha256(np.ascontiguousarray(pixels, dtype=np.float32).tobytes()).hexdigest()
+
+
+def describe_traffic(traffic: Traffic) -> list[str]:
+    """Returns what was seen, in sentences: first whether it leaks."""
+    said = []
+    test, val = len(traffic.seen["test"][0]), len(traffic.seen["val"][0])
+    after = f"after {plural(traffic.epochs, 'epoch')}"
+    for split, total, other in (("test", test, "train"), ("test", test, "val"), ("val", val, "train")):
+        first, last = (traffic.overlap(split, other, epochs) for epochs in (1, None))
+        if last:
+            said.append(f"{last} of {total} {split} images have served in {other} {after} ({first} after one)")
+        elif traffic.shared(split, other):
+            said.append(
+                f"{split} and {other} have shown {plural(traffic.shared(split, other), 'image')} in common {after}"
+            )
+    if said:
+        said.insert(0, "this pipeline leaks")
+        if traffic.moves:
+            said.append(
+                f"{' and '.join(traffic.moves)} {'are' if len(traffic.moves) > 1 else 'is'} not the same images in every epoch: a "
+                "data set that is shuffled anew at each pass is cut by take and skip. Divide the files first, or shuffle with "
+                "reshuffle_each_iteration=False"
+            )
+        return said
+    said.append(f"no image of test or val served elsewhere in {plural(traffic.epochs, 'epoch')}")
+    if traffic.moves:
+        said.append(f"but {' and '.join(traffic.moves)} did not show the same images in every epoch")
+    train = traffic.seen["train"]
+    lasting = len(set.intersection(*train))
+    if lasting < len(train[0]):
+        said.append(
+            f"{lasting} of {len(train[0])} training images came back unchanged: the others are augmented or differ from epoch to "
+            "epoch, and an altered copy of a held-out image would not be recognised. Audit the files, too: python -m catdog.audit"
+        )
+    return said

@@ -1,0 +1,81 @@
+"""A comparison with its conclusions: variants, verdicts on their pairs, effects of ingredients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from catdog.comparison.effects import Effect, find_effects
+from catdog.comparison.records import Comparison, RunRecord
+from catdog.comparison.variants import Variant, group_by_variant, name_variants, variant_key
+from catdog.comparison.verdicts import Verdict, judge_pairs
+
+# What is drawn for each variant is drawn for this many, the best: more cannot be told apart, and would make the page large.
+MOST_DRAWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What follows from a comparison.
+
+    Args:
+        comparison: the runs.
+        variants: of its finished runs, in the order of the first run of each.
+        verdicts: on pairs of variants, largest difference first; none where the runs saw different data.
+        effects: the same pairs by ingredient.
+        margin: differences in accuracy up to this are as good as none, in (0, 1).
+    """
+
+    comparison: Comparison
+    variants: Sequence[Variant]
+    verdicts: Sequence[Verdict]
+    effects: Sequence[Effect]
+    margin: float
+
+    @cached_property
+    def ranked(self) -> list[Variant]:
+        """The variants, highest mean accuracy of the kept models first."""
+        return sorted(self.variants, key=lambda variant: -variant.accuracy)
+
+    @property
+    def best(self) -> Variant | None:
+        """The variant with the highest mean accuracy; None where there is none, or the runs saw different data."""
+        return self.ranked[0] if self.variants and self.comparison.same_data else None
+
+    @cached_property
+    def drawn(self) -> list[Variant]:
+        """The variants that are drawn: all, or where there are too many the best, in the order of `variants`."""
+        chosen = {variant.name for variant in self.ranked[:MOST_DRAWN]}
+        return [variant for variant in self.variants if variant.name in chosen]
+
+    @cached_property
+    def colours(self) -> dict[str, str]:
+        """Variant name -> itself, in the order that fixes each one's colour in every figure: those that are drawn come first."""
+        drawn = [variant.name for variant in self.drawn]
+        return {name: name for name in [*drawn, *(v.name for v in self.variants if v.name not in drawn)]}
+
+    @cached_property
+    def unfinished(self) -> dict[str, list[RunRecord]]:
+        """Variant name -> its runs without a result."""
+        names = name_variants(self.comparison)
+        found: dict[str, list[RunRecord]] = {}
+        for record in self.comparison.records:
+            if not record.finished or not record.kept_images:
+                found.setdefault(names[variant_key(record)], []).append(record)
+        return found
+
+    @property
+    def seeds_varied(self) -> bool:
+        """Whether every variant ran with two seeds or more."""
+        return bool(self.variants) and all(len(variant.records) > 1 for variant in self.variants)
+
+
+def analyse(comparison: Comparison, margin: float) -> Analysis:
+    """Returns what follows from a comparison.
+
+    Args:
+        comparison: the runs.
+        margin: differences in accuracy up to this are as good as none, in (0, 1).
+    """
+    variants = group_by_variant(comparison)
+    verdicts = judge_pairs(comparison, variants, margin)
+    return Analysis(comparison, variants, verdicts, find_effects(variants, verdicts), margin)

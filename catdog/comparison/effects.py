@@ -1,0 +1,208 @@
+"""What made the difference: in which ingredients two variants differ, and which pairs isolate one."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from catdog.comparison.records import RunRecord
+from catdog.comparison.variants import Variant
+from catdog.comparison.verdicts import Verdict
+from catdog.config.schema import CONF, SAME_RESULT
+from catdog.statistics.contrasts import Contrast
+from catdog.tracking.identity import DIGITS, PRECISION_TAG, read_overrides
+
+# Groups whose choice is one ingredient, whatever keys it sets; a key that is overridden on top is another.
+CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "loss", "speed")
+# Ingredients that are no config keys.
+CODE, LIBRARIES = "code", "libraries"
+# What a run is called, where it lies and when it is promoted changes no result.
+UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *(f"speed.{key}" for key in SAME_RESULT))
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One thing in which two variants differ: a config key or group, the code or a library, and what it is in either."""
+
+    key: str
+    before: str
+    after: str
+
+    @property
+    def words(self) -> str:
+        """Such as "augmentation none -> flip_rotate"."""
+        return f"{self.key} {self.before or 'none'} \N{RIGHTWARDS ARROW} {self.after or 'none'}"
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """A pair of variants, seen from the ingredients in which they differ.
+
+    Args:
+        before: the variant that comes first in the comparison.
+        after: the other.
+        ingredients: what changes from one to the other, at least one.
+        verdict: on the pair; its own order is by accuracy.
+        steps: names of variants that lead from one to the other, one ingredient at a time; empty where some are missing.
+        commands: for several ingredients without steps: they train the variants in between; empty where they are not known.
+    """
+
+    before: Variant
+    after: Variant
+    ingredients: tuple[Ingredient, ...]
+    verdict: Verdict
+    steps: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+    @property
+    def is_single(self) -> bool:
+        """Whether the pair isolates one ingredient."""
+        return len(self.ingredients) == 1
+
+    @property
+    def difference(self) -> tuple[float, float, float]:
+        """What the change adds to the accuracy, with its 95% interval for this pair alone."""
+        return self._turned(self.verdict.accuracy)
+
+    @property
+    def gap_difference(self) -> tuple[float, float, float]:
+        """What the change adds to the overfitting gap, with its 95% interval."""
+        return self._turned(self.verdict.gap)
+
+    def _turned(self, found: Contrast) -> tuple[float, float, float]:
+        sign = 1 if self.verdict.first is self.after else -1
+        low, high = sorted((sign * float(found.low), sign * float(found.high)))
+        return sign * float(found.estimate), low, high
+
+
+def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> list[Effect]:
+    """Returns every judged pair with the ingredients in which it differs: single ones first, then confounded ones."""
+    order = {variant.name: place for place, variant in enumerate(variants)}
+    settings = [read_settings(variant.records[0]) for variant in variants]
+    codes, keys = _encode(settings)
+    graph = _single_steps(codes, keys)
+    effects = []
+    for verdict in verdicts:
+        before, after = sorted((verdict.first, verdict.second), key=lambda variant: order[variant.name])
+        ingredients = differing_ingredients(settings[order[before.name]], settings[order[after.name]])
+        path = _shortest_path(graph, codes, order[before.name], order[after.name]) if len(ingredients) > 1 else []
+        # A detour explains nothing.
+        steps = tuple(variants[place].name for place in path) if len(path) == len(ingredients) + 1 else ()
+        commands = () if steps or len(ingredients) < 2 else separating_commands(before, after, ingredients)
+        if ingredients:
+            effects.append(Effect(before, after, ingredients, verdict, steps, commands))
+    place = {
+        id(effect): (len(effect.ingredients) > 1, order[effect.before.name], order[effect.after.name])
+        for effect in effects
+    }
+    return sorted(effects, key=lambda effect: place[id(effect)])
+
+
+def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Ingredient, ...]:
+    """Returns in what two runs differ, by their settings as `read_settings` has them."""
+    values = {key: (before.get(key, ""), after.get(key, "")) for key in sorted({*before, *after})}
+    changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
+    chosen = [group for group in CHOICES if f"{group}.name" in changed]
+    found = [Ingredient(group, *changed[f"{group}.name"]) for group in chosen]
+    found += [Ingredient(key, *pair) for key, pair in changed.items() if key.partition(".")[0] not in chosen]
+    return tuple(found)
+
+
+def read_settings(record: RunRecord) -> dict[str, str]:
+    """Returns what a run's result depends on, beside data and seed: its config as far as it counts, code, libraries, precision."""
+    tags = record.tags
+    found = {key: value for key, value in record.params.items() if _counts(key)}
+    if PRECISION_TAG in tags:
+        # What `auto` was on that machine.
+        found["trainer.precision"] = tags[PRECISION_TAG]
+    if "catdog.code_digest" in tags:
+        found[CODE] = tags["catdog.code_digest"][:DIGITS]
+    libraries = json.loads(tags.get("catdog.libraries", "{}"))
+    return found | {f"{LIBRARIES}.{name}": version for name, version in libraries.items()}
+
+
+def _counts(key: str) -> bool:
+    """Whether a config key makes a difference; the name of a group's choice does where the choice is one ingredient."""
+    if any(key == name or key.startswith(name + ".") for name in UNRELATED):
+        return False
+    return not key.endswith(".name") or key.removesuffix(".name") in CHOICES
+
+
+def separating_commands(before: Variant, after: Variant, ingredients: Sequence[Ingredient]) -> tuple[str, ...]:
+    """Returns commands that train what lies between two variants, each with one ingredient more, with the seeds there are.
+
+    Pixels before backbone, as a backbone with weights is particular about them. None where a change is not one override.
+    """
+    base = read_overrides(before.records[0].tags)
+    changes = [_override(ingredient) for ingredient in ingredients]
+    if base is None or None in changes:
+        return ()
+    keys = {ingredient.key for ingredient in ingredients}
+    # What is changed comes after the model, which picks the groups; what the variant itself had changed there goes.
+    kept = [item for item in base if item.lstrip("+~").partition("=")[0] not in keys]
+    seeds = ",".join(map(str, sorted({*before.seeds, *after.seeds})))
+    commands = []
+    for count in range(1, len(ingredients)):
+        changed = [str(change) for change in changes[:count]]
+        later = {ingredient.key for ingredient in ingredients[count:]}
+        rest = [item for item in base if item.lstrip("+~").partition("=")[0] in later]
+        commands.append(shlex.join(["python", "-m", "catdog.train", "-m", *kept, *rest, *changed, f"seed={seeds}"]))
+    return tuple(commands)
+
+
+def _override(ingredient: Ingredient) -> str | None:
+    """Returns the ingredient's change as an override, None where it takes more than one word."""
+    if ingredient.key.partition(".")[0] in (CODE, LIBRARIES):
+        return None
+    if ingredient.key in CHOICES:
+        file = CONF / ingredient.key / f"{ingredient.after}.yaml"
+        return f"{ingredient.key}={ingredient.after}" if file.is_file() else None
+    plain = ingredient.before and ingredient.after and ".layers." not in ingredient.key
+    # MLflow has Python's word for it.
+    value = "null" if ingredient.after == "None" else ingredient.after
+    return f"{ingredient.key}={value}" if plain else None
+
+
+def _encode(settings: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str]]:
+    """Returns V variants' settings as numbers, int (V, K), and the K keys: those that are not the same in all."""
+    table = pd.DataFrame(settings).fillna("")
+    keys = [key for key in map(str, table) if table[key].nunique() > 1]
+    codes = [pd.factorize(table[key])[0] for key in keys]
+    return np.array(codes, dtype=int).reshape(len(keys), len(settings)).T, keys
+
+
+def _single_steps(codes: np.ndarray, keys: Sequence[str]) -> np.ndarray:
+    """Returns which variants differ in one ingredient, bool (V, V), as `differing_ingredients` would say of each pair."""
+    groups = [key.partition(".")[0] for key in keys]
+    chosen = {group: keys.index(f"{group}.name") for group in CHOICES if f"{group}.name" in keys}
+    steps = np.zeros((len(codes), len(codes)), dtype=bool)
+    for row, own in zip(steps, codes, strict=True):
+        differs = codes != own
+        count = differs[:, [group not in chosen for group in groups]].sum(axis=1)
+        for group, name in chosen.items():
+            members = [place for place, other in enumerate(groups) if other == group and place != name]
+            # Another choice is one ingredient, whatever it sets.
+            count += np.where(differs[:, name], 1, differs[:, members].sum(axis=1))
+        row[:] = count == 1
+    return steps
+
+
+def _shortest_path(steps: np.ndarray, codes: np.ndarray, start: int, end: int) -> list[int]:
+    """Returns the variants on a shortest way by single steps, each key as at its start or as at its end; empty if there is none."""
+    allowed = ((codes == codes[start]) | (codes == codes[end])).all(axis=1)
+    before = {start: start}
+    queue = [start]
+    while queue and end not in before:
+        here = queue.pop(0)
+        found = [int(place) for place in np.flatnonzero(steps[here] & allowed) if int(place) not in before]
+        before |= dict.fromkeys(found, here)
+        queue += found
+    if end not in before:
+        return []
+    path = [end]
+    while path[-1] != start:
+        path.append(before[path[-1]])
+    return path[::-1]

@@ -1,0 +1,218 @@
+"""What a comparison shows, in sentences that claim no more than its data allows."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from catdog.comparison.analysis import Analysis
+from catdog.comparison.records import FINISHED, Comparison, RunRecord
+from catdog.comparison.variants import Variant
+from catdog.comparison.verdicts import BETTER, MODELS, Verdict
+from catdog.system.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
+
+# Farther apart, the accuracy counted from the kept model's predictions and the one tracked at its epoch are not of one
+# model. Nearer, other batch boundaries and bfloat16 explain it: they move single images.
+TRACKED_TOLERANCE = 0.005
+TRACKED_TOLERANCE_IMAGES = 2
+NAMES_IN_HEADLINE = 4
+# Of a study of many runs that are all in doubt, so many are named.
+MOST_WARNINGS = 5
+
+
+def headline(analysis: Analysis) -> str:
+    """The one line to remember."""
+    comparison = analysis.comparison
+    if not comparison.finished:
+        return "No run has finished, so there is nothing to compare yet"
+    if not analysis.variants:
+        return "No finished run has predictions, so only the curves can be compared"
+    if analysis.best is None:
+        return "These runs saw different data: their accuracies cannot be compared"
+    best = analysis.best
+    score = (
+        f"{percent_with_unit(best.accuracy)} of {plural(comparison.ranked[0].kept_images, 'validation image')} right"
+    )
+    if len(best.records) > 1:
+        score += f", the mean of {plural(len(best.records), 'seed')}"
+    if len(analysis.variants) == 1:
+        return f"{best.name} gets {score}"
+    if not comparison.complete:
+        return f"Incomplete, so no verdict; so far {best.name} leads: {score}"
+    level = _level_with_best(analysis)
+    if level:
+        names = [best.name, *(variant.name for variant in level)]
+        together = listed(names) if len(names) <= NAMES_IN_HEADLINE else f"{best.name} and {len(level)} others"
+        if len(level) == len(analysis.variants) - 1:
+            return f"This data does not separate {together}"
+        return f"{together} lead, and this data does not separate them"
+    if not analysis.seeds_varied:
+        single = all(len(variant.records) == 1 for variant in analysis.variants)
+        return f"{best.name} leads, {'with one seed' if single else 'though not all ran with several seeds'}: {score}"
+    return f"{best.name} is the best: {score}"
+
+
+def sentences(analysis: Analysis) -> list[str]:
+    """What supports the headline and what limits it, most important first."""
+    comparison, said = analysis.comparison, []
+    if analysis.best is not None:
+        said += _about_the_best(analysis)
+        said += _about_effects(analysis)
+        said += _about_the_baseline(analysis)
+    if analysis.variants:
+        said.append(_about_seeds(analysis))
+    if any(record.picked for record in comparison.ranked):
+        said.append(
+            "A kept model is the best epoch's, picked on these same validation images, so its accuracy flatters it a "
+            "little; only the test split, which no training touches, is free of that."
+        )
+    if comparison.looks:
+        models = {look.run_id for look in comparison.looks}
+        said.append(
+            f"Of that test split, the ledger has {plural(len(comparison.looks), 'look')} at {plural(len(models), 'model')}; no "
+            "number on this page comes from it, and no choice was made by it."
+        )
+    return said
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a reader has to know before believing any number on the page; usually nothing."""
+    found: list[str] = []
+    by_status: dict[str, list[str]] = defaultdict(list)
+    for record in comparison.records:
+        if not record.finished:
+            by_status[record.status].append(record.name)
+    for status, names in by_status.items():
+        found.append(
+            f"{plural(len(names), 'run')} did not finish ({status}): {_some(names)}. "
+            "Listed in the table, left out of the figures and of every comparison; there is no verdict without "
+            f"{'it' if len(names) == 1 else 'them'}. The sweep's command, typed again, goes on."
+        )
+    if not by_status and comparison.sweep_status != FINISHED and comparison.finished:
+        found.append(
+            f"The sweep is not finished ({comparison.sweep_status}): runs are missing, so there is no verdict. "
+            "Its command, typed again, goes on."
+        )
+    if not comparison.same_data:
+        found.append(
+            "The runs are not comparable: their data digests, validation images or labels differ. Only the "
+            f"{plural(len(comparison.outcomes), 'image')} that all of them answered under the same label "
+            f"{'is' if len(comparison.outcomes) == 1 else 'are'} set side by side below."
+        )
+    silent = [record.name for record in comparison.finished if not record.kept_images]
+    if silent:
+        found.append(f"No validation predictions are stored for {_some(silent)}: shown in curves only.")
+    doubtful = [warning for record in comparison.ranked if (warning := _doubt(record))]
+    found += doubtful[:MOST_WARNINGS]
+    if len(doubtful) > MOST_WARNINGS:
+        found.append(f"The same holds for {plural(len(doubtful) - MOST_WARNINGS, 'more run')}.")
+    return found
+
+
+def _doubt(record: RunRecord) -> str:
+    tracked = _tracked_at_kept_epoch(record)
+    tolerance = max(TRACKED_TOLERANCE, (TRACKED_TOLERANCE_IMAGES + 0.5) / record.kept_images)
+    if not abs(tracked - record.kept_accuracy) > tolerance:
+        return ""
+    return (
+        f"{record.name}: its stored predictions are {percent_with_unit(record.kept_accuracy)} right, but the "
+        f"accuracy tracked at epoch {record.kept_epoch} is {percent_with_unit(tracked)}. "
+        "One of the two is not the kept model's."
+    )
+
+
+def _about_the_best(analysis: Analysis) -> list[str]:
+    best = analysis.ranked[0]
+    images = len(analysis.comparison.outcomes)
+    right = f"95\N{NO-BREAK SPACE}% interval {percent_interval(*best.interval)}"
+    of_images = f"of {plural(images, 'validation image')} right"
+    if len(best.records) == 1:
+        record = best.records[0]
+        said = [
+            f"The kept model of {best.name} gets {record.kept_correct:,} {of_images}: {percent_with_unit(best.accuracy)}, {right}."
+        ]
+    else:
+        seeds = plural(len(best.records), "seed")
+        said = [
+            f"The kept models of {best.name} get {percent_with_unit(best.accuracy)} {of_images}, the mean of {seeds}, {right}."
+        ]
+    against = [verdict for verdict in analysis.verdicts if verdict.first is best]
+    if not against or not analysis.comparison.complete:
+        return said
+    nearest = max(against, key=lambda verdict: verdict.second.accuracy)
+    found = nearest.accuracy
+    said.append(
+        f"Next is {nearest.second.name} with {percent_with_unit(nearest.second.accuracy)}. The difference, image by image, is "
+        f"{signed(found.estimate)} points, 95\N{NO-BREAK SPACE}% interval {signed_interval(found.low, found.high)}: "
+        f"{nearest.words}."
+    )
+    level = [variant.name for variant in _level_with_best(analysis) if variant is not nearest.second]
+    if level:
+        said.append(f"Nor does it separate {best.name} from {_some(level)}.")
+    return said
+
+
+def _about_effects(analysis: Analysis) -> list[str]:
+    if not analysis.comparison.complete:
+        return []
+    said = []
+    for effect in [effect for effect in analysis.effects if effect.is_single][:NAMES_IN_HEADLINE]:
+        gained, low, high = effect.difference
+        undecided = ", which may be nothing" if low <= 0 <= high else ""
+        said.append(
+            f"{effect.ingredients[0].words}: {signed(gained)} points {signed_interval(low, high)}{undecided} "
+            f"({effect.before.name} \N{RIGHTWARDS ARROW} {effect.after.name})."
+        )
+    return ["What each ingredient adds to the accuracy: " + " ".join(said)] if said else []
+
+
+def _about_the_baseline(analysis: Analysis) -> list[str]:
+    baseline = analysis.comparison.baseline
+    lost = [variant.name for variant in analysis.variants if variant.interval[0] <= baseline]
+    always = f"what always answering the most common class scores ({percent_with_unit(baseline)})"
+    if lost:
+        return [f"{_some(lost)}: the interval does not exclude {always}."]
+    if len(analysis.variants) > 1:
+        return [f"Every variant's interval lies above {always}."]
+    return [f"That is above {always}."]
+
+
+def _about_seeds(analysis: Analysis) -> str:
+    numbers = [len(variant.records) for variant in analysis.variants]
+    if max(numbers) == 1:
+        alone = "Each variant ran with one seed" if len(numbers) > 1 else "It ran with one seed"
+        return (
+            f"{alone}: seeds were not varied, so every interval here is over images alone. Another seed would have trained "
+            "another model, and how far that moves the result is unknown. Add seed=0,1,2,3,4 to the command."
+        )
+    if min(numbers) == 1:
+        single = [variant.name for variant in analysis.variants if len(variant.records) == 1]
+        return f"Seeds were varied, but not for {_some(single)}: the seed noise there is unknown, and no verdict counts it."
+    spread = max(analysis.variants, key=lambda variant: variant.spread)
+    count = f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
+    return (
+        f"Every variant ran with {count} seeds. From seed to seed the accuracy of {spread.name} varies most, with a standard "
+        f"deviation of {points(spread.spread)}; the intervals hold that and the choice of images."
+    )
+
+
+def _level_with_best(analysis: Analysis) -> list[Variant]:
+    """The variants that are not told apart from the best one."""
+    best = analysis.ranked[0]
+    return [verdict.second for verdict in analysis.verdicts if verdict.first is best and not _is_told_apart(verdict)]
+
+
+def _is_told_apart(verdict: Verdict) -> bool:
+    return verdict.kind == BETTER or (verdict.kind == MODELS and verdict.low > 0)
+
+
+def _some(names: list[str]) -> str:
+    """The names, or the first of very many."""
+    shown = names[: 2 * NAMES_IN_HEADLINE]
+    return listed(shown) if len(shown) == len(names) else f"{', '.join(shown)} and {len(names) - len(shown)} more"
+
+
+def _tracked_at_kept_epoch(record: RunRecord) -> float:
+    history = record.history
+    if record.kept_epoch is None or record.kept_epoch not in history.index or "val/accuracy" not in history:
+        return float(np.nan)
+    return float(history["val/accuracy"].loc[record.kept_epoch])

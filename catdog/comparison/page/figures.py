@@ -1,0 +1,107 @@
+"""The comparison's figures: from records to the plot functions, which know arrays only."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from catdog.comparison.analysis import Analysis
+from catdog.comparison.atlas import Atlas
+from catdog.comparison.records import NAN
+from catdog.comparison.variants import Variant
+from catdog.plots import (
+    plot_accuracy_curves,
+    plot_confusions,
+    plot_differences,
+    plot_final_accuracy,
+    plot_gap_curves,
+    plot_loss_curves,
+    plot_parameters,
+    plot_reliabilities,
+    plot_seconds,
+)
+from catdog.plots.style import variant_looks
+
+
+def build_figures(analysis: Analysis, atlas: Atlas | None = None) -> dict[str, Figure]:
+    """All figures that the finished runs allow, by names that serve as file names.
+
+    Returns:
+        Those of `build_charts`; confusion, the kept models' matrices side by side, if their classes are the same; and with an
+        atlas reliability, their reliability diagrams.
+    """
+    figures = build_charts(analysis)
+    classes = {record.class_names for variant in analysis.drawn for record in variant.records}
+    if len(classes) == 1:
+        counts = {variant.name: variant.confusion for variant in analysis.drawn}
+        figures["confusion"] = plot_confusions(counts, classes.pop())
+    if atlas and atlas.calibrations:
+        looks = variant_looks(analysis.colours)
+        figures["reliability"] = plot_reliabilities(atlas.calibrations, {name: look[0] for name, look in looks.items()})
+    return figures
+
+
+def build_charts(analysis: Analysis) -> dict[str, Figure]:
+    """The figures that show the variants in one chart: all, or the best of very many.
+
+    Returns:
+        accuracy, loss, gap, final_accuracy, differences, effects, seconds and parameters -> Figure; one without data is left out.
+    """
+    variants, figures = analysis.colours, {}
+    trained = [variant for variant in analysis.drawn if variant.histories]
+    if trained:
+        histories = {name: history for variant in trained for name, history in variant.histories.items()}
+        of_runs = {record.name: variant.name for variant in analysis.variants for record in variant.records}
+        # A variant's colour is its place among all, here as where a row is a variant.
+        of_runs = {name: name for name in variants} | of_runs
+        figures["accuracy"] = plot_accuracy_curves(histories, of_runs, analysis.comparison.baseline)
+        figures["loss"] = plot_loss_curves(histories, of_runs)
+        figures["gap"] = plot_gap_curves(histories, of_runs)
+    measured = {variant.name: _accuracies(variant, analysis) for variant in analysis.drawn}
+    if any(measured.values()):
+        seeds = {variant.name: variant.accuracies.tolist() for variant in analysis.drawn}
+        figures["final_accuracy"] = plot_final_accuracy(measured, variants, analysis.comparison.baseline, seeds)
+    figures |= _build_differences(analysis)
+    if trained:
+        figures["seconds"] = plot_seconds({variant.name: variant.seconds_per_epoch for variant in trained}, variants)
+    models = {variant.name: variant.representative for variant in analysis.drawn}
+    sized = {
+        name: (record.metric("model/parameters"), record.metric("model/trainable_parameters"))
+        for name, record in models.items()
+        if "model/parameters" in record.metrics
+    }
+    if sized:
+        figures["parameters"] = plot_parameters(sized, variants)
+    return figures
+
+
+def _build_differences(analysis: Analysis) -> dict[str, Figure]:
+    drawn = {variant.name for variant in analysis.drawn}
+    shown = [v for v in analysis.verdicts if {v.first.name, v.second.name} <= drawn]
+    figures = {}
+    if shown:
+        pairs = {
+            f"{v.first.name} \N{MINUS SIGN} {v.second.name}": (v.accuracy.estimate, v.accuracy.low, v.accuracy.high)
+            for v in shown
+        }
+        figures["differences"] = plot_differences(pairs, "Differences, 95 %", analysis.margin)
+    single = {
+        f"{effect.ingredients[0].words} ({effect.before.name})": effect.difference
+        for effect in analysis.effects
+        if effect.is_single and {effect.before.name, effect.after.name} <= drawn
+    }
+    if single:
+        figures["effects"] = plot_differences(single, "One ingredient, 95 %", analysis.margin)
+    return figures
+
+
+def _accuracies(variant: Variant, analysis: Analysis) -> dict[str, tuple[float, float, float]]:
+    measured = {}
+    single = variant.records[0] if len(variant.records) == 1 else None
+    if variant.histories:
+        images = {"train": analysis.comparison.train_images, "val": variant.records[0].kept_images}
+        for key, count in images.items():
+            # Of the last epoch's models only the accuracy is known: over seeds and images it has no interval.
+            low, high = single.last_interval(f"{key}/accuracy", count) if single else (NAN, NAN)
+            measured[key] = (variant.mean_of(f"{key}/accuracy"), low, high)
+    if not np.isnan(variant.interval[0]):
+        measured["kept val"] = (variant.accuracy, *variant.interval)
+    return measured

@@ -1,0 +1,134 @@
+"""The comparison as one HTML page that needs nothing but itself."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from catdog.comparison import findings
+from catdog.comparison.analysis import Analysis
+from catdog.comparison.atlas import Atlas, build_atlas
+from catdog.comparison.cams import NO_CAMS, Cams
+from catdog.comparison.page.atlas_view import PICTURE_BYTES, build_view
+from catdog.comparison.page.figures import build_charts
+from catdog.comparison.page.quality import build_confusions, build_reliabilities
+from catdog.comparison.page.svg import embed_svg
+from catdog.comparison.page.thumbnails import build_gallery
+from catdog.plots.style import PALETTE
+from catdog.system import wording
+
+# Longer tables are for a spreadsheet.
+MOST_PAIRS, MOST_RUNS = 66, 200
+
+CAPTIONS = {
+    "accuracy": "Training accuracy is the running mean over an epoch with dropout and augmentation on, so it may lie "
+    "below validation accuracy.",
+    "loss": "Validation loss that rises while training loss falls: the model grows surer of its mistakes.",
+    "gap": "Training minus validation accuracy of the same epoch. Where it grows while validation stands still, the "
+    "model overfits.",
+    "final_accuracy": "The kept models' interval is over seeds and images, with one seed over images alone. Of the last epoch's "
+    "models over several seeds, the mean alone is shown.",
+    "differences": "In kept validation accuracy. Each interval is for its pair alone, over seeds and images, or over images "
+    "alone where a variant has one seed. Blue: it excludes zero.",
+    "effects": "What an ingredient adds to the kept validation accuracy: pairs of variants that differ in this ingredient and "
+    "in nothing else; in brackets the variant that it is added to.",
+    "seconds": "The median over epochs; the first epoch also compiles and fills caches.",
+    "parameters": "A frozen backbone counts among all parameters, and not among the trainable ones.",
+}
+DESCRIPTIONS = {
+    "accuracy": "Line chart: training and validation accuracy by epoch for every variant",
+    "loss": "Line chart: training and validation loss by epoch for every variant",
+    "gap": "Line chart: training minus validation accuracy by epoch for every variant",
+    "final_accuracy": "Dot chart: last and kept accuracies of every variant with 95 percent intervals, as in the table",
+    "differences": "Dot chart: difference in kept validation accuracy of every pair with its interval, as in the table of pairs",
+    "effects": "Dot chart: what each single ingredient adds to the accuracy, with its interval, as in the list of ingredients",
+    "seconds": "Bar chart: median seconds per epoch of every variant; the numbers are in the table",
+    "parameters": "Dot chart: all and trainable parameters of every variant; the numbers are in the table",
+}
+
+
+def render_page(
+    analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_CAMS, figures: Mapping[str, Figure] | None = None
+) -> str:
+    """The page as HTML: what was seen in words, variants, pairs, figures, and the error atlas.
+
+    Args:
+        analysis: what is compared.
+        atlas: of the same analysis; None builds it.
+        cams: Grad-CAM for the atlas.
+        figures: as of `build_figures`; None builds them.
+    """
+    comparison = analysis.comparison
+    atlas = atlas or build_atlas(analysis)
+    series = _series(analysis)
+    view = build_view(atlas, cams, series) if atlas else None
+    gallery = build_gallery(comparison.picture, view.files, PICTURE_BYTES) if view else None
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        # Always: file and class names come from the user's disk and may hold markup.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=wording.percent,
+        percent_unit=wording.percent_with_unit,
+        interval=lambda interval: wording.percent_interval(*interval),
+        signed=wording.signed,
+        points=wording.points,
+        compact=wording.compact_count,
+        seconds=wording.seconds,
+        plural=wording.plural,
+    )
+    shown = analysis.drawn
+    several = len(analysis.variants)
+    return environment.get_template("page.html.j2").render(
+        analysis=analysis,
+        comparison=comparison,
+        shown=shown,
+        best=analysis.best,
+        unfinished=analysis.unfinished,
+        finished_names=[variant.name for variant in analysis.variants],
+        pairs=analysis.verdicts[:MOST_PAIRS],
+        pair_count=several * (several - 1) // 2,
+        effects=analysis.effects[:MOST_PAIRS],
+        stepped=[effect for effect in analysis.effects if effect.steps],
+        runs=comparison.records[:MOST_RUNS],
+        differing=_differing_params(analysis),
+        headline=findings.headline(analysis),
+        sentences=findings.sentences(analysis),
+        warnings=findings.warnings(comparison),
+        figures=list(_embedded_figures(build_charts(analysis) if figures is None else figures)),
+        series=series,
+        view=view,
+        gallery=gallery,
+        calibrations=list(build_reliabilities(atlas, series)) if atlas else [],
+        confusions=list(build_confusions(atlas)) if atlas else [],
+        p_value=wording.p_value,
+        signed_interval=wording.signed_interval,
+        missing=wording.MISSING,
+    )
+
+
+def _differing_params(analysis: Analysis) -> pd.DataFrame:
+    """Config values that are not the same in all variants that are shown: str, index key, columns variants; missing is empty."""
+    params = pd.DataFrame({variant.name: variant.records[0].params for variant in analysis.drawn}, dtype=object)
+    params = params.fillna("").drop(index="seed", errors="ignore")
+    return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params
+
+
+def _embedded_figures(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Markup, str]]:
+    """Name, SVG and caption of every chart; what is shown variant by variant, by the page's width, is none of them."""
+    for name, figure in figures.items():
+        if name in CAPTIONS:
+            yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
+
+
+def _series(analysis: Analysis) -> dict[str, int]:
+    """Run or variant name -> number of its variant's colour, as in the figures."""
+    place = {name: number % len(PALETTE) for number, name in enumerate(analysis.colours)}
+    return {record.name: place[variant.name] for variant in analysis.variants for record in variant.records} | place

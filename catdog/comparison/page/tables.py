@@ -1,0 +1,252 @@
+"""The comparison as tables: for machines, and for the terminal."""
+
+from collections import Counter
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from catdog.comparison.analysis import Analysis
+from catdog.comparison.records import Comparison, RunRecord
+from catdog.statistics.contrasts import bootstrap_interval, bootstrap_means
+from catdog.system.wording import MISSING, compact_count, percent, plural, seconds, signed, signed_interval
+
+TERMINAL_COLUMNS = 100
+# More rows than anybody reads in a terminal.
+MOST_ROWS = 40
+
+
+def build_frame(comparison: Comparison) -> pd.DataFrame:
+    """One row per run, for CSV: accuracies as fractions in [0, 1], an empty cell where nothing was measured.
+
+    `last_` columns are the last epoch's; `kept_` columns belong to the model of `kept_epoch`, usually the best.
+    `last_train_accuracy` is the running mean over the epoch with dropout and augmentation on,
+    `kept_train_accuracy_clean` is measured afterwards without them.
+    """
+    return pd.DataFrame([_row(record) for record in comparison.records], columns=list(_COLUMNS)).astype(_COLUMNS)
+
+
+_COLUMNS = {
+    "run_id": "str",
+    "name": "str",
+    "variant": "str",
+    "seed": "Int64",
+    "status": "str",
+    "epochs": "Int64",
+    "last_train_accuracy": "float64",
+    "last_val_accuracy": "float64",
+    "last_val_loss": "float64",
+    "last_gap_accuracy": "float64",
+    "kept_epoch": "Int64",
+    "kept_val_accuracy": "float64",
+    "kept_val_low": "float64",
+    "kept_val_high": "float64",
+    "kept_val_correct": "Int64",
+    "kept_val_images": "Int64",
+    "kept_train_accuracy_clean": "float64",
+    "test_accuracy": "float64",
+    "seconds_per_epoch": "float64",
+    "run_seconds": "float64",
+    "parameters": "Int64",
+    "trainable_parameters": "Int64",
+}
+
+
+def _row(record: RunRecord) -> dict[str, object]:
+    low, high = record.kept_interval
+    return {
+        "run_id": record.run_id,
+        "name": record.name,
+        "variant": record.variant,
+        "seed": record.seed,
+        "status": record.status,
+        "epochs": record.epochs,
+        "last_train_accuracy": record.last("train/accuracy"),
+        "last_val_accuracy": record.last("val/accuracy"),
+        "last_val_loss": record.last("val/loss"),
+        "last_gap_accuracy": record.last("gap/accuracy"),
+        "kept_epoch": record.kept_epoch,
+        "kept_val_accuracy": record.kept_accuracy,
+        "kept_val_low": low,
+        "kept_val_high": high,
+        "kept_val_correct": record.kept_correct if record.kept_images else None,
+        "kept_val_images": record.kept_images,
+        "kept_train_accuracy_clean": record.metric("train/accuracy_clean"),
+        "test_accuracy": record.metric("test/accuracy"),
+        "seconds_per_epoch": record.seconds_per_epoch,
+        "run_seconds": record.metric("run_seconds"),
+        "parameters": _whole(record.metric("model/parameters")),
+        "trainable_parameters": _whole(record.metric("model/trainable_parameters")),
+    }
+
+
+def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row per variant, best first, for CSV: means over its seeds; accuracies as fractions in [0, 1]."""
+    rows = [
+        {
+            "variant": variant.name,
+            "seeds": len(variant.records),
+            "kept_val_accuracy": variant.accuracy,
+            "kept_val_low": variant.interval[0],
+            "kept_val_high": variant.interval[1],
+            "kept_val_seed_sd": variant.spread,
+            "kept_gap_accuracy": variant.gap,
+            "last_train_accuracy": variant.mean_of("train/accuracy"),
+            "last_val_accuracy": variant.mean_of("val/accuracy"),
+            "last_gap_accuracy": variant.mean_of("gap/accuracy"),
+            "val_images": variant.right.shape[1],
+        }
+        for variant in analysis.ranked
+    ]
+    return pd.DataFrame(rows)
+
+
+def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row per judged pair, for CSV: differences first less second, as fractions.
+
+    `low` and `high` are the 95% interval for the pair alone, `simultaneous_` those that hold for all pairs together, `bootstrap_`
+    the plain percentiles of the pigeonhole bootstrap, `p_holm` is corrected for the number of pairs.
+    """
+    rows = []
+    judged = {variant.name: variant for verdict in analysis.verdicts for variant in (verdict.first, verdict.second)}
+    drawn = dict(zip(judged, bootstrap_means([variant.right for variant in judged.values()]), strict=True))
+    for verdict in analysis.verdicts:
+        bootstrap = bootstrap_interval(drawn[verdict.first.name], drawn[verdict.second.name])
+        ingredients = next((e.ingredients for e in analysis.effects if e.verdict is verdict), ())
+        rows.append(
+            {
+                "first": verdict.first.name,
+                "second": verdict.second.name,
+                "seeds_first": len(verdict.first.records),
+                "seeds_second": len(verdict.second.records),
+                "images": verdict.accuracy.images,
+                "accuracy_difference": verdict.accuracy.estimate,
+                "low": verdict.accuracy.low,
+                "high": verdict.accuracy.high,
+                "simultaneous_low": verdict.low,
+                "simultaneous_high": verdict.high,
+                "bootstrap_low": bootstrap[0],
+                "bootstrap_high": bootstrap[1],
+                "p_holm": verdict.p,
+                "gap_difference": verdict.gap.estimate,
+                "gap_low": verdict.gap.low,
+                "gap_high": verdict.gap.high,
+                "differs_in": "; ".join(ingredient.words for ingredient in ingredients),
+                "kind": verdict.kind,
+                "verdict": verdict.words.replace("\N{NO-BREAK SPACE}", " "),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _empty_table(title: str, caption: str | None = None) -> Table:
+    """An empty table in the terminal's style."""
+    return Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+
+
+def build_table(analysis: Analysis) -> Table:
+    """The variants for a terminal of 100 columns, means over seeds; accuracies in percent, the best kept one in bold."""
+    comparison = analysis.comparison
+    table = _empty_table(
+        f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
+        "Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
+        f"Always the most common class: {percent(comparison.baseline)}.",
+    )
+    table.add_column("variant", overflow="fold", min_width=10)
+    for head in ("seeds", "last\ntrain", "last\nval", "last\ngap", "kept val\n[95 %]", "sd", "s per\nepoch"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("train-\nable", justify="right", no_wrap=True)
+    unfinished = analysis.unfinished
+    for variant in analysis.variants[:MOST_ROWS]:
+        # Text, not a string: rich would read "[seed=1]" in a name as markup.
+        name = Text(variant.name)
+        if variant.name in unfinished:
+            name.append(f" ({_describe_unfinished(unfinished[variant.name])})", style="bold red")
+        kept = Text(percent(variant.accuracy), style="bold" if variant is analysis.best else "")
+        kept.append(f" [{percent(variant.interval[0])}, {percent(variant.interval[1])}]", style="not bold")
+        shown = variant.representative
+        table.add_row(
+            name,
+            str(len(variant.records)),
+            percent(variant.mean_of("train/accuracy")),
+            percent(variant.mean_of("val/accuracy")),
+            percent(variant.mean_of("gap/accuracy")),
+            kept,
+            percent(variant.spread),
+            seconds(variant.seconds_per_epoch),
+            compact_count(shown.metric("model/parameters")),
+            compact_count(shown.metric("model/trainable_parameters")),
+        )
+    for lost, records in unfinished.items():
+        if all(variant.name != lost for variant in analysis.variants):
+            name = Text(lost)
+            name.append(f" ({_describe_unfinished(records)})", style="bold red")
+            table.add_row(name, "0", *[MISSING] * 8, style="dim")
+    return table
+
+
+def build_pairs_table(analysis: Analysis) -> Table:
+    """The verdicts for a terminal of 100 columns; differences in percentage points."""
+    images = len(analysis.comparison.outcomes)
+    table = _empty_table(
+        f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
+        "The interval is each pair's own; the verdict allows for "
+        f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
+    )
+    table.add_column("pair", overflow="fold", ratio=3)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", ratio=4)
+    for verdict in analysis.verdicts[:MOST_ROWS]:
+        found = verdict.accuracy
+        table.add_row(
+            Text(f"{verdict.first.name} \N{MINUS SIGN} {verdict.second.name}"),
+            Text(f"{signed(found.estimate)} {signed_interval(found.low, found.high)}"),
+            Text(verdict.words),
+        )
+    return table
+
+
+def build_effects_table(analysis: Analysis) -> Table:
+    """What single ingredients add, for a terminal of 100 columns; differences in percentage points."""
+    table = _empty_table("What one ingredient adds, in points [95 %]")
+    table.add_column("ingredient", overflow="fold")
+    table.add_column("kept val accuracy", justify="right", no_wrap=True)
+    table.add_column("gap of the kept models", justify="right", no_wrap=True)
+    for effect in [effect for effect in analysis.effects if effect.is_single][:MOST_ROWS]:
+        cells = [
+            f"{signed(value)} {signed_interval(low, high)}"
+            for value, low, high in (effect.difference, effect.gap_difference)
+        ]
+        table.add_row(Text(f"{effect.ingredients[0].words} ({effect.before.name})"), *map(Text, cells))
+    return table
+
+
+def print_tables(analysis: Analysis, console: Console | None = None) -> None:
+    """Writes the tables to the terminal, or as plain text of 100 columns to a pipe or a file."""
+    console = console or Console()
+    if not console.is_terminal:
+        # Away from a terminal rich assumes 80 columns, and would fold names for nobody.
+        console = Console(file=console.file, width=TERMINAL_COLUMNS)
+    console.print(build_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
+    if analysis.verdicts:
+        console.print(build_pairs_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
+    if any(effect.is_single for effect in analysis.effects):
+        console.print(build_effects_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
+    left_out = len(analysis.variants) - MOST_ROWS
+    if left_out > 0:
+        console.print(f"{plural(left_out, 'more variant')}: see the page and the CSV files.", highlight=False)
+
+
+def _describe_unfinished(records: list[RunRecord]) -> str:
+    counts = Counter(record.status if not record.finished else "no predictions" for record in records)
+    return ", ".join(status if number == 1 else f"{number} {status}" for status, number in counts.items())
+
+
+def _whole(value: float) -> int | None:
+    return None if pd.isna(value) else int(value)

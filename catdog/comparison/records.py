@@ -1,0 +1,276 @@
+"""What a comparison is made of: one record per run, and what follows from the records alone."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from catdog.registry.ledger import Look
+from catdog.statistics.proportions import confusion_counts, wilson_interval
+
+NAN = float("nan")
+NO_INTERVAL = (NAN, NAN)
+FINISHED = "FINISHED"
+# A run's tag with the digest of the data it saw. Runs without it are still told apart by the files they predicted.
+DATA_DIGEST_TAG = "catdog.data_digest"
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run as tracking knows it.
+
+    Two models hide in a run. The last epoch's accuracies are in `history`; the kept model, usually the best
+    epoch's, made `predictions`, and its accuracy is counted from them.
+
+    Args:
+        run_id: MLflow's.
+        name: what tells it apart in this comparison, "cnn" or "cnn seed=1".
+        variant: its config without the seed.
+        seed: the run's seed.
+        status: MLflow's: FINISHED, FAILED, KILLED or RUNNING.
+        params: every leaf of the composed config, "trainer.epochs": "20".
+        tags: MLflow's.
+        metrics: last values, "kept/epoch", "final/val_loss", "model/parameters" and so on; "test/accuracy" only after
+            `evaluate`.
+        history: index `epoch` from 1, columns train/loss, train/accuracy, val/loss, val/accuracy, gap/accuracy,
+            epoch_seconds, images_per_second, learning_rate; empty where the run failed early.
+        predictions: of the kept model on the validation split; columns file, label (class name), then one column per
+            class with its probability; empty where there are none.
+        artifact_uri: where its files are.
+    """
+
+    run_id: str
+    name: str
+    variant: str
+    seed: int
+    status: str
+    params: dict[str, str]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    history: pd.DataFrame
+    predictions: pd.DataFrame
+    artifact_uri: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end; only then do its numbers belong beside others."""
+        return self.status == FINISHED
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were completed."""
+        return len(self.history)
+
+    @property
+    def kept_epoch(self) -> int | None:
+        """The epoch whose model was kept, None where none was."""
+        epoch = self.metric("kept/epoch") if "kept/epoch" in self.metrics else self.metric("best/epoch")
+        return None if np.isnan(epoch) else int(epoch)
+
+    @property
+    def picked(self) -> bool:
+        """Whether the kept model was picked by its validation accuracy, which then flatters it."""
+        return self.params.get("trainer.keep") != "last"
+
+    @cached_property
+    def seconds_per_epoch(self) -> float:
+        """The median: the first epoch also compiles and fills caches."""
+        known = self.epochs > 0 and "epoch_seconds" in self.history
+        return float(np.nanmedian(self.history["epoch_seconds"])) if known else NAN
+
+    def metric(self, key: str) -> float:
+        """The last value of a metric, NaN where it was never logged."""
+        return float(self.metrics.get(key, NAN))
+
+    def last(self, column: str) -> float:
+        """The last epoch's value of a column of `history`, NaN where there is none."""
+        return float(self._last.get(column, NAN))
+
+    @cached_property
+    def _last(self) -> dict[str, float]:
+        return dict(zip(map(str, self.history), self.history.to_numpy()[-1], strict=True)) if len(self.history) else {}
+
+    def last_interval(self, column: str, images: int) -> tuple[float, float]:
+        """The 95% Wilson interval of the last epoch's accuracy in `column`, measured on that many images."""
+        accuracy = self.last(column)
+        return NO_INTERVAL if np.isnan(accuracy) or images < 1 else wilson_interval(round(accuracy * images), images)
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """The kept model's answers.
+
+        Returns:
+            Index file; columns label and predicted (class names), probability (of the predicted class, in [0, 1]) and
+            right (bool).
+        """
+        names = np.array([*self.class_names, ""], dtype=object)
+        return pd.DataFrame(
+            {
+                "label": self._labels,
+                "predicted": names[self._predicted],
+                "probability": self.probabilities.max(axis=1, initial=0.0),
+                "right": self.right,
+            },
+            index=self.files,
+        )
+
+    @cached_property
+    def files(self) -> pd.Index:
+        """The images that the kept model answered, by name."""
+        # As text, as the labels: a reader of CSV files takes classes called 0 to 9 for numbers in cells, but not in the head.
+        return pd.Index(_as_text(self.predictions, 0), dtype=object, name="file")
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """Whether the kept model's answer is right: bool (N,), in the order of `files`."""
+        places = self._label_places
+        return (self._predicted == places) & (places >= 0)
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return _as_text(self.predictions, 1)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """What the kept model gives each class: float64 (N, C) in [0, 1], in the order of `files` and `class_names`."""
+        # By position: a class may be called "file" or "label" itself.
+        return self.predictions.iloc[:, 2:].to_numpy(dtype=float)
+
+    @cached_property
+    def _predicted(self) -> np.ndarray:
+        """Places in `class_names`."""
+        return (
+            self.probabilities.argmax(axis=1) if self.probabilities.size else np.zeros(len(self.predictions), dtype=int)
+        )
+
+    @cached_property
+    def _label_places(self) -> np.ndarray:
+        """Places in `class_names`, -1 for a label that the model does not know."""
+        return pd.Index(self.class_names, dtype=object).get_indexer(pd.Index(self._labels, dtype=object))
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the kept model knows, in its order; none without predictions."""
+        return tuple(str(name) for name in self.predictions.columns[2:])
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """The kept model's confusion counts on validation: int64 (C, C), rows true, in the order of `class_names`."""
+        return confusion_counts(self._label_places, self._predicted, len(self.class_names))
+
+    def answers_alike(self, other: "RunRecord") -> bool:
+        """Whether the other run answered the same images, in the same order and under the same labels."""
+        return self.files.equals(other.files) and bool((self._labels == other._labels).all())
+
+    @cached_property
+    def kept_images(self) -> int:
+        """Validation images that the kept model answered."""
+        return len(self.predictions) if self.class_names else 0
+
+    @cached_property
+    def kept_correct(self) -> int:
+        """How many of them it got right."""
+        return int(self.right.sum())
+
+    @cached_property
+    def kept_accuracy(self) -> float:
+        """The kept model's validation accuracy in [0, 1], counted from its predictions; NaN without predictions."""
+        return self.kept_correct / self.kept_images if self.kept_images else NAN
+
+    @cached_property
+    def kept_interval(self) -> tuple[float, float]:
+        """Its 95% Wilson interval; NaN without predictions."""
+        return wilson_interval(self.kept_correct, self.kept_images) if self.kept_images else NO_INTERVAL
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Runs that answer one question, and what they were measured on.
+
+    Args:
+        study: the MLflow experiment.
+        sweep_id: the parent run's id.
+        records: the runs, in the order in which they are shown; equal names get a piece of their run id.
+        class_names: in the model's order.
+        baseline: validation accuracy of always answering the most common class, in [0, 1].
+        train_images: size of the training split.
+        val_images: size of the validation split.
+        data_digest: sha256 of the data.
+        command: the line that made the sweep.
+        created: when the comparison was made.
+        picture: file, as in `predictions`, -> uint8 (H, W, 3), or None where it is not available.
+        sweep_status: MLflow's status of the sweep: FINISHED once every run of it has finished.
+        looks: at the test split of these runs' data, by whatever model, the first one first.
+    """
+
+    study: str
+    sweep_id: str
+    records: Sequence[RunRecord]
+    class_names: Sequence[str]
+    baseline: float
+    train_images: int
+    val_images: int
+    data_digest: str
+    command: str
+    created: datetime
+    picture: Callable[[str], np.ndarray | None]
+    sweep_status: str = FINISHED
+    looks: Sequence[Look] = ()
+
+    def __post_init__(self) -> None:
+        times = Counter(record.name for record in self.records)
+        named = [
+            record if times[record.name] == 1 else replace(record, name=f"{record.name} {record.run_id[:8]}")
+            for record in self.records
+        ]
+        object.__setattr__(self, "records", tuple(named))
+
+    @property
+    def finished(self) -> list[RunRecord]:
+        """The runs that came to their end."""
+        return [record for record in self.records if record.finished]
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every run that was asked for has finished and has predictions."""
+        return self.sweep_status == FINISHED and all(record.finished and record.kept_images for record in self.records)
+
+    @cached_property
+    def ranked(self) -> list[RunRecord]:
+        """Finished runs that have predictions, best kept validation accuracy first."""
+        predicted = [record for record in self.finished if record.kept_images]
+        return sorted(predicted, key=lambda record: -record.kept_accuracy)
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """Who got which image right: bool (images, runs), index file, columns run names as in `records`.
+
+        Only images that all ranked runs answered, and under the same label: anything else is not a paired comparison.
+        """
+        records = [record for record in self.finished if record.kept_images]
+        if not records:
+            return pd.DataFrame()
+        if all(record.answers_alike(records[0]) for record in records):
+            # The usual case, and with a thousand runs a hundred times as fast.
+            stacked = np.stack([record.right for record in records], axis=1)
+            return pd.DataFrame(stacked, records[0].files, [record.name for record in records])
+        labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
+        same = labels.nunique(axis=1, dropna=False) == 1
+        rights = {record.name: record.answers["right"] for record in records}
+        return pd.concat(rights, axis=1, join="inner")[same]
+
+    @cached_property
+    def same_data(self) -> bool:
+        """Whether all finished runs saw the same data: one digest, the same images answered under the same labels."""
+        digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
+        return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
+
+
+def _as_text(table: pd.DataFrame, column: int) -> np.ndarray:
+    values = table.iloc[:, column].to_numpy(dtype=object) if table.shape[1] > column else np.array([], dtype=object)
+    is_text = pd.api.types.infer_dtype(values, skipna=False) in ("string", "empty")
+    return values if is_text else np.array([str(value) for value in values], dtype=object)

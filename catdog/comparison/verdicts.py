@@ -1,0 +1,123 @@
+"""Pairs of variants: what is decided, in words, and what is not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from catdog.comparison.records import Comparison
+from catdog.comparison.variants import Variant, compare_accuracy, compare_gap
+from catdog.statistics.contrasts import CONFIDENCE, Contrast
+from catdog.statistics.proportions import correct_by_holm
+from catdog.system.wording import at_least, at_most, listed, plural, points
+
+# Beyond this many variants only the pairs with the best are shown, though all are corrected for.
+MOST_VARIANTS = 8
+BETTER, SAME, UNDECIDED, MODELS, INCOMPLETE = "better", "same", "undecided", "one seed", "incomplete"
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """A pair of variants and what can be said of it.
+
+    Args:
+        first: the one with the higher mean accuracy.
+        second: the other.
+        accuracy: the difference in accuracy, first less second; its own interval is for this pair alone.
+        gap: the difference in the overfitting gap, first less second.
+        p: of the difference in accuracy, corrected for the number of pairs by Holm's method.
+        low: lower bound of the difference in accuracy; with `high`, all pairs' intervals hold together in 95% of studies.
+        high: upper bound.
+        kind: BETTER, SAME (as good, up to the margin), UNDECIDED, MODELS (one seed: said of the two models, not the variants)
+            or INCOMPLETE.
+        words: the verdict as a sentence.
+    """
+
+    first: Variant
+    second: Variant
+    accuracy: Contrast
+    gap: Contrast
+    p: float
+    low: float
+    high: float
+    kind: str
+    words: str
+
+
+def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: float) -> list[Verdict]:
+    """Returns the verdicts on the pairs of variants, largest difference first; none where the runs saw different data.
+
+    A pair is decided where the difference is significant at 5% after Holm's correction, or where its interval, widened so that
+    all pairs' intervals hold together (Bonferroni), lies within the margin. So in at most 5% of studies any pair is wrongly
+    called better, however many pairs there are.
+
+    Args:
+        comparison: where the variants come from; if it is incomplete, no verdict is given.
+        variants: with the same images.
+        margin: differences in accuracy up to this are as good as none, in (0, 1).
+    """
+    if not comparison.same_data or len(variants) < 2 or len(comparison.outcomes) < 2:
+        return []
+    ranked = sorted(variants, key=lambda variant: -variant.accuracy)
+    pairs = [(a, b) for a, b in combinations(ranked, 2) if len(ranked) <= MOST_VARIANTS or a is ranked[0]]
+    count = len(ranked) * (len(ranked) - 1) // 2
+    found = [(a, b, compare_accuracy(a, b), compare_gap(a, b)) for a, b in pairs]
+    # Pairs that are not shown count as if they had shown nothing.
+    padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
+    corrected = correct_by_holm(np.array(padded))[: len(found)]
+    together = 1 - (1 - CONFIDENCE) / count
+    verdicts = []
+    for (first, second, accuracy, gap), p in zip(found, corrected, strict=True):
+        low, high = (float(bound) for bound in accuracy.interval(together))
+        kind = _decide(comparison, accuracy, p, low, high, margin)
+        words = _word(kind, first, second, accuracy, low, high, margin, together)
+        verdicts.append(Verdict(first, second, accuracy, gap, float(p), low, high, kind, words))
+    return sorted(verdicts, key=lambda verdict: -verdict.accuracy.estimate)
+
+
+def _decide(comparison: Comparison, accuracy: Contrast, p: float, low: float, high: float, margin: float) -> str:
+    if not comparison.complete:
+        return INCOMPLETE
+    if not accuracy.over_seeds:
+        return MODELS
+    if p < 1 - CONFIDENCE:
+        return BETTER
+    return SAME if max(-low, high) <= margin else UNDECIDED
+
+
+def _word(
+    kind: str,
+    first: Variant,
+    second: Variant,
+    accuracy: Contrast,
+    low: float,
+    high: float,
+    margin: float,
+    together: float,
+) -> str:
+    if kind == INCOMPLETE:
+        return "no verdict: the sweep is incomplete"
+    if kind == MODELS:
+        if low > 0:
+            return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
+        return f"not told apart; {_unvaried(first, second)} ran with one seed"
+    if kind == BETTER:
+        # Holm's test may see a difference that the wider interval does not put a number to.
+        by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
+        return f"{first.name} is better{by}"
+    if kind == SAME:
+        return f"no difference of more than {at_most(max(-low, high))}"
+    images = f"these {accuracy.images:,} images alone leave ±{points(accuracy.image_half_width(together))}"
+    if accuracy.is_hopeless(margin, together):
+        return f"undecided, and more seeds will not do: {images}"
+    needed = accuracy.seeds_to_decide(margin, together)
+    if needed is None:
+        # Should the difference stay where it is; it need not.
+        return f"undecided; more images would help more than seeds: {images}"
+    return f"undecided; about {plural(needed, 'seed')} of each needed"
+
+
+def _unvaried(first: Variant, second: Variant) -> str:
+    """Returns which of two variants ran with one seed."""
+    return listed([variant.name for variant in (first, second) if len(variant.records) == 1])

@@ -1,0 +1,1 @@
+"""The config: schema, ranges, composition, options of commands."""

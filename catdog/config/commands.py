@@ -1,0 +1,150 @@
+"""The options of the commands that read what training has written: one dataclass each, and the ranges of its keys.
+
+Apart from a run's own schema (`catdog.config.schema`), as they affect no run: an option more or less makes no run another one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from catdog.config.schema import (
+    CONF,
+    DEFAULT_STUDY,
+    DatasetConfig,
+    TrackingConfig,
+    option,
+    require,
+    require_choice,
+    require_fraction,
+)
+
+
+@dataclass
+class CompareConfig:
+    study: str = option("the study whose latest sweep is compared", DEFAULT_STUDY)
+    sweep: str | None = option("run id of a sweep; null: the study's latest", None)
+    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
+    output: str = option("folder for the page and the table", "comparisons")
+    margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
+    gradcam: str = option("auto computes Grad-CAM where it is not stored yet; never does not", "auto")
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_fraction("margin", self.margin)
+        require_choice("gradcam", ("auto", "never"), self.gradcam)
+
+
+@dataclass
+class EvaluateDatasetConfig:
+    archive: str | None = option("where the run's data set lies now, if it has moved", None)
+    cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
+
+
+@dataclass
+class EvaluateConfig:
+    study: str = option("the study whose champion is evaluated", DEFAULT_STUDY)
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    dataset: EvaluateDatasetConfig = field(default_factory=EvaluateDatasetConfig)
+    batch_size: int = option("images per step", 32)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+
+
+@dataclass
+class PredictConfig:
+    study: str = option("the study whose champion predicts", DEFAULT_STUDY)
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    format: str = option("table, csv or json", "table")
+    sheet: str | None = option("write an annotated contact sheet to this PNG", None)
+    batch_size: int = option("images per step", 32)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("format", ("table", "csv", "json"), self.format)
+        require(
+            self.sheet is None or self.sheet.lower().endswith(".png"), "sheet", "a file name ending in .png", self.sheet
+        )
+        require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+
+
+@dataclass
+class DeliverConfig:
+    tracking: TrackingConfig = MISSING
+
+
+@dataclass
+class AuditConfig:
+    dataset: DatasetConfig = MISSING
+    pipeline: str | None = option(
+        "module:function that returns (train, val, test) tf.data sets, instead of a data set", None
+    )
+    epochs: int = option("how often the pipeline's data sets are iterated", 5)
+    fail_on: str = option(
+        "exit with code 3 where there are findings of this severity: error, warning or never", "never"
+    )
+    output: str = option("folder for the page and the tables", "audits")
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "Nothing moves within one epoch.")
+        require_choice("fail_on", ("error", "warning", "never"), self.fail_on)
+
+
+@dataclass
+class DecideConfig:
+    margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
+    error: float = option("how often any statement may be wrong, over all pairs and looks", 0.05)
+    first_seeds: int = option("seeds of each variant before the first look", 3)
+    max_seeds: int = option("seeds of each variant after which it ends, decided or not", 12)
+
+    def __post_init__(self) -> None:
+        require_fraction("margin", self.margin)
+        require(0 < self.error <= 0.5, "error", "more than 0 and at most 0.5", self.error)
+        require(self.first_seeds >= 2, "first_seeds", "2 or more", self.first_seeds, "One seed shows no spread.")
+        require(
+            self.max_seeds >= self.first_seeds, "max_seeds", f"first_seeds ({self.first_seeds}) or more", self.max_seeds
+        )
+
+
+ROOTS: dict[str, type] = {
+    "audit": AuditConfig,
+    "compare": CompareConfig,
+    "decide": DecideConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "deliver": DeliverConfig,
+}
+
+
+# Groups of files in conf/ that the commands compose as well.
+STORED_GROUPS = ("tracking", "dataset", "hydra/job_logging", "hydra/hydra_logging")
+
+
+def unregister(repo: dict[str, Any]) -> None:
+    """Removes from a copy of Hydra's store what `register` adds to it beside schemas."""
+    for group in STORED_GROUPS:
+        parent, _, name = group.rpartition("/")
+        holder = repo.get(parent, {}) if parent else repo
+        for path in (CONF / group).glob("*.yaml"):
+            holder.get(name, {}).pop(path.name, None)
+
+
+def register() -> None:
+    """Registers the commands' schemas, and the groups that they compose, so that Hydra need not search `conf/` for them.
+
+    Hydra takes KEY=VALUE for the choice of a group wherever a folder on its search path is called KEY: `conf/model/` would
+    turn model=RUN_ID into a choice. These commands search `conf/command/` alone.
+    """
+    store = ConfigStore.instance()
+    for name, schema in ROOTS.items():
+        store.store(group="schema", name=name, node=schema, provider="catdog")
+    for group in STORED_GROUPS:
+        for path in sorted((CONF / group).glob("*.yaml")):
+            store.store(group=group, name=path.stem, node=OmegaConf.load(path), provider="catdog")

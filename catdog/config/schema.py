@@ -1,0 +1,727 @@
+"""The schema of a run's config: one dataclass per group, the ranges of its keys, and the rules across groups.
+
+Hydra composes `conf/` against these dataclasses, so an unknown key or a wrong type fails at composition; `load_config` then
+turns the composed config into them, which checks ranges (`__post_init__` of each group) and rules across groups (of the
+root). No Keras, TensorFlow or MLflow is imported here: `--help`, `--cfg job` and a config error must answer in under a second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from catdog.system.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parent.parent
+PROJECT = PACKAGE.parent
+# A wheel carries conf/ inside the package; a clone has it at the top.
+CONF = next(path for path in (PACKAGE / "conf", PROJECT / "conf") if path.is_dir())
+
+DEFAULT_STUDY = "cats_vs_dogs"
+# As in conf/tracking/local.yaml; read now, because MLflow sets the variable itself once a store is open.
+DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+LOSSES = ("cross_entropy", "focal")
+SOURCES = ("archive", "drawn")
+# What is called otherwise now, and what to write instead.
+MOVED_KEYS = {"trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw"}
+# Your own code: `module:object`, such as my_models:resnet.
+REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+# Keys of `speed` that change no bit of a result.
+SAME_RESULT = ("late_relu", "fast_features", "keep_features_mb")
+
+
+def option(help: str, default: Any = MISSING) -> Any:
+    """Returns a dataclass field with a default and the help text that `--help` prints."""
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: default.copy(), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def require(ok: bool, key: str, allowed: str, received: Any, advice: str = "") -> None:
+    """Raises a UserError that names the key, what is allowed and what was received, unless `ok`."""
+    if not ok:
+        raise UserError(f"{key}: must be {allowed}, received {received!r}.{' ' + advice if advice else ''}")
+
+
+def require_choice(key: str, allowed: tuple[str, ...], received: Any) -> None:
+    """Raises a UserError unless the value is one of those allowed."""
+    require(received in allowed, key, "one of " + ", ".join(allowed), received)
+
+
+def require_fraction(key: str, received: float) -> None:
+    """Raises a UserError unless the value is between 0 and 1."""
+    require(0 < received < 1, key, "more than 0 and less than 1", received)
+
+
+def require_reference(key: str, received: str | None, *, or_name: str = "") -> None:
+    """Raises a UserError unless the value is None, `module:object`, or, where allowed, a name without a colon.
+
+    Args:
+        or_name: what a name without a colon means, for the message; empty where there must be a colon.
+    """
+    is_name = received is not None and bool(or_name) and received.isidentifier()
+    require(
+        received is None or is_name or bool(REFERENCE.fullmatch(received)), key,
+        f"{or_name + ', or ' if or_name else ''}your own as module:object, such as my_code:build", received,
+    )  # fmt: skip
+
+
+def require_positive(key: str, received: float | None) -> None:
+    """Raises a UserError unless the value is None or a finite number above 0."""
+    require(received is None or 0 < received < float("inf"), key, "more than 0, or null", received)
+
+
+def _require_layers(key: str, layers: dict[str, Any]) -> None:
+    for name, layer in layers.items():
+        require(
+            isinstance(layer, dict) and isinstance(layer.get("layer"), str),
+            f"{key}.{name}",
+            "a mapping with the key `layer` (a Keras layer's class name, or your own as module:class) and that layer's "
+            "arguments",
+            layer,
+            f"For example: {name}: {{layer: RandomFlip, mode: horizontal}}.",
+        )
+        require_reference(f"{key}.{name}.layer", layer["layer"], or_name="a Keras layer's class name")
+
+
+@dataclass
+class DrawingConfig:
+    seed: int = option("seed of the drawn images", 7)
+    train_per_class: int = option("drawn training images per class", 200)
+    validation_per_class: int = option("drawn validation images per class, divided into val and test", 250)
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, "dataset.drawing.seed", "0 or more", self.seed)
+        require(self.train_per_class >= 1, "dataset.drawing.train_per_class", "1 or more", self.train_per_class)
+        require(
+            self.validation_per_class >= 2,
+            "dataset.drawing.validation_per_class",
+            "2 or more",
+            self.validation_per_class,
+        )
+
+
+@dataclass
+class DatasetConfig:
+    name: str = option("how tables and MLflow call the data set")
+    source: str = option("archive (a URL, a zip or a folder) or drawn (pictures drawn from a seed)", "archive")
+    archive: str | None = option("URL, local zip or local folder with one folder per class", None)
+    holdout_fraction: float = option("share of each class held out of training where the data has no validation/", 0.4)
+    test_fraction: float = option(
+        "share of the held-out images that becomes test, the rest is val; dataset=folder: 0.5", 0.2
+    )
+    split_seed: int = option("seed of the splits; `seed` never moves an image", 0)
+    near_duplicates: str = option(
+        "one_side: mirrored, resized or cropped copies never get into two splits; ignore", "one_side"
+    )
+    max_images_per_class: int | None = option("take the first N of each class and split, for a quick look", None)
+    max_unreadable_fraction: float = option("more unreadable files than this is an error", 0.05)
+    cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
+    drawing: DrawingConfig = field(default_factory=DrawingConfig, metadata={"help": "what dataset=synthetic draws"})
+
+    def __post_init__(self) -> None:
+        require_choice("dataset.source", SOURCES, self.source)
+        require(
+            self.source != "archive" or bool(self.archive),
+            "dataset.archive",
+            "a URL, a local zip or a local folder with one folder per class",
+            self.archive,
+            "Set dataset.archive=PATH, or use dataset=synthetic.",
+        )
+        require_fraction("dataset.holdout_fraction", self.holdout_fraction)
+        require_fraction("dataset.test_fraction", self.test_fraction)
+        require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
+        require_choice("dataset.near_duplicates", ("one_side", "ignore"), self.near_duplicates)
+        if self.max_images_per_class is not None:
+            require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
+                     self.max_images_per_class)  # fmt: skip
+        require(0 <= self.max_unreadable_fraction < 1, "dataset.max_unreadable_fraction", "0 or more and less than 1",
+                 self.max_unreadable_fraction)  # fmt: skip
+
+
+@dataclass
+class AugmentationConfig:
+    name: str = option("how tables call it")
+    layers: dict[str, Any] = option("Keras layers by a name of yours, in order: {layer: RandomFlip, mode: ...}", {})
+
+    def __post_init__(self) -> None:
+        _require_layers("augmentation.layers", self.layers)
+
+
+@dataclass
+class PreprocessingConfig:
+    name: str = option("how tables call it")
+    pixel_range: list[float] = option("what pixels 0 and 255 become, as [low, high]", [0.0, 1.0])
+    image_size: int = option("height and width in pixels that every image is resized to", 160)
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.pixel_range) == 2 and self.pixel_range[0] < self.pixel_range[1],
+            "preprocessing.pixel_range", "[low, high] with low < high", self.pixel_range,
+        )  # fmt: skip
+        require(8 <= self.image_size <= 4096, "preprocessing.image_size", "8 to 4096 pixels", self.image_size)
+
+
+@dataclass
+class BackboneConfig:
+    name: str = option("how tables call it")
+    application: str | None = option(
+        "a model of keras.applications, such as MobileNetV2; null: built from layers", None
+    )
+    builder: str | None = option(
+        "your own function, module:function: image shape and options -> keras.Model of feature maps; instead of the two",
+        None,
+    )
+    options: dict[str, Any] = option("further arguments of the application or the builder", {})
+    layers: dict[str, Any] = option("layers by name, in order, where application and builder are null", {})
+    weights: str | None = option("imagenet, null (random) or a weights file (CATDOG_WEIGHTS)", None)
+    trainable_layers: Any = option("0 (frozen), all, or N: the last N layers", "all")
+    pixel_range: list[float] | None = option("[low, high] that its weights expect; null: any", None)
+
+    def __post_init__(self) -> None:
+        require_reference("backbone.builder", self.builder)
+        if self.builder and (self.layers or self.application):
+            # On the command line it takes the place of what the chosen file names, and that file's name with it.
+            self.layers, self.application, self.name = {}, None, self.builder
+        _require_layers("backbone.layers", self.layers)
+        require(
+            bool(self.builder) or bool(self.application) != bool(self.layers),
+            "backbone", "one of backbone.application, backbone.layers and backbone.builder",
+            {"application": self.application, "layers": list(self.layers)},
+        )  # fmt: skip
+        train = self.trainable_layers
+        # A bool is an int to Python.
+        valid = train == "all" or (isinstance(train, int) and not isinstance(train, bool) and train >= 0)
+        require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
+        require(
+            self.weights != "imagenet" or bool(self.application),
+            "backbone.weights", "null or a weights file where the backbone is no application of Keras", self.weights,
+        )  # fmt: skip
+        require(
+            self.trainable_layers == "all" or self.weights is not None,
+            "backbone.trainable_layers", "all where backbone.weights is null", self.trainable_layers,
+            "Random weights that are not trained learn nothing.",
+        )  # fmt: skip
+
+
+@dataclass
+class HeadConfig:
+    name: str = option("how tables call it")
+    dropout: float = option("share of the backbone's features dropped in training", 0.5)
+    pooling: str = option("max (2 x 2, then flatten), or global_average", "max")
+    units: int = option("units of the dense layer before the output", 128)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dropout < 1, "head.dropout", "0 or more and less than 1", self.dropout)
+        require_choice("head.pooling", ("max", "global_average"), self.pooling)
+        require(self.units >= 1, "head.units", "1 or more", self.units)
+
+
+@dataclass
+class ModelConfig:
+    builder: str | None = option(
+        "your own function, module:function: image shape, classes and options -> keras.Model of logits; instead of backbone "
+        "and head",
+        None,
+    )
+    options: dict[str, Any] = option("further arguments of model.builder", {})
+
+    def __post_init__(self) -> None:
+        require_reference("model.builder", self.builder)
+        require(
+            bool(self.builder) or not self.options, "model.options", "empty where model.builder is null", self.options
+        )
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = option("how tables call it", "adam")
+    algorithm: str = option("a class of keras.optimizers, or your own as module:class", "Adam")
+    weight_decay: float | None = option(
+        "share of a weight taken off at each step, times the learning rate; not of biases and norms; null: the class' own",
+        None,
+    )
+    momentum: float | None = option("0 or more and less than 1; null: the class' own", None)
+    nesterov: bool | None = option("Nesterov's momentum; null: the class' own", None)
+    betas: list[float] | None = option(
+        "decay rates of the moving averages, [first, second]; null: the class' own", None
+    )
+    epsilon: float | None = option("added to a divisor against division by 0; null: the class' own", None)
+    clipnorm: float | None = option("largest norm of each weight's gradient; null: not clipped", None)
+    global_clipnorm: float | None = option("largest norm of all gradients together; null: not clipped", None)
+    clipvalue: float | None = option("largest absolute value in a gradient; null: not clipped", None)
+    options: dict[str, Any] = option("further arguments of the class", {})
+
+    def __post_init__(self) -> None:
+        require_reference("optimizer.algorithm", self.algorithm, or_name="a class of keras.optimizers, such as AdamW")
+        decay, momentum = self.weight_decay, self.momentum
+        require(decay is None or 0 <= decay < float("inf"), "optimizer.weight_decay", "0 or more, or null", decay)
+        require(
+            momentum is None or 0 <= momentum < 1, "optimizer.momentum", "0 or more and less than 1, or null", momentum
+        )
+        require(
+            self.betas is None or (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)),
+            "optimizer.betas", "two numbers, each 0 or more and less than 1, or null", self.betas,
+        )  # fmt: skip
+        clips = ("clipnorm", "global_clipnorm", "clipvalue")
+        for key in ("epsilon", *clips):
+            require_positive(f"optimizer.{key}", getattr(self, key))
+        chosen = [key for key in clips if getattr(self, key) is not None]
+        require(len(chosen) <= 1, "optimizer", "clipped in one way: one of " + ", ".join(clips), chosen)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set, as opposed to left to the class, without the name."""
+        kept = {key: value for key, value in asdict(self).items() if value is not None and value != {}}
+        return {key: value for key, value in kept.items() if key != "name"}
+
+
+@dataclass
+class LossConfig:
+    name: str = option("how tables call it", "cross_entropy")
+    function: str = option(
+        "cross_entropy, focal, or your own as module:function: labels and logits -> the loss of each image",
+        "cross_entropy",
+    )
+    label_smoothing: float = option("share of each label that is spread over all classes", 0.0)
+    gamma: float | None = option("focal: how much less a sure image counts; null: 2", None)
+    alpha: float | None = option("focal: factor of the whole loss; null: 0.25", None)
+    options: dict[str, Any] = option("further arguments of your own function", {})
+
+    def __post_init__(self) -> None:
+        require_reference("loss.function", self.function, or_name="one of " + ", ".join(LOSSES))
+        own = ":" in self.function
+        require(own or self.function in LOSSES, "loss.function",
+                f"one of {', '.join(LOSSES)}, or your own as module:function", self.function)  # fmt: skip
+        require(
+            0 <= self.label_smoothing < 1, "loss.label_smoothing", "0 or more and less than 1", self.label_smoothing
+        )
+        require(not own or not self.label_smoothing, "loss.label_smoothing", "0 where loss.function is your own",
+                self.label_smoothing, "Give it to your function as an option: loss.options.")  # fmt: skip
+        for key in ("gamma", "alpha"):
+            value = getattr(self, key)
+            require(
+                value is None or self.function == "focal", f"loss.{key}", "null where loss.function is not focal", value
+            )
+        require(self.gamma is None or 0 <= self.gamma < float("inf"), "loss.gamma", "0 or more, or null", self.gamma)
+        require_positive("loss.alpha", self.alpha)
+        require(own or not self.options, "loss.options", "empty where loss.function is not your own", self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from cross-entropy without smoothing, without the name."""
+        default = asdict(LossConfig())
+        return {key: value for key, value in asdict(self).items() if key != "name" and value != default[key]}
+
+
+@dataclass
+class TrainerConfig:
+    epochs: int = option("passes over the training images", 20)
+    batch_size: int = option("images per step", 32)
+    learning_rate: float = option("the optimizer's learning rate", 0.001)
+    precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto takes the fastest safe one", "auto")
+    devices: str = option("one: the first GPU, else the CPU; all: every GPU, by MirroredStrategy", "one")
+    schedule: str = option("constant, or cosine: the learning rate falls to 0 over trainer.epochs", "constant")
+    warmup_epochs: int = option("epochs over which the learning rate rises from 0", 0)
+    patience: int | None = option("stop after this many epochs without a better val accuracy; null: never", None)
+    deterministic: bool = option("the same bits every time, also after an interruption; slower on a GPU", True)
+    jit: str = option(
+        "compile steps with XLA: always, never, or auto: on one GPU, unless trainer.deterministic", "auto"
+    )
+    keep: str = option(
+        "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
+    )
+    class_weights: Any = option(
+        "none; balanced: every class counts the same in the training loss, however many images it has; or {CLASS: WEIGHT}",
+        "none",
+    )
+    callbacks: Any = option(
+        "your own Keras callbacks: [module:class], or by a name of yours {ema: {callback: module:class, ...its options}}",
+        None,
+    )
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, "trainer.epochs", "1 or more", self.epochs)
+        require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
+        require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
+        require_choice("trainer.schedule", ("constant", "cosine"), self.schedule)
+        require(0 <= self.warmup_epochs < self.epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
+                 self.warmup_epochs)  # fmt: skip
+        require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
+        require_choice("trainer.precision", PRECISIONS, self.precision)
+        require_choice("trainer.devices", ("one", "all"), self.devices)
+        require_choice("trainer.jit", ("auto", "always", "never"), self.jit)
+        require(self.jit != "always" or not self.deterministic, "trainer.jit",
+                 "auto or never where trainer.deterministic is set", self.jit,
+                 "XLA does not repeat every operation bit for bit: add trainer.deterministic=false.")  # fmt: skip
+        require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
+                 self.jit)  # fmt: skip
+        require_choice("trainer.keep", ("best", "last"), self.keep)
+        _require_class_weights(self.class_weights)
+        list_callbacks(self.callbacks)
+
+
+def _require_class_weights(weights: Any) -> None:
+    valid = weights in ("none", "balanced") or (
+        isinstance(weights, dict)
+        and bool(weights)
+        and all(
+            isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < float("inf") for w in weights.values()
+        )
+    )
+    require(
+        valid,
+        "trainer.class_weights",
+        "none, balanced, or a number of 0 or more for each class, {CLASS: WEIGHT}",
+        weights,
+    )
+
+
+def list_callbacks(callbacks: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Returns what `trainer.callbacks` names, in order: (config key, NAME of Keras or module:class, options).
+
+    Raises:
+        UserError: it is neither a list nor a mapping of callbacks.
+    """
+    if callbacks is None:
+        return []
+    key = "trainer.callbacks"
+    allowed = "a list such as [my_callbacks:Ema], or a mapping such as {ema: {callback: my_callbacks:Ema, decay: 0.99}}"
+    require(isinstance(callbacks, list | dict), key, allowed, callbacks)
+    named = callbacks.items() if isinstance(callbacks, dict) else enumerate(callbacks)
+    found = []
+    for name, item in named:
+        settings = {"callback": item} if isinstance(item, str) else item
+        require(
+            isinstance(settings, dict) and isinstance(settings.get("callback"), str), f"{key}.{name}", allowed, item
+        )
+        options = {option: value for option, value in settings.items() if option != "callback"}
+        require_reference(f"{key}.{name}", settings["callback"], or_name="a class of keras.callbacks")
+        found.append((f"{key}.{name}", settings["callback"], options))
+    return found
+
+
+@dataclass
+class SpeedConfig:
+    name: str = option("how tables call it")
+    fold_norms: bool = option("fold a frozen backbone's batch norms into its convolutions", True)
+    late_relu: bool = option("ReLU after max-pooling instead of before it: the same function of fewer elements", True)
+    fast_dropout: bool = option("dropout in the head from 8 random bits an element instead of 32", True)
+    fast_augmentation: bool = option("augment by OpenCV on 8 bits, where it knows the Keras layers", True)
+    fast_features: bool = option(
+        "on a CPU, extract a frozen backbone's features with constant weights and its first layers a few images at a time",
+        True,
+    )
+    keep_features_mb: int = option(
+        "memory for a frozen backbone's features of images that are not augmented; more are computed every epoch", 1024
+    )
+
+    def __post_init__(self) -> None:
+        require(self.keep_features_mb >= 0, "speed.keep_features_mb", "0 or more", self.keep_features_mb)
+
+
+@dataclass
+class TrackingConfig:
+    uri: str = option("MLflow's tracking address (MLFLOW_TRACKING_URI)")
+    artifacts: str | None = option("folder for artifacts of new studies; null: the server decides", None)
+    system_metrics: bool = option("log CPU, memory and GPU use while a run lasts", False)
+    spool: str = option(
+        "folder for checkpoints and for what MLflow does not have yet, of unfinished runs", "mlruns/spool"
+    )
+    wait_s: float = option("how long a command that is done waits for a tracking server that does not answer", 60.0)
+
+    def __post_init__(self) -> None:
+        require(self.wait_s >= 0, "tracking.wait_s", "0 or more seconds", self.wait_s)
+
+
+@dataclass
+class PromoteConfig:
+    enabled: bool = option("register the best run of a sweep", True)
+    registered_model: str = option("name in the MLflow registry", "catdog")
+    replace_other_data: bool = option("move the champion even if it was chosen on other data or another split", False)
+    margin: float = option(
+        "the champion moves if the interval excludes that the new model is worse by more than this", 0.01
+    )
+    calibration_margin: float = option("and its calibration error is at most this much worse", 0.02)
+    force: bool = option("move the champion in any case, and record that", False)
+
+    def __post_init__(self) -> None:
+        require(0 <= self.margin < 1, "promote.margin", "0 or more and less than 1", self.margin)
+        require(0 <= self.calibration_margin <= 1, "promote.calibration_margin", "0 to 1", self.calibration_margin)
+
+
+@dataclass
+class Config:
+    """One composed run."""
+
+    study: str = option("the question; one MLflow experiment", DEFAULT_STUDY)
+    seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
+    reuse: str = option(
+        "exact: a finished run of the same config, data, code and libraries is not repeated; never", "exact"
+    )
+    dataset: DatasetConfig = MISSING
+    augmentation: AugmentationConfig = MISSING
+    preprocessing: PreprocessingConfig = MISSING
+    backbone: BackboneConfig = MISSING
+    head: HeadConfig = MISSING
+    # No group of its own: conf/model/ picks other groups.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    speed: SpeedConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    promote: PromoteConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
+        require_choice("reuse", ("exact", "never"), self.reuse)
+        require_study(self.study)
+        expected = self.backbone.pixel_range
+        if (
+            self.model.builder is None
+            and expected is not None
+            and list(expected) != list(self.preprocessing.pixel_range)
+        ):
+            raise UserError(
+                f"preprocessing={self.preprocessing.name} gives pixels in {self.preprocessing.pixel_range}, but "
+                f"backbone={self.backbone.name} expects {list(expected)}. {_advise_range(list(expected))}"
+            )
+
+
+GROUPS: dict[str, type] = {
+    "dataset": DatasetConfig,
+    "augmentation": AugmentationConfig,
+    "preprocessing": PreprocessingConfig,
+    "backbone": BackboneConfig,
+    "head": HeadConfig,
+    "optimizer": OptimizerConfig,
+    "loss": LossConfig,
+    "trainer": TrainerConfig,
+    "speed": SpeedConfig,
+    "tracking": TrackingConfig,
+    "promote": PromoteConfig,
+}
+
+AnyConfig = TypeVar("AnyConfig")
+
+
+def load_tracking(uri: str) -> TrackingConfig:
+    """Returns the tracking section for a store: `conf/tracking/local.yaml` with this address, `server.yaml` for a server."""
+    choice = "server" if uri.startswith(("http://", "https://")) else "local"
+    content = OmegaConf.load(CONF / "tracking" / f"{choice}.yaml")
+    del content["defaults"]
+    content["uri"] = uri
+    loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrackingConfig), content))
+    assert isinstance(loaded, TrackingConfig)
+    return loaded
+
+
+def require_study(study: str) -> None:
+    """Raises a UserError unless this can be a study's name."""
+    require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)
+
+
+def _advise_range(expected: list[float]) -> str:
+    files = sorted((CONF / "preprocessing").glob("*.yaml"))
+    names = [path.stem for path in files if OmegaConf.select(OmegaConf.load(path), "pixel_range") == expected]
+    return "Use " + " or ".join(f"preprocessing={name}" for name in names) + "." if names else ""
+
+
+def default_cache() -> str:
+    """Returns the folder for downloads and decoded images: CATDOG_CACHE, or the user's cache folder."""
+    import platformdirs
+
+    return os.environ.get("CATDOG_CACHE") or platformdirs.user_cache_dir("catdog", appauthor=False)
+
+
+def register() -> None:
+    """Registers a run's schemas with Hydra, and the resolvers that `conf/` uses."""
+    OmegaConf.register_new_resolver("catdog_cache", default_cache, replace=True)
+    OmegaConf.register_new_resolver("catdog_file", lambda path: str(PROJECT / path), replace=True)
+    store = ConfigStore.instance()
+    for name, schema in (GROUPS | {"config": Config}).items():
+        store.store(group="schema", name=name, node=_open_options(OmegaConf.structured(schema)), provider="catdog")
+
+
+def _open_options(node: Any) -> Any:
+    """Returns a schema whose keys `options` take any key without Hydra's `+`: what they mean, the function says."""
+    for key in node:
+        held = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(held, DictConfig):
+            if key == "options":
+                OmegaConf.set_struct(held, False)
+            else:
+                _open_options(held)
+    return node
+
+
+def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:
+    """Returns the composed config as the dataclass `schema`, checked.
+
+    Raises:
+        UserError: a value is missing, out of range, or contradicts another group.
+    """
+    _require_known(composed, schema)
+    try:
+        loaded = OmegaConf.to_object(composed)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "?"
+        hint = {"tracking.uri": "for example tracking.uri=http://127.0.0.1:5000"}.get(key, f"set {key}=...")
+        raise UserError(f"{key}: has no value; {hint}.") from error
+    except OmegaConfBaseException as error:
+        raise UserError(str(error).splitlines()[0] + (f" (key {error.full_key})" if error.full_key else "")) from error
+    assert isinstance(loaded, schema)
+    return loaded
+
+
+def nested_schema(schema: type, name: str) -> type | None:
+    """Returns the dataclass that the field `name` of a schema holds, or None for a plain value."""
+    hint = get_type_hints(schema)[name]
+    return hint if isinstance(hint, type) and is_dataclass(hint) else None
+
+
+def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None:
+    """Refuses keys that were added with Hydra's `+`: the schema would carry them along and nothing would read them."""
+    known = [f.name for f in fields(schema)]
+    for name in map(str, composed):
+        require(name in known, f"{prefix}{name}", "a key that catdog knows: " + ", ".join(known), name)
+        nested = nested_schema(schema, name)
+        if nested and not OmegaConf.is_missing(composed, name):
+            _require_known(composed[name], nested, f"{prefix}{name}.")
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Returns every leaf of a config dataclass by its dotted key, such as `trainer.epochs`."""
+    leaves: dict[str, Any] = {}
+
+    def visit(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                visit(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            leaves[prefix] = value
+
+    visit("", asdict(config))
+    return leaves
+
+
+def hash_text(text: str) -> str:
+    """Returns the sha256 of a text as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _hash_file(path: str, size: int, changed_ns: int) -> str:
+    """Returns the sha256 of a file, read once as long as size and time of change stay."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def hash_config(config: Config, *, with_seed: bool) -> str:
+    """Returns the digest of what in the config affects training; where things lie and what they are called does not.
+
+    Args:
+        with_seed: False gives the digest of the variant, which all seeds share.
+    """
+    content = asdict(config)
+    groups = ("augmentation", "preprocessing", "backbone", "head", "trainer", "speed")
+    relevant = {group: content[group] for group in groups}
+    for key in SAME_RESULT:
+        relevant["speed"].pop(key)
+    _add_choices(relevant, config)
+    for group in relevant.values():
+        group.pop("name", None)
+        if "layers" in group:
+            # In their order: a flip before a rotation is not a rotation before a flip.
+            group["layers"] = list(group["layers"].items())
+    weights = None if config.model.builder else config.backbone.weights
+    if weights and Path(weights).is_file():
+        stat = Path(weights).stat()
+        relevant["backbone"]["weights"] = _hash_file(weights, stat.st_size, stat.st_mtime_ns)
+    if with_seed:
+        relevant["seed"] = content["seed"]
+    return hash_text(json.dumps(relevant, sort_keys=True))
+
+
+def _add_choices(relevant: dict[str, Any], config: Config) -> None:
+    """Adds to what is hashed the keys that are younger than some runs, where they are not at their defaults.
+
+    A run from before there was such a key then has the digest of one that leaves it alone.
+    """
+    if config.optimizer.settings == OptimizerConfig().settings:
+        relevant["trainer"]["optimizer"] = "adam"
+    else:
+        relevant["optimizer"] = config.optimizer.settings
+    if config.loss.settings:
+        relevant["loss"] = config.loss.settings
+    trainer, backbone = relevant["trainer"], relevant["backbone"]
+    callbacks = [[name, options] for _, name, options in list_callbacks(trainer.pop("callbacks"))]
+    if callbacks:
+        trainer["callbacks"] = callbacks
+    if trainer["class_weights"] == "none":
+        del trainer["class_weights"]
+    if backbone["builder"] is None:
+        del backbone["builder"]
+    if config.model.builder:
+        # It takes the place of backbone and head.
+        relevant["model"] = asdict(config.model)
+        del relevant["backbone"], relevant["head"]
+
+
+def older_optimizer(former: str) -> dict[str, Any]:
+    """Returns the section `optimizer` of a run from when it was a key of the trainer: adam, adamw, sgd or rmsprop."""
+    names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
+    return asdict(OptimizerConfig(name=former, algorithm=names[former]))
+
+
+def complete_params(params: Mapping[str, str]) -> dict[str, str]:
+    """Returns the params of a run as MLflow has them, with those that are younger than the run, as it was trained."""
+    if "optimizer.algorithm" in params:
+        return dict(params)
+    sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),
+                "model": asdict(ModelConfig())}  # fmt: skip
+    added = {f"{group}.{key}": str(value) for group, section in sections.items() for key, value in section.items()}
+    added |= {"trainer.class_weights": "none", "trainer.callbacks": "None", "backbone.builder": "None"}
+    return added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
+
+
+def find_references(config: Config) -> dict[str, str]:
+    """Returns what the config names of the user's own code: module:object by config key."""
+    named = {
+        "model.builder": config.model.builder,
+        "optimizer.algorithm": config.optimizer.algorithm,
+        "loss.function": config.loss.function,
+        **{key: name for key, name, _ in list_callbacks(config.trainer.callbacks)},
+        **{f"augmentation.layers.{name}": layer["layer"] for name, layer in config.augmentation.layers.items()},
+    }
+    if not config.model.builder:
+        named["backbone.builder"] = config.backbone.builder
+        named |= {f"backbone.layers.{name}": layer["layer"] for name, layer in config.backbone.layers.items()}
+    return {key: name for key, name in named.items() if name and ":" in name}
+
+
+def list_options(schema: type, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """Returns (dotted key, default or "", help) of every leaf of a schema, for `--help` and for error messages."""
+    options: list[tuple[str, Any, str]] = []
+    for f in fields(schema):
+        nested = nested_schema(schema, f.name)
+        if nested:
+            options += list_options(nested, f"{prefix}{f.name}.")
+            continue
+        # Containers have a factory for a default; an interpolation such as ${catdog_cache:} says nothing to a reader.
+        plain = f.default is not dataclasses.MISSING and f.default != MISSING and not str(f.default).startswith("${")
+        options.append((prefix + f.name, f.default if plain else "", f.metadata.get("help", "")))
+    return options

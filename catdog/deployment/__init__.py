@@ -1,0 +1,1 @@
+"""A trained model in use: evaluated on test images, predicting on new ones."""

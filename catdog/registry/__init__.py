@@ -1,0 +1,1 @@
+"""The champion, its evidence, and the ledger of looks at test splits."""

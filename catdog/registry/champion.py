@@ -1,0 +1,286 @@
+"""The registry: the best run becomes a version of the registered model; the champion is whichever version earned it."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from catdog.config.schema import PromoteConfig
+from catdog.registry.evidence import (
+    FIRST,
+    FORCED,
+    NOT_COMPARABLE,
+    OTHER_DATA,
+    UNDECIDED,
+    Evidence,
+    commands_for_more,
+    compare_runs,
+)
+from catdog.registry.ledger import LOOKS_TAG, describe_count
+from catdog.system.errors import TRAIN_COMMAND, UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+log = logging.getLogger(__name__)
+
+CHAMPION = "champion"
+REGISTERED_TAG = "catdog.registered_model"
+# What the registered model of quick looks ends in.
+QUICK = "-quick"
+# Of weighing again, where the champion changes while it is weighed.
+MOST_TURNS = 5
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A new version of a registered model.
+
+    Attributes:
+        name: registered model.
+        version: the new version's number.
+        run_id: the run it came from.
+        is_champion: whether the alias points at it.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    is_champion: bool
+
+
+def promote(
+    client: "MlflowClient", config: PromoteConfig, run_ids: list[str], sweep_id: str | None = None
+) -> list[Promotion]:
+    """Registers the best of some finished runs; moves the alias `champion` if it has shown enough against the champion.
+
+    The best variant is the one with the highest mean validation accuracy of its kept models; of its runs, the best is registered,
+    ties going to the lower loss. What it has to show, `catdog.registry.evidence` says; that is kept on the version. A registered
+    model stays with one data digest: runs on other data go to a registered model of their own, named after their digest, unless
+    `promote.replace_other_data` is set; a quick look (`dataset.max_images_per_class`) goes to one whose name ends in -quick.
+    Runs of a sweep over data sets are not comparable: each data set has its best. Test results play no part.
+
+    Args:
+        client: of the tracking store.
+        config: the promote section.
+        run_ids: the candidates.
+        sweep_id: tagged with the registered model's name as well, where given.
+
+    Returns:
+        The new versions, one for each data digest among the candidates; none where promotion is off.
+    """
+    if not config.enabled:
+        return []
+    by_digest: dict[str, list[Run]] = {}
+    for run in map(client.get_run, run_ids):
+        by_digest.setdefault(run.data.tags["catdog.data_digest"], []).append(run)
+    promotions = []
+    for digest, runs in by_digest.items():
+        promotion = _promote_best(client, config, pick_best(runs), digest)
+        for run_id in [*(run.info.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
+            client.set_tag(run_id, REGISTERED_TAG, promotion.name)
+        promotions.append(promotion)
+    return promotions
+
+
+def pick_best(runs: "Sequence[Run]") -> "Run":
+    """Returns the best run of the best variant: one lucky seed makes no variant better than another."""
+    variants: dict[str, list[Run]] = {}
+    for run in runs:
+        variants.setdefault(run.data.tags.get("catdog.variant_digest", run.info.run_id), []).append(run)
+    best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
+    return max(best, key=score)
+
+
+def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str) -> Promotion:
+    name = config.registered_model
+    if best.data.params.get("dataset.max_images_per_class", "None") != "None":
+        # A quick look must not own the name that the whole study goes by.
+        name += QUICK
+    champion = find_version(client, name, CHAMPION)
+    other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
+    if champion and other_data and not config.replace_other_data:
+        log.info(
+            "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
+            name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
+        )  # fmt: skip
+        name = f"{name}-{digest[:8]}"
+        champion = find_version(client, name, CHAMPION)
+        other_data = False
+    version = _register(client, name, best, digest)
+    words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
+    promotion = Promotion(name, str(version.version), best.info.run_id, True)
+    if champion is not None and champion.version == version.version:
+        log.info("%s is the champion already", words)
+        return promotion
+    more: list[str] = []
+    for _ in range(MOST_TURNS):
+        if champion is None:
+            evidence = Evidence(FIRST, "there was no champion to compare with")
+        elif other_data:
+            evidence = Evidence(
+                OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
+            )
+        else:
+            evidence, more = _weigh(client, best, champion, config)
+        now = find_version(client, name, CHAMPION)
+        if (now and now.version) == (champion and champion.version):
+            break
+        # Another sweep has promoted meanwhile: what was shown was shown against a champion that is none any more.
+        champion, other_data = now, False
+    if config.force and not evidence.moves:
+        evidence = replace(evidence, outcome=FORCED, words=f"forced by promote.force; without it: {evidence.words}")
+    for key, value in evidence.tags.items():
+        client.set_model_version_tag(name, version.version, key, value)
+    looks = describe_count(best.data.tags.get(LOOKS_TAG))
+    client.update_model_version(name, version.version, description="\n".join([evidence.description, *looks]))
+    if evidence.moves:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        log.info("registered %s; it is the champion now: %s", words, evidence.words)
+        return promotion
+    assert champion is not None
+    standing = champion.tags.get("catdog.run_name", champion.run_id)
+    log.info("registered %s; the champion stays version %s, %s: %s", words, champion.version, standing, evidence.words)
+    if more:
+        log.info(
+            "to get the evidence, run%s:\n  %s",
+            " both, one after the other" if len(more) > 1 else "",
+            "\n  ".join(more),
+        )
+    elif evidence.outcome == UNDECIDED:
+        log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
+    return replace(promotion, is_champion=False)
+
+
+def _weigh(
+    client: "MlflowClient", best: "Run", champion: "ModelVersion", config: PromoteConfig
+) -> tuple[Evidence, list[str]]:
+    """Returns the evidence against a champion on the same data, and the commands that would get more of it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(champion.run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
+        return Evidence(NOT_COMPARABLE, gone), []
+    evidence, found = compare_runs(client, best, run, config)
+    if found is None or evidence.outcome != UNDECIDED:
+        return evidence, []
+    return evidence, commands_for_more(best, run, found, config)
+
+
+def score(run: "Run") -> tuple[float, float]:
+    """Returns what runs are ranked by: the kept model's val accuracy, then its val loss, negated."""
+    prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
+    return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
+
+
+def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
+    """Returns a version of a registered model by alias or number, or None where there is none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if alias_or_version.isdigit():
+            return client.get_model_version(name, alias_or_version)
+        return client.get_model_version_by_alias(name, alias_or_version)
+    except MlflowException as error:
+        # Anything else, such as a server that does not answer, must not pass for "there is no champion".
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(
+            name, description="The best run of each sweep; the alias champion is the best of all."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{name}'"):
+        # Registered before: by a command that was interrupted, or in the sweep that this run is reused from.
+        if version.run_id == run.info.run_id:
+            return version
+    accuracy, negated_loss = score(run)
+    tags = {
+        "catdog.run": run.info.run_id,
+        "catdog.run_name": run.info.run_name,
+        "catdog.data_digest": digest,
+        "catdog.val_accuracy": repr(accuracy),
+        "catdog.val_loss": repr(-negated_loss),
+        **{tag: run.data.tags[tag] for tag in ("catdog.sweep", LOOKS_TAG) if tag in run.data.tags},
+    }
+    uri = run.data.tags["catdog.model_uri"]
+    return client.create_model_version(
+        name, source=uri, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/")
+    )
+
+
+def resolve_model(client: "MlflowClient", study: str, model: str | None) -> tuple[str, str, str]:
+    """Returns (model URI, run id, words for it) of what `model=` names.
+
+    Args:
+        client: of the tracking store.
+        study: where a bare version, an alias or None is looked up: in the registered model of the study's newest run
+            that was no quick look, if there is one.
+        model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, models:/ or runs:/ URI, or None for the champion.
+
+    Raises:
+        UserError: there is no such model, or none at all.
+    """
+    wanted = (model or CHAMPION).strip()
+    run_id = wanted.removeprefix("runs:/").split("/")[0]
+    if len(run_id) == 32 and all(c in "0123456789abcdef" for c in run_id):
+        return _resolve_run(client, run_id)
+    wanted = wanted.removeprefix("models:/")
+    if "@" in wanted:
+        name, _, which = wanted.partition("@")
+    elif "/" in wanted:
+        name, _, which = wanted.partition("/")
+    else:
+        name, which = _registered_model_of(client, study), wanted
+    version = find_version(client, name, which) if name else None
+    if version is None:
+        known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
+        what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
+        raise UserError(
+            f"model: no registered model {what} for study={study}, received model={model or 'null'}; registered models: {known}. "
+            f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
+        )
+    return f"models:/{version.name}/{version.version}", version.run_id, f"{version.name} version {version.version}"
+
+
+def _resolve_run(client: "MlflowClient", run_id: str) -> tuple[str, str, str]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise UserError(f"model: no run {run_id!r} in this tracking store; see tracking.uri.") from error
+    uri = run.data.tags.get("catdog.model_uri")
+    if uri is None:
+        raise UserError(
+            f"model: run {run_id} ({run.info.run_name}, {run.info.status}) has no saved model. Name a finished run."
+        )
+    return uri, run_id, f"run {run.info.run_name}"
+
+
+def _registered_model_of(client: "MlflowClient", study: str) -> str:
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return ""
+    runs = client.search_runs(
+        [experiment.experiment_id], f"tags.`{REGISTERED_TAG}` != ''", order_by=["attributes.start_time DESC"]
+    )
+    names = [run.data.tags[REGISTERED_TAG] for run in runs]
+    # A quick look after a study must not take its place.
+    return next((name for name in names if not name.endswith(QUICK)), next(iter(names), ""))

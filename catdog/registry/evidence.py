@@ -1,0 +1,244 @@
+"""What a challenger has to show before the champion gives way: the rule, and the runs that it is applied to."""
+
+import json
+import logging
+import shlex
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from catdog.config.schema import PromoteConfig
+from catdog.statistics.contrasts import Contrast
+from catdog.system.wording import plural, points, signed, signed_interval
+from catdog.tracking.identity import RESULT_TAGS, read_overrides
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+log = logging.getLogger(__name__)
+
+# Why the alias moves, or stays.
+FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED = "first", "better", "not worse", "other data", "forced"
+WORSE, UNDECIDED, CALIBRATION, NOT_COMPARABLE = "worse", "undecided", "calibration", "not comparable"
+MOVES = (FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED)
+# Runs of one variant are comparable if these are equal.
+SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", *RESULT_TAGS)
+MOST_RUNS = 100
+# What to begin with where seeds were not varied.
+FIRST_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a challenger against the champion, and what follows; kept on the model version.
+
+    Attributes:
+        outcome: FIRST (there was no champion), BETTER, NOT_WORSE (better in the mean, and not worse by the margin), OTHER_DATA (the
+            champion was chosen on other data and is to be replaced) or FORCED: the alias moves; WORSE, UNDECIDED, CALIBRATION or
+            NOT_COMPARABLE: it stays.
+        words: the reason, as a sentence without a full stop.
+        difference: in mean val accuracy, challenger less champion; None where they were not compared.
+        low: lower bound of its 95% interval.
+        high: upper bound.
+        images: validation images that both answered.
+        over_seeds: whether the interval is over seeds and images, or over images alone.
+        challenger_runs: MLflow run ids of the challenger's variant that were counted.
+        champion_runs: those of the champion's.
+        challenger_calibration_error: the mean over its runs, in [0, 1].
+        champion_calibration_error: the same of the champion's.
+        margin: `promote.margin` when it was decided.
+    """
+
+    outcome: str
+    words: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    images: int = 0
+    over_seeds: bool = False
+    challenger_runs: tuple[str, ...] = ()
+    champion_runs: tuple[str, ...] = ()
+    challenger_calibration_error: float | None = None
+    champion_calibration_error: float | None = None
+    margin: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the challenger becomes champion."""
+        return self.outcome in MOVES
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What the model version carries of it."""
+        interval = "" if self.low is None or self.high is None else f"{self.low:+.4f} to {self.high:+.4f}"
+        return {
+            "catdog.evidence": json.dumps(asdict(self)),
+            "catdog.evidence_outcome": self.outcome,
+            **({"catdog.evidence_interval": interval} if interval else {}),
+        }
+
+    @property
+    def description(self) -> str:
+        """The evidence in Markdown, for the version's page in MLflow."""
+        lines = [f"**{self.outcome}**: {self.words}."]
+        if self.difference is not None and self.low is not None and self.high is not None:
+            kind = "seeds and images" if self.over_seeds else "images alone: each side is one model"
+            lines += [
+                "",
+                "| val accuracy, challenger less champion | 95% interval | images | runs | calibration error |",
+                "|---|---|---|---|---|",
+                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {self.images:,} "
+                f"| {len(self.challenger_runs)} against {len(self.champion_runs)} "
+                f"| {self.challenger_calibration_error:.3f} against {self.champion_calibration_error:.3f} |",
+                "",
+                f"Challenger: {', '.join(self.challenger_runs)}. Champion: {', '.join(self.champion_runs)}.",
+            ]
+        return "\n".join(lines)
+
+
+def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[str, str]:
+    """Returns the outcome, and the reason in words: the rule by which the champion moves.
+
+    The challenger must be better in the mean, and its interval must exclude that it is worse by more than `promote.margin`; its
+    calibration error may exceed the champion's by no more than `promote.calibration_margin`. That the challenger may have been
+    picked from several variants, as the best of them, is not allowed for.
+
+    Args:
+        found: the difference in val accuracy, challenger less champion.
+        calibration: calibration error of the challenger and of the champion, in [0, 1].
+        config: margin and bound.
+    """
+    low, high = (float(bound) for bound in found.interval())
+    difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
+    seen = f"{difference} on {plural(found.images, 'val image')}"
+    if found.estimate <= 0:
+        return WORSE, f"not better than the champion: {seen}"
+    if low <= -config.margin:
+        return UNDECIDED, f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
+    excess = calibration[0] - calibration[1]
+    if excess > config.calibration_margin:
+        return (
+            CALIBRATION,
+            f"better ({seen}), but its calibration error is {calibration[0]:.3f}, the champion's {calibration[1]:.3f}: more than "
+            f"promote.calibration_margin={config.calibration_margin:g} worse",
+        )
+    if low <= 0:
+        return (
+            NOT_WORSE,
+            f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
+        )
+    return BETTER, f"better than the champion: {seen}"
+
+
+def compare_runs(
+    client: "MlflowClient", challenger: "Run", champion: "Run", config: PromoteConfig
+) -> tuple[Evidence, Contrast | None]:
+    """Returns what the stored answers of two models say of them, and of their variants where both ran with several seeds.
+
+    Only validation answers are read; test results play no part.
+
+    Args:
+        client: of the tracking store.
+        challenger: a finished run.
+        champion: the run of the champion.
+        config: the rule's bounds.
+    """
+    sides = [_load_seeds(client, run) for run in (challenger, champion)]
+    if not all(sides):
+        whose = "the challenger's" if not sides[0] else "the champion's"
+        return Evidence(NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
+    same_variant = _variant_of(challenger) == _variant_of(champion)
+    if same_variant or min(map(len, sides)) == 1:
+        # Seeds of one variant are no contest of variants: then it is between the two models.
+        own = (challenger.info.run_id, champion.info.run_id)
+        sides = [{key: side[key]} if key in side else {} for key, side in zip(own, sides, strict=True)]
+        if not all(sides):
+            return Evidence(NOT_COMPARABLE, "not compared: the answers of one of the models are gone"), None
+    arrays = [_stack(side) for side in sides]
+    files = sorted(set(arrays[0][0]) & set(arrays[1][0]))
+    labels_differ = any(arrays[0][0].get(file) != arrays[1][0].get(file) for file in files)
+    if len(files) < 2 or labels_differ or len(files) < max(len(array[0]) for array in arrays):
+        return Evidence(NOT_COMPARABLE, "not compared: the two answered different validation images"), None
+    from catdog.statistics.contrasts import contrast
+
+    found = contrast(*(right[files].to_numpy(dtype=bool) for _, right, _ in arrays))
+    calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
+    outcome, words = weigh(found, calibration, config)
+    if same_variant:
+        words += ", as another seed of the same variant"
+    low, high = found.interval()
+    evidence = Evidence(
+        outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
+        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin,
+    )  # fmt: skip
+    return evidence, found
+
+
+def _variant_of(run: "Run") -> tuple[str, ...]:
+    return tuple(run.data.tags.get(tag, "") for tag in SAME_TAGS)
+
+
+def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]":
+    """Returns run id -> validation answers of the finished runs of a run's variant, one for each seed; the run itself counts."""
+    # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
+    from catdog.tracking.artifacts import load_table
+
+    variant = run.data.tags.get("catdog.variant_digest")
+    runs = [run]
+    if variant:
+        where = f"tags.`catdog.variant_digest` = '{variant}' AND attributes.status = 'FINISHED'"
+        runs += client.search_runs([run.info.experiment_id], where, max_results=MOST_RUNS)
+    chosen: dict[Any, Run] = {}
+    for other in runs:
+        if _variant_of(other) == _variant_of(run):
+            chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
+    tables = {
+        other.info.run_id: load_table(other.info.artifact_uri, "predictions/val.csv") for other in chosen.values()
+    }
+    return {run_id: table for run_id, table in tables.items() if len(table)}
+
+
+def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
+    """Returns label by file, right: bool (runs, files), and each run's calibration error."""
+    import pandas as pd
+
+    from catdog.statistics.calibration import calibration_error
+
+    labels: dict[str, str] = {}
+    rights, errors = [], []
+    for table in tables.values():
+        classes = list(table.columns[2:])
+        probabilities = table.iloc[:, 2:].to_numpy(dtype=float)
+        named = table.iloc[:, 1].astype(str)
+        index = named.map({name: place for place, name in enumerate(classes)}).to_numpy()
+        rights.append(pd.Series(probabilities.argmax(axis=1) == index, index=table.iloc[:, 0].astype(str)))
+        errors.append(calibration_error(probabilities, index))
+        labels |= dict(zip(table.iloc[:, 0].astype(str), named, strict=True))
+    return labels, pd.DataFrame(rights).dropna(axis=1), errors
+
+
+def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, config: PromoteConfig) -> list[str]:
+    """Returns the commands that would get the evidence: more seeds of the champion's variant, and then of the challenger's.
+
+    No commands where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
+    """
+    if _variant_of(challenger) == _variant_of(champion):
+        return []
+    seeds = FIRST_SEEDS
+    if found.over_seeds:
+        more = range(max(found.seeds) + 1, MOST_RUNS)
+        enough = next((count for count in more if found.interval(seeds=(count, count))[0] > -config.margin), None)
+        if enough is None:
+            return []
+        seeds = enough
+    commands = []
+    for run in (champion, challenger):
+        kept = read_overrides(run.data.tags)
+        if kept is None:
+            return []
+        listed = ",".join(map(str, range(seeds)))
+        commands.append(shlex.join(["python", "-m", "catdog.train", "-m", *kept, f"seed={listed}"]))
+    return commands

@@ -1,0 +1,1 @@
+"""Which runs to train next: seeds until a comparison is decided."""

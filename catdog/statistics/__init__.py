@@ -1,0 +1,1 @@
+"""Numbers on numbers: contrasts, intervals, calibration, sequential boundaries. Arrays in, numbers out."""

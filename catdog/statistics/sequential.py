@@ -1,0 +1,106 @@
+"""Looking at a comparison again and again while it grows, without being wrong more often for it; numbers in, numbers out."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from scipy.integrate import simpson
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from catdog.statistics.contrasts import Contrast
+
+GRID_POINTS = 601
+BETTER, WORSE, SAME, HOPELESS, OPEN = "better", "worse", "same", "hopeless", "open"
+
+
+def plan_looks(first: int, most: int) -> list[int]:
+    """Returns the numbers of seeds at which is looked: fixed beforehand, each about 1.4 times the last.
+
+    They must not depend on what is seen: whoever looks sooner because a result is near finds it more often than he should.
+
+    Args:
+        first: seeds at the first look, at least 2.
+        most: seeds at the last one, at least `first`.
+    """
+    looks = [first]
+    while looks[-1] < most:
+        looks.append(min(most, max(looks[-1] + 1, round(1.4 * looks[-1]))))
+    return looks
+
+
+def spend_error(fraction: float, error: float) -> float:
+    """Returns how much of the error may be spent by the time that a fraction of all seeds has been seen.
+
+    Nearly in proportion, a little more at first: where variants differ much, a few seeds must be able to show it.
+
+    Source: Lan and DeMets (1983), "Discrete sequential boundaries for clinical trials", Biometrika 70:659-663, their function
+    that resembles Pocock's.
+    """
+    return error * float(np.log1p((np.e - 1) * fraction))
+
+
+def level_of_looks(looks: Sequence[int], error: float) -> list[float]:
+    """Returns the error of each look's own interval, so that all intervals together are wrong in at most `error` of studies.
+
+    Assumes that each look adds independent information. Looks that share their images have more in common, which makes them
+    wrong less often, not more (`tests/test_sequential.py` simulates it).
+
+    Args:
+        looks: seeds at each look, rising; the last one ends it.
+        error: in (0, 1).
+
+    Returns:
+        One level for each look, two-sided, in (0, error].
+
+    Source: Lan and DeMets (1983), as above; computed as Armitage, McPherson and Rowe (1969), "Repeated significance tests on
+    accumulating data", Journal of the Royal Statistical Society A 132:235-244.
+    """
+    return list(_levels(tuple(looks), error))
+
+
+@cache
+def _levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
+    times = np.array(looks) / looks[-1]
+    spent = [spend_error(time, error) for time in times]
+    levels = [spent[0]]
+    # The sum of all evidence so far is a Brownian motion; where it is, given that it has not left the boundaries yet.
+    bound = norm.isf(spent[0] / 2) * np.sqrt(times[0])
+    grid = np.linspace(-bound, bound, GRID_POINTS)
+    density = norm.pdf(grid, scale=np.sqrt(times[0]))
+    for before, now, earlier, total in zip(times, times[1:], spent, spent[1:], strict=False):
+        step = np.sqrt(now - before)
+        inside, here = density, grid
+
+        def leaves(bound: float, step: float = step, inside: np.ndarray = inside, here: np.ndarray = here) -> float:
+            outside = norm.cdf((-bound - here) / step) + norm.sf((bound - here) / step)
+            return float(simpson(inside * outside, x=here))
+
+        bound = brentq(lambda bound, allowed=total - earlier: leaves(bound) - allowed, 1e-6, 12.0)
+        levels.append(float(2 * norm.sf(bound / np.sqrt(now))))
+        grid = np.linspace(-bound, bound, GRID_POINTS)
+        density = simpson(inside * norm.pdf(grid[:, None], here, step), x=here, axis=1)
+    return tuple(levels)
+
+
+def judge(found: Contrast, level: float, margin: float) -> str:
+    """Returns what an interval of this level says.
+
+    Args:
+        found: the difference of two variants.
+        level: error of the interval, in (0, 1).
+        margin: differences up to this are as good as none.
+
+    Returns:
+        BETTER or WORSE where it excludes 0, SAME where it lies within the margin, HOPELESS where no number of seeds will bring
+        either, because the images allow no narrower interval, and otherwise OPEN.
+
+    Source: Jennison and Turnbull (1989), "Interim analyses: the repeated confidence interval approach", Journal of the Royal
+    Statistical Society B 51:305-361: intervals that hold at all looks together allow any statement at any look.
+    """
+    low, high = found.interval(1 - level)
+    if low > 0 or high < 0:
+        return BETTER if low > 0 else WORSE
+    if max(-low, high) <= margin:
+        return SAME
+    return HOPELESS if found.is_hopeless(margin, 1 - level) else OPEN

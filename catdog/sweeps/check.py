@@ -1,0 +1,145 @@
+"""What is checked before the first job of a sweep starts: a mistake in the last one must not show at the end of a night."""
+
+import logging
+import os
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from catdog.config.schema import Config
+from catdog.sweeps.jobs import JobState, describe_death
+from catdog.system.errors import EXIT_INTERRUPTED, UserError
+from catdog.system.terminal import ConsoleHandler
+from catdog.training.class_weights import require_known_classes
+
+if TYPE_CHECKING:
+    from catdog.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
+
+
+def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
+    """Returns the data set of every job, given by name and config, each fetched once.
+
+    It runs here, before TensorFlow is imported anywhere: without a network the user hears of it at once.
+
+    Raises:
+        UserError: naming the job.
+    """
+    from catdog.data.dataset import describe_dataset, load_dataset
+
+    loaded: dict[str, Dataset] = {}
+    for name, config in jobs:
+        key = str(config.dataset)
+        if key not in loaded:
+            try:
+                loaded[key] = load_dataset(config.dataset)
+            except UserError as error:
+                raise UserError(_in_job(str(error), name)) from error
+            log.info("%s", describe_dataset(loaded[key]))
+        try:
+            require_known_classes(config.trainer, loaded[key].classes)
+        except UserError as error:
+            raise UserError(_in_job(str(error), name)) from error
+    return [loaded[str(config.dataset)] for _, config in jobs]
+
+
+def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
+    """Decodes what the jobs train on, once for each data set and size: too many unreadable images are found here.
+
+    Raises:
+        UserError: naming the job.
+    """
+    done = set()
+    for job, dataset in zip(jobs, datasets, strict=True):
+        size = job.config.preprocessing.image_size
+        if (id(dataset), size) not in done:
+            done.add((id(dataset), size))
+            try:
+                for split in ("train", "val"):
+                    dataset.load_split(split, size)
+            except UserError as error:
+                raise UserError(_in_job(str(error), job.name)) from error
+
+
+def _in_job(message: str, name: str) -> str:
+    return f"{message}\n       In {name}; nothing was started."
+
+
+def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> list[str]:
+    """Builds every job's model once, so that what cannot run is said before anything has run.
+
+    Args:
+        processes: the context that starts processes.
+        jobs: the sweep's.
+        classes: each job's number of classes.
+
+    Returns:
+        The GPUs to be given out one to a job, as CUDA_VISIBLE_DEVICES names them; none where there are fewer than two.
+
+    Raises:
+        UserError: naming the job.
+    """
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_build_all, args=([job.config for job in jobs], classes, sender))
+    process.start()
+    sender.close()
+    try:
+        failed: tuple[int, str, bool] | None
+        failed, gpus = receiver.recv()
+    except EOFError:
+        process.join()
+        raise UserError(f"checking the runs: {describe_death(process.exitcode)}; nothing was started.") from None
+    finally:
+        process.join()
+    if failed:
+        number, message, is_user_error = failed
+        if not is_user_error:
+            raise RuntimeError(f"checking {jobs[number].name}:\n{message}")
+        raise UserError(_in_job(message, jobs[number].name))
+    return gpus
+
+
+def _build_all(configs: list[Config], classes: list[int], sender: Connection) -> None:
+    from catdog.training.augmentation import build_augmentation
+    from catdog.training.check import check_own_code
+    from catdog.training.model import build_model
+    from catdog.training.precision import build_strategy, choose_precision
+
+    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
+    number = 0
+    try:
+        models = set()
+        for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
+            precision = choose_precision(config.trainer)
+            build_strategy(config.trainer)
+            model = str((
+                config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
+                config.optimizer, config.loss, config.trainer.callbacks,
+            ))  # fmt: skip
+            if model not in models:
+                check_own_code(config, build_model(config, count, precision.policy), count, precision.policy)
+                build_augmentation(
+                    config.augmentation,
+                    config.seed,
+                    config.preprocessing.image_size,
+                    fast=config.speed.fast_augmentation,
+                )
+                models.add(model)
+        sender.send((None, _list_gpus()))
+    except UserError as error:
+        sender.send(((number, str(error), True), []))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception:
+        sender.send(((number, traceback.format_exc(), False), []))
+
+
+def _list_gpus() -> list[str]:
+    from catdog.training.precision import configure_gpus
+
+    count = len(configure_gpus())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    return names if count > 1 else []

@@ -1,0 +1,350 @@
+"""The jobs of a sweep: their processes started, supervised, retried and, where need be, ended."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from omegaconf import DictConfig
+
+from catdog.config.schema import Config
+from catdog.data.cache import count_cpus
+from catdog.sweeps.display import Display
+from catdog.sweeps.options import LauncherOptions
+from catdog.sweeps.plan import PlannedRun
+from catdog.sweeps.worker import OUTPUT, WorkOrder, work
+from catdog.system.errors import UserError
+from catdog.system.terminal import show_error
+from catdog.tracking.identity import list_training_files
+from catdog.tracking.outbox import Entry
+from catdog.tracking.ownership import BusyError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from catdog.tracking import Job
+    from catdog.tracking.delivery import Postman
+    from catdog.training.run import Outcome
+
+log = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted"
+LOOK_EVERY_S = 0.25
+# How long a job may take to close its run after it was told to stop.
+STOP_WAIT_S = 30.0
+OUTPUT_SHOWN_LINES = 30
+
+
+@dataclass
+class JobState:
+    """One job of a sweep and how it went.
+
+    Attributes:
+        composed: its config, as Hydra composed it.
+        planned: its run: name, config, identity, and what was planned for it.
+        job: what its run is called and where it belongs; set when the sweep has its MLflow run.
+        outcome: of a job that finished, now or before.
+        error: the message of one that did not.
+        retries: how often its process died and was started again.
+    """
+
+    composed: DictConfig
+    planned: PlannedRun
+    job: "Job | None" = None
+    outcome: "Outcome | None" = None
+    error: str = ""
+    retries: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.planned.name
+
+    @property
+    def config(self) -> Config:
+        return self.planned.config
+
+
+@dataclass
+class Worker:
+    """A process that trains a job."""
+
+    number: int
+    process: Any
+    receiver: Connection
+    slot: int
+    started: float = field(default_factory=time.monotonic)
+    stopped: float | None = None
+    verdict: str = ""
+
+
+def list_preloaded() -> list[str]:
+    """Returns the modules that the server imports for all jobs: of ours, all that trains.
+
+    A run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
+    """
+    ours = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in list_training_files()]
+    libraries = ["catdog.training.preload", "mlflow", "mlflow.tensorflow"]
+    return [*libraries, *ours, "catdog.plots", "catdog.training.run_logging", "catdog.sweeps.worker"]
+
+
+def start_server() -> Any:
+    """Returns the context that starts processes: forks of a server with TensorFlow imported, where the system has forks."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    # A job then starts in well under a second; without this each one imports TensorFlow again, for five CPU seconds.
+    processes.set_forkserver_preload(list_preloaded())
+    return processes
+
+
+class Supervisor:
+    """Runs the jobs that are to be trained, `n_jobs` at a time, until all have ended or somebody stops it.
+
+    Args:
+        processes: the context that starts processes.
+        client: of the tracking store.
+        jobs: all of the sweep's, in order.
+        options: the launcher's.
+        gpus: names of the GPUs to be given out one each, as CUDA_VISIBLE_DEVICES has them; empty: no giving out.
+        display: shows them.
+    """
+
+    def __init__(
+        self,
+        processes: Any,
+        client: "MlflowClient",
+        jobs: list[JobState],
+        options: LauncherOptions,
+        gpus: list[str],
+        display: Display,
+    ) -> None:
+        self.processes = processes
+        self.client = client
+        self.jobs = jobs
+        self.options = options
+        # By the sweep's jobs, not by those left to train: a resumed run then has as many CPU threads as before.
+        self.n_jobs = min(options.n_jobs, len(jobs))
+        self.gpus = gpus
+        self.display = display
+        self.interrupts = 0
+        self.running: list[Worker] = []
+        self.waiting = deque(
+            number for number, job in enumerate(jobs) if job.planned.state in ("run", "resume") and not job.outcome
+        )
+        # Deliveries that a run's own process could not finish, by its entry.
+        self.postmen: list[tuple[Entry, Postman]] = []
+        self.stopping = False
+
+    def run(self) -> None:
+        """Runs the jobs.
+
+        SIGINT and SIGTERM end it: at the first, running jobs close their runs and no other starts; at the second, at once.
+        """
+        handlers = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.running or (self.waiting and not self.stopping):
+                while self.waiting and not self.stopping and len(self.running) < self.n_jobs:
+                    self._start(self.waiting.popleft())
+                for receiver in wait([worker.receiver for worker in self.running], timeout=LOOK_EVERY_S):
+                    worker = next(each for each in self.running if each.receiver is receiver)
+                    self._receive(worker)
+                for worker in list(self.running):
+                    self._look_after(worker)
+        finally:
+            for worker in self.running:
+                worker.process.kill()
+            for each, handler in handlers.items():
+                signal.signal(each, handler)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupts += 1
+        self.stopping = True
+        if self.interrupts > 1:
+            # At once: the runs stay open in MLflow until the same command takes them over.
+            raise KeyboardInterrupt
+
+    def _start(self, number: int) -> None:
+        job = self.jobs[number]
+        assert job.job is not None
+        slot = min(set(range(self.n_jobs)) - {worker.slot for worker in self.running})
+        order = WorkOrder(
+            job.composed, job.job, *share_machine(slot, self.n_jobs, self.gpus, job.config.trainer.devices)
+        )
+        receiver, sender = self.processes.Pipe(duplex=False)
+        process = self.processes.Process(target=work, args=(order, sender))
+        self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
+        process.start()
+        sender.close()
+        self.running.append(Worker(number, process, receiver, slot))
+
+    def _receive(self, worker: Worker) -> None:
+        job = self.jobs[worker.number]
+        try:
+            # All that is there: a job that logs much must not be slowed by the looking after others.
+            while worker.receiver.poll():
+                kind, value = worker.receiver.recv()
+                if kind == "progress":
+                    self.display.progress(worker.number, value)
+                elif kind == "log":
+                    self.display.message(worker.number, *value)
+                elif kind == "outcome":
+                    job.outcome = value
+                elif kind == "traceback":
+                    show_error(f"{job.name}\n{value}")
+                else:
+                    job.error = value
+        except (EOFError, OSError):
+            self._end(worker)
+
+    def _look_after(self, worker: Worker) -> None:
+        """Ends a process that takes too long or too much, or does not stop when told to."""
+        if worker not in self.running:
+            return
+        now = time.monotonic()
+        if self.interrupts and worker.stopped is None:
+            worker.stopped = now
+            # A terminal has told it already, other senders have not; twice is once to it.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGINT)
+        elif worker.stopped is not None and now - worker.stopped > STOP_WAIT_S:
+            worker.process.kill()
+        elif (
+            self.options.timeout_s is not None and now - worker.started > self.options.timeout_s and not worker.verdict
+        ):
+            worker.verdict = f"it took longer than hydra.launcher.timeout_s={self.options.timeout_s:g}"
+            worker.process.kill()
+        elif self.options.memory_gb is not None and not worker.verdict:
+            used_gb = _memory_gb(worker.process.pid)
+            if used_gb > self.options.memory_gb:
+                worker.verdict = (
+                    f"its process used {used_gb:.1f} GB, more than hydra.launcher.memory_gb={self.options.memory_gb:g}"
+                )
+                worker.process.kill()
+
+    def _end(self, worker: Worker) -> None:
+        job = self.jobs[worker.number]
+        worker.process.join()
+        worker.receiver.close()
+        self.running.remove(worker)
+        if job.outcome:
+            self.display.finish(worker.number, "finished")
+        elif self.interrupts:
+            job.error = INTERRUPTED
+            self.display.finish(worker.number, "stopped")
+        elif job.error:
+            self.display.finish(worker.number, "failed")
+        else:
+            assert job.job is not None
+            death = worker.verdict or describe_death(worker.process.exitcode)
+            if job.retries < self.options.retries and not worker.verdict:
+                self._retry(worker.number, death)
+                return
+            job.error = death
+            show_error(f"{job.name}: {death}{_read_tail(job.job.output_dir / OUTPUT)}")
+            self.display.finish(worker.number, "timed out" if "timeout_s" in death else "failed")
+        if job.error and self.options.on_error == "stop":
+            self.stopping = True
+        self._take_over(job)
+
+    def _retry(self, number: int, death: str) -> None:
+        from dataclasses import replace
+
+        job = self.jobs[number]
+        assert job.job is not None
+        job.retries += 1
+        job.job = replace(job.job, retries=job.retries)
+        message = f"{death}: starting it again from its last checkpoint, {job.retries} of {self.options.retries}"
+        self.display.message(number, f"{message}{_read_tail(job.job.output_dir / OUTPUT)}", logging.WARNING)
+        self.waiting.appendleft(number)
+
+    def _take_over(self, job: JobState) -> None:
+        """Closes the run of a process that could not, and delivers what it left."""
+        from catdog.tracking.delivery import Postman
+
+        entry = job.planned.entry
+        if not entry.facts:
+            return
+        try:
+            entry.claim()
+        except (BusyError, FileNotFoundError, UserError):
+            return
+        try:
+            if not entry.operations:
+                entry.remove()
+                return
+            if entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
+                assert job.job is not None
+                for file in [*sorted(job.job.output_dir.glob("*.log")), job.job.output_dir / OUTPUT]:
+                    if file.exists() and file.stat().st_size:
+                        entry.append_file(file, f"log/{file.name}")
+                entry.append("tags", values={"catdog.error": job.error})
+                status = "KILLED" if job.error == INTERRUPTED else "FAILED"
+                entry.append("status", status=status, time_ms=int(time.time() * 1000))
+        except (UserError, OSError) as error:
+            # The disk is full, perhaps: the next command closes it.
+            show_error(f"{job.name}: {error}")
+            entry.release()
+            return
+        if entry.pending:
+            self.postmen.append((entry, Postman(self.client, entry)))
+        else:
+            entry.release()
+
+    def hand_in(self, patience_s: float) -> int:
+        """Waits for the deliveries that were taken over; returns how many entries are left undelivered."""
+        left = 0
+        for entry, postman in self.postmen:
+            # Once the store has let one wait in vain, the others need not wait as well.
+            arrived = postman.wait(0.0 if left else patience_s)
+            postman.stop()
+            left += not arrived
+            if arrived and entry.last_status == "FINISHED":
+                entry.remove()
+            else:
+                entry.release()
+        return left
+
+
+def share_machine(slot: int, n_jobs: int, gpus: list[str], devices: str) -> tuple[dict[str, str], int | None]:
+    """Returns a job's share of the machine: environment variables, and its CPU threads (None: TensorFlow's choice).
+
+    Args:
+        slot: the job's place among those that run at once, from 0.
+        n_jobs: how many run at once.
+        gpus: those to be given out one each, as CUDA_VISIBLE_DEVICES names them.
+        devices: `trainer.devices`; all of them are not given out.
+    """
+    environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and devices == "one" else {}
+    return environment, max(1, count_cpus() // n_jobs) if n_jobs > 1 else None
+
+
+def describe_death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        hint = "; out of memory?" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with code {exitcode}"
+
+
+def _memory_gb(pid: int) -> float:
+    try:
+        return psutil.Process(pid).memory_info().rss / 1e9
+    except psutil.Error:
+        return 0.0
+
+
+def _read_tail(path: Path) -> str:
+    """Returns what a process that died last printed, on lines of its own; nothing if it printed nothing."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n" + "\n".join(lines[-OUTPUT_SHOWN_LINES:]) if lines else ""

@@ -1,0 +1,61 @@
+"""How a sweep went: a table for the terminal, and one for the sweep's page in MLflow."""
+
+from rich import box
+from rich.table import Table
+
+from catdog.sweeps.jobs import INTERRUPTED, JobState
+from catdog.system.wording import plural
+
+
+def build_summary(jobs: list[JobState]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left")
+    table.add_column("run")
+    table.add_column("outcome", overflow="fold")
+    for title in ("train", "val", "gap", "best val", "at epoch", "minutes"):
+        table.add_column(title, justify="right")
+    for job in jobs:
+        o = job.outcome
+        if o is None:
+            table.add_row(job.name, _describe_missing(job))
+            continue
+        state = "reused" if job.planned.state == "reuse" and job.planned.same_as is None else "finished"
+        if job.planned.same_as is not None:
+            state = f"as {jobs[job.planned.same_as].name}"
+        elif job.retries:
+            state += f" ({plural(job.retries, 'restart')})"
+        table.add_row(
+            job.name, state, f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",
+            f"{o.last_train_accuracy - o.last_val_accuracy:+.3f}", f"{o.best_val_accuracy:.3f}", str(o.best_epoch),
+            f"{o.seconds / 60:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def _describe_missing(job: JobState) -> str:
+    if not job.error:
+        return "not started"
+    if job.error == INTERRUPTED:
+        return "[yellow]interrupted[/yellow]"
+    return "[yellow]busy[/yellow]" if job.planned.state == "busy" else "[red]failed[/red]"
+
+
+def describe_outcomes(jobs: list[JobState]) -> str:
+    """Returns the summary in Markdown, for the description on the sweep's page in MLflow."""
+    lines = [
+        "| run | last train accuracy | last val accuracy | best val accuracy | at epoch |",
+        "|---|---|---|---|---|",
+    ]
+    for job in jobs:
+        o = job.outcome
+        figures = (
+            [
+                f"{o.last_train_accuracy:.3f}",
+                f"{o.last_val_accuracy:.3f}",
+                f"{o.best_val_accuracy:.3f}",
+                str(o.best_epoch),
+            ]
+            if o
+            else [job.error.replace("|", "/").replace("\n", " ") or "not started", "", "", ""]
+        )
+        lines.append("| " + " | ".join([job.name, *figures]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,194 @@
+"""The process of one run of a sweep: what it does, and what it tells the process that leads the sweep."""
+
+import contextlib
+import faulthandler
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from catdog.config import schema
+from catdog.config.schema import Config, load_config
+from catdog.system import interrupts, terminal
+from catdog.system.errors import UserError
+
+if TYPE_CHECKING:
+    from catdog.tracking import Job
+    from catdog.training.loop import Fit
+
+log = logging.getLogger(__name__)
+
+STEPS_EVERY_S = 0.25
+# A process whose leader is gone closes its run; one that cannot, ends all the same.
+LAST_WORDS_S = 20.0
+OUTPUT = "output.txt"
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """What a job's process is told.
+
+    Attributes:
+        composed: its config, as Hydra composed it.
+        job: what its run is called and where it belongs.
+        environment: variables set before anything is computed.
+        threads: CPU threads; None leaves it to TensorFlow.
+    """
+
+    composed: DictConfig
+    job: "Job"
+    environment: dict[str, str] = field(default_factory=dict)
+    threads: int | None = None
+
+
+def work(order: WorkOrder, sender: Connection) -> None:
+    """Trains the run, and sends (kind, value) pairs: progress, log, and at the end outcome, error or traceback."""
+    # While a run closes, only SIGKILL interrupts it.
+    interrupts.listen(once=True)
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    order.job.output_dir.mkdir(parents=True, exist_ok=True)
+    _take_output(order.job.output_dir / OUTPUT)
+    os.environ.update(order.environment)
+    if order.threads:
+        _use_threads(order.threads)
+    link = Link(sender)
+    terminal.relay = link.log
+    schema.register()
+    setup_globals()
+    hydra.version.setbase("1.3")
+    HydraConfig.instance().set_config(order.composed)
+
+    def task(composed: DictConfig) -> None:
+        from catdog.tracking import BusyError
+        from catdog.training.run import train
+
+        try:
+            outcome = train(
+                load_config(composed, Config), order.job, lambda name, *figures: PipedProgress(link, *figures)
+            )
+            link.send("outcome", outcome)
+        except UserError as error:
+            # The leader shows it; the run's log has it.
+            log.error("%s", error, extra={"file_only": True})
+            link.send("error", str(error))
+        except BusyError as busy:
+            link.send("error", f"{busy.owner or 'another process'} trains it right now")
+        except Exception as error:
+            # Shown when it happens, and in the job's log: Hydra would keep it for the end, and for the terminal alone.
+            log.exception("%s", error, extra={"file_only": True})
+            link.send("traceback", traceback.format_exc())
+            link.send("error", f"{type(error).__name__}: {error}".splitlines()[0])
+
+    with contextlib.suppress(KeyboardInterrupt):
+        run_job(
+            task_function=task, config=order.composed, job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir", hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),
+        )  # fmt: skip
+
+
+class Link:
+    """The pipe to the leader; when nobody reads it any more, the run stops as by Ctrl-C."""
+
+    def __init__(self, sender: Connection) -> None:
+        self.sender = sender
+        self.lock = threading.Lock()
+
+    def send(self, kind: str, value: Any) -> None:
+        """Sends one message."""
+        try:
+            with self.lock:
+                self.sender.send((kind, value))
+        except OSError:
+            # The leader is gone; a thread of this process ends the run for that.
+            return
+
+    def log(self, text: str, level: int) -> None:
+        """Sends a log line for the terminal."""
+        self.send("log", (text, level))
+
+
+class PipedProgress:
+    """Tells the leader how a training comes on, and the log file each epoch; a `catdog.training.progress.Progress`."""
+
+    def __init__(self, link: Link, epochs: int, steps: int, first_epoch: int) -> None:
+        self.link = link
+        self.epochs = epochs
+        self.steps = steps
+        self.first_epoch = self.epoch = first_epoch
+        self.done = 0
+        self.best: float | None = None
+        self.metrics: Mapping[str, float] | None = None
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> "PipedProgress":
+        self.started = time.monotonic()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def step(self) -> None:
+        self.done += 1
+        if time.monotonic() - self.told > STEPS_EVERY_S:
+            self._tell(epoch_ended=False)
+
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+        from catdog.training.progress import log_epoch
+
+        self.metrics, self.best, self.done = metrics, result.best["val/accuracy"], self.steps
+        self._tell(epoch_ended=True)
+        left_s = (time.monotonic() - self.started) / (epoch - self.first_epoch + 1) * (self.epochs - epoch)
+        log_epoch(epoch, self.epochs, metrics, result, left_s, file_only=True)
+        self.epoch, self.done = epoch + 1, 0
+
+    def _tell(self, *, epoch_ended: bool) -> None:
+        self.told = time.monotonic()
+        self.link.send("progress", {
+            "epoch": self.epoch, "epochs": self.epochs, "step": self.done, "steps": self.steps, "metrics": self.metrics,
+            "best": self.best, "epoch_ended": epoch_ended, "seconds": self.told - self.started,
+            "first_epoch": self.first_epoch,
+        })  # fmt: skip
+
+
+def _stop_with_parent() -> None:
+    """Ends this process as Ctrl-C would when the one that leads the sweep is gone: nobody would wait for its result."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(LAST_WORDS_S)
+        os._exit(1)
+
+
+def _take_output(path: Path) -> None:
+    """Sends what this process and native code print to a file, with the Python stack should the process crash."""
+    output = path.open("ab", buffering=0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream in (1, 2):
+        os.dup2(output.fileno(), stream)
+    faulthandler.enable(file=sys.__stderr__ or output)
+
+
+def _use_threads(count: int) -> None:
+    import tensorflow as tf
+
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(count)

@@ -1,0 +1,1 @@
+"""The process and its surroundings: terminal, errors, files, memory, interrupts, clock, temporary folders."""

@@ -1,0 +1,19 @@
+"""The one exception that is shown to a user without a traceback."""
+
+EXIT_DEFECT = 1
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+# What a message advises where nothing has been trained yet.
+TRAIN_COMMAND = "python -m catdog.train -m model=cnn,augmented,preprocessed,mobilenet"
+
+
+class UserError(Exception):
+    """A mistake or a condition that the user can mend.
+
+    The message names the key or file, what is allowed, what was received and what to do next. The entry
+    points print it as it is and exit with code 2; every other exception is a defect of catdog, and keeps its traceback.
+    """
+
+
+class InterruptedRunError(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM came while a run was training: the same command goes on with it."""

@@ -1,0 +1,60 @@
+"""What runs have stored, read back."""
+
+import io
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from catdog.system.errors import UserError
+
+# Names stay as they are: a class or file called "NA" or "007" is no missing value and no number. As objects, for pandas' own
+# strings take longer to make than all the rest.
+NAMES = {"file": object, "label": object, "sha256": object}
+
+
+def load_bytes(artifact_uri: str, path: str) -> bytes | None:
+    """Returns the content of a run's artifact, None where there is none.
+
+    Raises:
+        UserError: it is there, or may be, and cannot be read: to go on without it would be to answer another question.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    try:
+        if is_local_uri(artifact_uri):
+            # MLflow's own way of reading a file takes milliseconds, which add up over a thousand runs.
+            return (Path(local_file_uri_to_path(artifact_uri)) / path).read_bytes()
+        parent, _, name = f"{artifact_uri}/{path}".rpartition("/")
+        if name not in {Path(item.path).name for item in mlflow.artifacts.list_artifacts(parent)}:
+            return None
+        with tempfile.TemporaryDirectory() as place:
+            return Path(mlflow.artifacts.download_artifacts(f"{artifact_uri}/{path}", dst_path=place)).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"{artifact_uri}/{path} cannot be read: {str(error).splitlines()[0]}. Make it readable, or try again; if it is lost, "
+            "delete its run in MLflow: the command that trained it then trains it again."
+        ) from error
+
+
+def load_table(artifact_uri: str, path: str) -> pd.DataFrame:
+    """Returns a run's CSV file, file, label and sha256 as text, whatever they look like; empty where there is none.
+
+    Raises:
+        UserError: as of `load_bytes`; or it is no table.
+    """
+    content = load_bytes(artifact_uri, path)
+    if content is None:
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(io.BytesIO(content), dtype=NAMES, keep_default_na=False)
+    except ValueError as error:
+        raise UserError(
+            f"{artifact_uri}/{path} is damaged: {str(error).splitlines()[0]}. Delete its run in MLflow: the command that "
+            "trained it then trains it again."
+        ) from error

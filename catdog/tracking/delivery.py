@@ -1,0 +1,331 @@
+"""Delivery: what entries of the spool hold goes to MLflow, in order, once each, whenever the store answers."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from catdog.config import schema
+from catdog.tracking.outbox import Entry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 15.0
+# MLflow's answers that another attempt cannot change.
+FINAL_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED",
+                "UNAUTHENTICATED", "BAD_REQUEST", "FEATURE_DISABLED", "ENDPOINT_NOT_FOUND")  # fmt: skip
+ENDED = ("FINISHED", "FAILED", "KILLED")
+# What MLflow calls the copy of an artifact that it is writing to a local store; it renames the whole one.
+PARTIAL_ARTIFACT = ".artifact.uploading.*"
+
+
+class NotYetError(Exception):
+    """An operation that has to wait for other entries."""
+
+
+class RefusedError(Exception):
+    """MLflow refuses an operation for good."""
+
+
+def deliver_next(client: "MlflowClient", entry: Entry) -> bool:
+    """Delivers the entry's next operation; returns whether there was one. A repeated delivery changes nothing.
+
+    Raises:
+        RefusedError: MLflow will never take it.
+        Exception: anything else may pass.
+    """
+    from mlflow.exceptions import MlflowException
+
+    state = entry.state
+    count = int(state["count"])
+    if count >= len(entry.operations):
+        return False
+    operation = entry.operations[count]
+    try:
+        learned = OPERATIONS[operation["op"]](client, entry, operation, state)
+    except MlflowException as error:
+        if error.error_code in FINAL_ERRORS and not _is_passing(error):
+            raise RefusedError(str(error).splitlines()[0]) from error
+        raise
+    entry.save_state(count=count + 1, **(learned or {}))
+    if "folder" in operation:
+        shutil.rmtree(entry.folder / "files" / operation["folder"], ignore_errors=True)
+    return True
+
+
+def _is_passing(error: Exception) -> bool:
+    # MLflow wraps what SQLite says of a lock held by another process; a proxy's answer has no code of MLflow's.
+    text = str(error)
+    return "database is locked" in text or "OperationalError" in text
+
+
+def is_gone(client: "MlflowClient", run_id: str) -> bool:
+    """Whether a run was deleted in MLflow, or is not in this store any more."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id).info.lifecycle_stage != "active"
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return True
+        raise
+
+
+class Postman:
+    """A thread that delivers an entry's operations while the run goes on.
+
+    Args:
+        entry: claimed by this process.
+        client: of the tracking store.
+
+    Attributes:
+        charge: called with "tracking" and the CPU seconds that a delivery took.
+    """
+
+    def __init__(self, client: "MlflowClient", entry: Entry) -> None:
+        self.client = client
+        self.entry = entry
+        self.problem = ""
+        self.refused = False
+        self.charge: Callable[[str, float], None] | None = None
+        self._more = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="delivery")
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Says that there is something new."""
+        self._more.set()
+
+    def wait(self, patience_s: float, until: Callable[[], bool] | None = None) -> bool:
+        """Waits until everything, or `until`, is delivered; returns False when nothing was for `patience_s` seconds."""
+        done = until or (lambda: self.entry.pending == 0)
+        last, since = self.entry.pending, time.monotonic()
+        told = False
+        while not done():
+            if self.refused or not self._thread.is_alive():
+                return False
+            pending = self.entry.pending
+            if pending != last:
+                last, since = pending, time.monotonic()
+            waited_s = time.monotonic() - since
+            if waited_s > patience_s:
+                return False
+            if waited_s > 3 and self.problem and not told:
+                told = True
+                log.warning("the tracking store takes nothing (%s): waiting up to %.0f s", self.problem, patience_s)
+            self._more.set()
+            time.sleep(0.02)
+        return True
+
+    def stop(self, *, wait: bool = True) -> None:
+        """Ends the thread after the operation it is at, and waits for that, unless told not to."""
+        self._stop.set()
+        self._more.set()
+        if wait:
+            self._thread.join()
+
+    def _work(self) -> None:
+        wait_s, warned = FIRST_WAIT_S, False
+        while not self._stop.is_set():
+            started = time.thread_time()
+            try:
+                if deliver_next(self.client, self.entry):
+                    if self.charge:
+                        self.charge("tracking", time.thread_time() - started)
+                    if warned:
+                        log.info("the tracking store is back")
+                    self.problem, wait_s, warned = "", FIRST_WAIT_S, False
+                    continue
+            except RefusedError as error:
+                self.problem, self.refused = str(error), True
+                log.error(
+                    "the tracking store refuses what was recorded (%s); it is kept in %s", error, self.entry.folder
+                )
+                return
+            except NotYetError:
+                self._stop.wait(FIRST_WAIT_S)
+                continue
+            except Exception as error:
+                # Whatever a database driver or an HTTP library raises: the journal keeps the operation, so try again.
+                self.problem = _first_line(error)
+                if not warned and wait_s > 4 * FIRST_WAIT_S:
+                    warned = True
+                    log.warning(
+                        "the tracking store takes nothing (%s): training goes on, its results are kept in %s",
+                        self.problem, self.entry.folder,
+                    )  # fmt: skip
+                self._stop.wait(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+                continue
+            self._more.wait(1.0)
+            self._more.clear()
+
+
+def deliver_all(client: "MlflowClient", entry: Entry, patience_s: float) -> bool:
+    """Delivers an entry that this process owns; returns whether everything arrived.
+
+    Args:
+        patience_s: how long to wait for a store that does not answer.
+    """
+    postman = Postman(client, entry)
+    try:
+        return postman.wait(patience_s)
+    finally:
+        postman.stop()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+# What each operation does. Each may find that it was done before: the process died between doing and noting it.
+
+
+def _create(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+    from catdog.tracking.store import open_study
+
+    facts = entry.facts
+    tracking = schema.TrackingConfig(**facts["tracking"])
+    experiment_id = open_study(client, facts["study"], tracking)
+    if state["run_id"]:
+        return {}
+    found = client.search_runs([experiment_id], f"tags.`catdog.key` = '{facts['key']}'", max_results=1)
+    if found:
+        return {"run_id": found[0].info.run_id}
+    tags = {**operation["tags"], "catdog.key": facts["key"]}
+    if operation.get("sweep_id"):
+        tags |= {"catdog.sweep": operation["sweep_id"], MLFLOW_PARENT_RUN_ID: operation["sweep_id"]}
+    run = client.create_run(experiment_id, start_time=operation["time_ms"], tags=tags, run_name=operation["name"])
+    return {"run_id": run.info.run_id}
+
+
+def _params(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(key, value) for key, value in operation["values"].items()]
+    for start in range(0, len(params), 100):
+        client.log_batch(state["run_id"], params=params[start : start + 100])
+
+
+def _tags(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    from mlflow.entities import RunTag
+
+    run_id = operation.get("run_id") or state["run_id"]
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in operation["values"].items()])
+
+
+def _metrics(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    from mlflow.entities import Metric
+
+    values, time_ms, step = operation["values"].items(), operation["time_ms"], operation["step"]
+    # The same key, value, time and step twice is one point to MLflow.
+    client.log_batch(state["run_id"], metrics=[Metric(key, float(value), time_ms, step) for key, value in values])
+
+
+def _file(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    path = PurePosixPath(operation["path"])
+    source = entry.folder / "files" / operation["folder"] / path.name
+    if not source.exists():
+        # It goes with its delivery, which is noted a moment later.
+        return
+    _remove_partial_copies(client.get_run(state["run_id"]).info.artifact_uri, path.parent)
+    client.log_artifact(state["run_id"], str(source), str(path.parent) if path.parent != PurePosixPath() else None)
+
+
+def _remove_partial_copies(artifact_uri: str, folder: PurePosixPath) -> None:
+    """Removes what a process that was killed while it copied an artifact to a local store left there; MLflow never does."""
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    if is_local_uri(artifact_uri):
+        for partial in (Path(local_file_uri_to_path(artifact_uri)) / folder).glob(PARTIAL_ARTIFACT):
+            partial.unlink(missing_ok=True)
+
+
+def _inputs(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    inputs = [
+        DatasetInput(Dataset.from_dictionary(item["dataset"]), [InputTag(MLFLOW_DATASET_CONTEXT, item["context"])])
+        for item in operation["datasets"]
+    ]
+    client.log_inputs(state["run_id"], inputs)
+
+
+def _model(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    run = client.get_run(state["run_id"])
+    experiment_id, name = run.info.experiment_id, operation["name"]
+    found = client.search_logged_models([experiment_id], f"source_run_id = '{run.info.run_id}' AND name = '{name}'")
+    logged = found[0] if found else client.create_logged_model(
+        experiment_id, name=name, source_run_id=run.info.run_id, params=run.data.params, tags=operation["tags"]
+    )  # fmt: skip
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if logged.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    folder = entry.folder / "files" / operation["folder"]
+    described = Model.load(str(folder / "MLmodel"))
+    described.run_id, described.model_id = run.info.run_id, logged.model_id
+    described.artifact_path = logged.artifact_location
+    described.save(str(folder / "MLmodel"))
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    uri = f"models:/{logged.model_id}"
+    client.set_tag(run.info.run_id, "catdog.model_uri", uri)
+    return {"model_uri": uri}
+
+
+def _status(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+    if operation["status"] == "FINISHED" and "catdog.error" in client.get_run(state["run_id"]).data.tags:
+        # Of an interruption that it got over.
+        client.delete_tag(state["run_id"], "catdog.error")
+    if operation["status"] in ENDED:
+        client.set_terminated(state["run_id"], status=operation["status"], end_time=operation["time_ms"])
+    else:
+        client.update_run(state["run_id"], status=operation["status"])
+
+
+def _promote(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from catdog.registry.champion import promote
+
+    sweep_id = state["run_id"] if entry.facts["kind"] == "sweep" else None
+    experiment_id = client.get_run(state["run_id"]).info.experiment_id
+    run_ids = list(operation["run_ids"])
+    for key in operation["keys"]:
+        if key == entry.facts["key"]:
+            run_ids.append(state["run_id"])
+            continue
+        found = client.search_runs([experiment_id], f"tags.`catdog.key` = '{key}'", max_results=1)
+        if not found or found[0].info.status != "FINISHED":
+            raise NotYetError("its runs are not delivered yet")
+        run_ids.append(found[0].info.run_id)
+    promotions = promote(client, schema.PromoteConfig(**operation["config"]), run_ids, sweep_id)
+    return {"promotions": [asdict(promotion) for promotion in promotions]}
+
+
+OPERATIONS: dict[str, Callable[["MlflowClient", Entry, dict[str, Any], dict[str, Any]], dict[str, Any] | None]] = {
+    "create": _create,
+    "params": _params,
+    "tags": _tags,
+    "metrics": _metrics,
+    "file": _file,
+    "inputs": _inputs,
+    "model": _model,
+    "status": _status,
+    "promote": _promote,
+}  # fmt: skip

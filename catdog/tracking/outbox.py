@@ -1,0 +1,378 @@
+"""The spool: what a run has made and MLflow does not have yet, one folder per unfinished run or sweep.
+
+A run writes its metrics, tags and artifacts here, in order and safe from a crash, and `catdog.tracking.delivery` takes them to
+MLflow: a tracking server that is slow or away neither stops nor slows training. The folder also holds the run's checkpoints. It has
+one owner at a time and goes when the run has ended well and everything is delivered: MLflow stays the only lasting record.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from catdog.data.staging import DISK_FULL
+from catdog.system.errors import UserError
+from catdog.system.interrupts import held
+from catdog.tracking.ownership import BusyError, Owner
+
+HEARTBEAT_S = 15.0
+# Another host's owner is taken for dead after this long without a heartbeat; on this host its process tells.
+DEAD_AFTER_S = 120.0
+ORPHAN_PATIENCE_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Entry:
+    """One run's or sweep's folder in the spool, and the journal of what it has to deliver.
+
+    Reading needs no ownership; `append` and delivery do.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder.with_name(folder.name + ".lock"), thread_local=False)
+        self._journal: Any = None
+        self._write = threading.Lock()
+        self._stop_beating = threading.Event()
+        self._points: set[tuple[str, int]] = set()
+        self.operations: list[dict[str, Any]] = []
+
+    # What it is.
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was written when the entry was made: kind, key, name, study, tracking, identity, tags ..."""
+        return _read_json(self.folder / "entry.json")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """How far delivery has come: count of operations delivered, run_id, and what the delivery learned."""
+        return {"count": 0, "run_id": "", **_read_json(self.folder / "delivered.json")}
+
+    def save_state(self, **changes: Any) -> dict[str, Any]:
+        """Replaces parts of `state` on disk and returns the whole."""
+        state = {**self.state, **changes}
+        write_atomically(self.folder / "delivered.json", json.dumps(state).encode())
+        return state
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of its checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def pending(self) -> int:
+        """Operations that MLflow does not have yet."""
+        return max(0, len(self.operations) - int(self.state["count"]))
+
+    @property
+    def last_status(self) -> str:
+        """The last status that was journaled: RUNNING, FINISHED, FAILED or KILLED; "" before the first."""
+        found = [item["status"] for item in self.operations if item["op"] == "status"]
+        return found[-1] if found else ""
+
+    @property
+    def has_points(self) -> bool:
+        """Whether metrics of epochs are journaled."""
+        return any(item["op"] == "metrics" and item["step"] > 0 for item in self.operations)
+
+    def supersede(self, why: str) -> None:
+        """Sets the entry, which this process owns, aside: its run is closed as KILLED by the next delivery, another begins.
+
+        The entry's name is free then; what it has to deliver stays in the spool under another one.
+        """
+        tags = {key for item in self.operations if item["op"] == "tags" for key in item["values"]}
+        members = {key: "" for key in tags if key.startswith("catdog.member.")}
+        self.append("tags", values={"catdog.error": why, **members})
+        self.append("status", status="KILLED", time_ms=int(time.time() * 1000))
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        aside = self.folder.with_name(f"{self.folder.name}-{self.facts['key'][:8]}")
+        self.release()
+        self.folder.rename(aside)
+
+    @property
+    def is_aside(self) -> bool:
+        """Whether it was superseded: it is delivered, and goes."""
+        return self.folder.name.count("-") == 2
+
+    # Who owns it.
+
+    def claim(self, facts: dict[str, Any] | None = None, leader: "tuple[int, float] | None" = None) -> "Entry":
+        """Makes this process the owner, and the entry if it is not there; returns the entry with its journal read.
+
+        Args:
+            facts: of a new entry; where there is one already, its own stand.
+            leader: (pid, start time) of the process that leads the sweep.
+
+        Raises:
+            BusyError: another living process owns it.
+            UserError: the spool cannot be written.
+        """
+        with _disk_errors_named(self.folder.parent):
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                raise BusyError(self.read_owner()) from None
+            owner = self.read_owner()
+            # File locks may not reach other hosts: their heartbeat does.
+            if owner and not owner.is_here and not self._is_silent():
+                self._lock.release()
+                raise BusyError(owner)
+            try:
+                if not (self.folder / "entry.json").exists():
+                    if facts is None:
+                        raise FileNotFoundError(errno.ENOENT, "no such entry", str(self.folder))
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                    (self.folder / "files").mkdir(parents=True)
+                    self._points.clear()
+                    content = {"key": uuid.uuid4().hex, **facts}
+                    write_atomically(self.folder / "entry.json", json.dumps(content).encode())
+                write_atomically(self.folder / "owner.json", json.dumps(asdict(Owner.current(leader))).encode())
+                self._open_journal()
+            except BaseException:
+                self._lock.release()
+                raise
+        self._stop_beating.clear()
+        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+        return self
+
+    def release(self) -> None:
+        """Gives the entry up; another process may claim it."""
+        self._stop_beating.set()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        with contextlib.suppress(OSError):
+            (self.folder / "owner.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def remove(self) -> None:
+        """Removes the entry, which this process owns."""
+        self._stop_beating.set()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        # entry.json first: a folder without it is nobody's and is cleared by the next claim.
+        (self.folder / "entry.json").unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+
+    def read_owner(self) -> Owner | None:
+        """Returns who claimed it last and did not release it, dead or alive."""
+        content = _read_json(self.folder / "owner.json")
+        return Owner(**content) if content else None
+
+    def find_living_owner(self) -> Owner | None:
+        """Returns the owner if it lives: by its process on this host, by its heartbeat on another."""
+        owner = self.read_owner()
+        if owner is None:
+            return None
+        alive = owner.lives if owner.is_here else not self._is_silent()
+        return owner if alive else None
+
+    def _is_silent(self) -> bool:
+        try:
+            return time.time() - (self.folder / "owner.json").stat().st_mtime > DEAD_AFTER_S
+        except OSError:
+            return True
+
+    def _beat(self) -> None:
+        while not self._stop_beating.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(self.folder / "owner.json")
+
+    # What it has to deliver.
+
+    def read_journal(self) -> "Entry":
+        """Reads the journal without owning the entry; returns the entry."""
+        self.operations, _ = _parse_journal(self.folder / "journal")
+        return self
+
+    def _open_journal(self) -> None:
+        path = self.folder / "journal"
+        self.operations, length = _parse_journal(path)
+        for item in self.operations:
+            if item["op"] == "metrics":
+                self._points |= {(key, item["step"]) for key in item["values"]}
+        self._journal = path.open("ab", buffering=0)
+        # A line that a crash or a full disk cut short was never promised to anybody.
+        self._journal.truncate(length)
+
+    def append(self, op: str, **content: Any) -> None:
+        """Adds an operation to the journal; when this returns it is on the disk.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        item = {"op": op, **content}
+        text = json.dumps(item)
+        # An interrupt between the line on the disk and the item in memory would make the two count differently.
+        with held(), self._write, _disk_errors_named(self.folder):
+            size = self._journal.seek(0, os.SEEK_END)
+            line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+            try:
+                written = self._journal.write(line)
+                if written != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(self._journal.fileno())
+            except OSError:
+                self._journal.truncate(size)
+                raise
+            self.operations.append(item)
+            if op == "metrics":
+                self._points |= {(key, item["step"]) for key in item["values"]}
+
+    def append_metrics(self, values: dict[str, float], step: int) -> None:
+        """Adds metrics, but for those whose step is in the journal: a resumed run doubles none."""
+        fresh = {key: value for key, value in values.items() if (key, step) not in self._points}
+        if fresh:
+            # The time belongs to the operation: delivered twice, it is the same point to MLflow.
+            self.append("metrics", values=fresh, step=step, time_ms=int(time.time() * 1000))
+
+    def next_step(self, prefix: str) -> int:
+        """Returns the step after the last one journaled of metrics whose names begin with `prefix`; 0 before the first."""
+        return max((step + 1 for key, step in self._points if key.startswith(prefix)), default=0)
+
+    def append_file(self, content: bytes | Path, path: str) -> None:
+        """Adds the artifact `path`: its bytes, or a local file, which is copied."""
+        with self.staged_folder() as folder:
+            # Artifacts are named after their local file.
+            target = folder / PurePosixPath(path).name
+            if isinstance(content, Path):
+                shutil.copyfile(content, target)
+            else:
+                target.write_bytes(content)
+        self.append("file", folder=folder.name, path=path)
+
+    @contextlib.contextmanager
+    def staged_folder(self) -> Iterator[Path]:
+        """Lends an empty folder below the entry's files, removed again if the block raises."""
+        folder = self.folder / "files" / uuid.uuid4().hex
+        with _disk_errors_named(self.folder):
+            folder.mkdir()
+            try:
+                yield folder
+                # The journal promises these files: they are on the disk before it does.
+                for path in [*folder.rglob("*"), folder, folder.parent]:
+                    _sync(path)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+
+def end_orphan(entry: Entry) -> None:
+    """Waits until the owner of an entry is gone if nobody leads it any more; one that does not stop by itself is killed."""
+    told = False
+    deadline = time.monotonic() + ORPHAN_PATIENCE_S
+    while (owner := entry.find_living_owner()) is not None and owner.is_orphan:
+        if not told:
+            told = True
+            log.info("%s of a sweep that was killed is about to stop: waiting for it", owner)
+        if time.monotonic() > deadline:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(owner.pid).kill()
+        time.sleep(0.1)
+
+
+def entry_for(root: Path, uri: str, study: str, kind: str, identity: str) -> Entry:
+    """Returns the entry, there or not, of a run or sweep: the same identity in the same study has the same one."""
+    name = hashlib.sha256("\n".join([uri, study, kind, identity]).encode()).hexdigest()[:20]
+    return Entry(root / f"{kind}-{name}")
+
+
+def list_entries(root: Path) -> list[Entry]:
+    """Returns all entries of a spool, runs before sweeps, with their journals read."""
+    folders = sorted(root.glob("run-*")) + sorted(root.glob("sweep-*"))
+    return [Entry(folder).read_journal() for folder in folders if (folder / "entry.json").exists()]
+
+
+def clear_remains(root: Path) -> None:
+    """Removes what is left of entries whose owner was killed while it made or removed them."""
+    for path in root.glob("*-*"):
+        folder = path.with_suffix("")
+        if (folder / "entry.json").exists():
+            continue
+        lock = FileLock(folder.with_name(folder.name + ".lock"), thread_local=False)
+        with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
+            if not (folder / "entry.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replaces a file's content so that a crash leaves the old or the new one."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Returns what a file holds that is written atomically; nothing where there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+
+
+def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Returns the whole operations of a journal and the bytes they take up: it ends where a line is not what was written."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return [], 0
+    operations = []
+    length = 0
+    for line in content.splitlines(keepends=True):
+        checksum, _, text = line[:-1].partition(b" ")
+        if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
+            break
+        operations.append(json.loads(text))
+        length += len(line)
+    return operations, length
+
+
+@contextlib.contextmanager
+def _disk_errors_named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            problem = f"the disk is full ({error.strerror}). Free some space; the same command then goes on"
+        elif isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
+            problem = f"{error.strerror}. Set tracking.spool=PATH to a folder you may write to"
+        else:
+            raise
+        raise UserError(f"tracking.spool: cannot write {folder}: {problem}.") from error

@@ -1,0 +1,409 @@
+"""The life of one MLflow run: its config first, its metrics and artifacts, its model, and how it ended."""
+
+import contextlib
+import io
+import json
+import logging
+import shlex
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog.config import schema
+from catdog.config.schema import Config, TrackingConfig
+from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
+from catdog.tracking.delivery import Postman
+from catdog.tracking.identity import Identity, describe_origin, read_git
+from catdog.tracking.outbox import Entry, end_orphan, entry_for
+from catdog.tracking.ownership import Owner
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+MODEL_ARTIFACT = "model"
+# What `data.images.decode_image` does, for whoever serves the model without it.
+RESIZE = "RGB, turned upright by EXIF, stretched to image_size x image_size with antialiased bilinear resampling"
+# A run of a sweep leaves what a silent store did not take in this time to the process that leads the sweep.
+SWEEP_PATIENCE_S = 3.0
+FIGURE_DPI = 120
+DIFF = "code/uncommitted.diff"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is called and where it belongs.
+
+    Attributes:
+        name: what tells it apart from the other runs of its sweep, such as "cnn seed=1".
+        variant: the same without the seed.
+        overrides: the command line's, such as ["model=cnn"].
+        output_dir: folder with its log.
+        sweep_id: run id of its sweep, or None.
+        number: its place in the sweep, from 0.
+        retries: how often its process died before.
+        leader: (pid, start time) of the process that leads the sweep, or None.
+        identity: as the sweep was planned; None: as it is now.
+    """
+
+    name: str
+    variant: str
+    overrides: list[str]
+    output_dir: Path
+    sweep_id: str | None = None
+    number: int = 0
+    retries: int = 0
+    leader: tuple[int, float] | None = None
+    identity: Identity | None = None
+
+
+class TrackedRun:
+    """An MLflow run that is written to at once: by commands that read runs and add what they found."""
+
+    def __init__(self, client: "MlflowClient", run_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Writes metrics in one call, at a step; per-epoch ones at their epoch, from 1."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), now_ms, step) for k, v in metrics.items()])
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Writes tags in one call."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def log_text(self, text: str, path: str) -> None:
+        """Writes a text as the artifact `path`."""
+        self.client.log_text(self.run_id, text, path)
+
+    def log_table(self, table: "pd.DataFrame", path: str) -> None:
+        """Writes a table as the CSV artifact `path`."""
+        self.log_text(table.to_csv(index=False), path)
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        """Writes a figure as the PNG artifact `path`."""
+        self.client.log_figure(self.run_id, figure, path, save_kwargs={"dpi": FIGURE_DPI})
+
+    def log_file(self, file: Path, folder: str) -> None:
+        """Copies a local file into the artifact folder."""
+        self.client.log_artifact(self.run_id, str(file), folder)
+
+
+class SpooledRun(TrackedRun):
+    """An MLflow run that a training writes: to the spool, from where a thread takes it to MLflow.
+
+    Args:
+        client: of the tracking store.
+        entry: the run's folder in the spool, claimed.
+        checkpoint: where it goes on from; None begins it.
+    """
+
+    def __init__(self, client: "MlflowClient", entry: Entry, checkpoint: Checkpoint | None = None) -> None:
+        super().__init__(client, "")
+        self.entry = entry
+        self.checkpoint = checkpoint
+        self.postman = Postman(client, entry)
+        self.state: dict[str, Any] = {}
+        self.has_arrived = False
+
+    def append(self, op: str, **content: Any) -> None:
+        """Adds an operation for `catdog.tracking.delivery`."""
+        self.entry.append(op, **content)
+        self.postman.notify()
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        self.entry.append_metrics({key: float(value) for key, value in metrics.items()}, step)
+        self.postman.notify()
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        self.append("tags", values={key: str(value) for key, value in tags.items()})
+
+    def log_text(self, text: str, path: str) -> None:
+        self.entry.append_file(text.encode(), path)
+        self.postman.notify()
+
+    def log_figure(self, figure: "Figure", path: str) -> None:
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=FIGURE_DPI)
+        self.entry.append_file(content.getvalue(), path)
+        self.postman.notify()
+
+    def log_file(self, file: Path, folder: str, name: str | None = None) -> None:
+        """Copies a local file into the artifact folder, under another name where one is given."""
+        self.entry.append_file(file, f"{folder}/{name or file.name}")
+        self.postman.notify()
+
+    @property
+    def delivered_state(self) -> dict[str, Any]:
+        """What delivery learned: run_id, model_uri, promotions; kept when the entry has gone."""
+        return self.state or self.entry.state
+
+
+@contextlib.contextmanager
+def open_run(
+    client: "MlflowClient", config: Config, job: Job, identity: Identity, trained_as: Mapping[str, Any]
+) -> Iterator[SpooledRun]:
+    """Opens a run, or goes on with one that was interrupted, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
+
+    The exception, whose traceback becomes an artifact, goes on to the caller.
+
+    Args:
+        client: of the tracking store.
+        config: the run's.
+        job: what it is called and where it belongs.
+        identity: what its result depends on.
+        trained_as: what a checkpoint must have been made with to go on from it: precision and number of devices.
+
+    Raises:
+        BusyError: another process trains this very run.
+        UserError: the spool cannot be written.
+    """
+    entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "run", identity.digest)
+    end_orphan(entry)
+    entry.claim(_describe(config, job, identity), job.leader)
+    checkpoint = load_checkpoint(entry.checkpoints)
+    if checkpoint and checkpoint.facts["trained_as"] != trained_as:
+        log.warning(
+            "its checkpoint was made with %s, not %s: it begins again", checkpoint.facts["trained_as"], trained_as
+        )
+        checkpoint = None
+    if checkpoint is None and entry.has_points:
+        # Its epochs are in MLflow's charts: another training must not mix with them.
+        entry.supersede("its checkpoints are gone, or of another kind: the run was begun again")
+        entry.claim(_describe(config, job, identity), job.leader)
+    run = SpooledRun(client, entry, checkpoint)
+    attempt = 1 + sum(item["op"] == "status" and item["status"] == "RUNNING" for item in entry.operations)
+    monitor = None
+    status = "FINISHED"
+    try:
+        if entry.operations:
+            attempt += 1
+            run.append("status", status="RUNNING", time_ms=_now_ms())
+            run.log_tags(Owner.current(job.leader).tags)
+        _describe_in_mlflow(run, config, job, identity)
+        if job.sweep_id:
+            run.log_tags(member_tag(job.sweep_id, job))
+        if job.retries:
+            run.log_tags({"catdog.retries": str(job.retries)})
+        if config.tracking.system_metrics:
+            monitor = _start_monitor(run)
+        yield run
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        # Before the log is taken; the terminal gets it from whoever catches the exception.
+        log.error("%s", error or type(error).__name__, exc_info=True, extra={"file_only": True})
+        with contextlib.suppress(Exception):
+            if status == "FAILED":
+                run.log_text(traceback.format_exc(), "traceback.txt")
+            run.log_tags({"catdog.error": _summarize(error)})
+        raise
+    finally:
+        if monitor:
+            monitor.finish()
+        # Closing a run that failed, perhaps for want of disk, must not hide why.
+        with contextlib.nullcontext() if status == "FINISHED" else contextlib.suppress(Exception):
+            _log_logs(run, job, attempt)
+            if status == "FINISHED" and not job.sweep_id and config.promote.enabled:
+                # Before it is FINISHED: from then on, nothing goes on with it.
+                run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(config.promote))
+            run.append("status", status=status, time_ms=_now_ms())
+        hand_in(run, SWEEP_PATIENCE_S if job.sweep_id else config.tracking.wait_s)
+
+
+def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
+    """Returns the tag that makes a run a member of a sweep: its place there, and what it is called there.
+
+    A run may belong to several: to its own, and to those that reuse it, perhaps under another name.
+    """
+    return {f"catdog.member.{sweep_id}": json.dumps([job.number, job.name, job.variant])}
+
+
+def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
+    """Returns what a new entry of the spool says of its run."""
+    return {"kind": "run", "name": job.name, "study": config.study, "tracking": asdict(config.tracking),
+            "identity": identity.digest}  # fmt: skip
+
+
+def _describe_in_mlflow(run: SpooledRun, config: Config, job: Job, identity: Identity) -> None:
+    """Creates the run in MLflow with its tags, params and the code's uncommitted changes, as far as that is not journaled."""
+    journaled = {(item["op"], item.get("path")) for item in run.entry.operations}
+    if ("create", None) not in journaled:
+        tags = {
+            "catdog.kind": "run",
+            "catdog.variant": job.variant,
+            "catdog.variant_digest": schema.hash_config(config, with_seed=False),
+            **identity.tags,
+            **Owner.current(job.leader).tags,
+            **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),
+        }
+        run.append("create", name=job.name, tags=tags, sweep_id=job.sweep_id, time_ms=_now_ms())
+    if ("params", None) not in journaled:
+        run.append("params", values={key: str(value) for key, value in schema.flatten(config).items()})
+    diff = read_git("diff", "HEAD")
+    if diff and ("file", DIFF) not in journaled:
+        run.log_text(diff, DIFF)
+
+
+def _log_logs(run: SpooledRun, job: Job, attempt: int) -> None:
+    _flush_logs()
+    with contextlib.suppress(OSError):
+        for file in sorted(job.output_dir.glob("*.log")):
+            # An interrupted run has a log for each of its processes.
+            run.log_file(file, "log", file.name if attempt == 1 else f"{file.stem}-{attempt}{file.suffix}")
+
+
+def hand_in(run: SpooledRun, patience_s: float) -> bool:
+    """Ends a run's delivery and gives its entry up; returns whether everything has arrived.
+
+    The entry goes if the run has ended well; that of another keeps its checkpoints.
+    """
+    arrived = False
+    try:
+        arrived = run.postman.wait(patience_s)
+    finally:
+        run.postman.stop()
+        run.state = run.entry.state
+        run.has_arrived = arrived
+        if arrived and run.entry.last_status == "FINISHED":
+            run.entry.remove()
+        else:
+            run.entry.release()
+    return arrived
+
+
+def describe_undelivered(config: TrackingConfig, postman: Postman | None) -> str:
+    """Returns what a user is told when a command ends before everything has arrived."""
+    if postman and postman.refused:
+        return (
+            f"tracking.uri: {config.uri} refuses a part of what was recorded ({postman.problem}). It is kept in "
+            f"{postman.entry.folder}; remove that folder to give it up."
+        )
+    problem = postman.problem if postman and postman.problem else "no answer"
+    return (
+        f"tracking.uri: {config.uri} took nothing for {config.wait_s:g} s ({problem}). Nothing is lost: what it "
+        f"does not have is in {config.spool}, and `catdog.deliver`, or the same command, delivers it."
+    )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _summarize(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:500]
+
+
+def _flush_logs() -> None:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+def _start_monitor(run: SpooledRun) -> Any:
+    """Starts MLflow's monitor of CPU, memory, network and GPU; what it measures goes through the spool as well."""
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    class Monitor(SystemMetricsMonitor):
+        def monitor(self) -> None:
+            # MLflow's own loop asks the server at each sample whether the run is alive, and ends when none answers.
+            while not self._shutdown_event.is_set():
+                self.collect_metrics()
+                if not self._shutdown_event.wait(self.sampling_interval):
+                    self.publish_metrics(self.aggregate_metrics())
+
+        def publish_metrics(self, metrics: dict[str, float]) -> None:
+            run.log_metrics({f"system/{key}": value for key, value in metrics.items()}, step=self._logging_step)
+            self._logging_step += 1
+            for part in self.monitors:
+                part.clear_metrics()
+
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+    monitor = Monitor("", tracking_uri=run.entry.facts["tracking"]["uri"])
+    monitor._logging_step = run.entry.next_step("system/")
+    monitor.start()
+    return monitor
+
+
+def log_inputs(run: SpooledRun, config: Config, images: "pd.DataFrame", digest: str) -> None:
+    """Attaches the data set to the run as MLflow dataset inputs, one for train and one for val.
+
+    Args:
+        images: the manifest's rows: file, label, split, sha256.
+        digest: the manifest's digest.
+    """
+    import mlflow
+    from mlflow.data.code_dataset_source import CodeDatasetSource
+
+    # The archive is a param too; as a source, MLflow would guess what kind of address it is.
+    source = CodeDatasetSource({"catdog.dataset": config.dataset.name, "archive": config.dataset.archive or "drawn"})
+    datasets = []
+    for split, context in (("train", "training"), ("val", "validation")):
+        rows = images[images["split"] == split].drop(columns="split")
+        # MLflow's limit for a digest is 36 characters.
+        data = mlflow.data.from_pandas(rows, source=source, name=f"{config.dataset.name} {split}", digest=digest[:36])
+        datasets.append({"dataset": data._to_mlflow_entity().to_dictionary(), "context": context})
+    run.append("inputs", datasets=datasets)
+
+
+def log_kept_model(
+    run: SpooledRun,
+    model: Any,
+    *,
+    example: "np.ndarray",
+    class_names: tuple[str, ...],
+    custom_objects: Mapping[str, Any],
+    code_paths: list[str],
+    requirements: list[str],
+    needs: list[str],
+) -> None:
+    """Saves the kept model with the run, with signature, input example and class names.
+
+    Delivered, its MLflow address is the run's tag `catdog.model_uri`. A model with layers of the user's own carries their code;
+    a graph of Keras' own layers is loaded without it.
+
+    Args:
+        run: the run.
+        model: uint8 (B, H, W, 3) -> float32 (B, classes).
+        example: uint8 (1, H, W, 3).
+        class_names: in the order of the model's outputs.
+        custom_objects: the user's classes and functions that it needs, by Keras' name of each.
+        code_paths: their files and folders, copied with the model.
+        requirements: of what they need, such as "my-layers==1.2".
+        needs: the modules that they are in.
+    """
+    import keras
+    import mlflow
+    import numpy as np
+    import tensorflow as tf
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    height, width = example.shape[1:3]
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(class_names)))]),
+    )
+    # Requirements are given: inferring them would import TensorFlow in another process, for ten seconds.
+    libraries = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
+    metadata = {"class_names": list(class_names), "image_size": int(height), "resize": RESIZE}
+    if needs:
+        metadata["needs"] = needs
+    with run.entry.staged_folder() as folder:
+        # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
+        mlflow.tensorflow.save_model(
+            model, path=str(folder), signature=signature, input_example=example,
+            pip_requirements=libraries + requirements, metadata=metadata,
+            custom_objects=dict(custom_objects) or None, code_paths=code_paths or None,
+        )  # fmt: skip
+    run.append("model", folder=folder.name, name=MODEL_ARTIFACT, tags={})

@@ -1,0 +1,89 @@
+"""Entry: what training left in the spool -> the tracking store. `python -m catdog.deliver --help` explains it."""
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from catdog.tracking.outbox import Entry, clear_remains, end_orphan, list_entries
+from catdog.tracking.ownership import BusyError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+
+# Checkpoints of runs that nobody went on with.
+FORGOTTEN_AFTER_S = 30 * 24 * 3600
+
+
+def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: float) -> tuple[int, list[Entry]]:
+    """Delivers what the spool holds for a store of runs and sweeps that no living process works on.
+
+    Runs that a kill left open are closed as KILLED; their checkpoints stay, so that the same command can go on with them.
+
+    Args:
+        client: of the store at `uri`.
+        root: the spool.
+        uri: the store's address; entries for others are left alone.
+        patience_s: how long to wait for a store that does not answer.
+
+    Returns:
+        How many entries were delivered, and those that were not.
+    """
+    delivered = 0
+    left: list[Entry] = []
+    clear_remains(root)
+    for entry in list_entries(root):
+        facts = entry.facts
+        if facts.get("tracking", {}).get("uri") != uri:
+            continue
+        if not entry.pending and entry.last_status in ("FAILED", "KILLED") and facts["kind"] == "run":
+            _forget(entry)
+            continue
+        end_orphan(entry)
+        if entry.find_living_owner():
+            continue
+        try:
+            entry.claim()
+        except (BusyError, FileNotFoundError):
+            continue
+        # Once the store has let one wait in vain, the others need not wait as well.
+        if settle(client, entry, 0.0 if left else patience_s):
+            delivered += facts["kind"] == "run"
+        else:
+            left.append(entry)
+    return delivered, left
+
+
+def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str = "its process is gone") -> bool:
+    """Delivers an entry that this process owns, closed as KILLED if it is not, and gives it up; returns whether all arrived."""
+    from catdog.tracking.delivery import deliver_all, is_gone
+
+    arrived = False
+    name, run_id = entry.facts["name"], entry.state["run_id"]
+    if run_id and entry.pending and is_gone(client, run_id):
+        log.warning("%s, run %s, was deleted in MLflow: what was left to deliver is dropped", name, run_id)
+        entry.remove()
+        return True
+    try:
+        if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
+            entry.append("tags", values={"catdog.error": error})
+            entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
+        arrived = deliver_all(client, entry, patience_s)
+    finally:
+        whole = entry.last_status == "FINISHED" or not entry.operations or entry.is_aside
+        if arrived and (whole or entry.facts["kind"] == "sweep"):
+            entry.remove()
+        else:
+            entry.release()
+    return arrived
+
+
+def _forget(entry: Entry) -> None:
+    with contextlib.suppress(OSError, BusyError):
+        if time.time() - entry.folder.stat().st_mtime > FORGOTTEN_AFTER_S:
+            entry.claim()
+            entry.remove()

@@ -1,0 +1,225 @@
+"""The tracking store: opened by whoever needs it, made by first use, and what is wrong with it in a user's words."""
+
+import contextlib
+import logging
+import re
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+from catdog.config.schema import TrackingConfig
+from catdog.system.errors import TRAIN_COMMAND, UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SERVER_TIMEOUT_S = 10
+DATABASES = ("postgresql", "mysql", "mssql")
+NAME_ANOTHER = "Run in a folder you may write to, or name another file: tracking.uri=sqlite:///PATH/mlflow.db."
+
+
+def check_store(config: TrackingConfig) -> None:
+    """Raises unless runs can be tracked; creates nothing, so that a mistake found later leaves no empty database behind.
+
+    Raises:
+        UserError: as `connect`, or the folder for artifacts cannot be written.
+    """
+    database = _database_file(config.uri)
+    if database is None or database.exists():
+        connect(config)
+    else:
+        _require_writable("tracking.uri", database)
+    if config.artifacts and not config.uri.startswith("http"):
+        _require_writable("tracking.artifacts", Path(config.artifacts) / "study")
+
+
+def connect_existing(config: TrackingConfig) -> "MlflowClient | None":
+    """Returns a client of the tracking store, or None where there is no database yet; creates nothing.
+
+    Raises:
+        UserError: as `check_store`.
+    """
+    database = _database_file(config.uri)
+    if database is None or database.exists():
+        return connect(config)
+    check_store(config)
+    return None
+
+
+def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
+    """Returns a client of the tracking store and makes it MLflow's current one.
+
+    Args:
+        config: the tracking section.
+        create: whether a database that does not exist is made; without one there is nothing to read.
+
+    Raises:
+        UserError: the store cannot be written, reached or read.
+    """
+    uri = config.uri
+    kind = urlparse(uri).scheme.partition("+")[0]
+    database = _database_file(uri)
+    if kind in ("http", "https"):
+        _require_server(uri)
+    elif database:
+        _require_place(database, create)
+    elif kind not in DATABASES:
+        problem = (
+            "plain folders are being retired by MLflow" if kind in ("", "file") else "no store of this kind is known"
+        )
+        raise UserError(f"tracking.uri: {problem}, received {uri!r}. Use sqlite:///PATH/mlflow.db or http://HOST:PORT.")
+    import mlflow
+    from filelock import FileLock
+    from mlflow.exceptions import MlflowException
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        # Its first use makes MLflow create the tables: two at once would each fail on the other's.
+        with FileLock(f"{database}.lock") if database else contextlib.nullcontext():
+            if database and database.exists():
+                _require_database(database)
+            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    except UserError:
+        raise
+    except MlflowException as error:
+        raise UserError(_explain_store(uri, str(error))) from error
+    except Exception as error:
+        # Databases other than SQLite come with drivers of their own, whose exceptions have no common class.
+        raise UserError(
+            f"tracking.uri: {uri!r} cannot be opened: {str(error).splitlines()[0]}. {NAME_ANOTHER}"
+        ) from error
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return client
+
+
+def connect_unseen(config: TrackingConfig) -> "MlflowClient":
+    """Returns a client of a store that the leader of the sweep has checked; it may be away by now, and nothing waits for it."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
+    mlflow.set_tracking_uri(config.uri)
+    mlflow.set_registry_uri(config.uri)
+    return client
+
+
+def _require_server(uri: str) -> None:
+    import requests
+
+    try:
+        requests.get(f"{uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_S).raise_for_status()
+    except requests.RequestException as error:
+        raise UserError(
+            f"tracking.uri: no MLflow server answers at {uri!r} ({type(error).__name__}). Start one with `mlflow server`, or "
+            "use tracking=local."
+        ) from error
+
+
+def _database_file(uri: str) -> Path | None:
+    """Returns the file of an SQLite address, or None for another kind of store."""
+    if not uri.startswith("sqlite:"):
+        return None
+    name = uri.removeprefix("sqlite:").removeprefix("///").partition("?")[0]
+    if name in ("", "//", ":memory:"):
+        raise UserError(f"tracking.uri: must name a file, as in sqlite:///PATH/mlflow.db, received {uri!r}.")
+    return Path(name)
+
+
+def _require_writable(key: str, path: Path) -> None:
+    """Raises unless `path`, which need not exist, could be made; nothing is."""
+    try:
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        advice = NAME_ANOTHER if key == "tracking.uri" else f"Set {key}=PATH to a folder you may write to."
+        raise UserError(f"{key}: cannot write to {path.parent} ({error.strerror}). {advice}") from error
+
+
+def _require_place(path: Path, create: bool) -> None:
+    if path.exists():
+        return
+    if not create:
+        raise UserError(
+            f"tracking.uri: there is no tracking database {path}, so nothing has been trained here. Train first: "
+            f"{TRAIN_COMMAND}. Or run in the folder where you trained, or name its database: "
+            "tracking.uri=sqlite:///PATH/mlflow.db."
+        )
+    _require_writable("tracking.uri", path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _require_database(path: Path) -> None:
+    try:
+        with path.open("r+b") as file:
+            empty = not file.read(1)
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not empty and "alembic_version" not in tables:
+            raise UserError(f"tracking.uri: {path} is an SQLite database, but not MLflow's. {NAME_ANOTHER}")
+    except OSError as error:
+        raise UserError(f"tracking.uri: cannot write {path} ({error.strerror}). {NAME_ANOTHER}") from error
+    except sqlite3.DatabaseError as error:
+        raise UserError(
+            f"tracking.uri: {path} is no SQLite database, or is damaged ({error}). {NAME_ANOTHER}"
+        ) from error
+
+
+def _explain_store(uri: str, message: str) -> str:
+    """Returns what the user can do about MLflow's refusal to open a store; it tells old and new schemas alike "out-of-date"."""
+    found = re.search(r"database schema \(found version (\w+)", message)
+    if found is None:
+        return f"tracking.uri: {uri!r} cannot be opened: {message.splitlines()[0]}. {NAME_ANOTHER}"
+    import mlflow
+
+    revisions = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+    if any(revisions.glob(f"{found[1]}_*.py")):
+        return (
+            f"tracking.uri: {uri!r} was written by an older version of MLflow than this one, {mlflow.__version__}. Back it "
+            f"up, then bring it up to date: mlflow db upgrade {uri}. Or name another file: tracking.uri=sqlite:///PATH/mlflow.db."
+        )
+    return (
+        f"tracking.uri: {uri!r} was written by a newer version of MLflow than this one, {mlflow.__version__} (its schema, "
+        f"{found[1]}, is not known here). Install that version or a later one: pip install --upgrade mlflow. Or name another "
+        "file: tracking.uri=sqlite:///PATH/mlflow.db."
+    )
+
+
+def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> str:
+    """Returns the experiment id of a study, created by first use.
+
+    Raises:
+        UserError: the study was deleted, or its artifact folder cannot be written.
+    """
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        location = None
+        if config.artifacts and not config.uri.startswith("http"):
+            folder = Path(config.artifacts).resolve() / study
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"tracking.artifacts: cannot write {folder} ({error.strerror}).") from error
+            location = folder.as_uri()
+        from mlflow.exceptions import MlflowException
+
+        try:
+            # Without the kind, MLflow's pages take the study for one about language models and hide its charts.
+            return client.create_experiment(
+                study, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
+            )
+        except MlflowException:
+            # Another process may have been faster.
+            experiment = client.get_experiment_by_name(study)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"study: {study!r} was deleted in MLflow. Restore it with `mlflow experiments restore --experiment-id "
+            f"{experiment.experiment_id}`, or choose another study=NAME."
+        )
+    return experiment.experiment_id

@@ -1,0 +1,1 @@
+"""What makes training faster, each piece behind a switch."""

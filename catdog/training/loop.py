@@ -1,0 +1,361 @@
+"""Fitting: one model, its streams and its epochs; what is logged, shown and kept on the way."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from catdog.config.schema import Config, TrainerConfig
+from catdog.system.clock import Clock
+from catdog.system.errors import UserError
+from catdog.system.memory import return_freed
+from catdog.tracking.checkpoint import Checkpoint
+from catdog.training.callbacks import OwnCallback, capture_states, restore_states
+from catdog.training.losses import build_loss, measures_cross_entropy
+from catdog.training.optimizers import build_optimizer
+from catdog.training.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+# Beside the loss, where that is another one.
+CROSS_ENTROPY = "cross_entropy"
+
+
+class NonFiniteLossError(UserError):
+    """The loss became NaN or infinite, so that nothing learned from there on would mean anything."""
+
+
+@dataclass
+class Fit:
+    """How far a training has come.
+
+    Attributes:
+        epochs: one mapping per epoch, metric name -> value, with the key `epoch` from 1.
+        best_epoch: the epoch with the highest val accuracy, ties to the lower val loss.
+        weights: what trains, at that epoch, in the order of `list_changing`.
+        spent: wall and CPU seconds by stage, of the processes that trained before this one.
+        threads: CPU threads that it was trained with: sums in another order differ in their last bits.
+        trained_as: precision and number of devices, which a checkpoint is good for.
+        stopped: whether a callback of the user's has ended the training.
+        callback_states: arrays by name, as `restore` found them, for the user's callbacks.
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    weights: list[np.ndarray] = field(default_factory=list)
+    spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    threads: int = 0
+    trained_as: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+    callback_states: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def best(self) -> dict[str, float]:
+        return self.epochs[self.best_epoch - 1]
+
+    @property
+    def last(self) -> dict[str, float]:
+        return self.epochs[-1]
+
+    def is_done(self, config: TrainerConfig) -> bool:
+        """Whether all epochs are trained, patience has run out, or a callback has stopped it."""
+        waited = len(self.epochs) - self.best_epoch
+        return (
+            len(self.epochs) >= config.epochs
+            or self.stopped
+            or (config.patience is not None and waited >= config.patience)
+        )
+
+
+def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: bool = False) -> None:
+    """Compiles for training: the config's optimizer and loss on logits, accuracy; float16 with loss scaling.
+
+    Args:
+        model: to be compiled.
+        config: trainer, optimizer and loss are read.
+        policy: Keras dtype policy.
+        steps: batches an epoch, for the schedule of the learning rate.
+        jit: compile its steps with XLA.
+
+    Raises:
+        UserError: an optimizer or a loss that cannot be built.
+    """
+    learning_rate = build_schedule(config.trainer, steps)
+    optimizer = build_optimizer(config.optimizer, learning_rate, model.trainable_variables)
+    if policy == "mixed_float16":
+        # Gradients below 6e-8 vanish in float16: scale the loss up, and the gradients down again in float32.
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    metrics: list[Any] = ["accuracy"]
+    if not measures_cross_entropy(config.loss):
+        # Losses of other kinds cannot be compared: that of validation images is their cross-entropy in every run.
+        metrics.append(keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True))
+    model.compile(
+        optimizer=optimizer,
+        loss=build_loss(config.loss),
+        metrics=metrics,
+        auto_scale_loss=False,
+        jit_compile=jit,
+    )
+    optimizer.build(model.trainable_variables)
+
+
+def build_schedule(config: TrainerConfig, steps: int) -> Any:
+    """Returns the learning rate, a number or a Keras schedule: a function of the optimizer's step, so that it needs no state."""
+    schedules = keras.optimizers.schedules
+    warmup = config.warmup_epochs * steps
+    if config.schedule == "constant":
+        if not warmup:
+            return config.learning_rate
+        return schedules.PolynomialDecay(0.0, warmup, end_learning_rate=config.learning_rate)
+    steps_down = (config.epochs - config.warmup_epochs) * steps
+    if not warmup:
+        return schedules.CosineDecay(config.learning_rate, steps_down)
+    return schedules.CosineDecay(0.0, steps_down, warmup_target=config.learning_rate, warmup_steps=warmup)
+
+
+def list_changing(model: Any) -> list[Any]:
+    """Returns the variables that training changes: weights, statistics of layers that train, states of random layers."""
+    kept = {id(variable) for variable in model.trainable_variables}
+    for layer in model._flatten_layers():
+        if layer.trainable:
+            kept |= {id(variable) for variable in layer._non_trainable_variables}
+        kept |= {id(generator.state) for generator in layer._seed_generators}
+    return [variable for variable in model.variables if id(variable) in kept]
+
+
+def capture(
+    model: Any, result: Fit, spent: Mapping[str, Sequence[float]], callbacks: Sequence[OwnCallback] = ()
+) -> Checkpoint:
+    """Returns all that the next epoch depends on, and the history so far.
+
+    Args:
+        model: compiled.
+        result: what has been trained.
+        spent: wall and CPU seconds so far by stage, of all processes that trained the run.
+        callbacks: the user's.
+    """
+    arrays = {f"model/{number}": _to_numpy(variable) for number, variable in enumerate(list_changing(model))}
+    arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
+    arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
+    arrays |= capture_states(callbacks)
+    facts = {
+        "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
+        "trained_as": result.trained_as, "stopped": result.stopped,
+    }  # fmt: skip
+    return Checkpoint(len(result.epochs), arrays, facts)
+
+
+def restore(model: Any, checkpoint: Checkpoint) -> Fit:
+    """Puts a compiled model into the state of a checkpoint and returns what had been trained by then."""
+    arrays = checkpoint.arrays
+    for prefix, variables in (("model", list_changing(model)), ("optimizer", model.optimizer.variables)):
+        for number, variable in enumerate(variables):
+            variable.assign(arrays[f"{prefix}/{number}"])
+    weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
+    facts = checkpoint.facts
+    return Fit(
+        facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["trained_as"],
+        facts.get("stopped", False), arrays,
+    )  # fmt: skip
+
+
+def _to_numpy(variable: Any) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable.value)
+
+
+def fit(
+    model: Any,
+    train: Any,
+    val: Any,
+    config: TrainerConfig,
+    *,
+    steps: int,
+    train_count: int,
+    progress: Progress,
+    on_epoch: Callable[[int, dict[str, float]], None],
+    on_state: Callable[[Fit], None] = lambda result: None,
+    result: Fit | None = None,
+    clock: Clock | None = None,
+    class_weights: Mapping[int, float] | None = None,
+    own: Sequence[OwnCallback] = (),
+) -> Fit:
+    """Trains a compiled model and returns its history; the model is left with the weights that `trainer.keep` names.
+
+    With callbacks of the user's, these are the weights that validation saw: a callback may exchange them for its own while that
+    lasts, from `on_test_begin` to `on_test_end`.
+
+    Args:
+        model: compiled by `compile_model`.
+        train: endless batches, `steps` an epoch, from the first epoch that `result` has not.
+        val: batches of every validation image once.
+        config: the trainer's section.
+        steps: batches an epoch.
+        train_count: training images.
+        progress: shows it.
+        on_epoch: called after each epoch with its number, from 1, and its metrics.
+        on_state: called before that, with the model in the state that the next epoch begins with: the moment for a checkpoint.
+        result: what `restore` returned, to go on from there.
+        clock: gets the time of training, validation, checkpoints and tracking.
+        class_weights: of each class' images in the training loss, by class index; None: all count the same.
+        own: the user's callbacks.
+
+    Raises:
+        NonFiniteLossError: naming the epoch and step.
+    """
+    result = result or Fit()
+    if not result.is_done(config):
+        clock = clock or Clock("training")
+        validated = Validated() if own else None
+        record = Record(result, config, train_count, on_state, on_epoch, progress, clock, validated, own)
+        # Ours around the user's: a loss that is not finite ends the run before they see it; what they do at an epoch's end is
+        # in the checkpoint.
+        callbacks = [FiniteLoss(steps), *([validated] if validated else []), *(item.callback for item in own), record]
+        with progress, _explain_determinism():
+            # shuffle=False: the stream has its order already.
+            model.fit(
+                train, validation_data=val, initial_epoch=len(result.epochs), epochs=config.epochs, steps_per_epoch=steps,
+                callbacks=callbacks, shuffle=False, verbose=0, class_weight=class_weights,
+            )  # fmt: skip
+    if result.weights:
+        for variable, value in zip(list_changing(model), result.weights, strict=True):
+            variable.assign(value)
+    return result
+
+
+@contextlib.contextmanager
+def _explain_determinism() -> Iterator[None]:
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.UnimplementedError as error:
+        # TensorFlow's words: "A deterministic GPU implementation of ... is not currently available."
+        if "determinis" not in str(error):
+            raise
+        raise UserError(
+            f"trainer.deterministic: an operation of this model has no deterministic version on this device "
+            f"({str(error).splitlines()[0][:200]}). Use trainer.deterministic=false: such a run is not repeated bit for bit."
+        ) from error
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """Stops the run at the first step whose loss is not finite."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.epoch = epoch + 1
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # The logged loss is the mean since the epoch began: it turns non-finite at the first step that does.
+        loss = float((logs or {})["loss"])
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss became {loss} at epoch {self.epoch}, step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
+                "or use trainer.precision=float32."
+            )
+
+
+class Validated(keras.callbacks.Callback):
+    """Remembers the weights that validation saw, before a callback of the user's exchanges them at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[np.ndarray] = []
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+
+
+class Record(keras.callbacks.Callback):
+    """Names each epoch's metrics as catdog does, passes them on, and remembers the weights to be kept."""
+
+    def __init__(
+        self,
+        result: Fit,
+        config: TrainerConfig,
+        train_count: int,
+        on_state: Callable[[Fit], None],
+        on_epoch: Callable[[int, dict[str, float]], None],
+        progress: Progress,
+        clock: Clock,
+        validated: Validated | None = None,
+        own: Sequence[OwnCallback] = (),
+    ) -> None:
+        super().__init__()
+        self.validated = validated
+        self.own = own
+        self.clock = clock
+        self.result = result
+        self.config = config
+        self.train_count = train_count
+        self.on_state = on_state
+        self.on_epoch = on_epoch
+        self.progress = progress
+        self.started = self.trained = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.result.callback_states is not None:
+            restore_states(self.own, self.result.callback_states)
+            self.result.callback_states = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.clock.enter("training")
+        return_freed()
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.progress.step()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.clock.enter("validation")
+        self.trained = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        ended = time.perf_counter()
+        metrics = {
+            "train/loss": float(logs["loss"]),
+            "train/accuracy": float(logs["accuracy"]),
+            "val/loss": float(logs.get(f"val_{CROSS_ENTROPY}", logs["val_loss"])),
+            "val/accuracy": float(logs["val_accuracy"]),
+            "gap/accuracy": float(logs["accuracy"]) - float(logs["val_accuracy"]),
+            "epoch_seconds": ended - self.started,
+            "images_per_second": self.train_count / (self.trained - self.started),
+            "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
+        }
+        if not math.isfinite(metrics["val/loss"]):
+            raise NonFiniteLossError(
+                f"the validation loss became {metrics['val/loss']} at epoch {epoch + 1}. Lower trainer.learning_rate, or use "
+                "trainer.precision=float32."
+            )
+        self.result.epochs.append({"epoch": epoch + 1, **metrics})
+        is_best = not self.result.best_epoch or _score(metrics) > _score(self.result.best)
+        if is_best:
+            self.result.best_epoch = epoch + 1
+        if self.validated and (is_best or self.config.keep == "last"):
+            self.result.weights = self.validated.weights
+        elif is_best and self.config.keep == "best":
+            self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+        self.result.stopped = bool(self.own) and bool(self.model.stop_training)
+        self.clock.enter("checkpoints")
+        # The checkpoint first: what is reported is then never lost, and what a checkpoint has is reported after a crash.
+        self.on_state(self.result)
+        self.clock.enter("tracking")
+        self.on_epoch(epoch + 1, metrics)
+        self.progress.finish_epoch(epoch + 1, metrics, self.result)
+        self.model.stop_training = self.result.is_done(self.config)
+
+
+def _score(metrics: dict[str, float]) -> tuple[float, float]:
+    return metrics["val/accuracy"], -metrics["val/loss"]

@@ -1,0 +1,110 @@
+"""What a user sees of one training: a live line in a terminal, plain lines where output is piped, each epoch in the log file."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from catdog.system.terminal import console
+
+if TYPE_CHECKING:
+    from catdog.training.loop import Fit
+
+log = logging.getLogger(__name__)
+
+# Narrower terminals have the figures, but neither bar nor speed, and the beginning of the name.
+WIDE_COLUMNS = 120
+NARROW_NAME = 12
+
+
+class Progress(Protocol):
+    """Shows how a training comes on; entered before its first step, left after its last."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+    def step(self) -> None:
+        """Counts a training step."""
+
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+        """Shows an epoch's figures."""
+
+
+class LiveProgress:
+    """One live line in a terminal; one plain line per epoch where output is piped, and always in the log file.
+
+    Args:
+        name: the run's.
+        epochs: the last one.
+        steps: batches an epoch.
+        first_epoch: the first one that this process trains, from 1.
+    """
+
+    def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 1) -> None:
+        from rich import progress
+
+        self.wide = console.width >= WIDE_COLUMNS
+        self.epochs = epochs
+        self.first_epoch = first_epoch
+        self.started = time.perf_counter()
+        self.bar = progress.Progress(
+            progress.TextColumn("[bold]{task.description}"),
+            progress.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
+            *([progress.BarColumn(bar_width=24), progress.TextColumn("{task.fields[speed]}")] if self.wide else []),
+            progress.TextColumn("ETA"),
+            progress.TimeRemainingColumn(compact=True),
+            progress.TextColumn("{task.fields[accuracies]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        shown = name if self.wide else name[:NARROW_NAME]
+        total = (epochs - first_epoch + 1) * steps
+        self.task = self.bar.add_task(shown, total=total, epoch=first_epoch, speed="", accuracies="compiling")
+
+    def __enter__(self) -> "LiveProgress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def step(self) -> None:
+        self.bar.advance(self.task)
+
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+        done = epoch - self.first_epoch + 1
+        left_s = (time.perf_counter() - self.started) / done * (self.epochs - epoch)
+        speed = f"{metrics['images_per_second']:,.0f} images/s"
+        accuracies = describe_accuracies(metrics, result.best["val/accuracy"])
+        self.bar.update(self.task, epoch=min(epoch + 1, self.epochs), speed=speed, accuracies=accuracies)
+        # A terminal has the live line instead; the log file gets every epoch.
+        log_epoch(epoch, self.epochs, metrics, result, left_s, file_only=console.is_terminal)
+
+
+def describe_accuracies(metrics: Mapping[str, float], best: float) -> str:
+    """Returns an epoch's four accuracies in words."""
+    return (
+        f"train {metrics['train/accuracy']:.3f} val {metrics['val/accuracy']:.3f} gap {metrics['gap/accuracy']:+.3f} "
+        f"best {best:.3f}"
+    )
+
+
+def log_epoch(
+    epoch: int, epochs: int, metrics: Mapping[str, float], result: "Fit", left_s: float, *, file_only: bool
+) -> None:
+    """Logs the line of an epoch.
+
+    Args:
+        epoch: from 1.
+        epochs: the last one.
+        metrics: the epoch's.
+        result: all so far.
+        left_s: seconds that the rest will take.
+        file_only: whether the terminal shows it otherwise.
+    """
+    log.info(
+        "epoch %*d/%d  %s  %s images/s  ETA %d:%02d",
+        len(str(epochs)), epoch, epochs, describe_accuracies(metrics, result.best["val/accuracy"]),
+        f"{metrics['images_per_second']:,.0f}", int(left_s) // 60, int(left_s) % 60, extra={"file_only": file_only},
+    )  # fmt: skip

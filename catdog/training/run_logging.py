@@ -1,0 +1,142 @@
+"""What a training writes about its run: config, examples, architecture, results, the kept model, and where its time went."""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from catdog.config.schema import Config, find_references
+from catdog.system.clock import Clock, describe
+from catdog.tracking import Job
+from catdog.tracking.identity import PRECISION_TAG
+from catdog.training.own_code import read_sources
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from catdog.data.dataset import Dataset, SplitImages
+    from catdog.tracking import SpooledRun
+    from catdog.training.loop import Fit
+
+log = logging.getLogger(__name__)
+
+# Where a run keeps the source of the user's own modules.
+CODE_FOLDER = "code"
+AUGMENTED_EXAMPLES = 7
+SAMPLES_PER_CLASS = 3
+
+
+def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", policy: str) -> None:
+    """Writes the composed config, facts of the data, and the split of every file."""
+    from catdog.data.dataset import majority_fraction
+    from catdog.tracking import log_inputs
+
+    run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
+    run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
+    for path, text in read_sources(find_references(config).values()).items():
+        run.log_text(text, f"{CODE_FOLDER}/{path}")
+    manifest = dataset.manifest
+    # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
+    run.log_tags({
+        **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
+        "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
+        "catdog.classes": ",".join(manifest.classes),
+        PRECISION_TAG: policy,
+    })  # fmt: skip
+    run.log_table(manifest.images, "split.csv")
+    log_inputs(run, config, manifest.images, manifest.digest)
+
+
+def log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
+    """Writes figures of some images of each class, and of what augmentation makes of one."""
+    import keras
+    import numpy as np
+
+    from catdog import plots
+
+    samples = {}
+    for index, name in enumerate(split.classes):
+        samples[name] = split.gather(np.flatnonzero(split.labels == index)[:SAMPLES_PER_CLASS])[0]
+    run.log_figure(plots.plot_samples(samples), "figures/samples.png")
+    if augment is None:
+        return
+    image = split.gather(np.array([0]))[0]
+    batch = np.repeat(image, AUGMENTED_EXAMPLES, axis=0)
+    variations = keras.ops.convert_to_numpy(augment(batch, 0))
+    run.log_figure(plots.plot_augmentation(image[0], variations), "figures/augmentation.png")
+
+
+def log_architecture(run: "SpooledRun", model: Any) -> None:
+    """Writes the layers and counts the parameters of a model."""
+    lines: list[str] = []
+    model.summary(
+        print_fn=lambda line, **_: lines.append(line), expand_nested=True, show_trainable=True, line_length=110
+    )
+    run.log_text("\n".join(lines), "model_summary.txt")
+    trainable = sum(int(weight.shape.num_elements() or 0) for weight in model.trainable_weights)
+    run.log_metrics({"model/parameters": model.count_params(), "model/trainable_parameters": trainable})
+
+
+def log_results(
+    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
+) -> None:
+    """Writes what came out: metrics of best, last and kept epoch, history, answers to validation images, and figures.
+
+    Args:
+        clean_accuracy: the kept model's on training images that are not augmented, in [0, 1].
+    """
+    import pandas as pd
+
+    from catdog import plots
+    from catdog.statistics.proportions import confusion_counts
+
+    kept = fitted.best if config.trainer.keep == "best" else fitted.last
+    run.log_metrics({
+        "best/epoch": fitted.best_epoch,
+        "best/val_accuracy": fitted.best["val/accuracy"],
+        "best/val_loss": fitted.best["val/loss"],
+        **{"final/" + key.replace("/", "_"): fitted.last[key] for key in
+           ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "gap/accuracy")},
+        "kept/epoch": kept["epoch"],
+        "train/accuracy_clean": clean_accuracy,
+    })  # fmt: skip
+    history = pd.DataFrame(fitted.epochs)
+    run.log_table(history, "history.csv")
+    run.log_table(predictions, "predictions/val.csv")
+    history = history.set_index("epoch")
+    epoch = int(kept["epoch"])
+    run.log_figure(plots.plot_accuracy(history, epoch), "figures/accuracy.png")
+    run.log_figure(plots.plot_loss(history, epoch), "figures/loss.png")
+    run.log_figure(plots.plot_gap(history, epoch), "figures/gap.png")
+    classes = list(predictions.columns[2:])
+    labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy()
+    counts = confusion_counts(labels, predictions.iloc[:, 2:].to_numpy().argmax(axis=1), len(classes))
+    run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
+
+
+def log_model(run: "SpooledRun", config: Config, kept: Any, val_split: "SplitImages") -> None:
+    """Saves the kept model with the run, and with it the user's code that loading it needs."""
+    import numpy as np
+
+    from catdog.tracking import log_kept_model
+    from catdog.training.saved_code import describe_needed_code
+
+    example: np.ndarray = val_split.gather(np.array([0]))[0]
+    code = describe_needed_code(kept, read_sources(find_references(config).values()))
+    with code.write() as paths:
+        log_kept_model(
+            run, kept, example=example, class_names=val_split.classes, custom_objects=code.objects, code_paths=paths,
+            requirements=code.requirements, needs=code.needs,
+        )  # fmt: skip
+
+
+def log_time(run: "SpooledRun", clock: Clock) -> None:
+    """Writes where the time went, as a table and in total; says it in the log."""
+    import pandas as pd
+
+    spent = clock.spent
+    rows = [(name, wall_s, cpu_s) for name, (wall_s, cpu_s) in spent.items()]
+    run.log_table(pd.DataFrame(rows, columns=["stage", "wall_seconds", "cpu_seconds"]).round(3), "time.csv")
+    wall_s, cpu_s = clock.totals
+    run.log_metrics({"run_seconds": wall_s, "run_cpu_seconds": cpu_s})
+    log.info("%s", describe(spent))

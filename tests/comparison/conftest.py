@@ -1,0 +1,94 @@
+"""Records of runs that never were, with answers that can be counted by hand."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from catdog.comparison.analysis import Analysis, analyse
+from catdog.comparison.records import Comparison, RunRecord
+
+FILES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(100)]
+
+
+def build_history(epochs: int, train: float, val: float) -> pd.DataFrame:
+    rise = np.linspace(-0.1, 0, epochs) if epochs > 1 else np.zeros(epochs)
+    return pd.DataFrame(
+        {
+            "train/loss": -np.log(train + rise), "train/accuracy": train + rise,
+            "val/loss": -np.log(val + rise), "val/accuracy": val + rise, "gap/accuracy": np.full(epochs, train - val),
+            "epoch_seconds": np.r_[9.0, np.full(max(0, epochs - 1), 2.0)][:epochs],
+            "images_per_second": 100.0, "learning_rate": 0.001,
+        },
+        index=pd.Index(np.arange(1, epochs + 1), name="epoch"),
+    )  # fmt: skip
+
+
+def build_predictions(
+    wrong: Sequence[int], files: Sequence[str], classes: Sequence[str], sure: float = 0.9
+) -> pd.DataFrame:
+    """Answers that are right except at the positions `wrong`, which take the next class; later images are surer."""
+    labels = [file.partition("/")[0] for file in files]
+    rows = []
+    for position, (file, label) in enumerate(zip(files, labels, strict=True)):
+        answer = (classes.index(label) + (position in wrong)) % len(classes)
+        probability = sure + 0.09 * position / len(files)
+        probabilities = [(1 - probability) / (len(classes) - 1)] * len(classes)
+        probabilities[answer] = probability
+        rows.append([file, label, *probabilities])
+    return pd.DataFrame(rows, columns=["file", "label", *classes])
+
+
+@pytest.fixture
+def make_record() -> Callable[..., RunRecord]:
+    def make(
+        name: str = "cnn", variant: str | None = None, seed: int = 1, status: str = "FINISHED", epochs: int = 3,
+        wrong: Sequence[int] = (), files: Sequence[str] = FILES, classes: Sequence[str] = ("cats", "dogs"),
+        params: dict[str, str] | None = None, tags: dict[str, str] | None = None, **overrides,
+    ) -> RunRecord:  # fmt: skip
+        accuracy = 1 - len(wrong) / len(files)
+        fields = {
+            "run_id": f"{name}-{seed}".encode().hex().ljust(32, "0")[-32:],
+            "history": build_history(epochs, 0.98, accuracy),
+            "predictions": build_predictions(wrong, files, classes),
+            "metrics": {
+                "best/epoch": float(epochs), "kept/epoch": float(epochs), "train/accuracy_clean": 0.99,
+                "model/parameters": 2257984.0, "model/trainable_parameters": 128210.0, "run_seconds": 13.0,
+            },
+        }  # fmt: skip
+        return RunRecord(
+            name=name, variant=variant or name, seed=seed, status=status,
+            params=params or {"seed": str(seed), "trainer.epochs": str(epochs)}, tags=tags or {},
+            **(fields | overrides),
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def make_comparison() -> Callable[..., Comparison]:
+    def make(*records: RunRecord, **overrides) -> Comparison:
+        fields = {
+            "study": "cats_vs_dogs", "sweep_id": "5eed" * 8, "class_names": ["cats", "dogs"], "baseline": 0.5,
+            "train_images": 400, "val_images": 100, "data_digest": "d1ge57" * 10,
+            "command": "python -m catdog.train -m model=cnn,mobilenet",
+            "created": datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "picture": drawn_picture,
+        }  # fmt: skip
+        return Comparison(records=records, **(fields | overrides))
+
+    return make
+
+
+@pytest.fixture
+def make_analysis(make_comparison) -> Callable[..., Analysis]:
+    def make(*records: RunRecord, margin: float = 0.02, **overrides) -> Analysis:
+        return analyse(make_comparison(*records, **overrides), margin)
+
+    return make
+
+
+def drawn_picture(file: str) -> np.ndarray:
+    """A picture that differs from file to file: uint8 (40, 60, 3)."""
+    return np.random.default_rng(abs(sum(map(ord, file)))).integers(0, 256, (40, 60, 3), dtype=np.uint8)

@@ -1,0 +1,335 @@
+"""The registry: the champion moves only to a better model on the same data; any model can be named."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t as student
+from support import compose_config
+
+from catdog.config.schema import PromoteConfig
+from catdog.registry.champion import Promotion, promote, resolve_model
+from catdog.registry.evidence import weigh
+from catdog.statistics.contrasts import Contrast
+from catdog.system.errors import UserError
+
+
+class Store:
+    """A tracking store of its own, with runs that look trained."""
+
+    def __init__(self, folder) -> None:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        # Both: another test may have left a registry of its own.
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self.client = mlflow.MlflowClient(uri, registry_uri=uri)
+        self.experiment_id = self.client.create_experiment("cats_vs_dogs", artifact_location=(folder / "a").as_uri())
+        self.config: PromoteConfig = compose_config().promote
+        self.count = 0
+
+    def add(
+        self, accuracy: float, loss: float = 0.5, digest: str = "d" * 64, keep: str = "best", variant: str | None = None,
+        seed: int = 0, right: np.ndarray | None = None, sure: float | None = None, command: str = "",
+    ) -> str:  # fmt: skip
+        """Returns the id of a run with this val accuracy in its best epoch and 0.1 less in its last one, and its 200 answers.
+
+        Args:
+            accuracy: the first images are right, as many as it says, unless `right` says which.
+            loss: of both.
+            digest: of the data.
+            keep: which model was kept.
+            variant: digest of its config without the seed; None: one of its own.
+            seed: its seed.
+            right: bool (200,), whether each answer is right.
+            sure: probability of every answer; None: as often as it is right.
+            command: that trained it.
+        """
+        right = np.arange(200) < round(200 * accuracy) if right is None else right
+        self.count += 1
+        with mlflow.start_run(experiment_id=self.experiment_id, run_name=f"run {accuracy}") as active:
+            model = mlflow.initialize_logged_model(experiment_id=self.experiment_id)
+            mlflow.set_tags({
+                "catdog.data_digest": digest, "catdog.model_uri": f"models:/{model.model_id}",
+                "catdog.variant_digest": variant or f"variant {self.count}", "mlflow.source.name": command,
+            })  # fmt: skip
+            mlflow.log_params({"trainer.keep": keep, "seed": seed})
+            mlflow.log_metrics({"best/val_accuracy": accuracy, "best/val_loss": loss,
+                                "final/val_accuracy": accuracy - 0.1, "final/val_loss": loss})  # fmt: skip
+            probability = right.mean() if sure is None else sure
+            cats = np.where(right, probability, 1 - probability)
+            table = pd.DataFrame(
+                {"file": [f"cats/{n}.jpg" for n in range(200)], "label": "cats", "cats": cats, "dogs": 1 - cats}
+            )
+            mlflow.log_text(table.to_csv(index=False), "predictions/val.csv")
+        return active.info.run_id
+
+    def promote(self, *run_ids: str, **options) -> Promotion:
+        (promotion,) = promote(self.client, replace(self.config, **options), list(run_ids))
+        return promotion
+
+    def champion(self, name: str = "catdog"):
+        return self.client.get_model_version_by_alias(name, "champion")
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path)
+
+
+def test_the_best_of_several_is_registered_and_ties_go_to_the_lower_loss(store: Store) -> None:
+    store.add(0.99)  # not a candidate
+    runs = [store.add(0.7), store.add(0.8, loss=0.6), store.add(0.8, loss=0.4)]
+    promotion = store.promote(*runs)
+    assert promotion == Promotion("catdog", "1", runs[2], True)
+    version = store.champion()
+    assert (version.run_id, version.tags["catdog.val_accuracy"]) == (runs[2], "0.8")
+
+
+def test_the_champion_moves_only_on_evidence(store: Store) -> None:
+    first = store.add(0.8)
+    store.promote(first)
+    assert store.champion().tags["catdog.evidence_outcome"] == "first"
+    for accuracy, loss, moves, outcome in (
+        (0.7, 0.5, False, "worse"),
+        (0.8, 0.4, False, "worse"),  # as many right: no better, whatever the loss
+        (0.81, 0.4, True, "not worse"),  # two images more, none less: not worse by a point
+        (0.9, 0.9, True, "better"),
+    ):
+        run = store.add(accuracy, loss)
+        promotion = store.promote(run)
+        assert promotion.is_champion is moves, accuracy
+        assert (store.champion().run_id == run) is moves
+        version = store.client.get_model_version("catdog", promotion.version)
+        assert version.tags["catdog.evidence_outcome"] == outcome
+        assert outcome in version.description
+    assert len(store.client.search_model_versions("name='catdog'")) == 5
+
+
+def test_a_lead_that_may_be_luck_is_too_little_evidence(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """Three images more out of 200, but 30 answers differ: the interval does not exclude that it is worse."""
+    right = np.arange(200) < 160
+    store.promote(store.add(0.8, right=right, command="python -m catdog.train model=cnn seed=0"))
+    other = right.copy()
+    other[:13], other[160:176] = False, True
+    run = store.add(0.815, right=other, command="python -m catdog.train model=augmented trainer.epochs=5 seed=0")
+    with caplog.at_level("INFO"):
+        assert store.promote(run).is_champion is False
+    version = store.client.get_model_version("catdog", "2")
+    evidence = json.loads(version.tags["catdog.evidence"])
+    assert (evidence["outcome"], evidence["images"], evidence["over_seeds"]) == ("undecided", 200, False)
+    assert evidence["difference"] == pytest.approx(0.015)
+    assert evidence["low"] < -0.01 < evidence["high"]
+    assert evidence["challenger_runs"] == [run]
+    assert "images alone" in version.description
+    assert "python -m catdog.train -m model=cnn seed=0,1,2,3,4" in caplog.text
+    assert "python -m catdog.train -m model=augmented trainer.epochs=5 seed=0,1,2,3,4" in caplog.text
+    # A wider margin lets it pass; so does force, which is recorded.
+    assert store.promote(run, margin=0.2).is_champion is True
+    store.client.set_registered_model_alias("catdog", "champion", "1")
+    assert store.promote(run, force=True).is_champion is True
+    assert store.champion().tags["catdog.evidence_outcome"] == "forced"
+    assert "too little evidence" in store.champion().description
+
+
+def test_seeds_of_both_variants_count_and_more_of_them_can_decide(store: Store) -> None:
+    generator = np.random.default_rng(0)
+    hard = generator.permutation(200)
+
+    def seeds(variant: str, share: float, count: int, first: int = 0) -> list[str]:
+        runs = []
+        for seed in range(first, first + count):
+            right = np.ones(200, dtype=bool)
+            right[hard[: round(200 * (1 - share)) + seed % 2]] = False
+            runs.append(store.add(right.mean(), variant=variant, seed=seed, right=right))
+        return runs
+
+    store.promote(*seeds("old", 0.80, 3))
+    challengers = seeds("new", 0.86, 3)
+    promotion = store.promote(*challengers)
+    assert promotion.is_champion is True
+    evidence = json.loads(store.champion().tags["catdog.evidence"])
+    assert evidence["over_seeds"] is True
+    assert sorted(evidence["challenger_runs"]) == sorted(challengers)
+    assert len(evidence["champion_runs"]) == 3
+    # A seed more of the champion's own variant is compared model by model, and is no better.
+    assert store.promote(*seeds("new", 0.86, 1, first=6)).is_champion is False
+
+
+def test_the_best_variant_is_the_one_with_the_best_mean(store: Store) -> None:
+    steady = [store.add(accuracy, variant="steady", seed=seed) for seed, accuracy in enumerate((0.8, 0.82, 0.81))]
+    lucky = [store.add(accuracy, variant="lucky", seed=seed) for seed, accuracy in enumerate((0.9, 0.6, 0.7))]
+    assert store.promote(*lucky, *steady).run_id == steady[1]
+
+
+def test_a_better_model_that_is_badly_calibrated_does_not_become_champion(store: Store) -> None:
+    store.promote(store.add(0.8))
+    boastful = store.add(0.85, sure=0.999)
+    assert store.promote(boastful).is_champion is False
+    assert store.client.get_model_version("catdog", "2").tags["catdog.evidence_outcome"] == "calibration"
+    assert store.promote(boastful, calibration_margin=0.5).is_champion is True
+
+
+@pytest.mark.parametrize("lost", ["challenger", "champion", "images"])
+def test_what_cannot_be_compared_does_not_move_the_champion(store: Store, lost: str) -> None:
+    runs = {"champion": store.add(0.7), "challenger": store.add(0.9)}
+    store.promote(runs["champion"])
+    folder = Path(store.client.get_run(runs.get(lost, runs["challenger"])).info.artifact_uri.removeprefix("file://"))
+    answers = folder / "predictions" / "val.csv"
+    if lost == "images":
+        answers.write_text(answers.read_text().replace("cats/7.jpg", "cats/other.jpg"))
+    else:
+        answers.unlink()
+    assert store.promote(runs["challenger"]).is_champion is False
+    version = store.client.get_model_version("catdog", "2")
+    assert version.tags["catdog.evidence_outcome"] == "not comparable"
+    assert store.promote(runs["challenger"], force=True).is_champion is True
+
+
+def test_looks_at_the_test_split_stay_on_the_version(store: Store) -> None:
+    run = store.add(0.8)
+    store.client.set_tag(run, "catdog.test_looks", "3")
+    store.promote(run)
+    assert store.champion().tags["catdog.test_looks"] == "3"
+    assert "look 3" in store.champion().description
+
+
+def test_test_results_play_no_part(store: Store) -> None:
+    first, second = store.add(0.8), store.add(0.7)
+    for run, accuracy in ((first, 0.1), (second, 0.99)):
+        store.client.log_metric(run, "test/accuracy", accuracy)
+    assert store.promote(first, second).run_id == first
+    assert store.promote(second).is_champion is False
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "estimate_sign", "calibration", "outcome"),
+    [
+        (-0.005, 0.03, 1, (0.05, 0.05), "not worse"),
+        (0.005, 0.03, 1, (0.05, 0.05), "better"),
+        (-0.0101, 0.03, 1, (0.05, 0.05), "undecided"),
+        (-0.005, 0.03, 1, (0.0701, 0.05), "calibration"),
+        (-0.005, 0.03, 1, (0.0, 0.05), "not worse"),
+        (-0.03, 0.005, -1, (0.05, 0.05), "worse"),
+        (-0.001, 0.001, 0, (0.05, 0.05), "worse"),
+        (0.01, 0.03, 1, (0.9, 0.05), "calibration"),
+    ],
+)
+def test_the_rule(store: Store, low, high, estimate_sign, calibration, outcome) -> None:
+    estimate, images = (low + high) / 2, 100_001
+    assert np.sign(round(estimate, 9)) == estimate_sign
+    quantile = student.ppf(0.975, images - 1)
+    found = Contrast(estimate, (0.0, 0.0), ((high - low) / 2 / quantile) ** 2, (3, 3), images)
+    assert weigh(found, calibration, store.config)[0] == outcome
+
+
+def test_the_kept_model_is_what_counts(store: Store) -> None:
+    """With trainer.keep=last the model of the last epoch was kept: its accuracy ranks, not the best epoch's."""
+    best, last = store.add(0.8), store.add(0.85, keep="last")
+    assert store.promote(best, last).run_id == best
+
+
+def test_other_data_gets_its_own_registered_model(store: Store) -> None:
+    first = store.add(0.9)
+    store.promote(first)
+    other = store.add(0.99, digest="e" * 64)
+    promotion = store.promote(other)
+    assert promotion == Promotion("catdog-eeeeeeee", "1", other, True)
+    assert store.champion().run_id == first
+    worse = store.add(0.98, digest="e" * 64)
+    assert store.promote(worse) == Promotion("catdog-eeeeeeee", "2", worse, False)
+
+
+def test_a_quick_look_does_not_take_the_name(store: Store) -> None:
+    quick = store.add(0.9)
+    store.client.log_param(quick, "dataset.max_images_per_class", 10)
+    promotion = store.promote(quick)
+    assert promotion.name == "catdog-quick"
+    assert store.promote(store.add(0.6, digest="e" * 64)).name == "catdog"
+
+
+def test_a_quick_look_does_not_take_the_studys_place(store: Store) -> None:
+    """Its model is found while there is no other, and by its name; a later look does not stand for the study."""
+
+    def look(accuracy: float) -> None:
+        run = store.add(accuracy)
+        store.client.log_param(run, "dataset.max_images_per_class", 10)
+        store.promote(run)
+
+    look(0.9)
+    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "catdog-quick version 1"
+    store.promote(store.add(0.6, digest="e" * 64))
+    look(0.95)
+    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "catdog version 1"
+    assert resolve_model(store.client, "cats_vs_dogs", "catdog-quick@champion")[2].startswith("catdog-quick version")
+
+
+def test_other_data_replaces_the_champion_only_by_an_explicit_flag(store: Store) -> None:
+    store.promote(store.add(0.9))
+    other = store.add(0.6, digest="e" * 64)
+    assert store.promote(other, replace_other_data=True) == Promotion("catdog", "2", other, True)
+
+
+def test_a_run_is_registered_once(store: Store) -> None:
+    """The same sweep again, after an interruption or because it reuses its runs, adds no version."""
+    first, second = store.add(0.7), store.add(0.6)
+    assert store.promote(first, second) == store.promote(first, second) == Promotion("catdog", "1", first, True)
+    assert store.promote(second) == store.promote(second) == Promotion("catdog", "2", second, False)
+    assert len(store.client.search_model_versions("name='catdog'")) == 2
+
+
+def test_a_sweep_over_data_sets_has_a_best_for_each(store: Store) -> None:
+    runs = [store.add(0.7), store.add(0.9, digest="e" * 64), store.add(0.8)]
+    promotions = promote(store.client, store.config, runs)
+    assert [(p.name, p.run_id) for p in promotions] == [("catdog", runs[2]), ("catdog-eeeeeeee", runs[1])]
+
+
+def test_promotion_can_be_off(store: Store) -> None:
+    config = replace(store.config, enabled=False)
+    assert promote(store.client, config, [store.add(0.9)]) == []
+    assert store.client.search_registered_models() == []
+
+
+def test_a_model_is_found_by_every_name_it_has(store: Store) -> None:
+    first, second = store.add(0.9), store.add(0.8)
+    store.promote(first)
+    store.promote(second)
+    for name, run_id in (
+        (None, first), ("champion", first), ("1", first), ("2", second), ("catdog/2", second), ("catdog@champion", first),
+        ("models:/catdog/2", second), ("models:/catdog@champion", first), (second, second), (f"runs:/{second}/model", second),
+    ):  # fmt: skip
+        uri, found, _ = resolve_model(store.client, "cats_vs_dogs", name)
+        assert found == run_id, name
+        assert uri.startswith("models:/")
+
+
+@pytest.mark.parametrize("name", [None, "3", "challenger", "catdog/3", "nobody@champion", "0" * 32])
+def test_a_model_that_is_not_there_is_said_with_what_is(store: Store, name: str | None) -> None:
+    with pytest.raises(UserError, match=r"^model: no "):
+        resolve_model(store.client, "cats_vs_dogs", name)
+
+
+def test_a_champion_whose_run_is_gone_gives_way_to_force_alone(store: Store) -> None:
+    first = store.add(0.8)
+    store.promote(first)
+    store.client.delete_run(first)
+    store.client._tracking_client.store._hard_delete_run(first)  # as `mlflow gc` does
+    assert store.promote(store.add(0.9)).is_champion is False
+    assert store.promote(store.add(0.7), force=True).is_champion is True
+
+
+def test_a_store_that_fails_does_not_pass_for_one_without_a_champion(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def fail(name: str, alias: str) -> None:
+        raise MlflowException("the server is away")
+
+    run = store.add(0.5)
+    monkeypatch.setattr(store.client, "get_model_version_by_alias", fail)
+    with pytest.raises(MlflowException, match="away"):
+        store.promote(run)

@@ -9,12 +9,9 @@ import numpy as np
 import pandas as pd
 
 from catdog.comparison.records import NAN, NO_INTERVAL, Comparison, RunRecord
-from catdog.config.schema import hash_text
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
-from catdog.tracking.identity import RESULT_TAGS
-
-VARIANT_TAG = "catdog.variant_digest"
+from catdog.tracking.identity import variant_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +73,8 @@ class Variant:
 
     @cached_property
     def histories(self) -> dict[str, pd.DataFrame]:
-        """Run name -> history, of the runs that have one."""
-        return {record.name: record.history for record in self.records if record.epochs}
+        """Run name -> history as a table with the index `epoch`, of the runs that have one."""
+        return {record.name: record.history.to_frame() for record in self.records if record.epochs}
 
     def mean_of(self, column: str) -> float:
         """The mean over seeds of the last epoch's value of a column of the history."""
@@ -87,7 +84,7 @@ class Variant:
     @cached_property
     def confusion(self) -> np.ndarray:
         """The kept models' confusion counts, summed over seeds: int64 (C, C), rows true."""
-        return np.sum([record.confusion for record in self.records], axis=0)
+        return np.sum([record.predictions.confusion for record in self.records], axis=0)
 
     @cached_property
     def seconds_per_epoch(self) -> float:
@@ -108,31 +105,27 @@ def group_by_variant(comparison: Comparison) -> list[Variant]:
     chosen: dict[str, dict[int, RunRecord]] = {}
     for record in comparison.finished:
         if record.kept_images:
-            chosen.setdefault(variant_key(record), {})[record.seed] = record
+            chosen.setdefault(key_of(record), {})[record.seed] = record
     names = name_variants(comparison)
     outcomes = comparison.outcomes
     return [
         Variant(
             names[key],
             runs := [by_seed[seed] for seed in sorted(by_seed)],
-            outcomes[[record.name for record in runs]].to_numpy(dtype=bool).T,
+            outcomes.of([record.name for record in runs]),
         )
         for key, by_seed in chosen.items()
     ]
 
 
-def variant_key(record: RunRecord) -> str:
-    """Returns what the runs of a variant share: config without the seed, code, libraries and precision, which `auto` leaves to the
-    machine; the name where these are not known."""
-    code = [record.tags[tag] for tag in RESULT_TAGS if tag in record.tags]
-    if VARIANT_TAG not in record.tags:
-        return record.variant
-    return hash_text(record.tags[VARIANT_TAG] + "".join(code)) if code else record.tags[VARIANT_TAG]
+def key_of(record: RunRecord) -> str:
+    """Returns what the runs of a variant share; the name where a run's tags do not say."""
+    return variant_key(record.tags) or record.variant
 
 
 def name_variants(comparison: Comparison) -> dict[str, str]:
     """Returns the name of every variant by its key; two variants that are called the same get a piece of their digests."""
-    first = {variant_key(record): record.variant for record in reversed(comparison.records)}
+    first = {key_of(record): record.variant for record in reversed(comparison.records)}
     times = Counter(first.values())
     return {key: name if times[name] == 1 else f"{name} {key[:8]}" for key, name in first.items()}
 

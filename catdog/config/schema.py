@@ -39,6 +39,10 @@ SOURCES = ("archive", "drawn")
 MOVED_KEYS = {"trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw"}
 # Your own code: `module:object`, such as my_models:resnet.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+# The groups on which a result depends.
+RESULT_GROUPS = (
+    "augmentation", "preprocessing", "backbone", "head", "model", "optimizer", "loss", "trainer", "speed",
+)  # fmt: skip
 # Keys of `speed` that change no bit of a result.
 SAME_RESULT = ("late_relu", "fast_features", "keep_features_mb")
 
@@ -470,7 +474,7 @@ class Config:
     study: str = option("the question; one MLflow experiment", DEFAULT_STUDY)
     seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
     reuse: str = option(
-        "exact: a finished run of the same config, data, code and libraries is not repeated; never", "exact"
+        "exact: a finished run of the same config, data, code, libraries and precision is not repeated; never", "exact"
     )
     dataset: DatasetConfig = MISSING
     augmentation: AugmentationConfig = MISSING
@@ -523,7 +527,8 @@ def load_tracking(uri: str) -> TrackingConfig:
     """Returns the tracking section for a store: `conf/tracking/local.yaml` with this address, `server.yaml` for a server."""
     choice = "server" if uri.startswith(("http://", "https://")) else "local"
     content = OmegaConf.load(CONF / "tracking" / f"{choice}.yaml")
-    del content["defaults"]
+    assert isinstance(content, DictConfig)
+    content.pop("defaults")
     content["uri"] = uri
     loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrackingConfig), content))
     assert isinstance(loaded, TrackingConfig)
@@ -635,13 +640,16 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
 
     Args:
         with_seed: False gives the digest of the variant, which all seeds share.
+
+    What `trainer.precision` became on the machine counts in a run's identity, beside this digest: auto that became float32 and
+    float32 are the same.
     """
     content = asdict(config)
-    groups = ("augmentation", "preprocessing", "backbone", "head", "trainer", "speed")
-    relevant = {group: content[group] for group in groups}
+    relevant = {group: content[group] for group in RESULT_GROUPS}
+    relevant["trainer"].pop("precision")
     for key in SAME_RESULT:
         relevant["speed"].pop(key)
-    _add_choices(relevant, config)
+    _drop_defaults(relevant, config)
     for group in relevant.values():
         group.pop("name", None)
         if "layers" in group:
@@ -656,17 +664,17 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
     return hash_text(json.dumps(relevant, sort_keys=True))
 
 
-def _add_choices(relevant: dict[str, Any], config: Config) -> None:
-    """Adds to what is hashed the keys that are younger than some runs, where they are not at their defaults.
+def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
+    """Takes from what is hashed the keys that are younger than some runs, where they are at their defaults.
 
     A run from before there was such a key then has the digest of one that leaves it alone.
     """
+    relevant["optimizer"], relevant["loss"] = config.optimizer.settings, config.loss.settings
     if config.optimizer.settings == OptimizerConfig().settings:
+        del relevant["optimizer"]
         relevant["trainer"]["optimizer"] = "adam"
-    else:
-        relevant["optimizer"] = config.optimizer.settings
-    if config.loss.settings:
-        relevant["loss"] = config.loss.settings
+    if not config.loss.settings:
+        del relevant["loss"]
     trainer, backbone = relevant["trainer"], relevant["backbone"]
     callbacks = [[name, options] for _, name, options in list_callbacks(trainer.pop("callbacks"))]
     if callbacks:
@@ -677,8 +685,9 @@ def _add_choices(relevant: dict[str, Any], config: Config) -> None:
         del backbone["builder"]
     if config.model.builder:
         # It takes the place of backbone and head.
-        relevant["model"] = asdict(config.model)
         del relevant["backbone"], relevant["head"]
+    else:
+        del relevant["model"]
 
 
 def older_optimizer(former: str) -> dict[str, Any]:

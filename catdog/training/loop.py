@@ -42,7 +42,7 @@ class Fit:
         weights: what trains, at that epoch, in the order of `list_changing`.
         spent: wall and CPU seconds by stage, of the processes that trained before this one.
         threads: CPU threads that it was trained with: sums in another order differ in their last bits.
-        trained_as: precision and number of devices, which a checkpoint is good for.
+        runtime: precision, device and number of devices, which a checkpoint is good for.
         stopped: whether a callback of the user's has ended the training.
         callback_states: arrays by name, as `restore` found them, for the user's callbacks.
     """
@@ -52,7 +52,7 @@ class Fit:
     weights: list[np.ndarray] = field(default_factory=list)
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threads: int = 0
-    trained_as: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
     stopped: bool = False
     callback_states: Mapping[str, np.ndarray] | None = None
 
@@ -147,7 +147,7 @@ def capture(
     arrays |= capture_states(callbacks)
     facts = {
         "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
-        "trained_as": result.trained_as, "stopped": result.stopped,
+        "runtime": result.runtime, "stopped": result.stopped,
     }  # fmt: skip
     return Checkpoint(len(result.epochs), arrays, facts)
 
@@ -161,7 +161,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
     return Fit(
-        facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["trained_as"],
+        facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"],
         facts.get("stopped", False), arrays,
     )  # fmt: skip
 

@@ -8,12 +8,13 @@ import linecache
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from catdog.config.schema import Config
 from catdog.system.errors import UserError
+from catdog.tracking.identity import Identity, identify
 
 MOST_FRAMES = 8
 MOST_MESSAGE_LINES = 12
@@ -160,23 +161,17 @@ def _library_folders() -> list[Path]:
     return [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
 
 
-def read_sources(references: Iterable[str]) -> dict[str, str]:
-    """Returns the source of the user's own modules among those named, by path in the folder that they are imported from."""
-    found = {}
-    for reference in references:
-        name = reference.partition(":")[0]
-        module = sys.modules.get(name)
-        if module is not None and is_local(module):
-            is_package = hasattr(module, "__path__")
-            path = name.replace(".", "/") + ("/__init__.py" if is_package else ".py")
-            found[path] = Path(str(module.__file__)).read_text(encoding="utf-8")
-    return found
+def require_planned_code(config: Config, identity: Identity) -> None:
+    """Raises UserError where a module of the user's is another by now than when the run was planned.
 
-
-def is_local(module: ModuleType) -> bool:
-    """Whether a module's file is the user's own, rather than that of an installed package."""
-    file = getattr(module, "__file__", None)
-    return file is not None and _is_users(file)
+    catdog's own modules are in memory since then; the user's are imported in the process of each run.
+    """
+    now = identify(config, identity.data, identity.runtime)
+    changed = [
+        name for name in sorted({*now.sources, *identity.sources}) if now.files.get(name) != identity.files.get(name)
+    ]
+    if changed:
+        raise UserError(f"{', '.join(changed)} changed since this run was planned. The same command plans it anew.")
 
 
 def describe_type(value: Any) -> str:

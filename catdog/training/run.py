@@ -10,12 +10,13 @@ from catdog.config.schema import Config, find_references
 from catdog.system.clock import Clock
 from catdog.tracking import Job
 from catdog.tracking.identity import identify
+from catdog.training.own_code import require_planned_code
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset, SplitImages
+    from catdog.data.predictions import Predictions
     from catdog.training.input_stream import Rows
     from catdog.training.progress import Progress
 
@@ -91,6 +92,10 @@ def train(
     with clock.stage("data"):
         dataset = dataset or load_dataset(config.dataset)
 
+    references = find_references(config)
+    if references and job.identity:
+        require_planned_code(config, job.identity)
+
     from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
@@ -127,7 +132,7 @@ def train(
     clock.enter("build")
     keras.utils.disable_interactive_logging()
     keras.utils.set_random_seed(config.seed)
-    precision = choose_precision(config.trainer)
+    precision = choose_precision(config.trainer, job.identity.runtime if job.identity else None)
     log.info("precision %s: %s", precision.policy, precision.reason)
     make_deterministic(config.trainer)
     strategy = build_strategy(config.trainer)
@@ -144,7 +149,6 @@ def train(
             head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         trained = model if head is None else head
         compile_model(trained, config, precision.policy, steps, jit=jit)
-    references = find_references(config)
     if references:
         if not job.sweep_id:
             # A sweep has done so before its first run.
@@ -158,14 +162,14 @@ def train(
     clock.enter("start")
     client = tracking.connect_unseen(config.tracking) if job.sweep_id else tracking.connect(config.tracking)
     clock.enter("tracking")
-    identity = job.identity or identify(config, dataset.manifest.digest)
-    trained_as = {"precision": precision.policy, "devices": strategy.num_replicas_in_sync}
-    with tracking.open_run(client, config, job, identity, trained_as) as run:
+    identity = job.identity or identify(config, dataset.manifest.digest, precision.runtime)
+    runtime = {**precision.runtime, "devices": strategy.num_replicas_in_sync}
+    with tracking.open_run(client, config, job, identity, runtime) as run:
         run.postman.charge = clock.charge
         checkpoint = run.checkpoint
         if checkpoint is None:
-            result = Fit(threads=count_threads(), trained_as=trained_as)
-            run_logging.log_config(run, config, job, dataset, precision.policy)
+            result = Fit(threads=count_threads(), runtime=runtime)
+            run_logging.log_config(run, config, job, dataset, identity.sources)
             with clock.stage("figures"):
                 # Layers of their own: training must not depend on how many examples were drawn before it.
                 run_logging.log_examples(
@@ -221,12 +225,12 @@ def train(
         del train_rows, val_rows
         gc.collect()
         kept = build_kept_model(config, model, len(dataset.classes), precision.policy)
-        clean_accuracy = measure_accuracy(predict_split(kept, train_split, config.trainer.batch_size))
+        clean_accuracy = predict_split(kept, train_split, config.trainer.batch_size).accuracy
         predictions = predict_split(kept, val_split, config.trainer.batch_size)
         clock.enter("figures")
         run_logging.log_results(run, config, fitted, predictions, clean_accuracy)
         clock.enter("model logging")
-        run_logging.log_model(run, config, kept, val_split)
+        run_logging.log_model(run, kept, val_split, identity.sources)
         clock.enter("tracking")
         run_logging.log_time(run, clock)
         seconds, _ = clock.totals
@@ -247,8 +251,8 @@ def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in epoch.items() if key != "epoch"}
 
 
-def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataFrame":
-    """Returns the kept model's answer to every image of a split: file, label, and a probability per class.
+def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "Predictions":
+    """Returns the kept model's answers to every image of a split.
 
     Args:
         kept: uint8 (B, H, W, 3) -> float32 (B, classes).
@@ -256,7 +260,8 @@ def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataF
         batch_size: images per step, at most; fewer where they are large.
     """
     import numpy as np
-    import pandas as pd
+
+    from catdog.data.predictions import Predictions
 
     batch_size = max(1, min(batch_size, PIXELS_AT_ONCE // int(np.prod(kept.input_shape[1:3]))))
     batches = [
@@ -264,13 +269,7 @@ def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataF
         for start in range(0, len(split), batch_size)
     ]
     names = [split.classes[label] for label in split.labels]
-    probabilities = pd.DataFrame(np.concatenate(batches), columns=list(split.classes))
-    return pd.concat([pd.DataFrame({"file": split.files, "label": names}), probabilities], axis=1)
-
-
-def measure_accuracy(predictions: "pd.DataFrame") -> float:
-    """Returns the share, in [0, 1], of the images of `predict_split` whose most probable class is their label."""
-    return float((predictions.iloc[:, 2:].idxmax(axis=1) == predictions["label"]).mean())
+    return Predictions.build(split.files, names, split.classes, np.concatenate(batches))
 
 
 def name_job(model: str, overrides: list[str], varying: set[str] | None = None) -> tuple[str, str]:

@@ -1,20 +1,18 @@
 """What a training writes about its run: config, examples, architecture, results, the kept model, and where its time went."""
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from catdog.config.schema import Config, find_references
+from catdog.config.schema import Config
 from catdog.system.clock import Clock, describe
 from catdog.tracking import Job
-from catdog.tracking.identity import PRECISION_TAG
-from catdog.training.own_code import read_sources
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from catdog.data.dataset import Dataset, SplitImages
+    from catdog.data.predictions import Predictions
     from catdog.tracking import SpooledRun
     from catdog.training.loop import Fit
 
@@ -26,14 +24,14 @@ AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
 
-def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", policy: str) -> None:
-    """Writes the composed config, facts of the data, and the split of every file."""
+def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", sources: Mapping[str, str]) -> None:
+    """Writes the composed config, the source of the user's own modules, facts of the data, and the split of every file."""
     from catdog.data.dataset import majority_fraction
     from catdog.tracking import log_inputs
 
     run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
     run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
-    for path, text in read_sources(find_references(config).values()).items():
+    for path, text in sources.items():
         run.log_text(text, f"{CODE_FOLDER}/{path}")
     manifest = dataset.manifest
     # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
@@ -41,7 +39,6 @@ def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", 
         **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
         "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
         "catdog.classes": ",".join(manifest.classes),
-        PRECISION_TAG: policy,
     })  # fmt: skip
     run.log_table(manifest.images, "split.csv")
     log_inputs(run, config, manifest.images, manifest.digest)
@@ -78,17 +75,15 @@ def log_architecture(run: "SpooledRun", model: Any) -> None:
 
 
 def log_results(
-    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
+    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
 ) -> None:
     """Writes what came out: metrics of best, last and kept epoch, history, answers to validation images, and figures.
 
     Args:
         clean_accuracy: the kept model's on training images that are not augmented, in [0, 1].
     """
-    import pandas as pd
-
     from catdog import plots
-    from catdog.statistics.proportions import confusion_counts
+    from catdog.data.history import History
 
     kept = fitted.best if config.trainer.keep == "best" else fitted.last
     run.log_metrics({
@@ -100,29 +95,31 @@ def log_results(
         "kept/epoch": kept["epoch"],
         "train/accuracy_clean": clean_accuracy,
     })  # fmt: skip
-    history = pd.DataFrame(fitted.epochs)
-    run.log_table(history, "history.csv")
-    run.log_table(predictions, "predictions/val.csv")
-    history = history.set_index("epoch")
+    history = History.from_epochs(fitted.epochs)
+    run.log_text(history.to_csv(), "history.csv")
+    run.log_text(predictions.to_csv(), "predictions/val.csv")
+    by_epoch = history.to_frame()
     epoch = int(kept["epoch"])
-    run.log_figure(plots.plot_accuracy(history, epoch), "figures/accuracy.png")
-    run.log_figure(plots.plot_loss(history, epoch), "figures/loss.png")
-    run.log_figure(plots.plot_gap(history, epoch), "figures/gap.png")
-    classes = list(predictions.columns[2:])
-    labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy()
-    counts = confusion_counts(labels, predictions.iloc[:, 2:].to_numpy().argmax(axis=1), len(classes))
-    run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
+    run.log_figure(plots.plot_accuracy(by_epoch, epoch), "figures/accuracy.png")
+    run.log_figure(plots.plot_loss(by_epoch, epoch), "figures/loss.png")
+    run.log_figure(plots.plot_gap(by_epoch, epoch), "figures/gap.png")
+    confusion = plots.plot_confusion(predictions.confusion, list(predictions.class_names))
+    run.log_figure(confusion, "figures/confusion.png")
 
 
-def log_model(run: "SpooledRun", config: Config, kept: Any, val_split: "SplitImages") -> None:
-    """Saves the kept model with the run, and with it the user's code that loading it needs."""
+def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages", sources: Mapping[str, str]) -> None:
+    """Saves the kept model with the run, and with it the user's code that loading it needs.
+
+    Args:
+        sources: text of the user's own modules, by path in the folder that they are imported from.
+    """
     import numpy as np
 
     from catdog.tracking import log_kept_model
     from catdog.training.saved_code import describe_needed_code
 
     example: np.ndarray = val_split.gather(np.array([0]))[0]
-    code = describe_needed_code(kept, read_sources(find_references(config).values()))
+    code = describe_needed_code(kept, sources)
     with code.write() as paths:
         log_kept_model(
             run, kept, example=example, class_names=val_split.classes, custom_objects=code.objects, code_paths=paths,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from catdog.tracking.code_digest import SITE
 from catdog.training.own_models import find_custom_objects, find_needs
 
 
@@ -61,6 +62,8 @@ def describe_needed_code(model: Any, sources: Mapping[str, str]) -> NeededCode:
     modules = sorted({module for module, _ in find_needs(model).values()})
     if not modules:
         return NeededCode({}, {}, [], [])
+    # An installed package is named, not copied.
+    sources = {path: text for path, text in sources.items() if not path.startswith(f"{SITE}/")}
     saved = {path.partition("/")[0].removesuffix(".py") for path in sources}
     packages = {module.partition(".")[0] for module in modules} - saved
     distributions = importlib.metadata.packages_distributions()

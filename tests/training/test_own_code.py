@@ -5,14 +5,17 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from own_modules import MODELS
 
 from catdog.comparison.gradcam import NoMapError, compute_cams
-from catdog.config.schema import hash_config
+from catdog.config.schema import find_references, hash_config
 from catdog.deployment.evaluation import load_keras_model
 from catdog.system.errors import UserError
+from catdog.tracking.identity import identify
 from catdog.training.augmentation import build_augmentation
 from catdog.training.check import check_own_code
 from catdog.training.model import build_kept_model, build_model
+from catdog.training.own_code import require_planned_code
 
 ALL = (
     "backbone.builder=my_models:resnet", "backbone.options={depth: 1}", "optimizer=adamw", "loss.function=my_losses:margin",
@@ -145,6 +148,34 @@ def test_the_digest_counts_what_the_config_names_of_own_code(folder) -> None:
     )
     whole = ("model=own", "model.builder=my_models:classifier")
     assert digest(*whole, "head.units=3", "backbone=drawn_mini") == digest(*whole) != base
+
+
+def test_what_the_config_names_of_own_code_is_found(folder) -> None:
+    overrides = ("backbone.builder=my_models:resnet", "backbone.options={other: a:b}", "optimizer.algorithm=my.optimizers:Mine",
+                 "trainer.callbacks=[TerminateOnNaN, my_callbacks:Ema]", "model=augmented",
+                 "+augmentation.layers.x={layer: my_layers:Blur}", "dataset.archive=c:d")  # fmt: skip
+    assert find_references(folder.compose(*overrides)) == {
+        "backbone.builder": "my_models:resnet",
+        "optimizer.algorithm": "my.optimizers:Mine",
+        "trainer.callbacks.1": "my_callbacks:Ema",
+        "augmentation.layers.x": "my_layers:Blur",
+    }
+
+
+def test_code_that_changes_after_the_plan_is_not_trained(folder) -> None:
+    config = folder.compose("backbone.builder=my_models:resnet")
+    planned = identify(config, "data", {"precision": "float32", "device": "cpu"})
+    folder.write("my_models", MODELS + "# Another comment.\n")
+    require_planned_code(config, planned)
+    folder.write("my_models", MODELS.replace("strides=2", "strides=1"))
+    with pytest.raises(UserError, match=r"my_models.py changed since this run was planned"):
+        require_planned_code(config, planned)
+
+
+def test_a_module_that_is_missing_is_named_with_its_key_before_anything_is_imported(folder) -> None:
+    config = folder.compose("loss.function=my_lossses:margin")
+    with pytest.raises(UserError, match=r"loss.function: my_lossses:margin: there is no module my_lossses"):
+        identify(config, "data", {"precision": "float32", "device": "cpu"})
 
 
 MISTAKES = [

@@ -333,6 +333,8 @@ def test_a_training_loads_no_module_that_is_neither_reached_nor_a_watcher(tmp_pa
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CodeDigest]:
     """Writes files into the current folder and returns the digest with a reference into them."""
     monkeypatch.chdir(tmp_path)
+    # Another test of this process may have imported one of that name.
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
 
     def write(reference: str = "my_models:resnet", **files: str) -> CodeDigest:
         for name, text in files.items():

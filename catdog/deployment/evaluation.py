@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog.config.commands import EvaluateConfig
-from catdog.config.schema import CONF, Config, load_config
+from catdog.config.schema import CONF, Config, LossConfig, load_config, older_optimizer
 from catdog.system.errors import UserError
 from catdog.system.terminal import console
 
@@ -136,6 +136,10 @@ def load_run_config(run_id: str) -> Config:
         stored["speed"].pop("defaults")
     # Runs from before it was looked for.
     stored.setdefault("dataset", {}).setdefault("near_duplicates", "ignore")
+    if "optimizer" not in stored:
+        # It was a key of the trainer.
+        stored["optimizer"] = older_optimizer(stored.get("trainer", {}).pop("optimizer", "adam"))
+        stored["loss"] = dataclasses.asdict(LossConfig())
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
 
 
@@ -163,8 +167,27 @@ def load_keras_model(uri: str) -> Any:
     """Returns the Keras model of an MLflow model URI: uint8 (B, H, W, 3) in, float32 probabilities (B, classes) out."""
     import mlflow
 
-    with explain_missing_artifacts(uri):
+    from catdog.training.saved_code import isolate_code
+
+    with explain_missing_artifacts(uri), _explain_missing_code(uri), isolate_code():
         return mlflow.tensorflow.load_model(uri)
+
+
+@contextlib.contextmanager
+def _explain_missing_code(uri: str) -> Iterator[None]:
+    """Turns what Keras or Python raises where a model needs classes that are not there into a user's message."""
+    import mlflow
+
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        needs = (mlflow.models.get_model_info(uri).metadata or {}).get("needs", [])
+        if not needs:
+            raise
+        raise UserError(
+            f"model: {uri} needs code of its own, {', '.join(needs)}, and that cannot be loaded: {str(error).splitlines()[0]} "
+            "Install it, or run the command in the folder where it lies, as it was when the model was trained."
+        ) from error
 
 
 @contextlib.contextmanager

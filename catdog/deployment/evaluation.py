@@ -80,7 +80,7 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     """
     from catdog.registry.champion import resolve_model
     from catdog.registry.ledger import describe_look, digest_test, open_look
-    from catdog.training.run import predict_split
+    from catdog.training.predicting import predict_split
 
     # Before TensorFlow is imported: what cannot be had is said at once.
     uri, run_id, words = resolve_model(client, config.study, config.model)

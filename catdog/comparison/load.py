@@ -11,7 +11,7 @@ import numpy as np
 
 from catdog.comparison.records import DATA_DIGEST_TAG, FINISHED, Comparison, RunRecord
 from catdog.config.commands import CompareConfig
-from catdog.config.schema import default_cache
+from catdog.config.schema import complete_params, default_cache
 from catdog.data.history import HISTORY_KEYS, History
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
@@ -133,7 +133,7 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
         variant=variant,
         seed=int(data.params.get("seed", 0)),
         status=run.info.status,
-        params=dict(data.params),
+        params=complete_params(data.params),
         tags=dict(data.tags),
         metrics=dict(data.metrics),
         history=_load_history(client, run),

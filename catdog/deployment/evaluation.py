@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import OmegaConf
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from catdog.config.commands import EvaluateConfig
+from catdog.config.schema import CONF, Config, LossConfig, load_config, older_optimizer
 from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.system.errors import UserError
 from catdog.system.terminal import console
@@ -79,7 +81,7 @@ def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
     from catdog.registry.champion import resolve_model
     from catdog.registry.ledger import describe_look, digest_test, open_look
     from catdog.tracking.study_data import load_run_dataset
-    from catdog.training.run import predict_split
+    from catdog.training.predicting import predict_split
 
     # Before TensorFlow is imported: what cannot be had is said at once.
     uri, run_id, words = resolve_model(client, config.study, config.model)
@@ -118,6 +120,26 @@ def _build_looks(looks: "list[Look]") -> Table:
     return table
 
 
+def load_run_config(run_id: str) -> Config:
+    """Returns the config that a run was trained with, from its artifacts."""
+    import mlflow
+
+    with explain_missing_artifacts(f"run {run_id}"):
+        text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
+    stored = OmegaConf.create(text)
+    if "speed" not in stored:
+        # Trained before there was a choice.
+        stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")
+        stored["speed"].pop("defaults")
+    # Runs from before it was looked for.
+    stored.setdefault("dataset", {}).setdefault("near_duplicates", "ignore")
+    if "optimizer" not in stored:
+        # It was a key of the trainer.
+        stored["optimizer"] = older_optimizer(stored.get("trainer", {}).pop("optimizer", "adam"))
+        stored["loss"] = dataclasses.asdict(LossConfig())
+    return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
+
+
 def load_model(uri: str) -> Any:
     """Returns the model of an MLflow model URI, whatever its flavor: a Keras model, or what answers like one.
 
@@ -143,10 +165,28 @@ def load_keras_model(uri: str) -> Any:
     import keras
     import mlflow
 
-    keras.utils.disable_interactive_logging()
+    from catdog.training.saved_code import isolate_code
 
-    with explain_missing_artifacts(uri):
+    keras.utils.disable_interactive_logging()
+    with explain_missing_artifacts(uri), _explain_missing_code(uri), isolate_code():
         return mlflow.tensorflow.load_model(uri)
+
+
+@contextlib.contextmanager
+def _explain_missing_code(uri: str) -> Iterator[None]:
+    """Turns what Keras or Python raises where a model needs classes that are not there into a user's message."""
+    import mlflow
+
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        needs = (mlflow.models.get_model_info(uri).metadata or {}).get("needs", [])
+        if not needs:
+            raise
+        raise UserError(
+            f"model: {uri} needs code of its own, {', '.join(needs)}, and that cannot be loaded: {str(error).splitlines()[0]} "
+            "Install it, or run the command in the folder where it lies, as it was when the model was trained."
+        ) from error
 
 
 @contextlib.contextmanager

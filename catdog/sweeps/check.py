@@ -12,6 +12,7 @@ from catdog.sweeps.jobs import JobState, describe_death, start_process, start_se
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import ConsoleHandler
 from catdog.tracking.identity import Identity
+from catdog.training.class_weights import require_known_classes
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
@@ -38,6 +39,10 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
             except UserError as error:
                 raise UserError(_in_job(str(error), name)) from error
             log.info("%s", describe_dataset(loaded[key]))
+        try:
+            require_known_classes(config.trainer, loaded[key].classes)
+        except UserError as error:
+            raise UserError(_in_job(str(error), name)) from error
     return [loaded[str(config.dataset)] for _, config in jobs]
 
 
@@ -138,6 +143,7 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
 
 def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection) -> None:
     from catdog.training.augmentation import build_augmentation
+    from catdog.training.check import check_own_code
     from catdog.training.model import build_model
     from catdog.training.precision import build_strategy, choose_precision
 
@@ -148,9 +154,12 @@ def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: 
         for number, ((config, identity), count) in enumerate(zip(jobs, classes, strict=True)):  # noqa: B007
             precision = choose_precision(config.trainer, identity.runtime)
             build_strategy(config.trainer)
-            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, config.speed, count))
+            model = str((
+                config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
+                config.optimizer, config.loss, config.trainer.callbacks,
+            ))  # fmt: skip
             if model not in models:
-                build_model(config, count, precision.policy)
+                check_own_code(config, build_model(config, count, precision.policy), count, precision.policy)
                 build_augmentation(
                     config.augmentation,
                     config.seed,

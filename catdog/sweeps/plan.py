@@ -201,7 +201,7 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: "Run") -> list[str]
     identity = planned.identity
     words = []
     if tags.get("catdog.config_digest") != identity.config:
-        theirs = {key: value for key, value in run.data.params.items() if key in mine}
+        theirs = {key: value for key, value in schema.complete_params(run.data.params).items() if key in mine}
         words.append(
             describe_config_change(theirs, mine)
             or "config changed: the order of layers, or what backbone.weights holds"

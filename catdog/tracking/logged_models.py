@@ -77,9 +77,9 @@ def log_keras_model(run: SpooledRun, model: Any, image_size: int | None, dataset
             f"{type(model).__name__}. Write a folder with save_model of a flavor, such as mlflow.pytorch.save_model."
         )
     size = image_size or shape[1]
-    if len(shape) != 4 or not size or shape[1] not in (None, size) or shape[2] not in (None, size) or shape[3] != 3:
+    if len(shape) != 4 or not size or shape[1:] != (size, size, 3):
         raise UserError(
-            f"log_model: the model must take square RGB images (N, H, W, 3), received the input shape {shape} and "
+            f"log_model: the model must take square RGB images of one size, (N, H, W, 3), received the input shape {shape} and "
             f"image_size={image_size}."
         )
     if outputs[-1] != len(dataset.classes):

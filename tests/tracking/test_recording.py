@@ -357,7 +357,7 @@ def test_answers_that_do_not_fit_are_refused(study, val, client, wrong):
 def test_a_training_image_is_no_validation_image(study, val):
     train = study.split("train")
     files = [train.files[0], *val.files[1:]]
-    with pytest.raises(UserError, match=r"by name or content: \S+ \(in train\)"), study.record("net") as run:
+    with pytest.raises(UserError, match=r"by name or content: 1 \(\S+ \(in train\)\)"), study.record("net") as run:
         run.log_validation(files, val.labels, answer(val, 4))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.stats import norm
 
 from catdog.statistics.contrasts import accuracy_interval, bootstrap_interval, bootstrap_means, contrast
+from catdog.statistics.decisions import Decision
 from catdog.statistics.sequential import level_of_looks, plan_looks
 
 # What an image's difficulty, a variant's taste and a model's whim do to a latent score. With them the errors of two seeds of a
@@ -115,16 +116,18 @@ def decide_all(first: np.ndarray, second: np.ndarray, looks: list[int], error: f
         margin: differences up to this are as good as none.
 
     Returns:
-        outcome: str (studies,), better, worse, same or open, from the first variant's view; seeds: int (studies,).
+        outcome: str (studies,), values of `Decision`, from the first variant's view; seeds: int (studies,).
     """
-    outcome = np.full(len(first), "open", dtype="U6")
+    outcome = np.full(len(first), Decision.UNDECIDED.value, dtype="U10")
     seeds = np.full(len(first), looks[-1])
     for count, level in zip(looks, level_of_looks(looks, error), strict=True):
         found = contrast(first[:, :count], second[:, :count])
         low, high = found.interval(1 - level)
-        for name, holds in (("better", low > 0), ("worse", high < 0), ("same", np.maximum(-low, high) <= margin)):
-            new = holds & (outcome == "open")
-            outcome[new], seeds[new] = name, count
+        equivalent = np.maximum(-low, high) <= margin
+        decided = {Decision.BETTER: low > 0, Decision.WORSE: high < 0, Decision.EQUIVALENT: equivalent}
+        for decision, holds in decided.items():
+            new = holds & (outcome == Decision.UNDECIDED.value)
+            outcome[new], seeds[new] = decision.value, count
     return outcome, seeds
 
 
@@ -136,7 +139,7 @@ def print_decisions(studies: int = 1000, most: int = 12, margin: float = 0.02) -
         for difference in (0.0, 0.02, 0.05) if level < 1 else (0.0, 0.005, 0.015):
             generator = np.random.default_rng(images)
             better = find_shift(difference, level, seed_spread)
-            counts, spent = dict.fromkeys(("better", "worse", "same", "open"), 0), 0
+            counts, spent = dict.fromkeys(("better", "worse", "equivalent", "undecided"), 0), 0
             for _ in range(10):
                 first, second = draw_studies(
                     studies // 10,

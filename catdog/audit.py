@@ -14,6 +14,7 @@ from catdog import cli
 from catdog.config.commands import AuditConfig
 from catdog.config.schema import DatasetConfig, load_config
 from catdog.system.errors import UserError
+from catdog.system.files import remove_partial, write_atomically
 from catdog.system.terminal import console, show_next
 from catdog.system.wording import plural
 
@@ -75,9 +76,10 @@ def report_dataset(config: AuditConfig) -> set[str]:
     folder = Path(config.output) / config.dataset.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        audit.images.to_csv(folder / "images.csv", index=False)
-        build_pairs_frame(audit).to_csv(folder / "pairs.csv", index=False)
-        (folder / "audit.html").write_text(render_page(audit, config.dataset.name), encoding="utf-8")
+        remove_partial(folder)
+        write_atomically(folder / "images.csv", audit.images.to_csv(index=False), sync=False)
+        write_atomically(folder / "pairs.csv", build_pairs_frame(audit).to_csv(index=False), sync=False)
+        write_atomically(folder / "audit.html", render_page(audit, config.dataset.name), sync=False)
     except OSError as error:
         raise UserError(
             f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."

@@ -12,6 +12,7 @@ from catdog.config.command_lines import next_command
 from catdog.config.commands import CompareConfig
 from catdog.config.schema import hash_text, load_config
 from catdog.system.errors import UserError
+from catdog.system.files import remove_partial, write_atomically
 from catdog.system.terminal import console, show_next
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def compare(composed: DictConfig) -> None:
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
         page = folder / "comparison.html"
         tables = {
             "table": build_frame(comparison),
@@ -61,8 +63,8 @@ def compare(composed: DictConfig) -> None:
             # Without a pair there is no table of them, nor one of an earlier comparison.
             (folder / f"{name}.csv").unlink(missing_ok=True)
             if len(frame):
-                frame.to_csv(folder / f"{name}.csv", index=False)
-        page.write_text(render_page(analysis, atlas, cams, figures), encoding="utf-8")
+                write_atomically(folder / f"{name}.csv", frame.to_csv(index=False), sync=False)
+        write_atomically(page, render_page(analysis, atlas, cams, figures), sync=False)
         # An earlier comparison may have had others.
         shutil.rmtree(folder / "figures", ignore_errors=True)
         (folder / "figures").mkdir(exist_ok=True)

@@ -203,7 +203,7 @@ def build_atlas(analysis: Analysis) -> Atlas | None:
     """Returns the atlas of the variants that are drawn; None where no image was answered by all runs."""
     if not analysis.variants or not len(analysis.comparison.outcomes):
         return None
-    files = analysis.comparison.outcomes.index
+    files = analysis.comparison.outcomes.files
     chosen = analysis.drawn
     records = [record for variant in chosen for record in variant.records]
     class_names = list(dict.fromkeys(name for record in records for name in record.class_names))
@@ -222,7 +222,7 @@ def build_atlas(analysis: Analysis) -> Atlas | None:
 
 def _align(record: RunRecord, files: pd.Index, place: dict[str, int]) -> np.ndarray:
     """Returns a run's probabilities for these images and classes: float32 (N, C)."""
-    probabilities = record.probabilities.astype(np.float32)
+    probabilities = record.predictions.probabilities.astype(np.float32)
     if not record.files.equals(files):
         probabilities = probabilities[record.files.get_indexer(files)]
     columns = [place[name] for name in record.class_names]

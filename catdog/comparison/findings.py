@@ -2,12 +2,11 @@
 
 from collections import defaultdict
 
-import numpy as np
-
 from catdog.comparison.analysis import Analysis
-from catdog.comparison.records import FINISHED, Comparison, RunRecord
+from catdog.comparison.records import FINISHED, NAN, Comparison, RunRecord
 from catdog.comparison.variants import Variant
-from catdog.comparison.verdicts import BETTER, MODELS, Verdict
+from catdog.comparison.verdicts import NoDecision, Verdict
+from catdog.statistics.decisions import Decision
 from catdog.system.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
 
 # Farther apart, the accuracy counted from the kept model's predictions and the one tracked at its epoch are not of one
@@ -202,7 +201,7 @@ def _level_with_best(analysis: Analysis) -> list[Variant]:
 
 
 def _is_told_apart(verdict: Verdict) -> bool:
-    return verdict.kind == BETTER or (verdict.kind == MODELS and verdict.low > 0)
+    return verdict.kind == Decision.BETTER or (verdict.kind == NoDecision.ONE_SEED and verdict.low > 0)
 
 
 def _some(names: list[str]) -> str:
@@ -212,7 +211,4 @@ def _some(names: list[str]) -> str:
 
 
 def _tracked_at_kept_epoch(record: RunRecord) -> float:
-    history = record.history
-    if record.kept_epoch is None or record.kept_epoch not in history.index or "val/accuracy" not in history:
-        return float(np.nan)
-    return float(history["val/accuracy"].loc[record.kept_epoch])
+    return NAN if record.kept_epoch is None else record.history.at(record.kept_epoch, "val/accuracy")

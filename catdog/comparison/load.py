@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from catdog.comparison.records import FINISHED, Comparison, RunRecord
 from catdog.config.commands import CompareConfig
 from catdog.config.schema import default_cache
+from catdog.data.history import HISTORY_KEYS, History
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
-from catdog.tracking.artifacts import load_bytes, load_table
+from catdog.tracking.artifacts import load_history, load_predictions, load_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HISTORY_KEYS = (
-    "train/loss",
-    "train/accuracy",
-    "val/loss",
-    "val/accuracy",
-    "gap/accuracy",
-    "epoch_seconds",
-    "images_per_second",
-    "learning_rate",
-)
 # MLflow's own limit to what a search returns at once.
 MAX_RUNS = 50_000
 
@@ -56,7 +46,7 @@ def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison
         study=client.get_experiment(first_run.info.experiment_id).name,
         sweep_id=sweep.info.run_id if sweep else "",
         records=records,
-        class_names=tuple(first.predictions.columns[2:]),
+        class_names=first.class_names,
         baseline=float(tags["catdog.majority_fraction"]),
         train_images=int(tags["catdog.train_images"]),
         val_images=len(first.predictions),
@@ -139,29 +129,20 @@ def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord
         tags=dict(data.tags),
         metrics=dict(data.metrics),
         history=_load_history(client, run),
-        predictions=load_table(artifacts, "predictions/val.csv"),
+        predictions=load_predictions(artifacts),
     )
 
 
-def _load_history(client: "MlflowClient", run: "Run") -> pd.DataFrame:
-    """Returns a run's metrics by epoch, from 1: from its table, which it has once it is finished, or metric by metric."""
-    content = load_bytes(run.info.artifact_uri, "history.csv")
-    if content is not None:
-        # Nothing but numbers, so pandas' reader, which takes eight times as long, has nothing to find out.
-        head, *lines = content.decode().splitlines()
-        columns = head.split(",")
-        values = np.array([[float(cell or "nan") for cell in line.split(",")] for line in lines]).reshape(
-            -1, len(columns)
-        )
-        known = [key for key in HISTORY_KEYS if key in columns]
-        epochs = pd.Index(values[:, columns.index("epoch")].astype(int), name="epoch")
-        return pd.DataFrame(values[:, [columns.index(key) for key in known]], epochs, known)
-    series = {}
-    for key in HISTORY_KEYS:
-        if key in run.data.metrics:
-            points = client.get_metric_history(run.info.run_id, key)
-            series[key] = pd.Series({point.step: point.value for point in points}, dtype=float)
-    return pd.DataFrame(series).sort_index().rename_axis("epoch")
+def _load_history(client: "MlflowClient", run: "Run") -> History:
+    """Returns a run's metrics by epoch: from its table, which it has once it is finished, or metric by metric."""
+    stored = load_history(run.info.artifact_uri)
+    if stored is not None:
+        return stored
+    return History.from_points({
+        key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
+        for key in HISTORY_KEYS
+        if key in run.data.metrics
+    })  # fmt: skip
 
 
 def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:

@@ -9,8 +9,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
-from catdog.statistics.proportions import confusion_counts, wilson_interval
+from catdog.statistics.proportions import wilson_interval
 
 NAN = float("nan")
 NO_INTERVAL = (NAN, NAN)
@@ -36,10 +38,8 @@ class RunRecord:
         tags: MLflow's.
         metrics: last values, "kept/epoch", "final/val_loss", "model/parameters" and so on; "test/accuracy" only after
             `evaluate`.
-        history: index `epoch` from 1, columns train/loss, train/accuracy, val/loss, val/accuracy, gap/accuracy,
-            epoch_seconds, images_per_second, learning_rate; empty where the run failed early.
-        predictions: of the kept model on the validation split; columns file, label (class name), then one column per
-            class with its probability; empty where there are none.
+        history: empty where the run failed early.
+        predictions: of the kept model on the validation split; empty where there are none.
         artifact_uri: where its files are.
     """
 
@@ -51,8 +51,8 @@ class RunRecord:
     params: dict[str, str]
     tags: dict[str, str]
     metrics: dict[str, float]
-    history: pd.DataFrame
-    predictions: pd.DataFrame
+    history: History
+    predictions: Predictions
     artifact_uri: str = ""
 
     @property
@@ -88,11 +88,7 @@ class RunRecord:
 
     def last(self, column: str) -> float:
         """The last epoch's value of a column of `history`, NaN where there is none."""
-        return float(self._last.get(column, NAN))
-
-    @cached_property
-    def _last(self) -> dict[str, float]:
-        return dict(zip(map(str, self.history), self.history.to_numpy()[-1], strict=True)) if len(self.history) else {}
+        return self.history.last(column)
 
     def last_interval(self, column: str, images: int) -> tuple[float, float]:
         """The 95% Wilson interval of the last epoch's accuracy in `column`, measured on that many images."""
@@ -107,13 +103,14 @@ class RunRecord:
             Index file; columns label and predicted (class names), probability (of the predicted class, in [0, 1]) and
             right (bool).
         """
-        names = np.array([*self.class_names, ""], dtype=object)
+        found = self.predictions
+        names = np.array([*found.class_names, ""], dtype=object)
         return pd.DataFrame(
             {
-                "label": self._labels,
-                "predicted": names[self._predicted],
-                "probability": self.probabilities.max(axis=1, initial=0.0),
-                "right": self.right,
+                "label": found.labels,
+                "predicted": names[found.predicted],
+                "probability": found.probabilities.max(axis=1, initial=0.0),
+                "right": found.right,
             },
             index=self.files,
         )
@@ -121,70 +118,64 @@ class RunRecord:
     @cached_property
     def files(self) -> pd.Index:
         """The images that the kept model answered, by name."""
-        # As text, as the labels: a reader of CSV files takes classes called 0 to 9 for numbers in cells, but not in the head.
-        return pd.Index(_as_text(self.predictions, 0), dtype=object, name="file")
-
-    @cached_property
-    def right(self) -> np.ndarray:
-        """Whether the kept model's answer is right: bool (N,), in the order of `files`."""
-        places = self._label_places
-        return (self._predicted == places) & (places >= 0)
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        return _as_text(self.predictions, 1)
-
-    @cached_property
-    def probabilities(self) -> np.ndarray:
-        """What the kept model gives each class: float64 (N, C) in [0, 1], in the order of `files` and `class_names`."""
-        # By position: a class may be called "file" or "label" itself.
-        return self.predictions.iloc[:, 2:].to_numpy(dtype=float)
-
-    @cached_property
-    def _predicted(self) -> np.ndarray:
-        """Places in `class_names`."""
-        return (
-            self.probabilities.argmax(axis=1) if self.probabilities.size else np.zeros(len(self.predictions), dtype=int)
-        )
-
-    @cached_property
-    def _label_places(self) -> np.ndarray:
-        """Places in `class_names`, -1 for a label that the model does not know."""
-        return pd.Index(self.class_names, dtype=object).get_indexer(pd.Index(self._labels, dtype=object))
-
-    @cached_property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes that the kept model knows, in its order; none without predictions."""
-        return tuple(str(name) for name in self.predictions.columns[2:])
+        return pd.Index(self.predictions.files, dtype=object, name="file")
 
     @property
-    def confusion(self) -> np.ndarray:
-        """The kept model's confusion counts on validation: int64 (C, C), rows true, in the order of `class_names`."""
-        return confusion_counts(self._label_places, self._predicted, len(self.class_names))
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that the kept model knows, in its order; none without predictions."""
+        return self.predictions.class_names
 
     def answers_alike(self, other: "RunRecord") -> bool:
         """Whether the other run answered the same images, in the same order and under the same labels."""
-        return self.files.equals(other.files) and bool((self._labels == other._labels).all())
+        return self.files.equals(other.files) and bool((self.predictions.labels == other.predictions.labels).all())
 
-    @cached_property
+    @property
     def kept_images(self) -> int:
         """Validation images that the kept model answered."""
         return len(self.predictions) if self.class_names else 0
 
-    @cached_property
+    @property
     def kept_correct(self) -> int:
         """How many of them it got right."""
-        return int(self.right.sum())
+        return self.predictions.correct
 
-    @cached_property
+    @property
     def kept_accuracy(self) -> float:
         """The kept model's validation accuracy in [0, 1], counted from its predictions; NaN without predictions."""
-        return self.kept_correct / self.kept_images if self.kept_images else NAN
+        return self.predictions.accuracy if self.kept_images else NAN
 
     @cached_property
     def kept_interval(self) -> tuple[float, float]:
         """Its 95% Wilson interval; NaN without predictions."""
         return wilson_interval(self.kept_correct, self.kept_images) if self.kept_images else NO_INTERVAL
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Who got which image right.
+
+    Args:
+        files: the N images' names, an index called file.
+        runs: the R runs' names.
+        right: bool (N, R), images by runs.
+    """
+
+    files: pd.Index
+    runs: Sequence[str]
+    right: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.files)
+
+    def of(self, runs: Sequence[str]) -> np.ndarray:
+        """Returns whether these runs are right: bool (S, N), in the order in which they are named."""
+        # Image after image in memory: sums over them do not depend on which runs are asked for, to the last bit.
+        return np.ascontiguousarray(self.right[:, [self._places[run] for run in runs]].T)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {run: place for place, run in enumerate(self.runs)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,31 +237,25 @@ class Comparison:
         return sorted(predicted, key=lambda record: -record.kept_accuracy)
 
     @cached_property
-    def outcomes(self) -> pd.DataFrame:
-        """Who got which image right: bool (images, runs), index file, columns run names as in `records`.
+    def outcomes(self) -> Outcomes:
+        """Which finished run with predictions got which image right.
 
-        Only images that all ranked runs answered, and under the same label: anything else is not a paired comparison.
+        Only images that all of them answered, and under the same label: anything else is not a paired comparison.
         """
         records = [record for record in self.finished if record.kept_images]
+        names = [record.name for record in records]
         if not records:
-            return pd.DataFrame()
+            return Outcomes(pd.Index([], dtype=object, name="file"), names, np.zeros((0, 0), dtype=bool))
         if all(record.answers_alike(records[0]) for record in records):
             # The usual case, and with a thousand runs a hundred times as fast.
-            stacked = np.stack([record.right for record in records], axis=1)
-            return pd.DataFrame(stacked, records[0].files, [record.name for record in records])
+            return Outcomes(records[0].files, names, np.stack([record.predictions.right for record in records], axis=1))
         labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
-        rights = {record.name: record.answers["right"] for record in records}
-        return pd.concat(rights, axis=1, join="inner")[same]
+        rights = pd.concat([record.answers["right"] for record in records], axis=1, join="inner")[same]
+        return Outcomes(rights.index, names, rights.to_numpy(dtype=bool))
 
     @cached_property
     def same_data(self) -> bool:
         """Whether all finished runs saw the same data: one digest, the same images answered under the same labels."""
         digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
-
-
-def _as_text(table: pd.DataFrame, column: int) -> np.ndarray:
-    values = table.iloc[:, column].to_numpy(dtype=object) if table.shape[1] > column else np.array([], dtype=object)
-    is_text = pd.api.types.infer_dtype(values, skipna=False) in ("string", "empty")
-    return values if is_text else np.array([str(value) for value in values], dtype=object)

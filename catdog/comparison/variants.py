@@ -76,8 +76,8 @@ class Variant:
 
     @cached_property
     def histories(self) -> dict[str, pd.DataFrame]:
-        """Run name -> history, of the runs that have one."""
-        return {record.name: record.history for record in self.records if record.epochs}
+        """Run name -> history as a table with the index `epoch`, of the runs that have one."""
+        return {record.name: record.history.to_frame() for record in self.records if record.epochs}
 
     def mean_of(self, column: str) -> float:
         """The mean over seeds of the last epoch's value of a column of the history."""
@@ -87,7 +87,7 @@ class Variant:
     @cached_property
     def confusion(self) -> np.ndarray:
         """The kept models' confusion counts, summed over seeds: int64 (C, C), rows true."""
-        return np.sum([record.confusion for record in self.records], axis=0)
+        return np.sum([record.predictions.confusion for record in self.records], axis=0)
 
     @cached_property
     def seconds_per_epoch(self) -> float:
@@ -115,7 +115,7 @@ def group_by_variant(comparison: Comparison) -> list[Variant]:
         Variant(
             names[key],
             runs := [by_seed[seed] for seed in sorted(by_seed)],
-            outcomes[[record.name for record in runs]].to_numpy(dtype=bool).T,
+            outcomes.of([record.name for record in runs]),
         )
         for key, by_seed in chosen.items()
     ]

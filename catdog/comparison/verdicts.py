@@ -2,19 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import combinations
 
 import numpy as np
 
 from catdog.comparison.records import Comparison
 from catdog.comparison.variants import Variant, compare_accuracy, compare_gap
-from catdog.statistics.contrasts import CONFIDENCE, Contrast
-from catdog.statistics.proportions import correct_by_holm
+from catdog.statistics.contrasts import Contrast
+from catdog.statistics.decisions import Decision, judge
+from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.system.wording import at_least, at_most, listed, plural, points
 
 # Beyond this many variants only the pairs with the best are shown, though all are corrected for.
 MOST_VARIANTS = 8
-BETTER, SAME, UNDECIDED, MODELS, INCOMPLETE = "better", "same", "undecided", "one seed", "incomplete"
+
+
+class NoDecision(StrEnum):
+    """Why nothing is decided about two variants, whatever their difference."""
+
+    ONE_SEED = "one seed"
+    """What is said is said of the two models, not of the variants."""
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +38,7 @@ class Verdict:
         p: of the difference in accuracy, corrected for the number of pairs by Holm's method.
         low: lower bound of the difference in accuracy; with `high`, all pairs' intervals hold together in 95% of studies.
         high: upper bound.
-        kind: BETTER, SAME (as good, up to the margin), UNDECIDED, MODELS (one seed: said of the two models, not the variants)
-            or INCOMPLETE.
+        kind: what is decided, or why nothing is.
         words: the verdict as a sentence.
     """
 
@@ -41,7 +49,7 @@ class Verdict:
     p: float
     low: float
     high: float
-    kind: str
+    kind: Decision | NoDecision
     words: str
 
 
@@ -70,24 +78,24 @@ def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: flo
     verdicts = []
     for (first, second, accuracy, gap), p in zip(found, corrected, strict=True):
         low, high = (float(bound) for bound in accuracy.interval(together))
-        kind = _decide(comparison, accuracy, p, low, high, margin)
+        kind = _decide(comparison, accuracy, p, margin, together)
         words = _word(kind, first, second, accuracy, low, high, margin, together)
         verdicts.append(Verdict(first, second, accuracy, gap, float(p), low, high, kind, words))
     return sorted(verdicts, key=lambda verdict: -verdict.accuracy.estimate)
 
 
-def _decide(comparison: Comparison, accuracy: Contrast, p: float, low: float, high: float, margin: float) -> str:
+def _decide(
+    comparison: Comparison, accuracy: Contrast, p: float, margin: float, together: float
+) -> Decision | NoDecision:
     if not comparison.complete:
-        return INCOMPLETE
+        return NoDecision.INCOMPLETE
     if not accuracy.over_seeds:
-        return MODELS
-    if p < 1 - CONFIDENCE:
-        return BETTER
-    return SAME if max(-low, high) <= margin else UNDECIDED
+        return NoDecision.ONE_SEED
+    return judge(accuracy, margin, together, differs=p < 1 - CONFIDENCE)
 
 
 def _word(
-    kind: str,
+    kind: Decision | NoDecision,
     first: Variant,
     second: Variant,
     accuracy: Contrast,
@@ -96,20 +104,20 @@ def _word(
     margin: float,
     together: float,
 ) -> str:
-    if kind == INCOMPLETE:
+    if kind == NoDecision.INCOMPLETE:
         return "no verdict: the sweep is incomplete"
-    if kind == MODELS:
+    if kind == NoDecision.ONE_SEED:
         if low > 0:
             return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
         return f"not told apart; {_unvaried(first, second)} ran with one seed"
-    if kind == BETTER:
+    if kind == Decision.BETTER:
         # Holm's test may see a difference that the wider interval does not put a number to.
         by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
         return f"{first.name} is better{by}"
-    if kind == SAME:
+    if kind == Decision.EQUIVALENT:
         return f"no difference of more than {at_most(max(-low, high))}"
     images = f"these {accuracy.images:,} images alone leave ±{points(accuracy.image_half_width(together))}"
-    if accuracy.is_hopeless(margin, together):
+    if kind == Decision.FUTILE:
         return f"undecided, and more seeds will not do: {images}"
     needed = accuracy.seeds_to_decide(margin, together)
     if needed is None:

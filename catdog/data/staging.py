@@ -10,12 +10,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from catdog.system.errors import UserError
+from catdog.system.files import DISK_FULL, PARTIAL_SUFFIX
 
 logger = logging.getLogger(__name__)
-
-# What a write answers when the disk, the quota or the largest file the process may write is used up.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_STAGE_SUFFIX = ".partial"
 
 
 @contextmanager
@@ -95,7 +92,7 @@ def staged(target: Path) -> Iterator[Path]:
         The folder to fill, on the same disk.
     """
     _remove_abandoned(target.parent, but=target)
-    stage = target.with_name(target.name + _STAGE_SUFFIX)
+    stage = target.with_name(target.name + PARTIAL_SUFFIX)
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir()
     try:
@@ -114,8 +111,8 @@ def _lock(target: Path) -> FileLock:
 
 def _remove_abandoned(parent: Path, but: Path) -> None:
     # A killed process leaves its stage behind; one whose lock is held is still being filled.
-    for stage in parent.glob(f"*{_STAGE_SUFFIX}"):
-        target = stage.with_name(stage.name.removesuffix(_STAGE_SUFFIX))
+    for stage in parent.glob(f"*{PARTIAL_SUFFIX}"):
+        target = stage.with_name(stage.name.removesuffix(PARTIAL_SUFFIX))
         if target != but:
             with suppress(Timeout, OSError), _lock(target).acquire(blocking=False):
                 shutil.rmtree(stage, ignore_errors=True)

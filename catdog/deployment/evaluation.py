@@ -18,10 +18,10 @@ from catdog.system.errors import UserError
 from catdog.system.terminal import console
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow import MlflowClient
 
     from catdog.data.dataset import Dataset
+    from catdog.data.predictions import Predictions
     from catdog.registry.ledger import Look
 
 log = logging.getLogger(__name__)
@@ -56,20 +56,18 @@ class TestResult:
     __test__ = False  # not a test, whatever pytest thinks of the name
 
 
-def score_predictions(predictions: "pd.DataFrame") -> TestResult:
-    """Returns the figures of predictions: columns file, label, then one probability in [0, 1] per class."""
-    from catdog.statistics.proportions import confusion_counts, precision_and_recall, wilson_interval
+def score_predictions(predictions: "Predictions") -> TestResult:
+    """Returns the figures of predictions."""
+    from catdog.statistics.proportions import precision_and_recall, wilson_interval
 
-    classes = list(predictions.columns[2:])
-    probabilities = predictions.iloc[:, 2:].to_numpy(np.float64)
-    labels = predictions.iloc[:, 1].map({name: index for index, name in enumerate(classes)}).to_numpy()
-    counts = confusion_counts(labels, probabilities.argmax(axis=1), len(classes))
-    correct, total = int(np.trace(counts)), int(counts.sum())
+    counts, total = predictions.confusion, len(predictions)
+    of_label = predictions.probabilities.astype(np.float64)[np.arange(total), predictions.label_indices]
     # A probability that underflowed to 0 would make the mean infinite: Keras clips at the same value.
-    loss = -np.log(np.clip(probabilities[np.arange(total), labels], 1e-7, 1)).mean()
+    loss = -np.log(np.clip(of_label, 1e-7, 1)).mean()
     return TestResult(
-        counts, correct / total, *wilson_interval(correct, total), float(loss), *precision_and_recall(counts)
-    )
+        counts, predictions.accuracy, *wilson_interval(predictions.correct, total), float(loss),
+        *precision_and_recall(counts),
+    )  # fmt: skip
 
 
 def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
@@ -183,12 +181,12 @@ def explain_missing_artifacts(what: str) -> Iterator[None]:
         ) from error
 
 
-def _log_result(client: "MlflowClient", run_id: str, predictions: "pd.DataFrame", result: TestResult) -> None:
+def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions", result: TestResult) -> None:
     from catdog import plots
     from catdog.tracking import TrackedRun
 
     run = TrackedRun(client, run_id)
-    classes = list(predictions.columns[2:])
+    classes = list(predictions.class_names)
     names = metric_names(classes)
     run.log_metrics({
         "test/accuracy": result.accuracy, "test/accuracy_low": result.low, "test/accuracy_high": result.high,
@@ -196,7 +194,7 @@ def _log_result(client: "MlflowClient", run_id: str, predictions: "pd.DataFrame"
         **{f"test/precision_{c}": v for c, v in zip(names, result.precision, strict=True) if np.isfinite(v)},
         **{f"test/recall_{c}": v for c, v in zip(names, result.recall, strict=True)},
     })  # fmt: skip
-    run.log_table(predictions, "predictions/test.csv")
+    run.log_text(predictions.to_csv(), "predictions/test.csv")
     run.log_figure(plots.plot_confusion(result.counts, classes, "Confusion, test images"), "figures/confusion_test.png")
 
 

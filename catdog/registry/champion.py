@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catdog.config.schema import PromoteConfig
-from catdog.registry.evidence import (
-    FIRST,
-    FORCED,
-    NOT_COMPARABLE,
-    OTHER_DATA,
-    UNDECIDED,
-    Evidence,
-    commands_for_more,
-    compare_runs,
-)
+from catdog.registry.evidence import Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import LOOKS_TAG, describe_count
+from catdog.statistics.decisions import Decision
 from catdog.system.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:
@@ -120,10 +112,10 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
     more: list[str] = []
     for _ in range(MOST_TURNS):
         if champion is None:
-            evidence = Evidence(FIRST, "there was no champion to compare with")
+            evidence = Evidence(Reason.FIRST, "there was no champion to compare with")
         elif other_data:
             evidence = Evidence(
-                OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
+                Reason.OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
             )
         else:
             evidence, more = _weigh(client, best, champion, config)
@@ -133,7 +125,9 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
         # Another sweep has promoted meanwhile: what was shown was shown against a champion that is none any more.
         champion, other_data = now, False
     if config.force and not evidence.moves:
-        evidence = replace(evidence, outcome=FORCED, words=f"forced by promote.force; without it: {evidence.words}")
+        evidence = replace(
+            evidence, outcome=Reason.FORCED, words=f"forced by promote.force; without it: {evidence.words}"
+        )
     for key, value in evidence.tags.items():
         client.set_model_version_tag(name, version.version, key, value)
     looks = describe_count(best.data.tags.get(LOOKS_TAG))
@@ -151,7 +145,7 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
             " both, one after the other" if len(more) > 1 else "",
             "\n  ".join(more),
         )
-    elif evidence.outcome == UNDECIDED:
+    elif evidence.outcome == Decision.UNDECIDED:
         log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
     return replace(promotion, is_champion=False)
 
@@ -168,9 +162,9 @@ def _weigh(
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
-        return Evidence(NOT_COMPARABLE, gone), []
+        return Evidence(Reason.NOT_COMPARABLE, gone), []
     evidence, found = compare_runs(client, best, run, config)
-    if found is None or evidence.outcome != UNDECIDED:
+    if found is None or evidence.outcome != Decision.UNDECIDED:
         return evidence, []
     return evidence, commands_for_more(best, run, found, config)
 

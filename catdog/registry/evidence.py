@@ -4,12 +4,14 @@ import json
 import logging
 import shlex
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
+from catdog.statistics.decisions import Decision, judge
 from catdog.system.wording import plural, points, signed, signed_interval
 from catdog.tracking.identity import RESULT_TAGS, read_overrides
 
@@ -18,12 +20,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from catdog.data.predictions import Predictions
+
 log = logging.getLogger(__name__)
 
-# Why the alias moves, or stays.
-FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED = "first", "better", "not worse", "other data", "forced"
-WORSE, UNDECIDED, CALIBRATION, NOT_COMPARABLE = "worse", "undecided", "calibration", "not comparable"
-MOVES = (FIRST, BETTER, NOT_WORSE, OTHER_DATA, FORCED)
 # Runs of one variant are comparable if these are equal.
 SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", *RESULT_TAGS)
 MOST_RUNS = 100
@@ -31,14 +31,32 @@ MOST_RUNS = 100
 FIRST_SEEDS = 5
 
 
+class Reason(StrEnum):
+    """Why the alias moves or stays, where that is not what a `Decision` says of the difference in accuracy."""
+
+    FIRST = "first"
+    """There was no champion."""
+    OTHER_DATA = "other data"
+    """The champion was chosen on other data, and is to be replaced."""
+    FORCED = "forced"
+    NOT_WORSE = "not worse"
+    """Higher in the mean, and not worse by more than the margin."""
+    NOT_BETTER = "not better"
+    """Not higher in the mean, though it may be as good. Versions from before have "worse" for that, too."""
+    CALIBRATION = "calibration"
+    """Its calibration error is too much worse."""
+    NOT_COMPARABLE = "not comparable"
+
+
+MOVES = (Decision.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Reason.FORCED)
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What is known of a challenger against the champion, and what follows; kept on the model version.
 
     Attributes:
-        outcome: FIRST (there was no champion), BETTER, NOT_WORSE (better in the mean, and not worse by the margin), OTHER_DATA (the
-            champion was chosen on other data and is to be replaced) or FORCED: the alias moves; WORSE, UNDECIDED, CALIBRATION or
-            NOT_COMPARABLE: it stays.
+        outcome: with one of MOVES the alias moves, with any other it stays.
         words: the reason, as a sentence without a full stop.
         difference: in mean val accuracy, challenger less champion; None where they were not compared.
         low: lower bound of its 95% interval.
@@ -52,7 +70,7 @@ class Evidence:
         margin: `promote.margin` when it was decided.
     """
 
-    outcome: str
+    outcome: Decision | Reason
     words: str
     difference: float | None = None
     low: float | None = None
@@ -76,7 +94,7 @@ class Evidence:
         interval = "" if self.low is None or self.high is None else f"{self.low:+.4f} to {self.high:+.4f}"
         return {
             "catdog.evidence": json.dumps(asdict(self)),
-            "catdog.evidence_outcome": self.outcome,
+            "catdog.evidence_outcome": self.outcome.value,
             **({"catdog.evidence_interval": interval} if interval else {}),
         }
 
@@ -99,7 +117,7 @@ class Evidence:
         return "\n".join(lines)
 
 
-def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[str, str]:
+def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Decision | Reason, str]:
     """Returns the outcome, and the reason in words: the rule by which the champion moves.
 
     The challenger must be better in the mean, and its interval must exclude that it is worse by more than `promote.margin`; its
@@ -112,25 +130,28 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
         config: margin and bound.
     """
     low, high = (float(bound) for bound in found.interval())
+    decision = judge(found, config.margin)
     difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
     seen = f"{difference} on {plural(found.images, 'val image')}"
     if found.estimate <= 0:
-        return WORSE, f"not better than the champion: {seen}"
+        outcome = decision if decision == Decision.WORSE else Reason.NOT_BETTER
+        return outcome, f"not better than the champion: {seen}"
     if low <= -config.margin:
-        return UNDECIDED, f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
+        words = f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
+        return Decision.UNDECIDED, words
     excess = calibration[0] - calibration[1]
     if excess > config.calibration_margin:
         return (
-            CALIBRATION,
+            Reason.CALIBRATION,
             f"better ({seen}), but its calibration error is {calibration[0]:.3f}, the champion's {calibration[1]:.3f}: more than "
             f"promote.calibration_margin={config.calibration_margin:g} worse",
         )
-    if low <= 0:
+    if decision != Decision.BETTER:
         return (
-            NOT_WORSE,
+            Reason.NOT_WORSE,
             f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
         )
-    return BETTER, f"better than the champion: {seen}"
+    return decision, f"better than the champion: {seen}"
 
 
 def compare_runs(
@@ -149,19 +170,19 @@ def compare_runs(
     sides = [_load_seeds(client, run) for run in (challenger, champion)]
     if not all(sides):
         whose = "the challenger's" if not sides[0] else "the champion's"
-        return Evidence(NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
+        return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
     same_variant = _variant_of(challenger) == _variant_of(champion)
     if same_variant or min(map(len, sides)) == 1:
         # Seeds of one variant are no contest of variants: then it is between the two models.
         own = (challenger.info.run_id, champion.info.run_id)
         sides = [{key: side[key]} if key in side else {} for key, side in zip(own, sides, strict=True)]
         if not all(sides):
-            return Evidence(NOT_COMPARABLE, "not compared: the answers of one of the models are gone"), None
+            return Evidence(Reason.NOT_COMPARABLE, "not compared: the answers of one of the models are gone"), None
     arrays = [_stack(side) for side in sides]
     files = sorted(set(arrays[0][0]) & set(arrays[1][0]))
     labels_differ = any(arrays[0][0].get(file) != arrays[1][0].get(file) for file in files)
     if len(files) < 2 or labels_differ or len(files) < max(len(array[0]) for array in arrays):
-        return Evidence(NOT_COMPARABLE, "not compared: the two answered different validation images"), None
+        return Evidence(Reason.NOT_COMPARABLE, "not compared: the two answered different validation images"), None
     from catdog.statistics.contrasts import contrast
 
     found = contrast(*(right[files].to_numpy(dtype=bool) for _, right, _ in arrays))
@@ -181,10 +202,10 @@ def _variant_of(run: "Run") -> tuple[str, ...]:
     return tuple(run.data.tags.get(tag, "") for tag in SAME_TAGS)
 
 
-def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]":
+def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
     """Returns run id -> validation answers of the finished runs of a run's variant, one for each seed; the run itself counts."""
     # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
-    from catdog.tracking.artifacts import load_table
+    from catdog.tracking.artifacts import load_predictions
 
     variant = run.data.tags.get("catdog.variant_digest")
     runs = [run]
@@ -195,13 +216,11 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, pd.DataFrame]"
     for other in runs:
         if _variant_of(other) == _variant_of(run):
             chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
-    tables = {
-        other.info.run_id: load_table(other.info.artifact_uri, "predictions/val.csv") for other in chosen.values()
-    }
-    return {run_id: table for run_id, table in tables.items() if len(table)}
+    stored = {other.info.run_id: load_predictions(other.info.artifact_uri) for other in chosen.values()}
+    return {run_id: predictions for run_id, predictions in stored.items() if len(predictions)}
 
 
-def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
+def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
     """Returns label by file, right: bool (runs, files), and each run's calibration error."""
     import pandas as pd
 
@@ -209,14 +228,10 @@ def _stack(tables: "dict[str, pd.DataFrame]") -> tuple[dict[str, str], "pd.DataF
 
     labels: dict[str, str] = {}
     rights, errors = [], []
-    for table in tables.values():
-        classes = list(table.columns[2:])
-        probabilities = table.iloc[:, 2:].to_numpy(dtype=float)
-        named = table.iloc[:, 1].astype(str)
-        index = named.map({name: place for place, name in enumerate(classes)}).to_numpy()
-        rights.append(pd.Series(probabilities.argmax(axis=1) == index, index=table.iloc[:, 0].astype(str)))
-        errors.append(calibration_error(probabilities, index))
-        labels |= dict(zip(table.iloc[:, 0].astype(str), named, strict=True))
+    for one in stored.values():
+        rights.append(pd.Series(one.right, index=one.files))
+        errors.append(calibration_error(one.probabilities, one.label_indices))
+        labels |= dict(zip(one.files, one.labels, strict=True))
     return labels, pd.DataFrame(rights).dropna(axis=1), errors
 
 

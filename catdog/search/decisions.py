@@ -21,16 +21,8 @@ from catdog import cli
 from catdog.config.command_lines import next_command
 from catdog.config.commands import CompareConfig, DecideConfig
 from catdog.config.schema import TrackingConfig
-from catdog.statistics.sequential import (
-    BETTER,
-    HOPELESS,
-    OPEN,
-    SAME,
-    WORSE,
-    judge,
-    level_of_looks,
-    plan_looks,
-)
+from catdog.statistics.decisions import Decision, judge
+from catdog.statistics.sequential import level_of_looks, plan_looks
 from catdog.system import interrupts
 from catdog.system.errors import EXIT_INTERRUPTED, InterruptedRunError, UserError
 from catdog.system.terminal import console, show_next
@@ -53,7 +45,7 @@ class Pair:
     Attributes:
         first: name of the variant that comes first in the sweep.
         second: the other's.
-        outcome: as of `sequential.judge`, from the first variant's view.
+        outcome: from the first variant's view.
         seeds: at the last look.
         found: the difference in accuracy at the last look, first less second.
         interval: its bounds, which hold together with those of all other pairs and looks.
@@ -61,7 +53,7 @@ class Pair:
 
     first: str
     second: str
-    outcome: str = OPEN
+    outcome: Decision = Decision.UNDECIDED
     seeds: int = 0
     found: "Contrast | None" = None
     interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
@@ -70,12 +62,12 @@ class Pair:
     def words(self) -> str:
         """The decision as a sentence."""
         low, high = self.interval
-        if self.outcome in (BETTER, WORSE):
-            better, by = (self.first, low) if self.outcome == BETTER else (self.second, -high)
+        if self.outcome in (Decision.BETTER, Decision.WORSE):
+            better, by = (self.first, low) if self.outcome == Decision.BETTER else (self.second, -high)
             return f"{better} is better by at least {at_least(by)}"
-        if self.outcome == SAME:
+        if self.outcome == Decision.EQUIVALENT:
             return f"no difference of more than {at_most(max(-low, high))}"
-        if self.outcome == HOPELESS:
+        if self.outcome == Decision.FUTILE:
             assert self.found is not None
             return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
         return "undecided"
@@ -83,7 +75,7 @@ class Pair:
     @property
     def is_open(self) -> bool:
         """Whether more seeds may decide it."""
-        return self.outcome == OPEN
+        return self.outcome == Decision.UNDECIDED
 
 
 def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
@@ -225,7 +217,7 @@ def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: 
             pair.found = compare_accuracy(variants[pair.first], variants[pair.second])
             low, high = pair.found.interval(1 - level)
             pair.interval, pair.seeds = (float(low), float(high)), seeds
-            pair.outcome = judge(pair.found, level, margin)
+            pair.outcome = judge(pair.found, margin, 1 - level)
 
 
 def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:

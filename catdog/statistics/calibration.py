@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-CONFIDENCE = 0.95
+from catdog.statistics.proportions import CONFIDENCE, proportion_interval
+
 BINS = 15
 # In a bin of fewer images the noise of its accuracy says more than the bin.
 IMAGES_PER_BIN = 10
@@ -56,7 +57,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
     Args:
         probabilities: float (N, C) in [0, 1], rows sum to 1.
-        labels: int (N,) in [0, C).
+        labels: int (N,) in [0, C); any other value is a class that the model does not know, so its answer is wrong.
         bins: at most this many, at least 1.
 
     Returns:
@@ -117,7 +118,8 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int
     noise /= np.outer(answers, answers)
     error, low, high = _invert(gaps, weights, noise)
     variance = np.diagonal(_covariance(member * (right[..., None] - accuracy))) / answers**2
-    accuracy_low, accuracy_high = _wilson(accuracy, variance, (member.sum(axis=0) > 0).sum(axis=0))
+    independent = _count_independent(accuracy, variance, (member.sum(axis=0) > 0).sum(axis=0))
+    accuracy_low, accuracy_high = proportion_interval(accuracy, independent, special.ndtri(0.5 + CONFIDENCE / 2))
     return Calibration(
         error, low, high, confidence, accuracy, accuracy_low, accuracy_high, answers.astype(np.int64),
         float(confidences.mean() - right.mean()),
@@ -191,15 +193,11 @@ def _invert(gaps: np.ndarray, weights: np.ndarray, noise: np.ndarray) -> tuple[f
     return error, low, min(1.0, high)
 
 
-def _wilson(fraction: np.ndarray, variance: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns Wilson's 95% interval of as many independent answers as would have this variance, inside [0, 1].
+def _count_independent(fraction: np.ndarray, variance: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Returns how many independent answers would have this variance: float64 (K,).
 
     Source: as of `catdog.statistics.contrasts.accuracy_interval`.
     """
-    quantile = special.ndtri(0.5 + CONFIDENCE / 2)
     spread = fraction * (1 - fraction)
     # All right or all wrong: no spread to see, so each image counts once.
-    count = np.where(variance > 0, spread / np.where(variance > 0, variance, 1), images)
-    centre = (fraction + quantile**2 / (2 * count)) / (1 + quantile**2 / count)
-    half = quantile / (1 + quantile**2 / count) * np.sqrt(spread / count + quantile**2 / (4 * count**2))
-    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+    return np.where(variance > 0, spread / np.where(variance > 0, variance, 1), images)

@@ -7,12 +7,12 @@ images of the same kind, not about the ones that happened to be used.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy import special
 
-CONFIDENCE = 0.95
+from catdog.statistics.proportions import CONFIDENCE, Number, proportion_interval
+
 MOST_SEEDS = 100
 # More seeds than anybody has: what is left is the noise of the images.
 MANY_SEEDS = 10_000
@@ -20,8 +20,6 @@ MANY_SEEDS = 10_000
 FEW_IMAGES = 5
 # Of a bootstrap: images times draws.
 MOST_WEIGHTS = 40_000_000
-# A float, or an array of them over many studies.
-Number = Any
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Contrast:
         low, high = self.interval(confidence, (MANY_SEEDS,) * len(self.seeds))
         return float(high - low) / 2
 
-    def is_hopeless(self, margin: float, confidence: float = CONFIDENCE) -> bool:
+    def is_futile(self, margin: float, confidence: float = CONFIDENCE) -> bool:
         """Whether no number of seeds can be expected to decide it on these images, wherever they move the estimate.
 
         Without several seeds of every variant that is not known, and the answer is no.
@@ -147,14 +145,15 @@ def mean(values: np.ndarray) -> Contrast:
 def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tuple[Number, Number]:
     """The interval of a variant's accuracy over seeds and images, inside [0, 1] also where hardly an answer is wrong.
 
-    It is Wilson's, of as many independent answers as would have the standard error that was found.
+    It is the interval of a proportion (`statistics.proportion_interval`) of as many independent answers as would have the standard
+    error that was found: answers to one image, and those of one seed, are not independent.
 
     Args:
         right: bool (S, N), runs by images; (..., S, N) for many studies at once.
         confidence: in (0, 1).
 
     Source: Korn and Graubard (1998), "Confidence intervals for proportions with small expected number of positive counts
-    estimated from survey data", Survey Methodology 24:193-201, for the effective sample size; Wilson (1927), JASA 22:209-212.
+    estimated from survey data", Survey Methodology 24:193-201, for the effective sample size.
     """
     found = mean(right)
     quantile = special.stdtrit(found.freedom(), 0.5 + confidence / 2)
@@ -163,9 +162,7 @@ def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tupl
     # errors of one seed make up for those of another: that may be luck.
     answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.images)
     answers = np.minimum(answers, found.images * found.seeds[0])
-    centre = (found.estimate + quantile**2 / (2 * answers)) / (1 + quantile**2 / answers)
-    half = quantile / (1 + quantile**2 / answers) * np.sqrt(spread / answers + quantile**2 / (4 * answers**2))
-    return (centre - half)[()], (centre + half)[()]
+    return proportion_interval(found.estimate, answers, quantile)
 
 
 def contrast(first: np.ndarray, second: np.ndarray) -> Contrast:

@@ -1,18 +1,43 @@
 """How sure a count of right answers is, and where the wrong ones went; arrays in, numbers out."""
 
-from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
 CONFIDENCE = 0.95
+# A float, or an array of them.
+Number = Any
+
+
+def proportion_interval(fraction: Number, answers: Number, quantile: Number) -> tuple[Number, Number]:
+    """The Wilson score interval of a proportion: of `fraction` of so many independent answers.
+
+    It stays inside [0, 1] and keeps its coverage near 0 and 1, where the textbook plus-minus interval does not. This is the one
+    interval of a proportion: `wilson_interval` counts independent images, `contrast.accuracy_interval` and `measure_calibration`
+    say how many independent answers their dependent ones are worth.
+
+    Args:
+        fraction: in [0, 1]; a float, or an array, as the others.
+        answers: more than 0, not necessarily whole.
+        quantile: of the normal or Student's distribution, such as 1.96 for 95%.
+
+    Returns:
+        Lower and upper bound in [0, 1].
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22:209-212;
+    recommended over the others by Brown, Cai and DasGupta (2001), Statistical Science 16:101-133.
+    """
+    centre = (fraction + quantile**2 / (2 * answers)) / (1 + quantile**2 / answers)
+    spread = fraction * (1 - fraction) / answers
+    half = quantile / (1 + quantile**2 / answers) * np.sqrt(spread + quantile**2 / (4 * answers**2))
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95% Wilson score interval of the accuracy `correct / total`.
 
-    It stays inside [0, 1] and keeps its coverage near 0 and 1, where the textbook plus-minus interval does not. It
-    speaks of the sampling of images only: the noise of a training seed is not in it.
+    It speaks of the sampling of images only: the noise of a training seed is not in it.
 
     Args:
         correct: right answers, 0 <= correct <= total.
@@ -24,17 +49,14 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     Raises:
         ValueError: if the counts are no such counts.
 
-    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22:209-212;
-    recommended over the others by Brown, Cai and DasGupta (2001), Statistical Science 16:101-133.
+    Source: as of `proportion_interval`.
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"needs 0 <= correct <= total and total >= 1, got correct={correct}, total={total}")
     # Written out: SciPy's binomtest tests a hypothesis first, which takes a hundred times as long.
     z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
-    fraction = correct / total
-    centre = (fraction + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = proportion_interval(correct / total, total, z)
+    return float(low), float(high)
 
 
 def correct_by_holm(p: np.ndarray) -> np.ndarray:

@@ -8,10 +8,7 @@ from scipy.integrate import simpson
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from catdog.statistics.contrasts import Contrast
-
 GRID_POINTS = 601
-BETTER, WORSE, SAME, HOPELESS, OPEN = "better", "worse", "same", "hopeless", "open"
 
 
 def plan_looks(first: int, most: int) -> list[int]:
@@ -81,26 +78,3 @@ def _levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
         grid = np.linspace(-bound, bound, GRID_POINTS)
         density = simpson(inside * norm.pdf(grid[:, None], here, step), x=here, axis=1)
     return tuple(levels)
-
-
-def judge(found: Contrast, level: float, margin: float) -> str:
-    """Returns what an interval of this level says.
-
-    Args:
-        found: the difference of two variants.
-        level: error of the interval, in (0, 1).
-        margin: differences up to this are as good as none.
-
-    Returns:
-        BETTER or WORSE where it excludes 0, SAME where it lies within the margin, HOPELESS where no number of seeds will bring
-        either, because the images allow no narrower interval, and otherwise OPEN.
-
-    Source: Jennison and Turnbull (1989), "Interim analyses: the repeated confidence interval approach", Journal of the Royal
-    Statistical Society B 51:305-361: intervals that hold at all looks together allow any statement at any look.
-    """
-    low, high = found.interval(1 - level)
-    if low > 0 or high < 0:
-        return BETTER if low > 0 else WORSE
-    if max(-low, high) <= margin:
-        return SAME
-    return HOPELESS if found.is_hopeless(margin, 1 - level) else OPEN

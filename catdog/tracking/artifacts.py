@@ -2,10 +2,14 @@
 
 import io
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
 
 # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number. As objects, for pandas' own
@@ -51,8 +55,41 @@ def load_table(artifact_uri: str, path: str) -> pd.DataFrame:
     content = load_bytes(artifact_uri, path)
     if content is None:
         return pd.DataFrame()
-    try:
+    with _damage_named(artifact_uri, path):
         return pd.read_csv(io.BytesIO(content), dtype=NAMES, keep_default_na=False)
+
+
+def load_predictions(artifact_uri: str, split: str = "val") -> Predictions:
+    """Returns a run's stored answers to the images of a split; empty ones where there are none.
+
+    Raises:
+        UserError: as of `load_table`.
+    """
+    path = f"predictions/{split}.csv"
+    content = load_bytes(artifact_uri, path)
+    if content is None:
+        return Predictions.empty()
+    with _damage_named(artifact_uri, path):
+        return Predictions.from_csv(content)
+
+
+def load_history(artifact_uri: str) -> History | None:
+    """Returns a run's metrics by epoch, which it stores when it is finished; None before that.
+
+    Raises:
+        UserError: as of `load_table`.
+    """
+    content = load_bytes(artifact_uri, "history.csv")
+    if content is None:
+        return None
+    with _damage_named(artifact_uri, "history.csv"):
+        return History.from_csv(content)
+
+
+@contextmanager
+def _damage_named(artifact_uri: str, path: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:
         raise UserError(
             f"{artifact_uri}/{path} is damaged: {str(error).splitlines()[0]}. Delete its run in MLflow: the command that "

@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from catdog.data.staging import DISK_FULL
 from catdog.system.errors import UserError
+from catdog.system.files import DISK_FULL, remove_partial, replacing, sync_folder
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _HEADER_START = b"catdog checkpoint %d " % FORMAT_VERSION
 _NAME = re.compile(r"epoch-(\d{6,})\.checkpoint")
-_PARTIAL_SUFFIX = ".partial"
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # First, for their space may be what this one needs.
-        for abandoned in folder.glob(f"epoch-*{_PARTIAL_SUFFIX}"):
-            abandoned.unlink(missing_ok=True)
+        remove_partial(folder, "epoch-*")
         _write(path, line, list(checkpoint.arrays.values()))
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -79,7 +76,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None
             f"cannot save the checkpoint of epoch {checkpoint.epoch} in {folder}: the disk is full ({error.strerror}). "
             f"Free some space; the same command then {resumed}."
         ) from error
-    _sync_folder(folder)
+    sync_folder(folder)
     _remove_superseded(folder, checkpoint.epoch, keep)
 
 
@@ -109,25 +106,17 @@ def _build_header(digest: str) -> bytes:
 
 
 def _write(path: Path, line: bytes, arrays: list[np.ndarray]) -> None:
-    temporary = path.with_name(path.name + _PARTIAL_SUFFIX)
-    try:
-        with temporary.open("wb") as file:
-            digest = hashlib.sha256(line)
-            # The digest is known at the end; its place is held until then.
-            file.write(_build_header(digest.hexdigest()))
-            file.write(line)
-            for array in arrays:
-                content = _view_bytes(np.ascontiguousarray(array))
-                digest.update(content)
-                file.write(content)
-            file.seek(0)
-            file.write(_build_header(digest.hexdigest()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        digest = hashlib.sha256(line)
+        # The digest is known at the end; its place is held until then.
+        file.write(_build_header(digest.hexdigest()))
+        file.write(line)
+        for array in arrays:
+            content = _view_bytes(np.ascontiguousarray(array))
+            digest.update(content)
+            file.write(content)
+        file.seek(0)
+        file.write(_build_header(digest.hexdigest()))
 
 
 def _read(path: Path) -> Checkpoint:
@@ -168,14 +157,3 @@ def _remove_superseded(folder: Path, epoch: int, keep: int) -> None:
             # The checkpoint is saved: no reason to end a run. The next one tries again.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    # Without this a power cut may take the new name back. Windows and some network file systems cannot do it, and there is
-    # nothing to be done about that: the file's content is on the disk by now.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

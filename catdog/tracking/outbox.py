@@ -24,8 +24,8 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from catdog.data.staging import DISK_FULL
 from catdog.system.errors import UserError
+from catdog.system.files import DISK_FULL, sync_file, sync_folder, write_atomically
 from catdog.system.interrupts import held
 from catdog.tracking.ownership import BusyError, Owner
 
@@ -272,7 +272,7 @@ class Entry:
                 yield folder
                 # The journal promises these files: they are on the disk before it does.
                 for path in [*folder.rglob("*"), folder, folder.parent]:
-                    _sync(path)
+                    (sync_folder if path.is_dir() else sync_file)(path)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -315,28 +315,6 @@ def clear_remains(root: Path) -> None:
             if not (folder / "entry.json").exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file's content so that a crash leaves the old or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

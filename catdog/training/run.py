@@ -12,10 +12,10 @@ from catdog.tracking import Job
 from catdog.tracking.identity import identify
 
 if TYPE_CHECKING:
-    import pandas as pd
     from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset, SplitImages
+    from catdog.data.predictions import Predictions
     from catdog.training.input_stream import Rows
     from catdog.training.progress import Progress
 
@@ -203,7 +203,7 @@ def train(
         del train_rows, val_rows
         gc.collect()
         kept = build_kept_model(config, model, len(dataset.classes), precision.policy)
-        clean_accuracy = measure_accuracy(predict_split(kept, train_split, config.trainer.batch_size))
+        clean_accuracy = predict_split(kept, train_split, config.trainer.batch_size).accuracy
         predictions = predict_split(kept, val_split, config.trainer.batch_size)
         clock.enter("figures")
         run_logging.log_results(run, config, fitted, predictions, clean_accuracy)
@@ -229,8 +229,8 @@ def _without_epoch(epoch: dict[str, float]) -> dict[str, float]:
     return {key: value for key, value in epoch.items() if key != "epoch"}
 
 
-def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataFrame":
-    """Returns the kept model's answer to every image of a split: file, label, and a probability per class.
+def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "Predictions":
+    """Returns the kept model's answers to every image of a split.
 
     Args:
         kept: uint8 (B, H, W, 3) -> float32 (B, classes).
@@ -238,7 +238,8 @@ def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataF
         batch_size: images per step, at most; fewer where they are large.
     """
     import numpy as np
-    import pandas as pd
+
+    from catdog.data.predictions import Predictions
 
     batch_size = max(1, min(batch_size, PIXELS_AT_ONCE // int(np.prod(kept.input_shape[1:3]))))
     batches = [
@@ -246,13 +247,7 @@ def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "pd.DataF
         for start in range(0, len(split), batch_size)
     ]
     names = [split.classes[label] for label in split.labels]
-    probabilities = pd.DataFrame(np.concatenate(batches), columns=list(split.classes))
-    return pd.concat([pd.DataFrame({"file": split.files, "label": names}), probabilities], axis=1)
-
-
-def measure_accuracy(predictions: "pd.DataFrame") -> float:
-    """Returns the share, in [0, 1], of the images of `predict_split` whose most probable class is their label."""
-    return float((predictions.iloc[:, 2:].idxmax(axis=1) == predictions["label"]).mean())
+    return Predictions.build(split.files, names, split.classes, np.concatenate(batches))
 
 
 def name_job(model: str, overrides: list[str], varying: set[str] | None = None) -> tuple[str, str]:

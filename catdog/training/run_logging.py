@@ -11,9 +11,8 @@ from catdog.tracking import Job
 from catdog.tracking.identity import PRECISION_TAG
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from catdog.data.dataset import Dataset, SplitImages
+    from catdog.data.predictions import Predictions
     from catdog.tracking import SpooledRun
     from catdog.training.loop import Fit
 
@@ -73,17 +72,15 @@ def log_architecture(run: "SpooledRun", model: Any) -> None:
 
 
 def log_results(
-    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "pd.DataFrame", clean_accuracy: float
+    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
 ) -> None:
     """Writes what came out: metrics of best, last and kept epoch, history, answers to validation images, and figures.
 
     Args:
         clean_accuracy: the kept model's on training images that are not augmented, in [0, 1].
     """
-    import pandas as pd
-
     from catdog import plots
-    from catdog.statistics.proportions import confusion_counts
+    from catdog.data.history import History
 
     kept = fitted.best if config.trainer.keep == "best" else fitted.last
     run.log_metrics({
@@ -95,18 +92,16 @@ def log_results(
         "kept/epoch": kept["epoch"],
         "train/accuracy_clean": clean_accuracy,
     })  # fmt: skip
-    history = pd.DataFrame(fitted.epochs)
-    run.log_table(history, "history.csv")
-    run.log_table(predictions, "predictions/val.csv")
-    history = history.set_index("epoch")
+    history = History.from_epochs(fitted.epochs)
+    run.log_text(history.to_csv(), "history.csv")
+    run.log_text(predictions.to_csv(), "predictions/val.csv")
+    by_epoch = history.to_frame()
     epoch = int(kept["epoch"])
-    run.log_figure(plots.plot_accuracy(history, epoch), "figures/accuracy.png")
-    run.log_figure(plots.plot_loss(history, epoch), "figures/loss.png")
-    run.log_figure(plots.plot_gap(history, epoch), "figures/gap.png")
-    classes = list(predictions.columns[2:])
-    labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy()
-    counts = confusion_counts(labels, predictions.iloc[:, 2:].to_numpy().argmax(axis=1), len(classes))
-    run.log_figure(plots.plot_confusion(counts, classes), "figures/confusion.png")
+    run.log_figure(plots.plot_accuracy(by_epoch, epoch), "figures/accuracy.png")
+    run.log_figure(plots.plot_loss(by_epoch, epoch), "figures/loss.png")
+    run.log_figure(plots.plot_gap(by_epoch, epoch), "figures/gap.png")
+    confusion = plots.plot_confusion(predictions.confusion, list(predictions.class_names))
+    run.log_figure(confusion, "figures/confusion.png")
 
 
 def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:

@@ -4,41 +4,42 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from catdog.comparison.analysis import Analysis, analyse
 from catdog.comparison.records import Comparison, RunRecord
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 
 FILES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(100)]
 
 
-def build_history(epochs: int, train: float, val: float) -> pd.DataFrame:
+def build_history(epochs: int, train: float, val: float) -> History:
     rise = np.linspace(-0.1, 0, epochs) if epochs > 1 else np.zeros(epochs)
-    return pd.DataFrame(
+    return History(
+        np.arange(1, epochs + 1),
         {
             "train/loss": -np.log(train + rise), "train/accuracy": train + rise,
             "val/loss": -np.log(val + rise), "val/accuracy": val + rise, "gap/accuracy": np.full(epochs, train - val),
             "epoch_seconds": np.r_[9.0, np.full(max(0, epochs - 1), 2.0)][:epochs],
-            "images_per_second": 100.0, "learning_rate": 0.001,
+            "images_per_second": np.full(epochs, 100.0), "learning_rate": np.full(epochs, 0.001),
         },
-        index=pd.Index(np.arange(1, epochs + 1), name="epoch"),
     )  # fmt: skip
 
 
 def build_predictions(
     wrong: Sequence[int], files: Sequence[str], classes: Sequence[str], sure: float = 0.9
-) -> pd.DataFrame:
+) -> Predictions:
     """Answers that are right except at the positions `wrong`, which take the next class; later images are surer."""
     labels = [file.partition("/")[0] for file in files]
     rows = []
-    for position, (file, label) in enumerate(zip(files, labels, strict=True)):
+    for position, label in enumerate(labels):
         answer = (classes.index(label) + (position in wrong)) % len(classes)
         probability = sure + 0.09 * position / len(files)
         probabilities = [(1 - probability) / (len(classes) - 1)] * len(classes)
         probabilities[answer] = probability
-        rows.append([file, label, *probabilities])
-    return pd.DataFrame(rows, columns=["file", "label", *classes])
+        rows.append(probabilities)
+    return Predictions.build(files, labels, classes, np.array(rows))
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
-import pandas as pd
 import pytest
 
 from catdog.comparison import findings
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 
 FILES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(600)]
 
@@ -113,7 +116,7 @@ def test_unfinished_runs_are_announced_and_left_out(make_record, make_analysis):
 
 @pytest.mark.parametrize("status", ["FAILED", "FINISHED"])
 def test_nothing_to_compare_is_said(make_record, make_analysis, status):
-    nothing = make_record("a", status=status, predictions=pd.DataFrame(), history=pd.DataFrame(), metrics={})
+    nothing = make_record("a", status=status, predictions=Predictions.empty(), history=History.empty(), metrics={})
     analysis = make_analysis(nothing)
     assert headline(analysis).startswith("No ")
     assert findings.warnings(analysis.comparison)
@@ -125,7 +128,9 @@ def test_runs_on_different_data_are_not_ranked(make_record, make_analysis, diffe
     first = make_record("a", wrong=range(10), tags={"catdog.data_digest": "one"})
     other = {
         "files": {"files": [*files[:60], *(f"cats/new {index}.jpg" for index in range(40))]},
-        "labels": {"predictions": first.predictions.assign(label=[*first.predictions["label"][:-1], "dogs"])},
+        "labels": {
+            "predictions": replace(first.predictions, labels=np.array([*first.predictions.labels[:-1], "dogs"]))
+        },
         "digest": {"tags": {"catdog.data_digest": "two"}},
     }[difference]
     analysis = make_analysis(first, make_record("b", wrong=range(10), **{"tags": first.tags, **other}))

@@ -75,7 +75,7 @@ def test_verdicts_are_in_words(make_runs, make_analysis):
     assert better[0].low < better[0].accuracy.estimate < better[0].high
     # The very same answers, and seeds that differ: no difference, or not enough to say.
     same = make_analysis(*make_runs("a", good), *make_runs("b", good[::-1]), margin=0.2).verdicts[0]
-    assert (same.kind, same.words[:24]) == ("same", "no difference of more th")
+    assert (same.kind, same.words[:24]) == ("equivalent", "no difference of more th")
     undecided = make_analysis(*make_runs("a", good[:2]), *make_runs("b", good[2:]), margin=0.001).verdicts[0]
     assert undecided.kind == "undecided"
     assert undecided.words.startswith("undecided; about ")
@@ -100,7 +100,7 @@ def test_alike_answers_to_few_images_are_not_alike_for_sure(make_runs, make_anal
     same = np.ones((5, 100), dtype=bool)
     same[:, :9] = False
     verdict = make_analysis(*make_runs("a", same), *make_runs("b", same), margin=0.02).verdicts[0]
-    assert verdict.kind == "undecided"
+    assert verdict.kind == "futile"
     assert verdict.high > 0.03
 
 

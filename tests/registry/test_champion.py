@@ -13,8 +13,9 @@ from support import compose_config
 
 from catdog.config.schema import PromoteConfig
 from catdog.registry.champion import Promotion, promote, resolve_model
-from catdog.registry.evidence import weigh
+from catdog.registry.evidence import Evidence, Reason, weigh
 from catdog.statistics.contrasts import Contrast
+from catdog.statistics.decisions import Decision
 from catdog.system.errors import UserError
 
 
@@ -95,7 +96,7 @@ def test_the_champion_moves_only_on_evidence(store: Store) -> None:
     assert store.champion().tags["catdog.evidence_outcome"] == "first"
     for accuracy, loss, moves, outcome in (
         (0.7, 0.5, False, "worse"),
-        (0.8, 0.4, False, "worse"),  # as many right: no better, whatever the loss
+        (0.8, 0.4, False, "not better"),  # as many right: no better, whatever the loss
         (0.81, 0.4, True, "not worse"),  # two images more, none less: not worse by a point
         (0.9, 0.9, True, "better"),
     ):
@@ -213,8 +214,9 @@ def test_test_results_play_no_part(store: Store) -> None:
         (-0.0101, 0.03, 1, (0.05, 0.05), "undecided"),
         (-0.005, 0.03, 1, (0.0701, 0.05), "calibration"),
         (-0.005, 0.03, 1, (0.0, 0.05), "not worse"),
-        (-0.03, 0.005, -1, (0.05, 0.05), "worse"),
-        (-0.001, 0.001, 0, (0.05, 0.05), "worse"),
+        (-0.03, -0.005, -1, (0.05, 0.05), "worse"),
+        (-0.03, 0.005, -1, (0.05, 0.05), "not better"),
+        (-0.001, 0.001, 0, (0.05, 0.05), "not better"),
         (0.01, 0.03, 1, (0.9, 0.05), "calibration"),
     ],
 )
@@ -224,6 +226,18 @@ def test_the_rule(store: Store, low, high, estimate_sign, calibration, outcome) 
     quantile = student.ppf(0.975, images - 1)
     found = Contrast(estimate, (0.0, 0.0), ((high - low) / 2 / quantile) ** 2, (3, 3), images)
     assert weigh(found, calibration, store.config)[0] == outcome
+
+
+def test_outcomes_are_decisions_or_reasons_and_older_versions_still_read() -> None:
+    """A version's tag `catdog.evidence_outcome` had these words before there was one vocabulary of decisions."""
+    decisions = ("better", "worse", "undecided")
+    reasons = ("first", "not worse", "other data", "forced", "calibration", "not comparable")
+    assert [Decision(word) for word in decisions] == list(decisions)
+    assert [Reason(word) for word in reasons] == list(reasons)
+    assert not set(Decision) & set(Reason)
+    tags = Evidence(Reason.NOT_WORSE, "shown").tags
+    assert tags["catdog.evidence_outcome"] == json.loads(tags["catdog.evidence"])["outcome"] == "not worse"
+    assert type(tags["catdog.evidence_outcome"]) is str
 
 
 def test_the_kept_model_is_what_counts(store: Store) -> None:

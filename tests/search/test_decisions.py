@@ -7,7 +7,7 @@ from support import TINY, Study, run_catdog
 from catdog.decide import split_arguments
 from catdog.search.decisions import Pair
 from catdog.statistics.contrasts import contrast
-from catdog.statistics.sequential import BETTER, HOPELESS, SAME, WORSE
+from catdog.statistics.decisions import Decision
 from catdog.system.errors import UserError
 
 
@@ -30,7 +30,7 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
     )
     decisions = [json.loads(sweep.data.tags["catdog.decision"])["pairs"] for sweep in sweeps]
     assert len(decisions[0]) == 3
-    still = [pair for pair in decisions[0] if pair["outcome"] == "open"]
+    still = [pair for pair in decisions[0] if pair["outcome"] == "undecided"]
     undecided = [
         name
         for name in ("cnn", "preprocessed", "drawn_mini")
@@ -45,8 +45,8 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
         for seed in range(3 if name in undecided else 2)
     )
     # What was decided stays as it was when it was decided.
-    assert [pair for pair in decisions[0] if pair["outcome"] != "open"] == [
-        pair for pair in decisions[-1] if pair["seeds"] == 2 and pair["outcome"] != "open"
+    assert [pair for pair in decisions[0] if pair["outcome"] != "undecided"] == [
+        pair for pair in decisions[-1] if pair["seeds"] == 2 and pair["outcome"] != "undecided"
     ]
     if undecided:
         assert f"round 2 of at most 2: 3 seeds of {', '.join(undecided)}" in done.out
@@ -87,10 +87,10 @@ def test_arguments_are_shared_out():
 @pytest.mark.parametrize(
     ("outcome", "interval", "words"),
     [
-        (BETTER, (0.02, 0.05), "a is better by at least 2.0 points"),
-        (WORSE, (-0.05, -0.02), "b is better by at least 2.0 points"),
-        (SAME, (-0.004, 0.012), "no difference of more than 1.2 points"),
-        (HOPELESS, (-0.1, 0.1), "cannot be decided by more seeds: 10 images are too few"),
+        (Decision.BETTER, (0.02, 0.05), "a is better by at least 2.0 points"),
+        (Decision.WORSE, (-0.05, -0.02), "b is better by at least 2.0 points"),
+        (Decision.EQUIVALENT, (-0.004, 0.012), "no difference of more than 1.2 points"),
+        (Decision.FUTILE, (-0.1, 0.1), "cannot be decided by more seeds: 10 images are too few"),
     ],
 )
 def test_decisions_in_words(outcome, interval, words):

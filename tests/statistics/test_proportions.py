@@ -3,10 +3,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from catdog.statistics.contrasts import accuracy_interval
 from catdog.statistics.proportions import (
     confusion_counts,
     correct_by_holm,
     precision_and_recall,
+    proportion_interval,
     wilson_interval,
 )
 
@@ -75,3 +77,15 @@ def test_holm_rejects_what_closed_testing_with_bonferroni_rejects():
             for hypothesis in range(5)
         ]
         assert correct_by_holm(p) == pytest.approx(closed)
+
+
+def test_one_interval_for_counts_and_for_fractions_of_dependent_answers():
+    right = np.random.default_rng(0).random((1, 200)) < 0.8
+    low, high = accuracy_interval(right)
+    # With one seed and independent images the answers are worth about as many as there are; the quantile is Student's.
+    assert (low, high) == pytest.approx(wilson_interval(int(right.sum()), 200), abs=0.002)
+    lows, highs = proportion_interval(np.array([0.0, 0.5, 1.0]), np.array([20, 20, 20.5]), 1.96)
+    assert lows[0] == 0
+    assert highs[2] == pytest.approx(1)
+    assert highs.max() <= 1
+    assert (lows[1], highs[1]) == pytest.approx(wilson_interval(10, 20), abs=1e-4)

@@ -4,11 +4,12 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from catdog.comparison.page import atlas_view, render
 from catdog.comparison.page.render import render_page
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -218,7 +219,7 @@ def test_the_limits_keep_the_largest_page_below_ten_megabytes(make_record, make_
     names = ("cats", "dogs", "eels")[:classes]
     files = [f"cats/'a folder' with a long name/{index}.jpg" for index in range(6000)]
     records = [
-        make_record(f"run {i}", files=files, wrong=range(i, 6000, runs), history=pd.DataFrame(), classes=names)
+        make_record(f"run {i}", files=files, wrong=range(i, 6000, runs), history=History.empty(), classes=names)
         for i in range(runs)
     ]
     parsed = render_page(make_analysis(*records, picture=lambda _: noise, class_names=names))
@@ -227,7 +228,9 @@ def test_the_limits_keep_the_largest_page_below_ten_megabytes(make_record, make_
 
 
 def test_failed_runs_stand_in_the_table_and_in_the_warning_only(two, make_record, make_analysis):
-    nothing = make_record("broken", status="FAILED", predictions=pd.DataFrame(), history=pd.DataFrame(), metrics={})
+    nothing = make_record(
+        "broken", status="FAILED", predictions=Predictions.empty(), history=History.empty(), metrics={}
+    )
     parsed = Page(render_page(make_analysis(*two.comparison.records, nothing)))
     assert len(parsed.all("div", role="note")) == 1
     assert "1 run did not finish (FAILED): broken" in parsed.text
@@ -262,13 +265,13 @@ def test_runs_with_other_classes_have_their_own_matrices(make_record, make_analy
     "case", ["one run", "one epoch", "all failed", "no predictions", "no history", "perfect", "no metrics", "running"]
 )
 def test_page_stands_with_little(make_record, make_analysis, case):
-    nothing = {"predictions": pd.DataFrame(), "history": pd.DataFrame(), "metrics": {}}
+    nothing = {"predictions": Predictions.empty(), "history": History.empty(), "metrics": {}}
     records = {
         "one run": [make_record("solo", wrong=[1])],
         "one epoch": [make_record("solo", wrong=[1], epochs=1), make_record("b", epochs=1)],
         "all failed": [make_record("solo", status="FAILED", **nothing)],
-        "no predictions": [make_record("solo", predictions=pd.DataFrame()), make_record("b")],
-        "no history": [make_record("solo", wrong=[1], history=pd.DataFrame())],
+        "no predictions": [make_record("solo", predictions=Predictions.empty()), make_record("b")],
+        "no history": [make_record("solo", wrong=[1], history=History.empty())],
         "perfect": [make_record("solo"), make_record("b")],
         "no metrics": [make_record("solo", wrong=[1], metrics={})],
         "running": [make_record("solo", wrong=[1], status="RUNNING")],

@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from catdog.comparison.page.tables import build_frame, build_pairs_frame, build_variants_frame, print_tables
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 
 
 def printed(analysis, **console) -> str:
@@ -17,7 +19,7 @@ def printed(analysis, **console) -> str:
 def test_frame_has_one_row_per_run_and_counts_the_kept_model(make_record, make_comparison):
     record = make_record("mobilenet", wrong=range(10), epochs=4)
     failed = make_record(
-        "cnn", status="FAILED", epochs=0, predictions=pd.DataFrame(), history=pd.DataFrame(), metrics={}
+        "cnn", status="FAILED", epochs=0, predictions=Predictions.empty(), history=History.empty(), metrics={}
     )
     frame = build_frame(make_comparison(record, failed)).set_index("name")
     row = frame.loc["mobilenet"]

@@ -1,0 +1,50 @@
+"""What is decided about the difference of two variants; the one rule for it, and the one vocabulary."""
+
+from enum import StrEnum
+
+from catdog.statistics.contrasts import Contrast
+from catdog.statistics.proportions import CONFIDENCE
+
+
+class Decision(StrEnum):
+    """What a study says of two variants, from the first one's view.
+
+    Runs from before there was one vocabulary have "same", "hopeless" and "open" in their tags: `Decision("same")` reads them.
+    """
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    """No difference of more than the margin."""
+    UNDECIDED = "undecided"
+    """More seeds may decide it."""
+    FUTILE = "futile"
+    """No number of seeds can be expected to decide it on these images."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Decision | None":
+        return {"same": cls.EQUIVALENT, "hopeless": cls.FUTILE, "open": cls.UNDECIDED}.get(str(value))
+
+
+def judge(found: Contrast, margin: float, confidence: float = CONFIDENCE, *, differs: bool | None = None) -> Decision:
+    """Returns what the interval of a difference says.
+
+    BETTER or WORSE where the interval excludes 0, EQUIVALENT where it lies within the margin, FUTILE where no number of seeds will
+    bring either, because the images allow no narrower interval, and otherwise UNDECIDED.
+
+    Args:
+        found: the difference of two variants, first less second.
+        margin: differences up to this are as good as none.
+        confidence: of the interval, in (0, 1). Whoever looks several times, or at several pairs, takes a higher one.
+        differs: what a test says that is sharper than "the interval excludes 0", such as Holm's of several pairs; None: there is
+            no such test.
+
+    Source: Jennison and Turnbull (1989), "Interim analyses: the repeated confidence interval approach", Journal of the Royal
+    Statistical Society B 51:305-361: intervals that hold at all looks together allow any statement at any look.
+    """
+    low, high = found.interval(confidence)
+    if (low > 0 or high < 0) if differs is None else differs:
+        return Decision.BETTER if found.estimate > 0 else Decision.WORSE
+    if max(-low, high) <= margin:
+        return Decision.EQUIVALENT
+    return Decision.FUTILE if found.is_futile(margin, confidence) else Decision.UNDECIDED

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart study ui bench test torture check lint format clean
+.PHONY: help setup quickstart study ui bench test torture check lint format docs clean
 
 help: ## show this text
 	@echo "make TARGET; each target sets up what it needs in $(VENV) first."
@@ -46,6 +46,9 @@ lint: $(VENV)/.installed-dev ## check style and types
 format: $(VENV)/.installed-dev ## rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed ## write docs/reference.md from the schema
+	$(BIN)/python -m catdog.reference
 
 clean: ## remove the virtual environment and caches; runs in mlruns/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -5,20 +5,19 @@ Hydra composes and runs; this module turns what goes wrong into one message and 
 """
 
 import dataclasses
-import difflib
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 
 import hydra
 import yaml
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from catdog.config import commands, schema
+from catdog.config.composition import explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
 from catdog.system.terminal import console, show_error
@@ -69,7 +68,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         # Hydra's way to say that model=1 or dataset=null names no choice of a group.
         if "Config group override" not in str(error):
             raise
-        show_error(f"{error}. A GROUP=CHOICE takes the name of a choice; --help lists them.")
+        show_error(explain_choice(error))
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         # Before any of our code runs, Hydra makes the folder for logs; a job's own errors do not come here.
@@ -117,65 +116,11 @@ def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     return guarded
 
 
-def explain(error: Exception, root: str) -> str:
-    """Returns one message for an error of composition: the key, what is allowed, what was received."""
-    text = str(error)
-    cause = error.__cause__
-    ambiguous = re.search(r"Ambiguous value for argument '(.*)'", text)
-    if ambiguous:
-        return f"{ambiguous.group(1)}: several values make a sweep: add -m. For one list, write KEY=[A,B]."
-    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '[^']+' not in .*full_key: (\S+)", text, re.S
-    )
-    if unknown and "Could not override" in text and (cause is None or "not in" in str(cause)):
-        return _explain_unknown(unknown.group(1), root)
-    if "Could not find" in text and "Available options in" in text:
-        missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-        if missing:
-            allowed = list_choices(missing.group(1))
-            return f"{missing.group(1)}={missing.group(2)}: no such option; allowed: {', '.join(allowed)}."
-    if "Could not append" in text or "Could not delete" in text:
-        return text.splitlines()[0]
-    if isinstance(error, OverrideParseException):
-        advice = "Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
-        return f"cannot read {error.override!r}. {advice}"
-    value = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", f"{text}\n{cause}")
-    key = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
-    if value and key:
-        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
-            value.group(3), value.group(3)
-        )
-        return f"{key.group(1)}: must be {wanted}, received {value.group(1)!r}."
-    lines = [line.strip() for line in (text if cause is None else f"{text}\n{cause}").splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not line.startswith(("See https", "object_type", "reference_type", "Config search"))
-    ]
-    return "\n       ".join(dict.fromkeys(kept))
-
-
-def _explain_unknown(key: str, root: str) -> str:
-    known = [name for name, _, _ in schema.list_options(_schema(root))]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    parent = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    if not siblings:
-        siblings = list(dict.fromkeys(name.partition(".")[0] for name in known))
-        parent = ""
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return (
-        f"{key}: no such key.{hint}\n       Allowed{f' in {parent}' if parent else ''}: {', '.join(siblings)}; "
-        "--help explains them."
-    )
-
-
-def list_choices(group: str) -> list[str]:
-    """Returns the names of a config group's files, such as ["cnn", ...] for `model`."""
-    return sorted(path.stem for path in (schema.CONF / group).glob("*.yaml"))
-
-
 def build_help(root: str, usage: str, sweeps: bool) -> str:
     """Returns the text of `--help`: usage, groups with their choices, keys with defaults and meanings."""
-    held = {field.name: schema.nested_schema(_schema(root), field.name) for field in dataclasses.fields(_schema(root))}
+    held = {
+        field.name: schema.nested_schema(schema_of(root), field.name) for field in dataclasses.fields(schema_of(root))
+    }
     groups = [group for group, kind in schema.GROUPS.items() if held.get(group) is kind]
     if root == "config":
         groups = ["model", *groups, "experiment"]
@@ -186,7 +131,7 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
         for number, name in enumerate(list_choices(group)):
             lines.append(f"  {group if number == 0 else '':14} {name:18} {_describe(group, name)}".rstrip())
     lines += ["", "Keys, KEY=VALUE:"]
-    for key, default, help in schema.list_options(_schema(root)):
+    for key, default, help in schema.list_options(schema_of(root)):
         value = "null" if default is None else str(default).lower() if isinstance(default, bool) else default
         lines.append(f"  {key}={value}".ljust(44) + f" {help}")
     if sweeps:
@@ -197,10 +142,6 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
         ]
         lines += ["", SWEEP_HELP.format(options="\n".join(options))]
     return "\n".join(lines)
-
-
-def _schema(root: str) -> type:
-    return schema.Config if root == "config" else commands.ROOTS[root]
 
 
 def _describe(group: str, name: str) -> str:

@@ -4,6 +4,7 @@ Apart from a run's own schema (`catdog.config.schema`), as they affect no run: a
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -122,6 +123,19 @@ ROOTS: dict[str, type] = {
 }
 
 
+# Groups of files in conf/ that the commands compose as well.
+STORED_GROUPS = ("tracking", "dataset", "hydra/job_logging", "hydra/hydra_logging")
+
+
+def unregister(repo: dict[str, Any]) -> None:
+    """Removes from a copy of Hydra's store what `register` adds to it beside schemas."""
+    for group in STORED_GROUPS:
+        parent, _, name = group.rpartition("/")
+        holder = repo.get(parent, {}) if parent else repo
+        for path in (CONF / group).glob("*.yaml"):
+            holder.get(name, {}).pop(path.name, None)
+
+
 def register() -> None:
     """Registers the commands' schemas, and the groups that they compose, so that Hydra need not search `conf/` for them.
 
@@ -131,6 +145,6 @@ def register() -> None:
     store = ConfigStore.instance()
     for name, schema in ROOTS.items():
         store.store(group="schema", name=name, node=schema, provider="catdog")
-    for group in ("tracking", "dataset", "hydra/job_logging", "hydra/hydra_logging"):
+    for group in STORED_GROUPS:
         for path in sorted((CONF / group).glob("*.yaml")):
             store.store(group=group, name=path.stem, node=OmegaConf.load(path), provider="catdog")

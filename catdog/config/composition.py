@@ -1,0 +1,218 @@
+"""Composition: command lines in Hydra's grammar -> configs of runs; and what is wrong with one, in a user's words."""
+
+import contextlib
+import copy
+import difflib
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import filter_overrides, setup_globals
+from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from catdog.config import commands, schema
+from catdog.config.schema import Config, load_config
+from catdog.system.errors import UserError
+
+# Hydra keeps its state in the process.
+_lock = threading.RLock()
+
+
+@dataclass(frozen=True)
+class ComposedRun:
+    """One run's config, as Hydra composed it.
+
+    Attributes:
+        composed: the config with Hydra's own section.
+        config: the same as dataclasses, checked.
+        overrides: what the command line says of the run, such as ["model=cnn", "seed=1"].
+    """
+
+    composed: DictConfig
+    config: Config
+    overrides: list[str]
+
+    @property
+    def model(self) -> str:
+        """The choice of the group `model`, whether the command line, an experiment or the default made it."""
+        return str(self.composed.hydra.runtime.choices["model"])
+
+
+def compose_sweep(overrides: Sequence[str]) -> tuple[list[ComposedRun], DictConfig]:
+    """Returns the runs that a command line makes, in Hydra's order, and the options of the launcher.
+
+    Args:
+        overrides: in Hydra's grammar, as after `python -m catdog.train -m`: "model=cnn,augmented", "seed=0,1,2".
+
+    Raises:
+        UserError: what cannot be composed, in one message.
+    """
+    with open_hydra() as loader, explained():
+        base = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
+        # Resolved once: the folder is named after this moment, and all runs share it.
+        str(base.hydra.sweep.dir)
+        return expand_sweep(loader, base, _split(loader, base, overrides)), base.hydra.launcher
+
+
+def compose_run(overrides: Sequence[str]) -> ComposedRun:
+    """Returns the one run that a command line makes.
+
+    Raises:
+        UserError: what cannot be composed, or makes several runs, in one message.
+    """
+    runs, _ = compose_sweep(overrides)
+    if len(runs) != 1:
+        raise UserError(f"{' '.join(overrides)}: makes {len(runs)} runs where one is wanted. Give each key one value.")
+    return runs[0]
+
+
+def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[ComposedRun]:
+    """Returns each job of a sweep composed and checked.
+
+    Args:
+        loader: Hydra's.
+        base: the sweep's config.
+        job_overrides: what each job overrides.
+
+    Raises:
+        UserError: a value out of range, or groups that contradict each other.
+    """
+    runs = []
+    for number, overrides in enumerate(job_overrides):
+        composed = loader.load_sweep_config(base, list(overrides))
+        with open_dict(composed):
+            composed.hydra.job.id = f"{number}"
+            composed.hydra.job.num = number
+        runs.append(ComposedRun(composed, load_config(_without_hydra(composed), Config), filter_overrides(overrides)))
+    return runs
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    task = copy.deepcopy(composed)
+    with open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def _split(loader: ConfigLoader, base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
+    """Returns the overrides of each job, as Hydra's own sweeper makes them; an experiment may bring some."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    brought = OmegaConf.to_container(base.hydra.sweeper.params) if base.hydra.sweeper.params else {}
+    assert isinstance(brought, dict)
+    task = OmegaConf.to_container(base.hydra.overrides.task, resolve=False)
+    assert isinstance(task, list)
+    words = [f"{key}={value}" for key, value in brought.items()] + [str(word) for word in task]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
+    return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+@contextlib.contextmanager
+def open_hydra() -> Iterator[ConfigLoader]:
+    """Opens Hydra on the configs of runs, one thread at a time, and puts back what the process had of Hydra's before."""
+    with _lock:
+        # Hydra's plugins register what they bring once, and it is to stay.
+        Plugins.instance()
+        store = ConfigStore.instance()
+        former = store.repo
+        store.repo = copy.deepcopy(former)
+        # What a command registers for itself would stand before the files of the same name in conf/.
+        commands.unregister(store.repo)
+        try:
+            schema.register()
+            setup_globals()
+            with initialize_config_dir(str(schema.CONF), job_name="train", version_base="1.3"):
+                hydra = GlobalHydra.instance().hydra
+                assert hydra is not None
+                yield hydra.config_loader
+        finally:
+            store.repo = former
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns Hydra's and OmegaConf's exceptions into a UserError that says what is wrong with the command line."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, "config")) from error
+    except ValueError as error:
+        # Hydra's way to say that model=1 or dataset=null names no choice of a group.
+        if "Config group override" not in str(error):
+            raise
+        raise UserError(explain_choice(error)) from error
+
+
+def explain_choice(error: ValueError) -> str:
+    """Returns the message for a GROUP=CHOICE whose choice is no name."""
+    return f"{error}. A GROUP=CHOICE takes the name of a choice; --help lists them."
+
+
+def explain(error: Exception, root: str) -> str:
+    """Returns one message for an error of composition: the key, what is allowed, what was received."""
+    text = str(error)
+    cause = error.__cause__
+    ambiguous = re.search(r"Ambiguous value for argument '(.*)'", text)
+    if ambiguous:
+        return f"{ambiguous.group(1)}: several values make a sweep: add -m. For one list, write KEY=[A,B]."
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
+        r"Key '[^']+' not in .*full_key: (\S+)", text, re.S
+    )
+    if unknown and "Could not override" in text and (cause is None or "not in" in str(cause)):
+        return _explain_unknown(unknown.group(1), root)
+    if "Could not find" in text and "Available options in" in text:
+        missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+        if missing:
+            allowed = list_choices(missing.group(1))
+            return f"{missing.group(1)}={missing.group(2)}: no such option; allowed: {', '.join(allowed)}."
+    if "Could not append" in text or "Could not delete" in text:
+        return text.splitlines()[0]
+    if isinstance(error, OverrideParseException):
+        advice = "Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
+        return f"cannot read {error.override!r}. {advice}"
+    value = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", f"{text}\n{cause}")
+    key = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
+    if value and key:
+        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
+            value.group(3), value.group(3)
+        )
+        return f"{key.group(1)}: must be {wanted}, received {value.group(1)!r}."
+    lines = [line.strip() for line in (text if cause is None else f"{text}\n{cause}").splitlines() if line.strip()]
+    kept = [
+        line for line in lines if not line.startswith(("See https", "object_type", "reference_type", "Config search"))
+    ]
+    return "\n       ".join(dict.fromkeys(kept))
+
+
+def _explain_unknown(key: str, root: str) -> str:
+    known = [name for name, _, _ in schema.list_options(schema_of(root))]
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    parent = key.rpartition(".")[0]
+    siblings = [name for name in known if name.rpartition(".")[0] == parent]
+    if not siblings:
+        siblings = list(dict.fromkeys(name.partition(".")[0] for name in known))
+        parent = ""
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return (
+        f"{key}: no such key.{hint}\n       Allowed{f' in {parent}' if parent else ''}: {', '.join(siblings)}; "
+        "--help explains them."
+    )
+
+
+def list_choices(group: str) -> list[str]:
+    """Returns the names of a config group's files, such as ["cnn", ...] for `model`."""
+    return sorted(path.stem for path in (schema.CONF / group).glob("*.yaml"))
+
+
+def schema_of(root: str) -> type:
+    return schema.Config if root == "config" else commands.ROOTS[root]

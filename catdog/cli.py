@@ -19,7 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from catdog.config import commands, schema
 from catdog.config.composition import explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
+from catdog.system import terminal
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
+from catdog.system.memory import own_process
 from catdog.system.terminal import console, show_error
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,10 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
     sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
+    own_process()
+    terminal.shows_progress = True
+    # Read when MLflow is imported; what it has to say of its own accord is no news to a user.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     schema.register()
     # Otherwise Hydra prints its own, longer text for every exception and exits before we can say anything.
     os.environ["HYDRA_FULL_ERROR"] = "1"

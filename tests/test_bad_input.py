@@ -334,19 +334,18 @@ def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, comman
             {"study": "cars"},
             "study: no study 'cars' in this tracking store; studies: cats_vs_dogs. Train first: python -m",
         ),
-        ({"sweep": "unknown"}, "sweep: no run 'unknown' in this tracking store"),
-        ({"runs": ["unknown"]}, "runs: .*unknown.* Give MLflow run ids"),
+        ({"sweep_id": "unknown"}, "sweep: no run 'unknown' in this tracking store"),
+        ({"run_ids": ["unknown"]}, "runs: .*unknown.* Give MLflow run ids"),
     ],
 )
 def test_what_is_not_there_to_compare(store: Path, asked: dict, said: str) -> None:
     from catdog.comparison.load import load_comparison
-    from catdog.config.commands import CompareConfig
     from catdog.config.schema import TrackingConfig
     from catdog.tracking import connect
 
     tracking = TrackingConfig(f"sqlite:///{store}")
     with pytest.raises(UserError, match=said):
-        load_comparison(connect(tracking), CompareConfig(**asked, tracking=tracking))
+        load_comparison(connect(tracking), **asked)
 
 
 @pytest.mark.parametrize("command", ["compare", "evaluate", "predict images"])

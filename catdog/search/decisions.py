@@ -19,7 +19,7 @@ from rich.text import Text
 
 from catdog import cli
 from catdog.config.command_lines import next_command
-from catdog.config.commands import CompareConfig, DecideConfig
+from catdog.config.commands import DecideConfig
 from catdog.config.schema import TrackingConfig
 from catdog.statistics.decisions import Decision, judge
 from catdog.statistics.sequential import level_of_looks, plan_looks
@@ -187,7 +187,7 @@ def _load_variants(result: dict) -> "tuple[MlflowClient, list[Variant]]":
 
     store = TrackingConfig(**result["tracking"])
     client = tracking.connect(store, create=False)
-    comparison = load_comparison(client, CompareConfig(sweep=result["sweep_id"], tracking=store))
+    comparison = load_comparison(client, sweep_id=result["sweep_id"])
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
     variants = group_by_variant(comparison)

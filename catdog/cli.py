@@ -5,10 +5,12 @@ Hydra composes and runs; this module turns what goes wrong into one message and 
 """
 
 import dataclasses
+import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 import yaml
@@ -20,11 +22,18 @@ from catdog.config import commands, schema
 from catdog.config.composition import explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
+from catdog.system.documents import to_plain
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
 from catdog.system.memory import own_process
-from catdog.system.terminal import console, show_error
+from catdog.system.terminal import console, show_error, show_next
+
+if TYPE_CHECKING:
+    from catdog.sweeps.plan import PlannedRun
 
 log = logging.getLogger(__name__)
+
+# Of what format=json prints: a field that goes or changes its meaning makes it another one.
+FORMAT_VERSION = 1
 
 
 SWEEP_HELP = """Sweeps:
@@ -148,6 +157,30 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
         ]
         lines += ["", SWEEP_HELP.format(options="\n".join(options))]
     return "\n".join(lines)
+
+
+def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoReturn:
+    """Shows a plan that is all that was wanted, and exits.
+
+    Args:
+        runs: the plan.
+        again: the command that trains it.
+        format: table or json.
+    """
+    from catdog.sweeps.plan import build_table, describe_plan
+
+    if format == "json":
+        show_json("plan", {"runs": describe_plan(runs), "next": [again]})
+    else:
+        console.print(build_table(runs))
+        show_next(again)
+    sys.exit(0)
+
+
+def show_json(command: str, content: Mapping[str, Any]) -> None:
+    """Prints a command's result as one JSON document: its format's version, the command, and the content; NaN becomes null."""
+    document = to_plain({"format_version": FORMAT_VERSION, "command": command, **content})
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _describe(group: str, name: str) -> str:

@@ -1,15 +1,16 @@
-"""Entry: seeds are trained until a comparison is decided. `python -m catdog.decide --help` explains it."""
+"""Trains seeds until a comparison is decided. `python -m catdog.decide --help` explains it."""
 
 import sys
 from collections.abc import Sequence
 
 from omegaconf import DictConfig
+from rich.text import Text
 
 from catdog import cli
 from catdog.config.commands import DecideConfig
 from catdog.config.schema import load_config
-from catdog.search.decisions import decide
-from catdog.system.errors import EXIT_USER_ERROR, UserError
+from catdog.system.errors import EXIT_DEFECT, EXIT_USER_ERROR, UserError
+from catdog.system.terminal import console, show_error, show_next
 
 USAGE = """Trains seed after seed of some variants until each pair of them is decided: one is better, or they are as good as equal.
 It looks after every round, and is wrong no more often for it. Runs that exist already are reused; the same command goes on.
@@ -19,8 +20,7 @@ It looks after every round, and is wrong no more often for it. Runs that exist a
 
 Everything but the keys below is handed on to python -m catdog.train, as for a sweep: what varies makes the variants."""
 
-
-OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds")
+OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds", "format")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -43,22 +43,40 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, rest
 
 
+def run(composed: DictConfig, overrides: Sequence[str]) -> None:
+    """Decides, and shows each round, or at the end the decision as JSON."""
+    config = load_config(composed, DecideConfig)
+    from catdog.search.decisions import IncompleteRoundError, SweepTrainer, build_table, decide
+    from catdog.train import train_sweep
+
+    # With JSON, stdout carries the result alone.
+    console.stderr = config.format == "json"
+    try:
+        decision = decide(
+            config,
+            SweepTrainer(overrides, train_sweep),
+            on_round=lambda words: console.print(Text(f"\n{words}", style="bold")),
+            on_look=lambda state: console.print(build_table(state.pairs, config)),
+        )
+    except IncompleteRoundError as error:
+        show_error(str(error))
+        sys.exit(EXIT_DEFECT)
+    if config.format == "json":
+        content = {"study": decision.study, "sweep": decision.sweep_id, "margin": config.margin, "error": config.error}
+        cli.show_json("decide", {**content, "pairs": decision.describe(), "next": decision.next_commands()})
+    else:
+        show_next(*decision.next_commands())
+
+
 def main() -> None:
     """Runs the command."""
-    from catdog.system.terminal import show_error
-
     try:
         own, overrides = split_arguments(sys.argv[1:])
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)
-
-    def run(composed: DictConfig) -> None:
-        config = load_config(composed, DecideConfig)
-        decide(config, overrides)
-
     sys.argv[1:] = own
-    cli.run_app("decide", run, usage=USAGE)
+    cli.run_app("decide", lambda composed: run(composed, overrides), usage=USAGE)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -29,10 +29,15 @@ class CatdogLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from catdog.sweeps.launch import launch
+        from catdog.config.composition import expand_sweep
+        from catdog.train import launch
 
-        options = LauncherOptions(**self.options)
-        return launch(self.hydra_context, self.config, [list(overrides) for overrides in job_overrides], options)
+        setup_globals()
+        runs = expand_sweep(self.hydra_context.config_loader, self.config, job_overrides)
+        result = launch(runs, LauncherOptions(**self.options))
+        return [
+            JobReturn(cfg=job.composed, status=JobStatus.COMPLETED, _return_value=job.outcome) for job in result.jobs
+        ]
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="catdog", node=CatdogLauncherConfig, provider="catdog")

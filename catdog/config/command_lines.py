@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 
 from catdog.config import schema
 
@@ -24,11 +25,21 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
     return shlex.join([python_command(), "-m", f"catdog.{command}", *options])
 
 
-def this_command(*, without: str = "") -> str:
-    """Returns the command line that is running, to be typed again; arguments that begin with `without` are left out."""
-    hidden = ("hydra.launcher.result_file=", *([without] if without else []))
-    arguments = [item for item in sys.argv[1:] if not item.startswith(hidden)]
-    return shlex.join([python_command(), "-m", "catdog.train", *arguments])
+def train_command(arguments: Sequence[str], *, without: Sequence[str] = ()) -> str:
+    """Returns a command line of `train`, to be typed again.
+
+    Args:
+        arguments: its words.
+        without: beginnings of words that are left out.
+    """
+    kept = [item for item in arguments if not item.startswith(tuple(without))]
+    return shlex.join([python_command(), "-m", "catdog.train", *kept])
+
+
+def quote(value: str) -> str:
+    """Returns a value as Hydra's grammar takes it: in quotation marks where it has more than plain characters."""
+    plain = bool(value) and all(character.isalnum() or character in "_-./:" for character in value)
+    return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def python_command() -> str:

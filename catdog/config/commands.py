@@ -103,8 +103,10 @@ class DecideConfig:
     error: float = option("how often any statement may be wrong, over all pairs and looks", 0.05)
     first_seeds: int = option("seeds of each variant before the first look", 3)
     max_seeds: int = option("seeds of each variant after which it ends, decided or not", 12)
+    format: str = option("table, or json: one document on stdout", "table")
 
     def __post_init__(self) -> None:
+        require_choice("format", ("table", "json"), self.format)
         require_fraction("margin", self.margin)
         require(0 < self.error <= 0.5, "error", "more than 0 and at most 0.5", self.error)
         require(self.first_seeds >= 2, "first_seeds", "2 or more", self.first_seeds, "One seed shows no spread.")

@@ -60,7 +60,7 @@ def compose_sweep(overrides: Sequence[str]) -> tuple[list[ComposedRun], DictConf
     with open_hydra() as loader, explained():
         base = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
         # Resolved once: the folder is named after this moment, and all runs share it.
-        str(base.hydra.sweep.dir)
+        _ = base.hydra.sweep.dir
         return expand_sweep(loader, base, _split(loader, base, overrides)), base.hydra.launcher
 
 
@@ -112,7 +112,7 @@ def _split(loader: ConfigLoader, base: DictConfig, overrides: Sequence[str]) -> 
     assert isinstance(brought, dict)
     task = OmegaConf.to_container(base.hydra.overrides.task, resolve=False)
     assert isinstance(task, list)
-    words = [f"{key}={value}" for key, value in brought.items()] + [str(word) for word in task]
+    words = [f"{key!s}={value}" for key, value in brought.items()] + [str(word) for word in task]
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(words)
     return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
 

@@ -336,7 +336,8 @@ def load_tracking(uri: str) -> TrackingConfig:
     """Returns the tracking section for a store: `conf/tracking/local.yaml` with this address, `server.yaml` for a server."""
     choice = "server" if uri.startswith(("http://", "https://")) else "local"
     content = OmegaConf.load(CONF / "tracking" / f"{choice}.yaml")
-    del content["defaults"]
+    assert isinstance(content, DictConfig)
+    content.pop("defaults")
     content["uri"] = uri
     loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TrackingConfig), content))
     assert isinstance(loaded, TrackingConfig)

@@ -1,39 +1,36 @@
-"""Entry: seeds are trained until a comparison is decided. `python -m catdog.decide --help` explains it."""
+"""Sequential decisions: seeds are trained in rounds until it is clear which variant is better."""
 
 import json
 import logging
-import signal
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hydra.errors import HydraException
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog import cli
 from catdog.config.command_lines import next_command
 from catdog.config.commands import DecideConfig
+from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
-from catdog.statistics.decisions import Decision, judge
+from catdog.statistics.decisions import Decision as Outcome
+from catdog.statistics.decisions import judge
 from catdog.statistics.sequential import level_of_looks, plan_looks
-from catdog.system import interrupts
-from catdog.system.errors import EXIT_INTERRUPTED, InterruptedRunError, UserError
-from catdog.system.terminal import console, show_next
+from catdog.system.errors import InterruptedRunError, UserError
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
 from catdog.tracking.identity import PRECISION_TAG
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
     from catdog.comparison.variants import Variant
+    from catdog.config.composition import ComposedRun
     from catdog.statistics.contrasts import Contrast
+    from catdog.sweeps.launch import SweepResult
+    from catdog.sweeps.options import LauncherOptions
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +50,7 @@ class Pair:
 
     first: str
     second: str
-    outcome: Decision = Decision.UNDECIDED
+    outcome: Outcome = Outcome.UNDECIDED
     seeds: int = 0
     found: "Contrast | None" = None
     interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
@@ -62,12 +59,12 @@ class Pair:
     def words(self) -> str:
         """The decision as a sentence."""
         low, high = self.interval
-        if self.outcome in (Decision.BETTER, Decision.WORSE):
-            better, by = (self.first, low) if self.outcome == Decision.BETTER else (self.second, -high)
+        if self.outcome in (Outcome.BETTER, Outcome.WORSE):
+            better, by = (self.first, low) if self.outcome == Outcome.BETTER else (self.second, -high)
             return f"{better} is better by at least {at_least(by)}"
-        if self.outcome == Decision.EQUIVALENT:
+        if self.outcome == Outcome.EQUIVALENT:
             return f"no difference of more than {at_most(max(-low, high))}"
-        if self.outcome == Decision.FUTILE:
+        if self.outcome == Outcome.FUTILE:
             assert self.found is not None
             return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
         return "undecided"
@@ -75,10 +72,86 @@ class Pair:
     @property
     def is_open(self) -> bool:
         """Whether more seeds may decide it."""
-        return self.outcome == Decision.UNDECIDED
+        return self.outcome == Outcome.UNDECIDED
 
 
-def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
+@dataclass
+class Decision:
+    """How a comparison was decided, or how far it has come.
+
+    Attributes:
+        pairs: of all variants.
+        config: margin, error and numbers of seeds.
+        seeds: that were trained of the variants that stayed open longest.
+        sweep_id: the last round's sweep.
+        study: its study.
+        uri: address of the tracking store.
+    """
+
+    pairs: list[Pair]
+    config: DecideConfig
+    seeds: int
+    sweep_id: str
+    study: str
+    uri: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a pair is left that more seeds might decide."""
+        return any(pair.is_open for pair in self.pairs)
+
+    def next_commands(self) -> list[str]:
+        """Returns what to type next."""
+        return [next_command("compare", self.study, self.uri, f"sweep={self.sweep_id}")]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """Returns one row a pair: first, second, outcome, seeds, difference, low, high (as shares, not points), words."""
+        import pandas as pd
+
+        return pd.DataFrame(self.describe())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Returns the same as a list of mappings."""
+        return [
+            {
+                "first": pair.first, "second": pair.second, "outcome": pair.outcome, "seeds": pair.seeds,
+                "difference": float(pair.found.estimate) if pair.found else None,
+                "low": pair.interval[0], "high": pair.interval[1],
+                "words": pair.words.replace("\N{NO-BREAK SPACE}", " "),
+            }
+            for pair in self.pairs
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Round:
+    """Trained runs of one look: so many seeds of every variant that is still open.
+
+    Attributes:
+        client: of the tracking store.
+        tracking: that store.
+        sweep_id: the sweep, in MLflow, that these runs make.
+    """
+
+    client: "MlflowClient"
+    tracking: TrackingConfig
+    sweep_id: str
+
+
+class Trainer(Protocol):
+    """Trains rounds: sweeps of catdog's own runs, or whatever a caller's functions record."""
+
+    def __call__(self, seeds: int, only: list[str] | None) -> Round:
+        """Trains the seeds 0 to `seeds` - 1 of the variants named, or of all; what is there already is reused."""
+
+
+def decide(
+    config: DecideConfig,
+    train: Trainer,
+    *,
+    on_round: Callable[[str], None] = lambda words: None,
+    on_look: Callable[[Decision], None] = lambda decision: None,
+) -> Decision:
     """Trains rounds of seeds until every pair of variants is decided, cannot be, or `max_seeds` have been trained.
 
     The looks are at numbers of seeds fixed beforehand. The error is divided among the pairs (Bonferroni), and for each pair spent
@@ -86,113 +159,114 @@ def decide(config: DecideConfig, overrides: Sequence[str]) -> list[Pair]:
 
     Args:
         config: margin, error and numbers of seeds.
-        overrides: for `catdog.train -m`, without seeds.
+        train: trains a round.
+        on_round: told in words what comes, before each round.
+        on_look: given the state after each look.
 
     Raises:
-        UserError: the overrides make fewer than two variants.
+        UserError: there are fewer than two variants, or they cannot be compared.
         InterruptedRunError: Ctrl-C in a round.
     """
-    if not _makes_a_sweep(overrides):
-        raise _too_few(overrides)
     looks = plan_looks(config.first_seeds, config.max_seeds)
-    pairs: list[Pair] | None = None
+    decision: Decision | None = None
     only: list[str] | None = None
     for number, seeds in enumerate(looks, 1):
         wanted = ", ".join(only) if only else "all variants"
-        console.print(Text(f"\nround {number} of at most {len(looks)}: {seeds} seeds of {wanted}", style="bold"))
-        result = _train(overrides, seeds, only)
-        client, variants = _load_variants(result)
-        if pairs is None:
+        on_round(f"round {number} of at most {len(looks)}: {seeds} seeds of {wanted}")
+        trained = train(seeds, only)
+        study, variants = _load_variants(trained)
+        if decision is None:
             names = [variant.name for variant in variants]
             if len(names) < 2:
-                raise _too_few(overrides)
+                raise too_few([])
             pairs = [Pair(*both) for both in combinations(names, 2)]
-        levels = level_of_looks(looks, config.error / len(pairs))
-        _look(pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
-        console.print(build_table(pairs, config))
-        _record(client, result["sweep_id"], config, pairs)
-        place = (result["study"], result["tracking"]["uri"], f"sweep={result['sweep_id']}")
-        still = [pair for pair in pairs if pair.is_open]
-        if not still:
+            decision = Decision(pairs, config, seeds, trained.sweep_id, study, trained.tracking.uri)
+        decision.seeds, decision.sweep_id = seeds, trained.sweep_id
+        levels = level_of_looks(looks, config.error / len(decision.pairs))
+        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
+        _record(trained.client, decision)
+        on_look(decision)
+        if not decision.is_open:
             break
-        only = list(dict.fromkeys(name for pair in still for name in (pair.first, pair.second)))
-    assert pairs is not None
-    if still:
+        only = list(dict.fromkeys(name for p in decision.pairs if p.is_open for name in (p.first, p.second)))
+    assert decision is not None
+    if decision.is_open:
         log.info(
             "%s not decided after %d seeds: more validation images would help, or a wider margin. To begin again with a larger "
             "max_seeds would be a second test of the same question, with an error of its own",
-            plural(len(still), "pair"), config.max_seeds,
+            plural(sum(pair.is_open for pair in decision.pairs), "pair"), config.max_seeds,
         )  # fmt: skip
-    show_next(next_command("compare", *place))
-    return pairs
+    return decision
 
 
-def _makes_a_sweep(overrides: Sequence[str]) -> bool:
-    """Returns whether a key has several values, as far as that can be seen without composing: an experiment may bring some."""
+def require_sweep(overrides: Sequence[str]) -> None:
+    """Raises a UserError unless a key has several values, as far as that shows without composing: an experiment may bring some."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    try:
+    with explained():
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        raise UserError(cli.explain(error, "config")) from error
-    return any(item.is_sweep_override() or item.key_or_group == "experiment" for item in parsed)
+    if not any(item.is_sweep_override() or item.key_or_group == "experiment" for item in parsed):
+        raise too_few(overrides)
 
 
-def _too_few(overrides: Sequence[str]) -> UserError:
+def too_few(overrides: Sequence[str]) -> UserError:
+    """Returns the error of a comparison that has only one side."""
     return UserError(
-        f"decide: a comparison needs two variants or more, received {' '.join(overrides) or 'nothing'}. Give a key several "
+        f"decide: a comparison needs two variants or more, received {' '.join(overrides) or 'one'}. Give a key several "
         "values: model=cnn,augmented."
     )
 
 
-def _train(overrides: Sequence[str], seeds: int, only: list[str] | None) -> dict:
-    """Trains a sweep of so many seeds of the variants named, or of all, and returns what the launcher says of it.
+class SweepTrainer:
+    """Trains each round as a sweep of catdog's own runs.
 
-    In a process of its own: a sweep's logging, signals and global state are made for one sweep.
+    Args:
+        overrides: what makes the variants, without seeds: "model=cnn,augmented".
+        run: trains a sweep of these runs, by these options and words, and returns how it went.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "result.json"
-        command = [
-            sys.executable, "-m", "catdog.train", "-m", *overrides, f"seed={','.join(map(str, range(seeds)))}",
-            f"hydra.launcher.result_file={file}",
-        ]  # fmt: skip
-        if only:
-            command.append(f"hydra.launcher.only=[{','.join(json.dumps(name) for name in only)}]")
-        code = _wait_for(command)
-        if code == EXIT_INTERRUPTED:
+
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        run: "Callable[[list[ComposedRun], LauncherOptions, list[str]], SweepResult]",
+    ) -> None:
+        require_sweep(overrides)
+        self.overrides = list(overrides)
+        self.run = run
+
+    def __call__(self, seeds: int, only: list[str] | None) -> Round:
+        from catdog import tracking
+        from catdog.sweeps.options import build_options
+
+        words = [*self.overrides, f"seed={','.join(map(str, range(seeds)))}"]
+        runs, launcher = compose_sweep(words)
+        result = self.run(runs, build_options(launcher, {"only": only}), ["-m", *words])
+        if result.interrupted:
             raise InterruptedRunError
-        if code:
-            # The sweep has said what was wrong.
-            sys.exit(code)
-        return json.loads(file.read_text(encoding="utf-8"))
+        if result.undelivered:
+            raise UserError(result.undelivered)
+        if not result.is_complete:
+            failed = [f"{job.name}: {job.error or 'not started'}" for job in result.jobs if not job.outcome]
+            raise IncompleteRoundError(
+                f"a round needs all of its runs, and {'; '.join(failed)}. Mend that, and repeat the command."
+            )
+        return Round(tracking.connect(result.tracking, create=False), result.tracking, result.sweep_id)
 
 
-def _wait_for(command: list[str]) -> int:
-    """Runs a command to its end, and returns its exit code; an interruption reaches it, and it has the time to close its runs."""
-    interrupts.listen(once=False)
-    child = subprocess.Popen(command)
-    while True:
-        try:
-            return child.wait()
-        except KeyboardInterrupt:
-            # In a terminal it has had the signal already; of two, the second ends it at once, as with a sweep of its own.
-            if not sys.stdin.isatty():
-                child.send_signal(signal.SIGINT)
+class IncompleteRoundError(UserError):
+    """A run of a round failed, so that there is nothing to look at."""
 
 
-def _load_variants(result: dict) -> "tuple[MlflowClient, list[Variant]]":
-    from catdog import tracking
+def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
     from catdog.comparison.load import load_comparison
     from catdog.comparison.variants import group_by_variant
 
-    store = TrackingConfig(**result["tracking"])
-    client = tracking.connect(store, create=False)
-    comparison = load_comparison(client, sweep_id=result["sweep_id"])
+    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id)
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
     variants = group_by_variant(comparison)
     require_one_precision(variants)
-    return client, variants
+    return comparison.study, variants
 
 
 def require_one_precision(variants: "Sequence[Variant]") -> None:
@@ -237,14 +311,13 @@ def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
     return table
 
 
-def _record(client: "MlflowClient", sweep_id: str, config: DecideConfig, pairs: Sequence[Pair]) -> None:
+def _record(client: "MlflowClient", decision: Decision) -> None:
     """Keeps the state of the decision on the sweep, where MLflow shows it."""
-    decision = {
-        "margin": config.margin, "error": config.error, "max_seeds": config.max_seeds,
-        "pairs": [
-            {"first": pair.first, "second": pair.second, "seeds": pair.seeds, "low": pair.interval[0],
-             "high": pair.interval[1], "outcome": pair.outcome, "words": pair.words.replace("\N{NO-BREAK SPACE}", " ")}
-            for pair in pairs
-        ],
-    }  # fmt: skip
-    client.set_tag(sweep_id, "catdog.decision", json.dumps(decision))
+    config = decision.config
+    state = {
+        "margin": config.margin,
+        "error": config.error,
+        "max_seeds": config.max_seeds,
+        "pairs": decision.describe(),
+    }
+    client.set_tag(decision.sweep_id, "catdog.decision", json.dumps(state))

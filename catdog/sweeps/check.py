@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
-from catdog.sweeps.jobs import JobState, describe_death
+from catdog.sweeps.jobs import JobState, describe_death, without_main
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import ConsoleHandler
 
@@ -78,7 +78,8 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
     """
     receiver, sender = processes.Pipe(duplex=False)
     process = processes.Process(target=_build_all, args=([job.config for job in jobs], classes, sender))
-    process.start()
+    with without_main():
+        process.start()
     sender.close()
     try:
         failed: tuple[int, str, bool] | None

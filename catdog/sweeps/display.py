@@ -1,6 +1,7 @@
 """What a sweep shows while its jobs run: a live line per job in a terminal, plain lines where output is piped."""
 
 import heapq
+import io
 import logging
 import sys
 import threading
@@ -9,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from catdog.system.terminal import STYLES, console
+from catdog.system.terminal import STYLES, console, show_error
 
 STATE_STYLES = {"finished": "green", "reused": "green", "failed": "red", "timed out": "red"}
 # The first layout that fits is shown. Those with speed have whole names; of the figures, what the others tell goes first.
@@ -24,6 +25,7 @@ LAYOUTS = (f"{FIGURES} speed bar", f"{FIGURES} speed", FIGURES, "train val best"
 SHORTEST_NAME, STATE_COLUMNS, FIGURE_COLUMNS, BAR_COLUMNS, PADDING_COLUMNS = 7, 12, 10, 20, 2
 # Where not all jobs fit: how many of those that left last are shown, and how many lines are left to log messages.
 RECENT_JOBS, LOG_LINES = 3, 6
+NOTEBOOK_COLUMNS, NOTEBOOK_LINES = 110, 200
 
 
 @dataclass
@@ -145,6 +147,13 @@ class Display:
         prefix = "" if text.startswith(f"{self._jobs[number].name}:") else self._prefixes[number]
         console.print(Text("\n").join(Text(prefix) + line for line in lines), soft_wrap=True)
 
+    def error(self, number: int, text: str) -> None:
+        """Shows what went wrong in a job, with its traceback where there is one."""
+        show_error(f"{self._jobs[number].name}: {text}")
+
+    def refresh(self) -> None:
+        """Called several times a second, in the main thread; a terminal's live lines refresh themselves."""
+
     def eta_s(self) -> float | None:
         """Returns the seconds that the sweep still takes; None while no run has shown how long it takes."""
         with self._lock:
@@ -176,19 +185,101 @@ class Display:
                 rest = {"waiting": waiting, "running": running[room:], "done": over[: len(over) - len(recent)]}
                 hidden = ", ".join(f"{len(jobs)} {words}" for words, jobs in rest.items() if jobs)
                 texts.append(Text(f"… and {hidden}", "dim", no_wrap=True, overflow="ellipsis"))
+            texts.append(self._describe_sweep())
+            return Group(_build_grid(shown, self._clock(), console.width), *texts)
+
+    def _describe_sweep(self) -> Text:
+        """Returns how many jobs are done, how many of them failed, and the ETA."""
+        with self._lock:
+            over = [job for job in self._jobs if job.ended is not None]
             failed = sum(STATE_STYLES.get(job.state) == "red" for job in over)
             words = f"sweep  {len(over)} of {len(self._jobs)} done" + (f", {failed} failed" if failed else "")
-            texts.append(Text(f"{words}  {_format_eta(self.eta_s())}", "bold", no_wrap=True, overflow="ellipsis"))
-            return Group(_build_grid(shown, self._clock()), *texts)
+            return Text(f"{words}  {_format_eta(self.eta_s())}", "bold", no_wrap=True, overflow="ellipsis")
 
 
-def _build_grid(jobs: list[_Job], now: float) -> Table:
-    """Returns a line for each job, in the first of the layouts that the terminal has room for."""
+class QuietDisplay(Display):
+    """Shows nothing. What goes wrong is in the outcomes, and, as all that a run says, in its log."""
+
+    def __init__(self, names: Sequence[str], n_jobs: int) -> None:
+        super().__init__(names, n_jobs)
+        self._live = None
+
+    def start(self, number: int, words: str = "starting") -> None:
+        pass
+
+    def progress(self, number: int, event: Mapping[str, Any]) -> None:
+        pass
+
+    def message(self, number: int, text: str, level: int) -> None:
+        pass
+
+    def error(self, number: int, text: str) -> None:
+        pass
+
+
+class NotebookDisplay(Display):
+    """Shows a sweep's jobs below a notebook's cell, in one place that is written anew, and messages above it."""
+
+    def __init__(self, names: Sequence[str], n_jobs: int) -> None:
+        from IPython.display import display
+
+        super().__init__(names, n_jobs)
+        self._live = None
+        self._messages: list[str] = []
+        self._shown = ""
+        self._handle = display(self._build(), display_id=True)
+
+    def __exit__(self, *exception: object) -> None:
+        self.refresh()
+
+    def start(self, number: int, words: str = "starting") -> None:
+        with self._lock:
+            self._jobs[number] = _Job(self._jobs[number].name, words, running=True, started=self._clock())
+
+    def progress(self, number: int, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._jobs[number].advance(event, self._clock())
+
+    def message(self, number: int, text: str, level: int) -> None:
+        if level >= logging.WARNING:
+            self.error(number, text)
+
+    def error(self, number: int, text: str) -> None:
+        with self._lock:
+            self._messages.append(f"{self._jobs[number].name}: {text}")
+
+    def refresh(self) -> None:
+        content = self._build()
+        if content.data != self._shown:
+            self._shown = content.data
+            self._handle.update(content)
+
+    def _build(self) -> Any:
+        from IPython.display import HTML
+
+        terminal = Console(file=io.StringIO(), record=True, width=NOTEBOOK_COLUMNS, height=NOTEBOOK_LINES)
+        with self._lock:
+            for text in self._messages:
+                terminal.print(Text(text, "red"), soft_wrap=True)
+        terminal.print(_build_grid(self._jobs, self._clock(), NOTEBOOK_COLUMNS))
+        terminal.print(self._describe_sweep())
+        return HTML(terminal.export_html(code_format="<pre>{code}</pre>", inline_styles=True))
+
+
+def choose_display() -> Callable[[Sequence[str], int], Display]:
+    """Returns the display for where this process shows things: a notebook or a terminal."""
+    shell = sys.modules.get("IPython")
+    in_notebook = shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
+    return NotebookDisplay if in_notebook else Display
+
+
+def _build_grid(jobs: list[_Job], now: float, width: int) -> Table:
+    """Returns a line for each job, in the first of the layouts that so many columns have room for."""
     longest = max((Text(job.name).cell_len for job in jobs), default=0)
     for layout in LAYOUTS:
         rows = [job.build_cells(layout, now) for job in jobs]
         columns = [cells for cells in zip(*rows, strict=True) if any(cells)]
-        room = console.width - sum(PADDING_COLUMNS + max(cell.cell_len for cell in column) for column in columns)
+        room = width - sum(PADDING_COLUMNS + max(cell.cell_len for cell in column) for column in columns)
         if room >= (longest if "speed" in layout else min(longest, SHORTEST_NAME)):
             break
     headers = [Column(no_wrap=True, overflow="ellipsis") for _ in range(len(columns) + 1)]

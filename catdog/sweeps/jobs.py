@@ -5,8 +5,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
+import types
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,7 +26,6 @@ from catdog.sweeps.options import LauncherOptions
 from catdog.sweeps.plan import PlannedRun
 from catdog.sweeps.worker import OUTPUT, WorkOrder, work
 from catdog.system.errors import UserError
-from catdog.system.terminal import show_error
 from catdog.tracking.identity import list_training_files
 from catdog.tracking.outbox import Entry
 from catdog.tracking.ownership import BusyError
@@ -49,6 +52,7 @@ class JobState:
 
     Attributes:
         composed: its config, as Hydra composed it.
+        overrides: the command line's, such as ["model=cnn"].
         planned: its run: name, config, identity, and what was planned for it.
         job: what its run is called and where it belongs; set when the sweep has its MLflow run.
         outcome: of a job that finished, now or before.
@@ -57,6 +61,7 @@ class JobState:
     """
 
     composed: DictConfig
+    overrides: list[str]
     planned: PlannedRun
     job: "Job | None" = None
     outcome: "Outcome | None" = None
@@ -70,6 +75,26 @@ class JobState:
     @property
     def config(self) -> Config:
         return self.planned.config
+
+    def describe_state(self) -> str:
+        """Returns how it went in a word or two: finished, reused, interrupted, busy, failed or not started."""
+        if self.outcome:
+            return "reused" if self.planned.state == "reuse" else "finished"
+        if not self.error:
+            return "not started"
+        if self.error == INTERRUPTED:
+            return INTERRUPTED
+        return "busy" if self.planned.state == "busy" else "failed"
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has no result, and not because somebody stopped it."""
+        return bool(self.error) and self.error != INTERRUPTED
+
+    @property
+    def is_to_train(self) -> bool:
+        """Whether a process is started for it."""
+        return self.planned.state in ("run", "resume")
 
 
 @dataclass
@@ -105,6 +130,21 @@ def start_server() -> Any:
     return processes
 
 
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """Starts processes that do not import the program that starts them.
+
+    Multiprocessing imports a script once more in each process, and a script that trains without asking for its own name would
+    train again there. Nothing that is sent to a job's process is defined in the program.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 class Supervisor:
     """Runs the jobs that are to be trained, `n_jobs` at a time, until all have ended or somebody stops it.
 
@@ -136,21 +176,40 @@ class Supervisor:
         self.display = display
         self.interrupts = 0
         self.running: list[Worker] = []
-        self.waiting = deque(
-            number for number, job in enumerate(jobs) if job.planned.state in ("run", "resume") and not job.outcome
-        )
+        self.waiting = deque(number for number, job in enumerate(jobs) if job.is_to_train and not job.outcome)
         # Deliveries that a run's own process could not finish, by its entry.
         self.postmen: list[tuple[Entry, Postman]] = []
         self.stopping = False
+        self.given_up = False
 
     def run(self) -> None:
         """Runs the jobs.
 
-        SIGINT and SIGTERM end it: at the first, running jobs close their runs and no other starts; at the second, at once.
+        KeyboardInterrupt ends it: at the first, running jobs close their runs and no other starts; at the second, at once.
+        The jobs are looked after in a thread, so that an interrupt, which reaches the main thread alone, finds it waiting and
+        nothing half done; no signal handler has to be changed for that.
         """
-        handlers = {each: signal.signal(each, self._interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
+        failure: list[BaseException] = []
+        thread = threading.Thread(target=self._work, args=(failure,), name="sweep", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            try:
+                thread.join(LOOK_EVERY_S)
+                self.display.refresh()
+            except KeyboardInterrupt:
+                self.stopping = True
+                self.interrupts += 1
+                if self.interrupts > 1:
+                    # At once: the runs stay open in MLflow until the same command takes them over.
+                    self.given_up = True
+                    thread.join()
+                    raise
+        if failure:
+            raise failure[0]
+
+    def _work(self, failure: list[BaseException]) -> None:
         try:
-            while self.running or (self.waiting and not self.stopping):
+            while not self.given_up and (self.running or (self.waiting and not self.stopping)):
                 while self.waiting and not self.stopping and len(self.running) < self.n_jobs:
                     self._start(self.waiting.popleft())
                 for receiver in wait([worker.receiver for worker in self.running], timeout=LOOK_EVERY_S):
@@ -158,18 +217,11 @@ class Supervisor:
                     self._receive(worker)
                 for worker in list(self.running):
                     self._look_after(worker)
+        except BaseException as error:
+            failure.append(error)
         finally:
             for worker in self.running:
                 worker.process.kill()
-            for each, handler in handlers.items():
-                signal.signal(each, handler)
-
-    def _interrupt(self, number: int, frame: Any) -> None:
-        self.interrupts += 1
-        self.stopping = True
-        if self.interrupts > 1:
-            # At once: the runs stay open in MLflow until the same command takes them over.
-            raise KeyboardInterrupt
 
     def _start(self, number: int) -> None:
         job = self.jobs[number]
@@ -181,7 +233,8 @@ class Supervisor:
         receiver, sender = self.processes.Pipe(duplex=False)
         process = self.processes.Process(target=work, args=(order, sender))
         self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
-        process.start()
+        with without_main():
+            process.start()
         sender.close()
         self.running.append(Worker(number, process, receiver, slot))
 
@@ -198,7 +251,7 @@ class Supervisor:
                 elif kind == "outcome":
                     job.outcome = value
                 elif kind == "traceback":
-                    show_error(f"{job.name}\n{value}")
+                    self.display.error(worker.number, f"\n{value}")
                 else:
                     job.error = value
         except (EOFError, OSError):
@@ -248,11 +301,11 @@ class Supervisor:
                 self._retry(worker.number, death)
                 return
             job.error = death
-            show_error(f"{job.name}: {death}{_read_tail(job.job.output_dir / OUTPUT)}")
+            self.display.error(worker.number, f"{death}{_read_tail(job.job.output_dir / OUTPUT)}")
             self.display.finish(worker.number, "timed out" if "timeout_s" in death else "failed")
         if job.error and self.options.on_error == "stop":
             self.stopping = True
-        self._take_over(job)
+        self._take_over(worker.number)
 
     def _retry(self, number: int, death: str) -> None:
         from dataclasses import replace
@@ -265,10 +318,11 @@ class Supervisor:
         self.display.message(number, f"{message}{_read_tail(job.job.output_dir / OUTPUT)}", logging.WARNING)
         self.waiting.appendleft(number)
 
-    def _take_over(self, job: JobState) -> None:
+    def _take_over(self, number: int) -> None:
         """Closes the run of a process that could not, and delivers what it left."""
         from catdog.tracking.delivery import Postman
 
+        job = self.jobs[number]
         entry = job.planned.entry
         if not entry.facts:
             return
@@ -290,7 +344,7 @@ class Supervisor:
                 entry.append("status", status=status, time_ms=int(time.time() * 1000))
         except (UserError, OSError) as error:
             # The disk is full, perhaps: the next command closes it.
-            show_error(f"{job.name}: {error}")
+            self.display.error(number, str(error))
             entry.release()
             return
         if entry.pending:

@@ -1,35 +1,25 @@
-"""Leading a sweep: plan, checks before the first run starts, the runs, the summary."""
+"""Leading a sweep: plan, checks before the first run starts, the runs, how it ended."""
 
-import copy
-import json
 import logging
 import shlex
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, setup_globals
-from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
-from rich.text import Text
-
 from catdog.config import schema
-from catdog.config.command_lines import next_command, this_command, ui_command
-from catdog.config.schema import DEFAULT_STUDY, Config, load_config
+from catdog.config.command_lines import next_command, train_command
+from catdog.config.composition import ComposedRun
+from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
 from catdog.registry.champion import REGISTERED_TAG, promote
 from catdog.sweeps.check import check_models, decode_images, load_datasets
 from catdog.sweeps.display import Display
-from catdog.sweeps.jobs import INTERRUPTED, JobState, Supervisor, start_server
+from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
-from catdog.sweeps.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
-from catdog.sweeps.summary import build_summary, describe_outcomes
-from catdog.system import interrupts
-from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, UserError
-from catdog.system.tempdir import open_scratch
-from catdog.system.terminal import console, show_error, show_next
+from catdog.sweeps.plan import PlannedRun, close_dead_runs, discard_entries, plan_runs
+from catdog.sweeps.summary import describe_outcomes
+from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking.identity import describe_origin, identify
 from catdog.tracking.outbox import entry_for
@@ -39,144 +29,286 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from catdog.data.dataset import Dataset
     from catdog.tracking import SpooledRun
-    from catdog.tracking.delivery import Postman
+    from catdog.training.run import Outcome
 
 log = logging.getLogger(__name__)
 
+# Called with the names of the runs and how many run at once; what it returns shows them.
+MakeDisplay = Callable[[Sequence[str], int], Display]
 
-def launch(
-    context: HydraContext, base: DictConfig, job_overrides: list[list[str]], options: LauncherOptions
-) -> Sequence[JobReturn]:
-    """Runs a sweep: what is finished is reused, what was interrupted goes on, the rest is trained. Exits with its outcome.
+
+@dataclass
+class SweepResult:
+    """How a sweep went.
+
+    Attributes:
+        study: its study.
+        tracking: where its runs are stored.
+        sweep_id: run id of the sweep in MLflow.
+        arguments: the words that make it, as after `python -m catdog.train`.
+        jobs: its runs, in order: what was planned for each, and its outcome or error.
+        interrupted: whether somebody stopped it.
+        promoted: whether a run of it became a version of a registered model.
+        undelivered: why the tracking store does not have all of it, in words; empty where it has.
+        is_latest: whether it is the study's latest sweep.
+    """
+
+    study: str
+    tracking: TrackingConfig
+    sweep_id: str
+    arguments: list[str]
+    jobs: list[JobState]
+    interrupted: bool = False
+    promoted: bool = False
+    undelivered: str = ""
+    is_latest: bool = True
+
+    @property
+    def outcomes(self) -> list["Outcome"]:
+        """Of the runs that finished."""
+        return [job.outcome for job in self.jobs if job.outcome]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its runs have finished."""
+        return len(self.outcomes) == len(self.jobs)
+
+    def next_commands(self) -> list[str]:
+        """Returns what to type next; first the same command, where something is left to do."""
+        place = (self.study, self.tracking.uri)
+        if self.undelivered:
+            return [next_command("deliver", DEFAULT_STUDY, self.tracking.uri)]
+        commands = [] if self.is_complete else [train_command(self.arguments)]
+        if self.outcomes:
+            # Without a name, compare takes the latest.
+            commands.append(next_command("compare", *place, *([] if self.is_latest else [f"sweep={self.sweep_id}"])))
+        # The model of a quick look is not one to test.
+        is_whole = self.jobs[0].config.dataset.max_images_per_class is None
+        return commands + ([next_command("evaluate", *place)] if self.promoted and is_whole else [])
+
+
+@dataclass
+class PlannedSweep:
+    """A sweep of which every run is composed, checked and planned.
+
+    Attributes:
+        jobs: its runs, in order.
+        options: the launcher's.
+        arguments: the words that make it, as after `python -m catdog.train`.
+        datasets: each run's.
+        names: each run's name, with and without its seed.
+        client: of the tracking store; None where there is none yet.
+        earlier: the newest sweep of exactly these runs, if there is one.
+        goes_on: whether that one was interrupted, or its best run not registered.
+    """
+
+    jobs: list[JobState]
+    options: LauncherOptions
+    arguments: list[str]
+    datasets: list["Dataset"] = field(repr=False)
+    names: list[tuple[str, str]]
+    client: "MlflowClient | None" = field(repr=False)
+    earlier: "Run | None" = field(repr=False)
+    goes_on: bool
+
+    @property
+    def config(self) -> Config:
+        """The first run's; study, tracking and promotion are the same for all."""
+        return self.jobs[0].config
+
+    @property
+    def identity(self) -> str:
+        """What the sweep is known by: its runs, in this order."""
+        return _identify_sweep(self.jobs)
+
+    def run(self, make_display: MakeDisplay) -> SweepResult:
+        """Runs the sweep: what is finished is reused, what was interrupted goes on, the rest is trained.
+
+        The first Ctrl-C ends it in order: running jobs close their runs, and no other starts.
+
+        Raises:
+            UserError: a run that cannot be trained, found before any of them starts.
+            KeyboardInterrupt: the second Ctrl-C, or one before the first run has started.
+        """
+        from catdog import tracking
+
+        todo = [(job, data) for job, data in zip(self.jobs, self.datasets, strict=True) if job.is_to_train]
+        processes, gpus = None, []
+        if todo:
+            log.info("checking %s before the first one starts", plural(len(todo), "run"))
+            processes = start_server()
+            gpus = check_models(processes, [job for job, _ in todo], [len(data.classes) for _, data in todo])
+            decode_images([job for job, _ in todo], [data for _, data in todo])
+        client = tracking.connect(self.config.tracking)
+        discard_entries([job.planned for job in self.jobs])
+        _take_reused(client, self.jobs)
+        if not todo and self.earlier and not self.goes_on:
+            return self._confirm(client, self.earlier)
+        sweep = self._open(client)
+        sweep_id = str(sweep.delivered_state["run_id"])
+        self._prepare_jobs(sweep, sweep_id)
+        supervisor = None
+        try:
+            if todo:
+                with make_display([job.name for job in self.jobs], min(self.options.n_jobs, len(self.jobs))) as display:
+                    for number, job in enumerate(self.jobs):
+                        if not job.is_to_train:
+                            display.finish(number, "reused" if job.planned.state == "reuse" else job.planned.state)
+                    supervisor = Supervisor(processes, client, self.jobs, self.options, gpus, display)
+                    supervisor.run()
+            _share_outcomes(self.jobs)
+            interrupted = supervisor is not None and supervisor.interrupts > 0
+            arrived = _close_sweep(sweep, supervisor, self.jobs, interrupted)
+        except KeyboardInterrupt:
+            # The second Ctrl-C: nothing more is recorded; the next command closes what is open.
+            sweep.postman.stop(wait=False)
+            raise
+        undelivered = "" if arrived else tracking.describe_undelivered(self.config.tracking, sweep.postman)
+        promoted = bool(sweep.delivered_state.get("promotions"))
+        return self._conclude(client, sweep_id, interrupted=interrupted, promoted=promoted, undelivered=undelivered)
+
+    def _confirm(self, client: "MlflowClient", earlier: "Run") -> SweepResult:
+        """Returns the finished sweep, of which nothing is new, once its best run has been weighed again."""
+        _share_outcomes(self.jobs)
+        # Other runs may have come since, or promote.force.
+        run_ids = [job.outcome.run_id for job in self.jobs if job.outcome and job.planned.same_as is None]
+        promotions = promote(client, self.config.promote, run_ids, earlier.info.run_id)
+        return self._conclude(client, earlier.info.run_id, promoted=bool(promotions))
+
+    def _conclude(
+        self, client: "MlflowClient", sweep_id: str, *, interrupted: bool = False, promoted: bool, undelivered: str = ""
+    ) -> SweepResult:
+        config = self.config
+        latest = not undelivered and _is_latest(client, config.study, sweep_id)
+        return SweepResult(
+            config.study,
+            config.tracking,
+            sweep_id,
+            self.arguments,
+            self.jobs,
+            interrupted,
+            promoted,
+            undelivered,
+            latest,
+        )
+
+    def _open(self, client: "MlflowClient") -> "SpooledRun":
+        """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
+        from catdog.tracking import SpooledRun
+
+        tracking, earlier = self.config.tracking, self.earlier if self.goes_on else None
+        command = shlex.join(["python", "-m", "catdog.train", *self.arguments])
+        name = f"sweep of {len(self.jobs)}"
+        entry = entry_for(Path(tracking.spool), tracking.uri, self.config.study, "sweep", self.identity)
+        facts = {"kind": "sweep", "name": name, "study": self.config.study, "tracking": asdict(tracking),
+                 "identity": self.identity}  # fmt: skip
+        try:
+            entry.claim(facts)
+        except BusyError as busy:
+            raise _busy(busy.owner) from None
+        if earlier and not entry.state["run_id"]:
+            entry.save_state(run_id=earlier.info.run_id)
+        sweep = SpooledRun(client, entry)
+        now_ms = int(time.time() * 1000)
+        if earlier:
+            sweep.append("status", status="RUNNING", time_ms=now_ms)
+            sweep.log_tags({"catdog.command": command, **Owner.current().tags})
+        else:
+            tags = {
+                "catdog.kind": "sweep",
+                "catdog.command": command,
+                "catdog.identity": self.identity,
+                **Owner.current().tags,
+                **describe_origin(command),
+            }
+            sweep.append("create", name=name, tags=tags, time_ms=now_ms)
+        if not sweep.postman.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
+            sweep.postman.stop()
+            entry.remove()
+            raise UserError(
+                f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.postman.problem}). Nothing was started."
+            )
+        return sweep
+
+    def _prepare_jobs(self, sweep: "SpooledRun", sweep_id: str) -> None:
+        """Says of each job where its run belongs, and of each run that is reused that it is a member of this sweep."""
+        from catdog import tracking
+
+        leader = (Owner.current().pid, Owner.current().started)
+        for number, (job, (name, variant)) in enumerate(zip(self.jobs, self.names, strict=True)):
+            output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
+            job.job = tracking.Job(
+                name, variant, job.overrides, output, sweep_id, number, leader=leader, identity=job.planned.identity
+            )
+            if job.planned.state == "reuse" and job.planned.run_id:
+                sweep.append("tags", run_id=job.planned.run_id, values=tracking.member_tag(sweep_id, job.job))
+            elif job.planned.state == "busy":
+                job.error = job.planned.why
+
+
+def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments: Sequence[str]) -> PlannedSweep:
+    """Returns what becomes of each run of a sweep: reuse, resume or run, and why.
+
+    What processes that are gone have left is delivered and closed, unless the plan is all that is asked for.
+
+    Args:
+        runs: as composed.
+        options: the launcher's.
+        arguments: the words that make the sweep, as after `python -m catdog.train`: they are kept with it, and advised again.
 
     Raises:
-        UserError: a job that cannot run, found before any of them starts.
-        SystemExit: a job failed, or Ctrl-C, or the plan was all that was asked for.
+        UserError: a run that cannot be trained, or a store or data set that cannot be had.
     """
     from catdog import tracking
     from catdog.tracking.settlement import settle_entries
 
-    open_scratch()
-    # A scheduler's polite end is Ctrl-C.
-    interrupts.listen(once=False)
-    setup_globals()
-    varying = find_varying(job_overrides)
-    _require_one_study(varying)
-    configs = _compose(context, base, job_overrides)
-    names = [
-        _name_job(composed, overrides, varying) for (composed, _), overrides in zip(configs, job_overrides, strict=True)
-    ]
+    names = _name_runs(runs)
     if options.only is not None:
         kept = _select([variant for _, variant in names], options.only)
-        job_overrides, configs = [job_overrides[index] for index in kept], [configs[index] for index in kept]
-        names = [names[index] for index in kept]
-    first = configs[0][1]
+        runs, names = [runs[index] for index in kept], [names[index] for index in kept]
+    first = runs[0].config
     tracking.check_store(first.tracking)
-    datasets = load_datasets([(name, config) for (name, _), (_, config) in zip(names, configs, strict=True)])
+    datasets = load_datasets([(name, run.config) for (name, _), run in zip(names, runs, strict=True)])
     jobs = [
         JobState(
-            composed,
-            PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images),
+            run.composed,
+            run.overrides,
+            PlannedRun(name, run.config, identify(run.config, dataset.manifest.digest), images=dataset.manifest.images),
         )
-        for (composed, config), (name, _), dataset in zip(configs, names, datasets, strict=True)
+        for run, (name, _), dataset in zip(runs, names, datasets, strict=True)
     ]
     client = tracking.connect_existing(first.tracking)
-    identity = schema.hash_text("\n".join(job.planned.identity.digest for job in jobs))
     earlier = None
     if client and not options.plan_only:
         settle_entries(client, Path(first.tracking.spool), first.tracking.uri, first.tracking.wait_s)
         close_dead_runs(client, first)
     if client:
-        earlier = _find_sweep(client, first.study, identity)
+        earlier = _find_sweep(client, first.study, _identify_sweep(jobs))
     if earlier and earlier.info.status == "RUNNING" and not options.plan_only:
         # What a kill left open is closed by now: this one has a leader, with another spool or on another host.
         raise _busy(Owner.from_tag(earlier.data.tags.get("catdog.owner")))
     unregistered = earlier is not None and first.promote.enabled and REGISTERED_TAG not in earlier.data.tags
     goes_on = earlier is not None and (earlier.info.status != "FINISHED" or unregistered)
     plan_runs(client, [job.planned for job in jobs], earlier.info.run_id if earlier and goes_on else "")
-    console.print(build_table([job.planned for job in jobs]))
-    if options.plan_only:
-        show_next(this_command(without="hydra.launcher.plan_only="))
-        sys.exit(0)
-    wanted = [(job, data) for job, data in zip(jobs, datasets, strict=True) if job.planned.state in ("run", "resume")]
-    todo = [job for job, _ in wanted]
-    if todo:
-        log.info("checking %s before the first one starts", plural(len(todo), "run"))
-        processes = start_server()
-        gpus = check_models(processes, todo, [len(data.classes) for _, data in wanted])
-        decode_images(todo, [data for _, data in wanted])
-    client = tracking.connect(first.tracking)
-    discard_entries([job.planned for job in jobs])
-    _take_reused(client, jobs)
-    if not todo and earlier and not goes_on:
-        # Nothing is new: the finished sweep stands.
-        sweep_id = earlier.info.run_id
-        _share_outcomes(jobs)
-        # Other runs may have come since, or promote.force.
-        run_ids = [job.outcome.run_id for job in jobs if job.outcome and job.planned.same_as is None]
-        promotions = promote(client, first.promote, run_ids, sweep_id)
-        return _finish(client, jobs, options, sweep_id, promoted=bool(promotions))
-    sweep = _open_sweep(client, first, identity, len(jobs), earlier if goes_on else None)
-    sweep_id = sweep.delivered_state["run_id"]
-    leader = (Owner.current().pid, Owner.current().started)
-    for number, (job, (name, variant), overrides) in enumerate(zip(jobs, names, job_overrides, strict=True)):
-        output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
-        job.job = tracking.Job(
-            name, variant, filter_overrides(overrides), output, sweep_id, number, leader=leader,
-            identity=job.planned.identity,
-        )  # fmt: skip
-        if job.planned.state == "reuse" and job.planned.run_id:
-            sweep.append("tags", run_id=job.planned.run_id, values=tracking.member_tag(sweep_id, job.job))
-        elif job.planned.state == "busy":
-            job.error = job.planned.why
-    supervisor = None
-    interrupted = False
-    arrived = True
-    try:
-        if todo:
-            with Display([job.name for job in jobs], min(options.n_jobs, len(jobs))) as display:
-                for number, job in enumerate(jobs):
-                    if job.planned.state != "run" and job.planned.state != "resume":
-                        display.finish(number, "reused" if job.planned.state == "reuse" else job.planned.state)
-                supervisor = Supervisor(processes, client, jobs, options, gpus, display)
-                supervisor.run()
-            interrupted = supervisor.interrupts > 0
-        _share_outcomes(jobs)
-        arrived = _close_sweep(sweep, supervisor, jobs, interrupted)
-    except KeyboardInterrupt:
-        # The second Ctrl-C: nothing more is recorded; the next command closes what is open.
-        sweep.postman.stop(wait=False)
-        console.print(
-            f"stopped at once. Go on with the same command:\n{this_command()}", soft_wrap=True, highlight=False
-        )
-        sys.exit(EXIT_INTERRUPTED)
-    promoted = bool(sweep.delivered_state.get("promotions"))
-    return _finish(
-        client, jobs, options, sweep_id, promoted, interrupted=interrupted, arrived=arrived, postman=sweep.postman
-    )
+    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, goes_on)
 
 
-def _compose(
-    context: HydraContext, base: DictConfig, job_overrides: list[list[str]]
-) -> list[tuple[DictConfig, Config]]:
-    composed_jobs = []
-    for number, overrides in enumerate(job_overrides):
-        composed = context.config_loader.load_sweep_config(base, overrides)
-        with open_dict(composed):
-            composed.hydra.job.id = f"{number}"
-            composed.hydra.job.num = number
-        composed_jobs.append((composed, load_config(_task_config(composed), Config)))
-    return composed_jobs
+def _identify_sweep(jobs: Sequence[JobState]) -> str:
+    return schema.hash_text("\n".join(job.planned.identity.digest for job in jobs))
 
 
-def _name_job(composed: DictConfig, overrides: list[str], varying: set[str]) -> tuple[str, str]:
+def _name_runs(runs: Sequence[ComposedRun]) -> list[tuple[str, str]]:
+    """Returns name and variant of each run: what tells it apart in its sweep, with and without its seed."""
     from catdog.training.run import name_job
 
-    return name_job(composed.hydra.runtime.choices["model"], filter_overrides(overrides), varying)
+    varying = find_varying([run.overrides for run in runs])
+    _require_one_study(varying)
+    return [name_job(run.model, run.overrides, varying) for run in runs]
 
 
-def find_varying(job_overrides: list[list[str]]) -> set[str]:
+def find_varying(job_overrides: Sequence[Sequence[str]]) -> set[str]:
     """Returns the keys whose values are not the same in all jobs."""
     values: dict[str, set[str]] = {}
     for overrides in job_overrides:
@@ -190,13 +322,6 @@ def _require_one_study(varying: set[str]) -> None:
     for key in sorted(varying):
         if key in ("study", "reuse") or key.partition(".")[0] in ("tracking", "promote"):
             raise UserError(f"{key}: must be the same for all runs of a sweep; give each its own command.")
-
-
-def _task_config(composed: DictConfig) -> DictConfig:
-    task = copy.deepcopy(composed)
-    with open_dict(task):
-        del task["hydra"]
-    return task
 
 
 def _find_sweep(client: "MlflowClient", study: str, identity: str) -> "Run | None":
@@ -227,45 +352,6 @@ def _share_outcomes(jobs: list[JobState]) -> None:
 
 def _busy(owner: Owner | None) -> UserError:
     return UserError(f"this very sweep is being run by {owner or 'another process'}. Wait for it, or stop it.")
-
-
-def _open_sweep(
-    client: "MlflowClient", config: Config, identity: str, count: int, earlier: "Run | None"
-) -> "SpooledRun":
-    """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
-    from catdog.tracking import SpooledRun
-
-    said = [item for item in sys.argv[1:] if not item.startswith("hydra.launcher.result_file=")]
-    command = shlex.join(["python", "-m", "catdog.train", *said])
-    entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "sweep", identity)
-    facts = {"kind": "sweep", "name": f"sweep of {count}", "study": config.study,
-             "tracking": asdict(config.tracking), "identity": identity}  # fmt: skip
-    try:
-        entry.claim(facts)
-    except BusyError as busy:
-        raise _busy(busy.owner) from None
-    if earlier and not entry.state["run_id"]:
-        entry.save_state(run_id=earlier.info.run_id)
-    sweep = SpooledRun(client, entry)
-    if earlier:
-        sweep.append("status", status="RUNNING", time_ms=int(time.time() * 1000))
-        sweep.log_tags({"catdog.command": command, **Owner.current().tags})
-    else:
-        tags = {
-            "catdog.kind": "sweep",
-            "catdog.command": command,
-            "catdog.identity": identity,
-            **Owner.current().tags,
-            **describe_origin(command),
-        }
-        sweep.append("create", name=f"sweep of {count}", tags=tags, time_ms=int(time.time() * 1000))
-    if not sweep.postman.wait(config.tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
-        sweep.postman.stop()
-        entry.remove()
-        raise UserError(
-            f"tracking.uri: {config.tracking.uri!r} stopped answering ({sweep.postman.problem}). Nothing was started."
-        )
-    return sweep
 
 
 def _close_sweep(sweep: "SpooledRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:
@@ -304,43 +390,3 @@ def _is_latest(client: "MlflowClient", study: str, sweep_id: str) -> bool:
     where = "tags.`catdog.kind` = 'sweep'"
     found = client.search_runs([experiment.experiment_id], where, max_results=1, order_by=["start_time DESC"])
     return bool(found) and found[0].info.run_id == sweep_id
-
-
-def _finish(
-    client: "MlflowClient", jobs: list[JobState], options: LauncherOptions, sweep_id: str, promoted: bool, *,
-    interrupted: bool = False, arrived: bool = True, postman: "Postman | None" = None,
-) -> Sequence[JobReturn]:  # fmt: skip
-    """Prints the summary and what to do next; exits unless all is well."""
-    from catdog import tracking
-
-    config = jobs[0].config
-    finished = [job for job in jobs if job.outcome]
-    console.print(build_summary(jobs))
-    for job in jobs:
-        if job.error and job.error != INTERRUPTED:
-            console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
-    place = (config.study, config.tracking.uri)
-    if not arrived:
-        show_error(tracking.describe_undelivered(config.tracking, postman))
-        show_next(next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
-        sys.exit(EXIT_DEFECT)
-    # Without a name, compare takes the latest.
-    named = [] if _is_latest(client, config.study, sweep_id) else [f"sweep={sweep_id}"]
-    commands = [next_command("compare", *place, *named)] if finished else []
-    # The model of a quick look is no model to test.
-    whole = config.dataset.max_images_per_class is None
-    commands += [next_command("evaluate", *place)] if promoted and whole else []
-    if interrupted or len(finished) < len(jobs):
-        # It reuses what is finished, goes on where runs were interrupted, and tries again what failed.
-        commands.insert(0, this_command())
-    if options.result_file and len(finished) == len(jobs):
-        # Whoever asked for this file says what comes next.
-        result = {"study": config.study, "sweep_id": sweep_id, "tracking": asdict(config.tracking)}
-        Path(options.result_file).write_text(json.dumps(result), encoding="utf-8")
-    else:
-        show_next(*commands, ui_command(config.tracking.uri))
-    if interrupted:
-        sys.exit(EXIT_INTERRUPTED)
-    if len(finished) < len(jobs):
-        sys.exit(EXIT_DEFECT)
-    return [JobReturn(cfg=job.composed, status=JobStatus.COMPLETED, _return_value=job.outcome) for job in jobs]

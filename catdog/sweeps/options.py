@@ -1,6 +1,8 @@
 """How a sweep's jobs are run: the options of the launcher, `hydra.launcher.KEY=VALUE`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from catdog.system.errors import UserError
 
@@ -17,6 +19,7 @@ class LauncherOptions:
         on_error: continue with the other runs, or stop: start no further one.
         plan_only: show the plan and stop.
         only: names of variants, as the plan shows them without seed=; the other runs are left out. None: all.
+        format: how the plan is shown where it is all that is wanted: as a table, or as JSON.
         result_file: where a sweep whose runs have all finished says, as JSON, which sweep it was.
     """
 
@@ -28,6 +31,7 @@ class LauncherOptions:
     plan_only: bool = False
     only: list[str] | None = None
     result_file: str | None = None
+    format: str = "table"
 
     def __post_init__(self) -> None:
         _require(self.n_jobs >= 1, "n_jobs", "1 or more", self.n_jobs)
@@ -36,6 +40,7 @@ class LauncherOptions:
         )
         _require(self.memory_gb is None or self.memory_gb > 0, "memory_gb", "more than 0, or null", self.memory_gb)
         _require(self.retries >= 0, "retries", "0 or more", self.retries)
+        _require(self.format in ("table", "json"), "format", "table or json", self.format)
         _require(self.on_error in ("continue", "stop"), "on_error", "continue or stop", self.on_error)
 
 
@@ -47,8 +52,43 @@ HELP = {
     "on_error": "continue with the other runs, or stop: start no further one",
     "plan_only": "show what would be reused, resumed and run, and why; train nothing",
     "only": "train these variants of the sweep alone, by their names in the plan: only=[cnn,augmented]",
+    "format": "how plan_only shows the plan: table, or json for scripts",
     "result_file": "write the sweep's run id here, as JSON, once all of its runs have finished",
 }
+
+
+def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> LauncherOptions:
+    """Returns the options that Hydra composed for the launcher, with those that are given beside them.
+
+    Raises:
+        UserError: an option that there is not, or one out of range.
+    """
+    known = {key: value for key, value in composed.items() if key in HELP}
+    unknown = sorted(set(given) - set(HELP))
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such option of a sweep. Allowed: {', '.join(HELP)}.")
+    return LauncherOptions(**{**known, **given})
+
+
+def read_single_options(overrides: list[str]) -> LauncherOptions:
+    """Returns the launcher's options of a single run, which is planned only or trained: the others need a sweep.
+
+    Args:
+        overrides: of Hydra's own keys, such as ["hydra.launcher.plan_only=true"].
+
+    Raises:
+        UserError: there is one of the others.
+    """
+    given: dict[str, str] = {}
+    for item in overrides:
+        if item.startswith("hydra.launcher."):
+            key, _, value = item.removeprefix("hydra.launcher.").partition("=")
+            if key not in ("plan_only", "format"):
+                raise UserError(
+                    f"hydra.launcher.{key}={value}: a launcher runs sweeps. Add -m: one run is a sweep of one."
+                )
+            given[key] = value.lower()
+    return LauncherOptions(plan_only=given.get("plan_only") == "true", format=given.get("format", "table"))
 
 
 def _require(ok: bool, key: str, allowed: str, received: object) -> None:

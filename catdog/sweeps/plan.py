@@ -274,6 +274,20 @@ def _describe_time(time_ms: int | None) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+def describe_plan(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
+    """Returns the plan, a mapping a run: run (its name), plan, why, run_id (None for a new one) and seed."""
+    return [
+        {
+            "run": planned.name,
+            "plan": planned.state,
+            "why": planned.why,
+            "run_id": planned.run_id or None,
+            "seed": planned.config.seed,
+        }
+        for planned in runs
+    ]
+
+
 def build_table(runs: Sequence[PlannedRun]) -> Table:
     """Returns the plan for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left")

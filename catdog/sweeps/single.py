@@ -1,43 +1,113 @@
-"""Leading a single run: planned, trained or found finished, registered; what `catdog.sweeps.launch` is to a sweep."""
+"""A single run: planned, then trained, or found finished; what `catdog.sweeps.launch` is to a sweep."""
 
 import logging
-import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from catdog.config.command_lines import next_command
+from catdog.config.schema import DEFAULT_STUDY, Config
+from catdog.system.errors import InterruptedRunError, UserError
 
-from catdog.config.command_lines import next_command, this_command, ui_command
-from catdog.config.schema import DEFAULT_STUDY, Config, load_config
-from catdog.system.errors import EXIT_DEFECT, InterruptedRunError, UserError
-from catdog.tracking import BusyError, Job
-from catdog.tracking.identity import identify
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from catdog.data.dataset import Dataset
+    from catdog.sweeps.plan import PlannedRun
+    from catdog.training.run import Outcome
 
 log = logging.getLogger(__name__)
 
 
-def run_single(composed: DictConfig) -> None:
-    """Trains one run, or finds it finished, registers it, and says what to do next."""
-    config = load_config(composed, Config)
-    # After the config's checks: a mistake is said before pandas and MLflow are imported.
-    from hydra.core.hydra_config import HydraConfig
+@dataclass
+class SingleRun:
+    """One run that is no part of a sweep.
 
+    Attributes:
+        planned: what becomes of it: reuse, resume, run, or busy.
+        variant: its name without the seed.
+        overrides: the command line's.
+        dataset: the config's.
+        client: of the tracking store; None where there is none yet.
+    """
+
+    planned: "PlannedRun"
+    variant: str
+    overrides: list[str]
+    dataset: "Dataset" = field(repr=False)
+    client: "MlflowClient | None" = field(repr=False)
+
+    @property
+    def config(self) -> Config:
+        return self.planned.config
+
+    def reuse(self) -> None:
+        """Weighs the finished run against the champion again: other runs may have come since, or promote.force."""
+        from catdog.registry.champion import promote
+
+        assert self.client is not None
+        promote(self.client, self.config.promote, [self.planned.run_id])
+
+    def train(self, output_dir: Path) -> "Outcome":
+        """Trains the run, or goes on with it, in this process.
+
+        Args:
+            output_dir: folder with its log.
+
+        Raises:
+            UserError: another process trains it, or it cannot be trained.
+            InterruptedRunError: Ctrl-C or SIGTERM.
+        """
+        from catdog.sweeps.plan import discard_entries
+        from catdog.tracking import BusyError, Job
+        from catdog.training.run import train
+
+        planned = self.planned
+        if planned.state == "busy":
+            raise UserError(f"{planned.name}: {planned.why}. Wait for it, or train another seed: seed=1.")
+        discard_entries([planned])
+        log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
+        job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)
+        try:
+            return train(self.config, job, dataset=self.dataset)
+        except BusyError as busy:
+            other = busy.owner or "another process"
+            raise UserError(f"{planned.name}: {other} trains it right now. Wait for it.") from None
+        except KeyboardInterrupt:
+            raise InterruptedRunError from None
+
+    def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
+        """Returns what to type next, after the run was trained, or found finished."""
+        if outcome and not outcome.has_arrived:
+            return [next_command("deliver", DEFAULT_STUDY, self.config.tracking.uri)]
+        place = (self.config.study, self.config.tracking.uri)
+        run_id = outcome.run_id if outcome else self.planned.run_id
+        # The model of a quick look is not one to test.
+        is_whole = self.config.dataset.max_images_per_class is None
+        tested = [next_command("evaluate", *place)] if outcome and outcome.promotions and is_whole else []
+        return [*tested, next_command("compare", *place, f"runs=[{run_id}]")]
+
+
+def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: bool = False) -> SingleRun:
+    """Returns what becomes of a run; what processes that are gone have left is delivered and closed.
+
+    Args:
+        config: the run's.
+        model: the choice of the group `model`.
+        overrides: the command line's.
+        plan_only: nothing is delivered or closed.
+
+    Raises:
+        UserError: a store or data set that cannot be had.
+    """
     from catdog import tracking
     from catdog.data.dataset import load_dataset
-    from catdog.registry.champion import promote
-    from catdog.sweeps.plan import PlannedRun, build_table, close_dead_runs, discard_entries, plan_runs
-    from catdog.system import interrupts
-    from catdog.system.tempdir import open_scratch
-    from catdog.system.terminal import console, show_error, show_next
+    from catdog.sweeps.plan import PlannedRun, close_dead_runs, plan_runs
+    from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries
-    from catdog.training.run import name_job, train
+    from catdog.training.run import name_job
 
-    hydra = HydraConfig.get()
-    plan_only = _read_plan_only(list(hydra.overrides.hydra))
-    open_scratch()
-    # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
-    interrupts.listen(once=False)
-    overrides = list(hydra.overrides.task)
-    name, variant = name_job(hydra.runtime.choices["model"], overrides)
+    name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
     planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
@@ -45,54 +115,4 @@ def run_single(composed: DictConfig) -> None:
         settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
         close_dead_runs(client, config)
     plan_runs(client, [planned])
-    place = (config.study, config.tracking.uri)
-    if plan_only:
-        console.print(build_table([planned]))
-        show_next(this_command(without="hydra.launcher.plan_only="))
-        return
-    if planned.state == "busy":
-        raise UserError(f"{name}: {planned.why}. Wait for it, or train another seed: seed=1.")
-    if planned.state == "reuse":
-        assert client is not None
-        console.print(build_table([planned]))
-        log.info("nothing to train: run %s is this one; reuse=never trains it again", planned.run_id)
-        promote(client, config.promote, [planned.run_id])
-        show_next(next_command("compare", *place, f"runs=[{planned.run_id}]"), ui_command(config.tracking.uri))
-        return
-    discard_entries([planned])
-    log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
-    try:
-        outcome = train(
-            config,
-            Job(name, variant, overrides, Path(hydra.runtime.output_dir), identity=planned.identity),
-            dataset=dataset,
-        )
-    except BusyError as busy:
-        raise UserError(f"{name}: {busy.owner or 'another process'} trains it right now. Wait for it.") from None
-    except KeyboardInterrupt:
-        raise InterruptedRunError from None
-    if not outcome.has_arrived:
-        show_error(outcome.undelivered)
-        show_next(next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
-        sys.exit(EXIT_DEFECT)
-    log.info("run %s", outcome.run_id)
-    whole = config.dataset.max_images_per_class is None
-    show_next(
-        # The model of a quick look is no model to test.
-        *([next_command("evaluate", *place)] if outcome.promotions and whole else []),
-        next_command("compare", *place, f"runs=[{outcome.run_id}]"),
-        ui_command(config.tracking.uri),
-    )
-
-
-def _read_plan_only(overrides: list[str]) -> bool:
-    """Returns whether a single run is to be planned only; the launcher's other options need a sweep.
-
-    Raises:
-        UserError: there is one of those.
-    """
-    options = [item.removeprefix("hydra.launcher.") for item in overrides if item.startswith("hydra.launcher.")]
-    for option in options:
-        if not option.startswith("plan_only="):
-            raise UserError(f"hydra.launcher.{option}: a launcher runs sweeps. Add -m: one run is a sweep of one.")
-    return any(option.partition("=")[2].lower() == "true" for option in options)
+    return SingleRun(planned, variant, overrides, dataset, client)

@@ -61,9 +61,9 @@ def deliver_next(client: "MlflowClient", entry: Entry) -> bool:
 
 
 def _is_passing(error: Exception) -> bool:
-    # MLflow wraps what SQLite says of a lock held by another process; a proxy's answer has no code of MLflow's.
-    text = str(error)
-    return "database is locked" in text or "OperationalError" in text
+    # MLflow wraps what SQLite says of a lock held by another process, and of a row that another process has just added, such as
+    # the data set that two runs share; a proxy's answer has no code of MLflow's.
+    return any(passing in str(error) for passing in ("database is locked", "OperationalError", "IntegrityError"))
 
 
 def is_gone(client: "MlflowClient", run_id: str) -> bool:

@@ -1,0 +1,66 @@
+"""What a caller of the API gets of a sweep."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from catdog.sweeps.launch import SweepResult
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep that has been trained.
+
+    Attributes:
+        result: how it went, in full.
+    """
+
+    result: "SweepResult"
+
+    @property
+    def sweep_id(self) -> str:
+        """Run id of the sweep in MLflow."""
+        return self.result.sweep_id
+
+    @property
+    def run_ids(self) -> list[str]:
+        """Run ids of the runs that finished."""
+        return [outcome.run_id for outcome in self.result.outcomes]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all of its runs have finished."""
+        return self.result.is_complete
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """What went wrong, by the name of the run; empty where all is well."""
+        return {job.name: job.error for job in self.result.jobs if job.error}
+
+    @property
+    def outcomes(self) -> pd.DataFrame:
+        """One row a run: run (its name), outcome (finished, reused, failed, busy, not started), run_id, seed, train_accuracy and
+        val_accuracy of the last epoch, best_val_accuracy, best_epoch, seconds, error; NaN and None where there is no result."""
+        rows = []
+        for job in self.result.jobs:
+            found = job.outcome
+            rows.append(
+                {
+                    "run": job.name,
+                    "outcome": job.describe_state(),
+                    "run_id": found.run_id if found else None,
+                    "seed": job.config.seed,
+                    "train_accuracy": found.last_train_accuracy if found else float("nan"),
+                    "val_accuracy": found.last_val_accuracy if found else float("nan"),
+                    "best_val_accuracy": found.best_val_accuracy if found else float("nan"),
+                    "best_epoch": found.best_epoch if found else None,
+                    "seconds": found.seconds if found else float("nan"),
+                    "error": job.error or None,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _repr_html_(self) -> str:
+        return self.outcomes.to_html(index=False, float_format="{:.3f}".format, na_rep="")

@@ -17,6 +17,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from catdog.config import commands, schema
 from catdog.config.composition import explain, explain_choice, list_choices, schema_of
@@ -175,6 +176,11 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
         console.print(build_table(runs))
         show_next(again)
     sys.exit(0)
+
+
+def show_result(result: Any) -> None:
+    """Prints a result to stdout, wherever the console writes what is said of it."""
+    Console(width=console.width).print(result)
 
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:

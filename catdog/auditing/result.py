@@ -202,9 +202,7 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)
     found = inspect_images(rows[["file", "label", "split", "sha256", "used"]], root, Path(config.cache))
-    return DatasetFindings(
-        config.name, findings := [*problems, *found.findings], replace(found, findings=findings)
-    )
+    return DatasetFindings(config.name, findings := [*problems, *found.findings], replace(found, findings=findings))
 
 
 def audit_pipeline(pipeline: str | Callable[[], Any], epochs: int) -> PipelineFindings:

@@ -70,7 +70,9 @@ def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRu
     for run_id in dict.fromkeys(run_ids):
         run = find_run(client, run_id)
         if run is None:
-            raise UserError(f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this tracking store.")
+            raise UserError(
+                f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this tracking store."
+            )
         if run.kind != RUN:
             raise UserError(f"runs: {run_id} is no training run. If it is a sweep: sweep={run_id}")
         found.append(run)

@@ -102,8 +102,8 @@ class Comparison:
     def pairs(self) -> "pd.DataFrame":
         """One row per pair of variants, the largest difference first; none where the runs saw different data.
 
-        first, second, accuracy_difference (first less second) with its own 95% interval from low to high, that of all pairs together
-        (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent", "undecided",
+        first, second, accuracy_difference (first less second) with its own 95% interval from low to high, that of all pairs
+        together (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent", "undecided",
         "futile", "one seed", "incomplete"), verdict (in words), and more: `catdog.comparison.page.tables.build_pairs_frame`.
         """
         return build_pairs_frame(self.analysis)
@@ -112,8 +112,8 @@ class Comparison:
     def effects(self) -> "pd.DataFrame":
         """One row per pair of variants, by what changes from one to the other; those of one ingredient first.
 
-        before, after, differs_in, ingredients (how many), accuracy_difference (after less before), low, high, gap_difference, gap_low,
-        gap_high, steps, commands: `catdog.comparison.page.tables.build_effects_frame`.
+        before, after, differs_in, ingredients (how many), accuracy_difference (after less before), low, high, gap_difference,
+        gap_low, gap_high, steps, commands: `catdog.comparison.page.tables.build_effects_frame`.
         """
         return build_effects_frame(self.analysis)
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -218,6 +218,7 @@ def load_run_config(client: "MlflowClient", run_id: str) -> Config:
         if content is None:
             raise FileNotFoundError("there is no config/config.yaml.")
     stored = OmegaConf.create(content.decode())
+    assert isinstance(stored, DictConfig)
     if "speed" not in stored:
         # Trained before there was a choice.
         stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")

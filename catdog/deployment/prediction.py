@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
+from rich.table import Table
 
 from catdog.config.commands import PredictConfig
 from catdog.config.schema import list_options
 from catdog.registry.champion import FoundModel, resolve_model
 from catdog.registry.evidence import Evidence
+from catdog.system.documents import to_plain
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking.models import explain_missing_artifacts, load_model_metadata, open_model
@@ -32,10 +35,12 @@ class Answers:
     Attributes:
         table: one row for each file that could be read: columns file, class, probability (of that class), then probability_NAME for
             each class; probabilities in [0, 1].
+        files: those files.
         unreadable: the reason for each file that could not.
     """
 
     table: "pd.DataFrame"
+    files: tuple[Path, ...]
     unreadable: dict[Path, str]
 
 
@@ -114,8 +119,8 @@ class TrainedModel:
             batch_size: images per step.
 
         Returns:
-            Columns class and probability (of that class), then probability_NAME for each class; for files the column file first; for
-            arrays the index is their place.
+            Columns class and probability (of that class), then probability_NAME for each class; for files the column file first;
+            for arrays the index is their place.
 
         Raises:
             UserError: a file is no readable image, a folder has none, or an array is none of the above.
@@ -125,7 +130,7 @@ class TrainedModel:
             size = self.image_size
             chunks = (arrays[start : start + batch_size] for start in range(0, len(arrays), batch_size))
             return self._build_table(self._answer(np.stack([_stretch(one, size) for one in chunk]) for chunk in chunks))
-        paths = [images] if isinstance(images, str | Path) else list(images)  # type: ignore[arg-type]
+        paths = [images] if isinstance(images, str | Path) else list(images)
         answers = self.answer_files(find_images([str(path) for path in paths]), batch_size)
         if answers.unreadable:
             file, reason = next(iter(answers.unreadable.items()))
@@ -141,7 +146,7 @@ class TrainedModel:
         batches = _read_batches(files, self.image_size, batch_size, read, unreadable)
         table = self._build_table(self._answer(batches))
         table.insert(0, "file", [_in_utf8(file) for file in read])
-        return Answers(table, unreadable)
+        return Answers(table, tuple(read), unreadable)
 
     def _answer(self, batches: Iterator[np.ndarray]) -> np.ndarray:
         """Returns probabilities: float32 (N, C)."""
@@ -218,6 +223,27 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         else:
             raise UserError(f"{argument!r}: no such file or folder. Name files and folders that exist, or options.")
     return files
+
+
+def build_answers_table(answers: "pd.DataFrame") -> Table:
+    """The answers for a terminal: file, class and its probability."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("file", overflow="fold")
+    table.add_column("class")
+    table.add_column("probability", justify="right")
+    for file, name, probability in zip(answers["file"], answers["class"], answers["probability"], strict=True):
+        table.add_row(_one_line(file), _one_line(name), f"{probability:.3f}")
+    return table
+
+
+def list_answers(answers: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Returns the answers as one mapping for each file, for JSON."""
+    return to_plain(answers.to_dict("records"))
+
+
+def _one_line(name: str) -> str:
+    # A newline in a file's or a class folder's name must not break the row.
+    return name if name.isprintable() else repr(name)
 
 
 def _read_batches(

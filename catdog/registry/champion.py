@@ -322,8 +322,8 @@ def delete_run(client: "MlflowClient", study: str, run_id: str, spool: Path, *, 
     led = [name for name in {v.name for v in _versions_of(client, run)} if _is_champion(client, name, run_id)]
     if led and not force:
         raise UserError(
-            f"run_id: {run_id} ({run.name}) is the champion of {', '.join(led)}. Promote another one first, or delete it and forget "
-            "the champion with force=True."
+            f"run_id: {run_id} ({run.name}) is the champion of {', '.join(led)}. Promote another one first, or delete it and "
+            "forget the champion with force=True."
         )
     with claimed_entry(spool, client.tracking_uri, run_id):
         for name in led:

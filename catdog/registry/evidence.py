@@ -93,8 +93,8 @@ class Evidence:
                 return None
             word = found.pop("outcome")
             outcome = Decision(word) if word in set(Decision) else Reason(word)
-            lists = {key: tuple(found.pop(key, ())) for key in ("challenger_runs", "champion_runs")}
-            return cls(outcome=outcome, **lists, **found)
+            runs = {key: tuple(found.get(key, ())) for key in ("challenger_runs", "champion_runs")}
+            return cls(**{**found, **runs, "outcome": outcome})
         except (ValueError, TypeError, KeyError):
             return None
 

@@ -1,7 +1,7 @@
 """Memory of the process: what glibc keeps of freed memory, and what the garbage collector looks through.
 
-A command owns its process, and so does a process of a sweep: they set it up with `own_process`. In anybody else's process, such as a
-notebook that imports catdog, nothing of this is changed.
+A command owns its process, and so does a process of a sweep: they set it up with `own_process`. In anybody else's process, such as
+a notebook that imports catdog, nothing of this is changed.
 """
 
 import contextlib

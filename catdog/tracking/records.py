@@ -230,7 +230,10 @@ def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
         UserError: there is no such study.
     """
     found = client.search_runs(
-        [find_study(client, study)], f"tags.`{KIND}` = '{SWEEP}'", order_by=["attributes.start_time DESC"], max_results=1
+        [find_study(client, study)],
+        f"tags.`{KIND}` = '{SWEEP}'",
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
     )
     return store_run(client, found[0]) if found else None
 
@@ -251,7 +254,9 @@ def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
 def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
     """Returns the runs of a sweep, its own and those that it reused, in the order of its command line."""
     # "" is on a run that was begun again.
-    found = client.search_runs([sweep.experiment_id], f"tags.`{_member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS)
+    found = client.search_runs(
+        [sweep.experiment_id], f"tags.`{_member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS
+    )
     return sorted((store_run(client, run) for run in found), key=lambda run: run.membership(sweep.run_id)[0])
 
 

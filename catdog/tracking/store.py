@@ -77,7 +77,10 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
 
     try:
         # Its first use makes MLflow create the tables: two at once would each fail on the other's.
-        with FileLock(f"{database}.lock") if database else contextlib.nullcontext(), _quiet_loggers("mlflow", "alembic"):
+        with (
+            FileLock(f"{database}.lock") if database else contextlib.nullcontext(),
+            _quiet_loggers("mlflow", "alembic"),
+        ):
             if database and database.exists():
                 _require_database(database)
             client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

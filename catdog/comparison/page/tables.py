@@ -197,7 +197,8 @@ def build_images_frame(atlas: Atlas | None) -> pd.DataFrame:
     by = [", ".join(name for name, does in zip(variants, row, strict=True) if does) for row in sorting.by.T]
     frame = pd.DataFrame(
         {
-            "file": np.array(atlas.files, dtype=object), "label": names[atlas.labels], "kind": np.array(KINDS, dtype=object)[sorting.kinds],
+            "file": np.array(atlas.files, dtype=object), "label": names[atlas.labels],
+            "kind": np.array(KINDS, dtype=object)[sorting.kinds],
             "by": by, "suspect": names[atlas.suspects],
             **{f"right_{answers.name}": answers.fraction_right for answers in atlas.answers},
         }

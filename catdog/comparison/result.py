@@ -103,8 +103,8 @@ class Comparison:
         """One row per pair of variants, the largest difference first; none where the runs saw different data.
 
         first, second, accuracy_difference (first less second) with its own 95% interval from low to high, that of all pairs
-        together (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent", "undecided",
-        "futile", "one seed", "incomplete"), verdict (in words), and more: `catdog.comparison.page.tables.build_pairs_frame`.
+        together (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent",
+        "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more: `catdog.comparison.page.tables.build_pairs_frame`.
         """
         return build_pairs_frame(self.analysis)
 
@@ -150,7 +150,7 @@ class Comparison:
         compared = self.analysis.comparison
         return {
             "study": self.study,
-            "sweep_id": self.sweep_id or None,
+            "sweep": self.sweep_id or None,
             "complete": self.complete,
             "same_data": compared.same_data,
             "margin": self.analysis.margin,

@@ -226,7 +226,7 @@ def test_a_run_can_be_deleted_but_not_the_champions(copied):
     for run_id in (other, "0" * 32, runs["sweep"].max()):
         with pytest.raises(catdog.UserError, match="run_id: "):
             copied.delete_run(run_id)
-    with pytest.raises(catdog.UserError, match="no run"):
+    with pytest.raises(catdog.UserError, match="no study 'quickstart'"):
         catdog.Study("quickstart", tracking_uri=copied.tracking.uri).delete_run(champion.run_id)
     copied.delete_run(champion.run_id, force=True)
     with pytest.raises(catdog.UserError, match="no registered model"):

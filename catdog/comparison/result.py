@@ -104,7 +104,8 @@ class Comparison:
 
         first, second, accuracy_difference (first less second) with its own 95% interval from low to high, that of all pairs
         together (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent",
-        "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more: `catdog.comparison.page.tables.build_pairs_frame`.
+        "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
+        `catdog.comparison.page.tables.build_pairs_frame`.
         """
         return build_pairs_frame(self.analysis)
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import norm
 
 from catdog.statistics.contrasts import accuracy_interval, bootstrap_interval, bootstrap_means, contrast
-from catdog.statistics.decisions import Decision
+from catdog.statistics.judgements import Judgement
 from catdog.statistics.sequential import level_of_looks, plan_looks
 
 # What an image's difficulty, a variant's taste and a model's whim do to a latent score. With them the errors of two seeds of a
@@ -116,17 +116,17 @@ def decide_all(first: np.ndarray, second: np.ndarray, looks: list[int], error: f
         margin: differences up to this are as good as none.
 
     Returns:
-        outcome: str (studies,), values of `Decision`, from the first variant's view; seeds: int (studies,).
+        outcome: str (studies,), values of `Judgement`, from the first variant's view; seeds: int (studies,).
     """
-    outcome = np.full(len(first), Decision.UNDECIDED.value, dtype="U10")
+    outcome = np.full(len(first), Judgement.UNDECIDED.value, dtype="U10")
     seeds = np.full(len(first), looks[-1])
     for count, level in zip(looks, level_of_looks(looks, error), strict=True):
         found = contrast(first[:, :count], second[:, :count])
         low, high = found.interval(1 - level)
         equivalent = np.maximum(-low, high) <= margin
-        decided = {Decision.BETTER: low > 0, Decision.WORSE: high < 0, Decision.EQUIVALENT: equivalent}
+        decided = {Judgement.BETTER: low > 0, Judgement.WORSE: high < 0, Judgement.EQUIVALENT: equivalent}
         for decision, holds in decided.items():
-            new = holds & (outcome == Decision.UNDECIDED.value)
+            new = holds & (outcome == Judgement.UNDECIDED.value)
             outcome[new], seeds[new] = decision.value, count
     return outcome, seeds
 

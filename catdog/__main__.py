@@ -1,16 +1,44 @@
-"""`python -m catdog`: the list of commands."""
+"""`catdog COMMAND ...`, or `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, the commands."""
 
-from catdog.system.terminal import console
+import difflib
+import runpy
+import sys
+from pathlib import Path
 
-COMMANDS = """python -m catdog.train      train a model, or with -m a sweep of them
-python -m catdog.compare    put the runs of a sweep side by side
-python -m catdog.decide     train seeds until it is clear which variant is better
-python -m catdog.audit      look at a data set, or an input pipeline, for leaks and odd images
-python -m catdog.evaluate   evaluate the champion on the test split
-python -m catdog.predict    say what is in pictures
-python -m catdog.deliver    deliver what a tracking server did not take while training lasted
+from catdog.system.errors import EXIT_USER_ERROR
+from catdog.system.terminal import console, show_error
 
-Each explains itself with --help."""
+COMMANDS = {
+    "train": "train a model, or with -m a sweep of them",
+    "compare": "put the runs of a sweep side by side",
+    "decide": "train seeds until it is clear which variant is better",
+    "audit": "look at a data set, or an input pipeline, for leaks and odd images",
+    "evaluate": "evaluate the champion on the test split",
+    "predict": "say what is in pictures",
+    "deliver": "deliver what a tracking server did not take while training lasted",
+}
+
+
+def main() -> None:
+    """Runs the command that the first word names."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("--help", "-h"):
+        lines = [f"python -m catdog.{name:12} {meaning}" for name, meaning in COMMANDS.items()]
+        console.print(
+            "\n".join([*lines, "", "Each explains itself with --help. `catdog COMMAND` is short for `python -m catdog.COMMAND`."]),
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        show_error(f"{command!r}: no such command.{hint} Commands: {', '.join(COMMANDS)}.")
+        sys.exit(EXIT_USER_ERROR)
+    # As with `python -m`: what lies in the current folder can be imported, and sys.argv is the command's own.
+    sys.path[0] = str(Path.cwd())
+    del sys.argv[1]
+    runpy.run_module(f"catdog.{command}", run_name="__main__", alter_sys=True)
+
 
 if __name__ == "__main__":
-    console.print(COMMANDS, highlight=False, markup=False)
+    main()

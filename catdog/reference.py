@@ -74,10 +74,8 @@ def render_reference() -> str:
 
 def _render_commands() -> str:
     lines = ["## Commands", "", "| command | what it does |", "|---|---|"]
-    for line in COMMANDS.splitlines():
-        found = re.match(r"python -m catdog\.(\w+)\s+(.+)", line)
-        if found:
-            lines.append(f"| [`python -m catdog.{found[1]}`](#{found[1]}) | {_cell(found[2])} |")
+    for name, meaning in COMMANDS.items():
+        lines.append(f"| [`python -m catdog.{name}`](#{name}) | {_cell(meaning)} |")
     return "\n".join([*lines, ""])
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from catdog.comparison.effects import Effect, find_effects
 from catdog.comparison.records import ComparedRuns, RunRecord
-from catdog.comparison.variants import Variant, group_by_variant, name_variants, variant_key
+from catdog.comparison.variants import Variant, group_by_variant, key_of, name_variants
 from catdog.comparison.verdicts import Verdict, judge_pairs
 
 # What is drawn for each variant is drawn for this many, the best: more cannot be told apart, and would make the page large.
@@ -60,7 +60,7 @@ class Analysis:
         found: dict[str, list[RunRecord]] = {}
         for record in self.comparison.records:
             if not record.finished or not record.kept_images:
-                found.setdefault(names[variant_key(record)], []).append(record)
+                found.setdefault(names[key_of(record)], []).append(record)
         return found
 
     @property

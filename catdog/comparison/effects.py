@@ -13,12 +13,12 @@ from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import Verdict
 from catdog.config.schema import CONF, SAME_RESULT
 from catdog.statistics.contrasts import Contrast
-from catdog.tracking.identity import DIGITS, PRECISION_TAG, read_overrides
+from catdog.tracking.identity import DEVICE_TAG, DIGITS, PRECISION_TAG, read_overrides
 
 # Groups whose choice is one ingredient, whatever keys it sets; a key that is overridden on top is another.
 CHOICES = ("augmentation", "preprocessing", "backbone", "head", "speed")
 # Ingredients that are no config keys.
-CODE, LIBRARIES = "code", "libraries"
+CODE, LIBRARIES, DEVICE = "code", "libraries", "device"
 # What a run is called, where it lies and when it is promoted changes no result.
 UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *(f"speed.{key}" for key in SAME_RESULT))
 
@@ -112,12 +112,14 @@ def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -
 
 
 def read_settings(record: RunRecord) -> dict[str, str]:
-    """Returns what a run's result depends on, beside data and seed: its config as far as it counts, code, libraries, precision."""
+    """Returns what a run's result depends on, beside data and seed: its config, code, libraries, precision, device."""
     tags = record.tags
     found = {key: value for key, value in record.params.items() if _counts(key)}
     if PRECISION_TAG in tags:
         # What `auto` was on that machine.
         found["trainer.precision"] = tags[PRECISION_TAG]
+    if DEVICE_TAG in tags:
+        found[DEVICE] = tags[DEVICE_TAG]
     if "catdog.code_digest" in tags:
         found[CODE] = tags["catdog.code_digest"][:DIGITS]
     libraries = json.loads(tags.get("catdog.libraries", "{}"))
@@ -155,7 +157,7 @@ def separating_commands(before: Variant, after: Variant, ingredients: Sequence[I
 
 def _override(ingredient: Ingredient) -> str | None:
     """Returns the ingredient's change as an override, None where it takes more than one word."""
-    if ingredient.key.partition(".")[0] in (CODE, LIBRARIES):
+    if ingredient.key.partition(".")[0] in (CODE, LIBRARIES, DEVICE):
         return None
     if ingredient.key in CHOICES:
         file = CONF / ingredient.key / f"{ingredient.after}.yaml"

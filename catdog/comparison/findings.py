@@ -5,8 +5,8 @@ from collections import defaultdict
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.records import FINISHED, NAN, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
-from catdog.comparison.verdicts import NoDecision, Verdict
-from catdog.statistics.decisions import Decision
+from catdog.comparison.verdicts import NoVerdict, Verdict
+from catdog.statistics.judgements import Judgement
 from catdog.system.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
 
 # Farther apart, the accuracy counted from the kept model's predictions and the one tracked at its epoch are not of one
@@ -201,7 +201,7 @@ def _level_with_best(analysis: Analysis) -> list[Variant]:
 
 
 def _is_told_apart(verdict: Verdict) -> bool:
-    return verdict.kind == Decision.BETTER or (verdict.kind == NoDecision.ONE_SEED and verdict.low > 0)
+    return verdict.kind == Judgement.BETTER or (verdict.kind == NoVerdict.ONE_SEED and verdict.low > 0)
 
 
 def _some(names: list[str]) -> str:

@@ -9,12 +9,9 @@ import numpy as np
 import pandas as pd
 
 from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
-from catdog.config.schema import hash_text
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
-from catdog.tracking.identity import RESULT_TAGS
-
-VARIANT_TAG = "catdog.variant_digest"
+from catdog.tracking.identity import variant_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +105,7 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
     chosen: dict[str, dict[int, RunRecord]] = {}
     for record in comparison.finished:
         if record.kept_images:
-            chosen.setdefault(variant_key(record), {})[record.seed] = record
+            chosen.setdefault(key_of(record), {})[record.seed] = record
     names = name_variants(comparison)
     outcomes = comparison.outcomes
     return [
@@ -121,18 +118,14 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
     ]
 
 
-def variant_key(record: RunRecord) -> str:
-    """Returns what the runs of a variant share: config without the seed, code, libraries and precision, which `auto` leaves to the
-    machine; the name where these are not known."""
-    code = [record.tags[tag] for tag in RESULT_TAGS if tag in record.tags]
-    if VARIANT_TAG not in record.tags:
-        return record.variant
-    return hash_text(record.tags[VARIANT_TAG] + "".join(code)) if code else record.tags[VARIANT_TAG]
+def key_of(record: RunRecord) -> str:
+    """Returns what the runs of a variant share; the name where a run's tags do not say."""
+    return variant_key(record.tags) or record.variant
 
 
 def name_variants(comparison: ComparedRuns) -> dict[str, str]:
     """Returns the name of every variant by its key; two variants that are called the same get a piece of their digests."""
-    first = {variant_key(record): record.variant for record in reversed(comparison.records)}
+    first = {key_of(record): record.variant for record in reversed(comparison.records)}
     times = Counter(first.values())
     return {key: name if times[name] == 1 else f"{name} {key[:8]}" for key, name in first.items()}
 

@@ -10,7 +10,7 @@ import numpy as np
 from catdog.comparison.records import ComparedRuns
 from catdog.comparison.variants import Variant, compare_accuracy, compare_gap
 from catdog.statistics.contrasts import Contrast
-from catdog.statistics.decisions import Decision, judge
+from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.system.wording import at_least, at_most, listed, plural, points
 
@@ -18,7 +18,7 @@ from catdog.system.wording import at_least, at_most, listed, plural, points
 MOST_VARIANTS = 8
 
 
-class NoDecision(StrEnum):
+class NoVerdict(StrEnum):
     """Why nothing is decided about two variants, whatever their difference."""
 
     ONE_SEED = "one seed"
@@ -49,7 +49,7 @@ class Verdict:
     p: float
     low: float
     high: float
-    kind: Decision | NoDecision
+    kind: Judgement | NoVerdict
     words: str
 
 
@@ -86,16 +86,16 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
 
 def _decide(
     comparison: ComparedRuns, accuracy: Contrast, p: float, margin: float, together: float
-) -> Decision | NoDecision:
+) -> Judgement | NoVerdict:
     if not comparison.complete:
-        return NoDecision.INCOMPLETE
+        return NoVerdict.INCOMPLETE
     if not accuracy.over_seeds:
-        return NoDecision.ONE_SEED
+        return NoVerdict.ONE_SEED
     return judge(accuracy, margin, together, differs=p < 1 - CONFIDENCE)
 
 
 def _word(
-    kind: Decision | NoDecision,
+    kind: Judgement | NoVerdict,
     first: Variant,
     second: Variant,
     accuracy: Contrast,
@@ -104,20 +104,20 @@ def _word(
     margin: float,
     together: float,
 ) -> str:
-    if kind == NoDecision.INCOMPLETE:
+    if kind == NoVerdict.INCOMPLETE:
         return "no verdict: the sweep is incomplete"
-    if kind == NoDecision.ONE_SEED:
+    if kind == NoVerdict.ONE_SEED:
         if low > 0:
             return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
         return f"not told apart; {_unvaried(first, second)} ran with one seed"
-    if kind == Decision.BETTER:
+    if kind == Judgement.BETTER:
         # Holm's test may see a difference that the wider interval does not put a number to.
         by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
         return f"{first.name} is better{by}"
-    if kind == Decision.EQUIVALENT:
+    if kind == Judgement.EQUIVALENT:
         return f"no difference of more than {at_most(max(-low, high))}"
     images = f"these {accuracy.images:,} images alone leave ±{points(accuracy.image_half_width(together))}"
-    if kind == Decision.FUTILE:
+    if kind == Judgement.FUTILE:
         return f"undecided, and more seeds will not do: {images}"
     needed = accuracy.seeds_to_decide(margin, together)
     if needed is None:

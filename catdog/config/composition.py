@@ -128,6 +128,8 @@ def open_hydra() -> Iterator[ConfigLoader]:
         store.repo = copy.deepcopy(former)
         # What a command registers for itself would stand before the files of the same name in conf/.
         commands.unregister(store.repo)
+        # A command composes runs while Hydra, which composed its own options, is still open.
+        opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
         try:
             schema.register()
             setup_globals()
@@ -137,6 +139,7 @@ def open_hydra() -> Iterator[ConfigLoader]:
                 yield hydra.config_loader
         finally:
             store.repo = former
+            GlobalHydra.instance().hydra = opened
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 SOURCES = ("archive", "drawn")
+# The groups on which a result depends.
+RESULT_GROUPS = ("augmentation", "preprocessing", "backbone", "head", "trainer", "speed")
 # Keys of `speed` that change no bit of a result.
 SAME_RESULT = ("late_relu", "fast_features", "keep_features_mb")
 
@@ -293,7 +295,7 @@ class Config:
     study: str = option("the question; one MLflow experiment", DEFAULT_STUDY)
     seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
     reuse: str = option(
-        "exact: a finished run of the same config, data, code and libraries is not repeated; never", "exact"
+        "exact: a finished run of the same config, data, code, libraries and precision is not repeated; never", "exact"
     )
     dataset: DatasetConfig = MISSING
     augmentation: AugmentationConfig = MISSING
@@ -437,10 +439,13 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
 
     Args:
         with_seed: False gives the digest of the variant, which all seeds share.
+
+    What `trainer.precision` became on the machine counts in a run's identity, beside this digest: auto that became float32 and
+    float32 are the same.
     """
     content = asdict(config)
-    groups = ("augmentation", "preprocessing", "backbone", "head", "trainer", "speed")
-    relevant = {group: content[group] for group in groups}
+    relevant = {group: content[group] for group in RESULT_GROUPS}
+    relevant["trainer"].pop("precision")
     for key in SAME_RESULT:
         relevant["speed"].pop(key)
     for group in relevant.values():

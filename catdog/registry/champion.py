@@ -11,8 +11,9 @@ import numpy as np
 from catdog.config.schema import PromoteConfig
 from catdog.registry.evidence import Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import LOOKS_TAG, describe_count
-from catdog.statistics.decisions import Decision
+from catdog.statistics.judgements import Judgement
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.tracking.identity import variant_key
 from catdog.tracking.models import find_model_address
 from catdog.tracking.records import REGISTERED_TAG, RUN, StoredRun, find_run, find_study
 from catdog.tracking.settlement import claimed_entry
@@ -86,7 +87,7 @@ def pick_best(runs: "Sequence[Run]") -> "Run":
     """Returns the best run of the best variant: one lucky seed makes no variant better than another."""
     variants: dict[str, list[Run]] = {}
     for run in runs:
-        variants.setdefault(run.data.tags.get("catdog.variant_digest", run.info.run_id), []).append(run)
+        variants.setdefault(variant_key(run.data.tags) or run.info.run_id, []).append(run)
     best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
     return max(best, key=score)
 
@@ -148,7 +149,7 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
             " both, one after the other" if len(more) > 1 else "",
             "\n  ".join(more),
         )
-    elif evidence.outcome == Decision.UNDECIDED:
+    elif evidence.outcome == Judgement.UNDECIDED:
         log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
     return replace(promotion, is_champion=False)
 
@@ -167,7 +168,7 @@ def _weigh(
         gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
         return Evidence(Reason.NOT_COMPARABLE, gone), []
     evidence, found = compare_runs(client, best, run, config)
-    if found is None or evidence.outcome != Decision.UNDECIDED:
+    if found is None or evidence.outcome != Judgement.UNDECIDED:
         return evidence, []
     return evidence, commands_for_more(best, run, found, config)
 

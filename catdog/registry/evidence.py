@@ -12,9 +12,9 @@ import numpy as np
 
 from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
-from catdog.statistics.decisions import Decision, judge
+from catdog.statistics.judgements import Judgement, judge
 from catdog.system.wording import plural, points, signed, signed_interval
-from catdog.tracking.identity import RESULT_TAGS, read_overrides
+from catdog.tracking.identity import VARIANT_TAG, read_overrides, variant_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,15 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Runs of one variant are comparable if these are equal.
-SAME_TAGS = ("catdog.variant_digest", "catdog.data_digest", *RESULT_TAGS)
+DATA_TAG = "catdog.data_digest"
 MOST_RUNS = 100
 # What to begin with where seeds were not varied.
 FIRST_SEEDS = 5
 
 
 class Reason(StrEnum):
-    """Why the alias moves or stays, where that is not what a `Decision` says of the difference in accuracy."""
+    """Why the alias moves or stays, where that is not what a `Judgement` says of the difference in accuracy."""
 
     FIRST = "first"
     """There was no champion."""
@@ -49,7 +48,7 @@ class Reason(StrEnum):
     NOT_COMPARABLE = "not comparable"
 
 
-MOVES = (Decision.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Reason.FORCED)
+MOVES = (Judgement.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Reason.FORCED)
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Evidence:
         margin: `promote.margin` when it was decided.
     """
 
-    outcome: Decision | Reason
+    outcome: Judgement | Reason
     words: str
     difference: float | None = None
     low: float | None = None
@@ -92,7 +91,7 @@ class Evidence:
             if found is None:
                 return None
             word = found.pop("outcome")
-            outcome = Decision(word) if word in set(Decision) else Reason(word)
+            outcome = Judgement(word) if word in set(Judgement) else Reason(word)
             runs = {key: tuple(found.get(key, ())) for key in ("challenger_runs", "champion_runs")}
             return cls(**{**found, **runs, "outcome": outcome})
         except (ValueError, TypeError, KeyError):
@@ -132,7 +131,7 @@ class Evidence:
         return "\n".join(lines)
 
 
-def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Decision | Reason, str]:
+def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Judgement | Reason, str]:
     """Returns the outcome, and the reason in words: the rule by which the champion moves.
 
     The challenger must be better in the mean, and its interval must exclude that it is worse by more than `promote.margin`; its
@@ -145,15 +144,15 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
         config: margin and bound.
     """
     low, high = (float(bound) for bound in found.interval())
-    decision = judge(found, config.margin)
+    judged = judge(found, config.margin)
     difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
     seen = f"{difference} on {plural(found.images, 'val image')}"
     if found.estimate <= 0:
-        outcome = decision if decision == Decision.WORSE else Reason.NOT_BETTER
+        outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
     if low <= -config.margin:
         words = f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
-        return Decision.UNDECIDED, words
+        return Judgement.UNDECIDED, words
     excess = calibration[0] - calibration[1]
     if excess > config.calibration_margin:
         return (
@@ -161,12 +160,12 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
             f"better ({seen}), but its calibration error is {calibration[0]:.3f}, the champion's {calibration[1]:.3f}: more than "
             f"promote.calibration_margin={config.calibration_margin:g} worse",
         )
-    if decision != Decision.BETTER:
+    if judged != Judgement.BETTER:
         return (
             Reason.NOT_WORSE,
             f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
         )
-    return decision, f"better than the champion: {seen}"
+    return judged, f"better than the champion: {seen}"
 
 
 def compare_runs(
@@ -186,7 +185,7 @@ def compare_runs(
     if not all(sides):
         whose = "the challenger's" if not sides[0] else "the champion's"
         return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
-    same_variant = _variant_of(challenger) == _variant_of(champion)
+    same_variant = _are_seeds(challenger, champion)
     if same_variant or min(map(len, sides)) == 1:
         # Seeds of one variant are no contest of variants: then it is between the two models.
         own = (challenger.info.run_id, champion.info.run_id)
@@ -213,8 +212,11 @@ def compare_runs(
     return evidence, found
 
 
-def _variant_of(run: "Run") -> tuple[str, ...]:
-    return tuple(run.data.tags.get(tag, "") for tag in SAME_TAGS)
+def _are_seeds(first: "Run", second: "Run") -> bool:
+    """Returns whether two runs are seeds of one variant on the same data."""
+    tags, others = first.data.tags, second.data.tags
+    key = variant_key(tags)
+    return bool(key) and key == variant_key(others) and tags.get(DATA_TAG) == others.get(DATA_TAG)
 
 
 def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
@@ -222,14 +224,14 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
     # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
     from catdog.tracking.records import store_run
 
-    variant = run.data.tags.get("catdog.variant_digest")
+    variant = run.data.tags.get(VARIANT_TAG)
     runs = [run]
     if variant:
-        where = f"tags.`catdog.variant_digest` = '{variant}' AND attributes.status = 'FINISHED'"
+        where = f"tags.`{VARIANT_TAG}` = '{variant}' AND attributes.status = 'FINISHED'"
         runs += client.search_runs([run.info.experiment_id], where, max_results=MOST_RUNS)
     chosen: dict[Any, Run] = {}
     for other in runs:
-        if _variant_of(other) == _variant_of(run):
+        if other is run or _are_seeds(other, run):
             chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
     stored = {other.info.run_id: store_run(client, other).load_predictions() for other in chosen.values()}
     return {run_id: predictions for run_id, predictions in stored.items() if len(predictions)}
@@ -255,7 +257,7 @@ def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, confi
 
     No commands where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
     """
-    if _variant_of(challenger) == _variant_of(champion):
+    if _are_seeds(challenger, champion):
         return []
     seeds = FIRST_SEEDS
     if found.over_seeds:

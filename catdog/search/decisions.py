@@ -15,12 +15,11 @@ from catdog.config.command_lines import next_command
 from catdog.config.commands import DecideConfig
 from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
-from catdog.statistics.decisions import Decision as Outcome
-from catdog.statistics.decisions import judge
+from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.sequential import level_of_looks, plan_looks
 from catdog.system.errors import InterruptedRunError, UserError
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
-from catdog.tracking.identity import PRECISION_TAG
+from catdog.tracking.identity import DEVICE_TAG, PRECISION_TAG, variant_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +49,7 @@ class Pair:
 
     first: str
     second: str
-    outcome: Outcome = Outcome.UNDECIDED
+    outcome: Judgement = Judgement.UNDECIDED
     seeds: int = 0
     found: "Contrast | None" = None
     interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
@@ -59,12 +58,12 @@ class Pair:
     def words(self) -> str:
         """The decision as a sentence."""
         low, high = self.interval
-        if self.outcome in (Outcome.BETTER, Outcome.WORSE):
-            better, by = (self.first, low) if self.outcome == Outcome.BETTER else (self.second, -high)
+        if self.outcome in (Judgement.BETTER, Judgement.WORSE):
+            better, by = (self.first, low) if self.outcome == Judgement.BETTER else (self.second, -high)
             return f"{better} is better by at least {at_least(by)}"
-        if self.outcome == Outcome.EQUIVALENT:
+        if self.outcome == Judgement.EQUIVALENT:
             return f"no difference of more than {at_most(max(-low, high))}"
-        if self.outcome == Outcome.FUTILE:
+        if self.outcome == Judgement.FUTILE:
             assert self.found is not None
             return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
         return "undecided"
@@ -72,7 +71,7 @@ class Pair:
     @property
     def is_open(self) -> bool:
         """Whether more seeds may decide it."""
-        return self.outcome == Outcome.UNDECIDED
+        return self.outcome == Judgement.UNDECIDED
 
 
 @dataclass
@@ -271,11 +270,14 @@ def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
 
 def require_one_precision(variants: "Sequence[Variant]") -> None:
     """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` on several machines does."""
-    precisions: dict[str, set[str]] = {}
+    runtimes = (PRECISION_TAG, DEVICE_TAG)
+    precisions: dict[str, tuple[str, set[str]]] = {}
     for variant in variants:
         first = variant.records[0]
-        precisions.setdefault(first.variant, set()).add(first.tags.get(PRECISION_TAG, "unknown"))
-    for name, found in precisions.items():
+        key = variant_key(first.tags, without=runtimes) or first.variant
+        words = " on the ".join(first.tags[tag] for tag in runtimes if tag in first.tags)
+        precisions.setdefault(key, (first.variant, set()))[1].add(words or "unknown")
+    for name, found in precisions.values():
         if len(found) > 1:
             raise UserError(
                 f"decide: the seeds of {name} were trained in several precisions ({', '.join(sorted(found))}), where "

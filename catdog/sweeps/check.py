@@ -8,9 +8,10 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
-from catdog.sweeps.jobs import JobState, describe_death, without_main
+from catdog.sweeps.jobs import JobState, describe_death, start_server, without_main
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import ConsoleHandler
+from catdog.tracking.identity import Identity
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
@@ -38,6 +39,47 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
                 raise UserError(_in_job(str(error), name)) from error
             log.info("%s", describe_dataset(loaded[key]))
     return [loaded[str(config.dataset)] for _, config in jobs]
+
+
+def plan_runtimes(jobs: list[tuple[str, Config]]) -> list[dict[str, str]]:
+    """Returns precision and kind of device of every job, given by name and config, as they will be when it trains.
+
+    Raises:
+        UserError: naming the job.
+    """
+    from catdog.training.precision import plan_precision
+
+    planned = []
+    for name, config in jobs:
+        try:
+            planned.append(plan_precision(config.trainer, ask=_ask_for_gpus).runtime)
+        except UserError as error:
+            raise UserError(_in_job(str(error), name)) from error
+    return planned
+
+
+def _ask_for_gpus() -> list[tuple[int, ...]]:
+    """Returns what TensorFlow says of the GPUs, in a process of its own: the one that leads a sweep never imports it."""
+    processes = start_server()
+    receiver, sender = processes.Pipe(duplex=False)
+    process = processes.Process(target=_send_gpus, args=(sender,))
+    with without_main():
+        process.start()
+    sender.close()
+    try:
+        found: list[tuple[int, ...]] = receiver.recv()
+    except EOFError:
+        process.join()
+        raise UserError(f"looking for GPUs: {describe_death(process.exitcode)}; nothing was started.") from None
+    finally:
+        process.join()
+    return found
+
+
+def _send_gpus(sender: Connection) -> None:
+    from catdog.training.precision import read_capabilities
+
+    sender.send(read_capabilities())
 
 
 def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
@@ -77,7 +119,9 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
         UserError: naming the job.
     """
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_build_all, args=([job.config for job in jobs], classes, sender))
+    process = processes.Process(
+        target=_build_all, args=([(job.config, job.planned.identity) for job in jobs], classes, sender)
+    )
     with without_main():
         process.start()
     sender.close()
@@ -97,7 +141,7 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
     return gpus
 
 
-def _build_all(configs: list[Config], classes: list[int], sender: Connection) -> None:
+def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection) -> None:
     from catdog.training.augmentation import build_augmentation
     from catdog.training.model import build_model
     from catdog.training.precision import build_strategy, choose_precision
@@ -106,8 +150,8 @@ def _build_all(configs: list[Config], classes: list[int], sender: Connection) ->
     number = 0
     try:
         models = set()
-        for number, (config, count) in enumerate(zip(configs, classes, strict=True)):  # noqa: B007
-            precision = choose_precision(config.trainer)
+        for number, ((config, identity), count) in enumerate(zip(jobs, classes, strict=True)):  # noqa: B007
+            precision = choose_precision(config.trainer, identity.runtime)
             build_strategy(config.trainer)
             model = str((config.preprocessing, config.backbone, config.head, config.augmentation, config.speed, count))
             if model not in models:

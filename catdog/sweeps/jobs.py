@@ -26,7 +26,7 @@ from catdog.sweeps.options import LauncherOptions
 from catdog.sweeps.plan import PlannedRun
 from catdog.sweeps.worker import OUTPUT, WorkOrder, work
 from catdog.system.errors import UserError
-from catdog.tracking.identity import list_training_files
+from catdog.tracking.identity import list_training_modules
 from catdog.tracking.outbox import Entry
 from catdog.tracking.ownership import BusyError
 
@@ -115,9 +115,8 @@ def list_preloaded() -> list[str]:
 
     A run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
     """
-    ours = [file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in list_training_files()]
     libraries = ["catdog.training.preload", "mlflow", "mlflow.tensorflow"]
-    return [*libraries, *ours, "catdog.plots", "catdog.training.run_logging", "catdog.sweeps.worker"]
+    return [*libraries, *list_training_modules(), "catdog.plots", "catdog.training.run_logging", "catdog.sweeps.worker"]
 
 
 def start_server() -> Any:

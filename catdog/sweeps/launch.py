@@ -13,7 +13,7 @@ from catdog.config.command_lines import next_command, train_command
 from catdog.config.composition import ComposedRun
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
 from catdog.registry.champion import REGISTERED_TAG, promote
-from catdog.sweeps.check import check_models, decode_images, load_datasets
+from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
@@ -270,14 +270,19 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         runs, names = [runs[index] for index in kept], [names[index] for index in kept]
     first = runs[0].config
     tracking.check_store(first.tracking)
-    datasets = load_datasets([(name, run.config) for (name, _), run in zip(names, runs, strict=True)])
+    named = [(name, run.config) for (name, _), run in zip(names, runs, strict=True)]
+    datasets = load_datasets(named)
+    identities = [
+        identify(config, dataset.manifest.digest, runtime)
+        for (_, config), dataset, runtime in zip(named, datasets, plan_runtimes(named), strict=True)
+    ]
     jobs = [
         JobState(
             run.composed,
             run.overrides,
-            PlannedRun(name, run.config, identify(run.config, dataset.manifest.digest), images=dataset.manifest.images),
+            PlannedRun(name, run.config, identity, images=dataset.manifest.images),
         )
-        for run, (name, _), dataset in zip(runs, names, datasets, strict=True)
+        for run, (name, _), identity, dataset in zip(runs, names, identities, datasets, strict=True)
     ]
     client = tracking.connect_existing(first.tracking)
     earlier = None

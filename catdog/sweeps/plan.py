@@ -15,7 +15,13 @@ from rich.table import Table
 
 from catdog.config import schema
 from catdog.config.schema import Config
-from catdog.tracking.identity import Identity, describe_code_change, describe_config_change, describe_libraries_change
+from catdog.tracking.identity import (
+    Identity,
+    describe_code_change,
+    describe_config_change,
+    describe_libraries_change,
+    describe_runtime_change,
+)
 from catdog.tracking.outbox import Entry, entry_for, list_entries
 from catdog.tracking.ownership import Owner
 from catdog.tracking.records import StoredRun, store_run
@@ -205,9 +211,8 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: StoredRun) -> list[
     if tags.get("catdog.code_digest") != identity.code:
         words.append(describe_code_change(_read_json(tags.get("catdog.code_files")), identity.files) or "code changed")
     libraries = describe_libraries_change(_read_json(tags.get("catdog.libraries")), identity.libraries)
-    if libraries:
-        words.append(libraries)
-    return words
+    runtime = describe_runtime_change(tags, identity.tags)
+    return words + [each for each in (libraries, runtime) if each]
 
 
 def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
@@ -225,9 +230,11 @@ def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
 
 
 def _relevant_params(config: Config) -> dict[str, str]:
-    groups = ("augmentation.", "preprocessing.", "backbone.", "head.", "trainer.", "dataset.name")
-    leaves = schema.flatten(config).items()
-    return {key: str(value) for key, value in leaves if key == "seed" or key.startswith(groups)}
+    groups = (*(f"{group}." for group in schema.RESULT_GROUPS), "dataset.name")
+    # What the precision became is told of the machine, beside the config.
+    same_result = {"trainer.precision", *(f"speed.{key}" for key in schema.SAME_RESULT)}
+    leaves = {key: value for key, value in schema.flatten(config).items() if key not in same_result}
+    return {key: str(value) for key, value in leaves.items() if key == "seed" or key.startswith(groups)}
 
 
 def is_dead(run: "Run") -> bool:

@@ -105,12 +105,14 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     from catdog.sweeps.plan import PlannedRun, close_dead_runs, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries
+    from catdog.training.precision import plan_precision
     from catdog.training.run import name_job
 
     name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
-    planned = PlannedRun(name, config, identify(config, dataset.manifest.digest), images=dataset.manifest.images)
+    identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
+    planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
         settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
         close_dead_runs(client, config)

@@ -1,37 +1,27 @@
-"""What makes two runs the same: config, data, code and libraries, each with a digest, and in words how they differ."""
+"""What makes two runs the same: config, data, code, libraries and runtime; and in words how two runs differ."""
 
 import getpass
-import hashlib
 import importlib.metadata
 import json
 import shlex
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cache
 
 from catdog.config import schema
 from catdog.config.schema import Config
+from catdog.tracking.code_digest import digest_code, find_references
 
-# Modules whose code decides what a trained model is; the others read, show or move results.
-TRAINING_MODULES = (
-    "config/schema.py",
-    "data",
-    "tracking/checkpoint.py",
-    "training/augmentation.py",
-    "training/fast",
-    "training/input_stream.py",
-    "training/loop.py",
-    "training/model.py",
-    "training/precision.py",
-    "training/run.py",
-)
 # Libraries that compute what training computes with, or decode its images.
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
 DIGITS = 12
-# Tags of a run, beside those of its config and data, on which its result depends; what precision `auto` is, the machine says.
+# The tag of a run's config without its seed.
+VARIANT_TAG = "catdog.variant_digest"
 PRECISION_TAG = "catdog.precision"
-RESULT_TAGS = ("catdog.code_digest", "catdog.libraries", PRECISION_TAG)
+DEVICE_TAG = "catdog.device"
+# Tags of a run, beside those of its config and data, on which its result depends.
+RESULT_TAGS = ("catdog.code_digest", "catdog.libraries", PRECISION_TAG, DEVICE_TAG)
 
 
 @dataclass(frozen=True)
@@ -41,21 +31,26 @@ class Identity:
     Attributes:
         config: digest of what in the config affects training, the seed included.
         data: digest of the images' contents, classes and splits.
-        code: digest of the modules that affect training.
+        code: digest of what the code does that training reaches, the user's included.
         libraries: version by name.
-        files: digest of each of those modules, by its path in the project; it explains, and does not count.
+        runtime: `precision`, as it is once auto is resolved, and `device`: cpu or gpu.
+        files: digest of what counts in each file of that code; it explains, and does not count.
+        sources: the text of each file of the user's own code.
     """
 
     config: str
     data: str
     code: str
     libraries: Mapping[str, str]
+    runtime: Mapping[str, str]
     files: Mapping[str, str] = field(compare=False)
+    sources: Mapping[str, str] = field(compare=False, repr=False)
 
     @property
     def digest(self) -> str:
-        """sha256 of the four, 64 hexadecimal digits."""
-        return schema.hash_text(json.dumps([self.config, self.data, self.code, dict(self.libraries)], sort_keys=True))
+        """sha256 of the five, 64 hexadecimal digits."""
+        parts = [self.config, self.data, self.code, dict(self.libraries), dict(self.runtime)]
+        return schema.hash_text(json.dumps(parts, sort_keys=True))
 
     @property
     def tags(self) -> dict[str, str]:
@@ -67,14 +62,46 @@ class Identity:
             "catdog.code_digest": self.code,
             "catdog.code_files": json.dumps(dict(self.files)),
             "catdog.libraries": json.dumps(dict(self.libraries)),
+            PRECISION_TAG: self.runtime["precision"],
+            DEVICE_TAG: self.runtime["device"],
         }
 
 
-def identify(config: Config, data_digest: str) -> Identity:
-    """Returns the identity of a run of this config on data with this digest."""
-    files = _digest_code()
-    code = schema.hash_text(json.dumps(files, sort_keys=True))
-    return Identity(schema.hash_config(config, with_seed=True), data_digest, code, read_versions(), files)
+def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Identity:
+    """Returns the identity of a run.
+
+    Args:
+        config: the run's.
+        data_digest: of its images and their splits.
+        runtime: precision and device, as `catdog.training.precision.Precision.runtime` has them.
+
+    Raises:
+        UserError: the config names a function of the user's whose module is not there, or cannot be read.
+    """
+    content = asdict(config)
+    code = digest_code(user_references=find_references([content[group] for group in schema.RESULT_GROUPS]))
+    libraries = read_versions() | _read_distributions(code.libraries)
+    return Identity(
+        schema.hash_config(config, with_seed=True), data_digest, code.digest, libraries, dict(runtime), code.files,
+        code.sources,
+    )  # fmt: skip
+
+
+def _read_distributions(modules: Iterable[str]) -> dict[str, str]:
+    """Returns the version of each distribution that brings one of these modules, by its name."""
+    found = {}
+    for module in modules:
+        try:
+            found[module] = importlib.metadata.version(module)
+        except importlib.metadata.PackageNotFoundError:
+            for name in _list_distributions().get(module, []):
+                found[name.lower()] = importlib.metadata.version(name)
+    return found
+
+
+@cache
+def _list_distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 @cache
@@ -90,24 +117,24 @@ def read_versions() -> dict[str, str]:
     return found
 
 
-@cache
-def _digest_code() -> dict[str, str]:
-    package = schema.PACKAGE
-    return {
-        file: hashlib.sha256((package.parent / file).read_bytes()).hexdigest()[:DIGITS]
-        for file in list_training_files()
-    }
+def list_training_modules() -> list[str]:
+    """Returns catdog's modules that every training imports, sorted; those that only watch are left out."""
+    return list(digest_code().modules)
 
 
-def list_training_files() -> list[str]:
-    """Returns the files whose code affects training, as "catdog/training/model.py", sorted."""
-    package = schema.PACKAGE
-    files = sorted(
-        file
-        for name in TRAINING_MODULES
-        for file in ([package / name] if name.endswith(".py") else (package / name).rglob("*.py"))
-    )
-    return [file.relative_to(package.parent).as_posix() for file in files]
+def variant_key(tags: Mapping[str, str], *, without: Collection[str] = ()) -> str:
+    """Returns what the seeds of one variant share, from the tags of a run; "" where they do not say.
+
+    That is the config without its seed, the code, the libraries, the precision and the kind of device. The data is not in it: who
+    needs runs on the same data asks for that as well. What an old run has no tag for is left out.
+
+    Args:
+        tags: the run's.
+        without: tags that are to make no difference.
+    """
+    variant = tags.get(VARIANT_TAG, "")
+    rest = [tags[tag] for tag in RESULT_TAGS if tag in tags and tag not in without]
+    return schema.hash_text(variant + "".join(rest)) if variant and rest else variant
 
 
 def describe_origin(command: str) -> dict[str, str]:
@@ -152,6 +179,16 @@ def describe_libraries_change(before: Mapping[str, str], now: Mapping[str, str])
     """Returns such as "tensorflow 2.20.0 -> 2.21.0"; empty where nothing changed."""
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in changed)
+
+
+def describe_runtime_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Returns such as "precision float32 -> mixed_bfloat16", from the tags of two runs; empty where nothing is known to differ."""
+    words = [
+        f"{tag.removeprefix('catdog.')} {before[tag]} -> {now[tag]}"
+        for tag in (PRECISION_TAG, DEVICE_TAG)
+        if tag in before and tag in now and before[tag] != now[tag]
+    ]
+    return ", ".join(words)
 
 
 def describe_code_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from catdog.config import schema
 from catdog.config.schema import Config, TrackingConfig
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
 from catdog.tracking.delivery import Postman
-from catdog.tracking.identity import Identity, describe_origin, read_git
+from catdog.tracking.identity import VARIANT_TAG, Identity, describe_origin, read_git
 from catdog.tracking.outbox import Entry, end_orphan, entry_for
 from catdog.tracking.ownership import Owner
 
@@ -153,7 +153,7 @@ class SpooledRun(TrackedRun):
 
 @contextlib.contextmanager
 def open_run(
-    client: "MlflowClient", config: Config, job: Job, identity: Identity, trained_as: Mapping[str, Any]
+    client: "MlflowClient", config: Config, job: Job, identity: Identity, runtime: Mapping[str, Any]
 ) -> Iterator[SpooledRun]:
     """Opens a run, or goes on with one that was interrupted, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
 
@@ -164,7 +164,7 @@ def open_run(
         config: the run's.
         job: what it is called and where it belongs.
         identity: what its result depends on.
-        trained_as: what a checkpoint must have been made with to go on from it: precision and number of devices.
+        runtime: what a checkpoint must have been made with to go on from it: precision, device and number of devices.
 
     Raises:
         BusyError: another process trains this very run.
@@ -174,10 +174,8 @@ def open_run(
     end_orphan(entry)
     entry.claim(_describe(config, job, identity), job.leader)
     checkpoint = load_checkpoint(entry.checkpoints)
-    if checkpoint and checkpoint.facts["trained_as"] != trained_as:
-        log.warning(
-            "its checkpoint was made with %s, not %s: it begins again", checkpoint.facts["trained_as"], trained_as
-        )
+    if checkpoint and checkpoint.facts["runtime"] != runtime:
+        log.warning("its checkpoint was made with %s, not %s: it begins again", checkpoint.facts["runtime"], runtime)
         checkpoint = None
     if checkpoint is None and entry.has_points:
         # Its epochs are in MLflow's charts: another training must not mix with them.
@@ -243,7 +241,7 @@ def _describe_in_mlflow(run: SpooledRun, config: Config, job: Job, identity: Ide
         tags = {
             "catdog.kind": "run",
             "catdog.variant": job.variant,
-            "catdog.variant_digest": schema.hash_config(config, with_seed=False),
+            VARIANT_TAG: schema.hash_config(config, with_seed=False),
             **identity.tags,
             **Owner.current(job.leader).tags,
             **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),

@@ -35,7 +35,7 @@ class Fit:
         weights: what trains, at that epoch, in the order of `list_changing`.
         spent: wall and CPU seconds by stage, of the processes that trained before this one.
         threads: CPU threads that it was trained with: sums in another order differ in their last bits.
-        trained_as: precision and number of devices, which a checkpoint is good for.
+        runtime: precision, device and number of devices, which a checkpoint is good for.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Fit:
     weights: list[np.ndarray] = field(default_factory=list)
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threads: int = 0
-    trained_as: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, float]:
@@ -122,7 +122,7 @@ def capture(model: Any, result: Fit, spent: Mapping[str, Sequence[float]]) -> Ch
     arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
     facts = {
         "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
-        "trained_as": result.trained_as,
+        "runtime": result.runtime,
     }  # fmt: skip
     return Checkpoint(len(result.epochs), arrays, facts)
 
@@ -135,7 +135,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
             variable.assign(arrays[f"{prefix}/{number}"])
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
-    return Fit(facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["trained_as"])
+    return Fit(facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"])
 
 
 def _to_numpy(variable: Any) -> np.ndarray:

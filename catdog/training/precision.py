@@ -1,8 +1,10 @@
 """Which device trains, in which numeric precision, and why."""
 
 import contextlib
+import os
 import platform
-from collections.abc import Iterator
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from catdog.system.errors import UserError
 # Tensor cores for float16 came with this compute capability: below it, float16 saves memory but no time.
 # Source: NVIDIA, "Train With Mixed Precision", and Keras' mixed precision guide.
 FLOAT16_CAPABILITY = (7, 0)
+DEVICES = Path("/dev")
+GPU_DEVICE_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
 
 
@@ -24,10 +28,17 @@ class Precision:
     Attributes:
         policy: float32, mixed_float16 or mixed_bfloat16.
         reason: why, in words for the log.
+        device: the kind of device that trains, cpu or gpu.
     """
 
     policy: str
     reason: str
+    device: str = "cpu"
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """What of it a run's result depends on."""
+        return {"precision": self.policy, "device": self.device}
 
 
 def configure_gpus() -> list[Any]:
@@ -42,38 +53,109 @@ def configure_gpus() -> list[Any]:
     return gpus
 
 
-def choose_precision(config: TrainerConfig) -> Precision:
-    """Returns the policy that `trainer.precision` asks for, or, for auto, the fastest one that is safe on this machine.
+def read_capabilities() -> list[tuple[int, ...]]:
+    """Returns the compute capability of each GPU that TensorFlow sees, such as (8, 0); () of one that does not tell."""
+    from catdog.training import preload  # noqa: F401  it keeps TensorFlow's import quiet
+
+    # isort: split
+    import tensorflow as tf
+
+    gpus = configure_gpus()
+    return [tuple(tf.config.experimental.get_device_details(gpu).get("compute_capability") or ()) for gpu in gpus]
+
+
+def may_have_gpu() -> bool:
+    """Returns whether TensorFlow may find a GPU here: False is certain, and needs no TensorFlow.
+
+    Source: the device files of NVIDIA's drivers (on Jetson, nvhost and nvmap), of AMD's (kfd) and of Windows' subsystem for Linux
+    (dxg); other systems' GPUs need a plug-in of TensorFlow.
+    """
+    if (Path(sysconfig.get_path("purelib")) / "tensorflow-plugins").is_dir():
+        return True
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return False
+    return any(next(DEVICES.glob(name), None) for name in GPU_DEVICE_FILES)
+
+
+_asked: dict[str | None, list[tuple[int, ...]]] = {}
+
+
+def find_gpus(ask: Callable[[], list[tuple[int, ...]]] = read_capabilities) -> list[tuple[int, ...]]:
+    """Returns the compute capability of each GPU as `read_capabilities` does, without TensorFlow where there is certainly none.
+
+    Args:
+        ask: asks TensorFlow, once in a process.
+    """
+    if not may_have_gpu():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible not in _asked:
+        _asked[visible] = ask()
+    return _asked[visible]
+
+
+def plan_precision(config: TrainerConfig, ask: Callable[[], list[tuple[int, ...]]] = read_capabilities) -> Precision:
+    """Returns what `choose_precision` will return when the run trains on this machine; quick where there is no GPU.
+
+    Args:
+        config: the trainer's section.
+        ask: asks TensorFlow for GPUs as `read_capabilities` does; another process may do it.
 
     Raises:
         UserError: mixed_float16 without a GPU.
     """
-    import tensorflow as tf
+    return _choose(config, find_gpus(ask))
 
-    gpus = configure_gpus()
+
+def choose_precision(config: TrainerConfig, planned: Mapping[str, str] | None = None) -> Precision:
+    """Returns the policy that `trainer.precision` asks for, or, for auto, the fastest one that is safe on this machine.
+
+    A run that was planned has the precision of its plan: all runs of a sweep have the same, also on GPUs of several kinds.
+
+    Args:
+        config: the trainer's section.
+        planned: precision and device, as `Precision.runtime` has them; None without a plan.
+
+    Raises:
+        UserError: mixed_float16 without a GPU, or the kind of device is not the one that was planned for.
+    """
+    gpus = read_capabilities()
+    device = "gpu" if gpus else "cpu"
+    if planned and planned["device"] != device:
+        raise UserError(
+            f"the run was planned for a {planned['device'].upper()}, but where it is to train TensorFlow finds "
+            f"{'one GPU or more' if gpus else 'no GPU that it can use'}. Start the command again; with "
+            "CUDA_VISIBLE_DEVICES=-1 in its environment it trains on the CPU."
+        )
+    found = _choose(config, gpus)
+    if planned and planned["precision"] != found.policy:
+        return Precision(planned["precision"], f"as planned; on this device auto would be {found.policy}", device)
+    return found
+
+
+def _choose(config: TrainerConfig, gpus: list[tuple[int, ...]]) -> Precision:
     if config.precision == "mixed_float16" and not gpus:
         raise UserError(
             "trainer.precision: mixed_float16 needs a GPU, and TensorFlow sees none: on a CPU float16 is far slower than "
             "float32. Use trainer.precision=auto."
         )
     if config.precision != "auto":
-        return Precision(config.precision, "as trainer.precision asks")
+        return Precision(config.precision, "as trainer.precision asks", "gpu" if gpus else "cpu")
     if gpus:
         used = gpus if config.devices == "all" else gpus[:1]
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in used]
-        return choose_for_gpus([tuple(d["compute_capability"]) for d in details if d.get("compute_capability")])
+        return choose_for_gpus([capability for capability in used if capability])
     return choose_for_cpu(read_cpu_flags())
 
 
 def choose_for_gpus(capabilities: list[tuple[int, ...]]) -> Precision:
     """Returns auto's choice for GPUs of these compute capabilities, such as [(8, 0)]; empty where they are unknown."""
     if not capabilities:
-        return Precision("float32", "the GPU does not tell its compute capability")
+        return Precision("float32", "the GPU does not tell its compute capability", "gpu")
     lowest = min(capabilities)
     shown = ".".join(map(str, lowest))
     if lowest >= FLOAT16_CAPABILITY:
-        return Precision("mixed_float16", f"the GPU has compute capability {shown}, 7.0 or more")
-    return Precision("float32", f"the GPU has compute capability {shown}, less than 7.0")
+        return Precision("mixed_float16", f"the GPU has compute capability {shown}, 7.0 or more", "gpu")
+    return Precision("float32", f"the GPU has compute capability {shown}, less than 7.0", "gpu")
 
 
 def choose_for_cpu(flags: set[str]) -> Precision:

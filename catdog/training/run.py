@@ -122,7 +122,7 @@ def train(
     clock.enter("build")
     keras.utils.disable_interactive_logging()
     keras.utils.set_random_seed(config.seed)
-    precision = choose_precision(config.trainer)
+    precision = choose_precision(config.trainer, job.identity.runtime if job.identity else None)
     log.info("precision %s: %s", precision.policy, precision.reason)
     make_deterministic(config.trainer)
     strategy = build_strategy(config.trainer)
@@ -145,14 +145,14 @@ def train(
     clock.enter("start")
     client = tracking.connect_unseen(config.tracking) if job.sweep_id else tracking.connect(config.tracking)
     clock.enter("tracking")
-    identity = job.identity or identify(config, dataset.manifest.digest)
-    trained_as = {"precision": precision.policy, "devices": strategy.num_replicas_in_sync}
-    with tracking.open_run(client, config, job, identity, trained_as) as run:
+    identity = job.identity or identify(config, dataset.manifest.digest, precision.runtime)
+    runtime = {**precision.runtime, "devices": strategy.num_replicas_in_sync}
+    with tracking.open_run(client, config, job, identity, runtime) as run:
         run.postman.charge = clock.charge
         checkpoint = run.checkpoint
         if checkpoint is None:
-            result = Fit(threads=count_threads(), trained_as=trained_as)
-            run_logging.log_config(run, config, job, dataset, precision.policy)
+            result = Fit(threads=count_threads(), runtime=runtime)
+            run_logging.log_config(run, config, job, dataset)
             with clock.stage("figures"):
                 # Layers of their own: training must not depend on how many examples were drawn before it.
                 run_logging.log_examples(

@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 from catdog.config.schema import Config
 from catdog.system.clock import Clock, describe
 from catdog.tracking import Job
-from catdog.tracking.identity import PRECISION_TAG
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset, SplitImages
@@ -22,7 +21,7 @@ AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
 
-def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", policy: str) -> None:
+def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset") -> None:
     """Writes the composed config, facts of the data, and the split of every file."""
     from catdog.data.dataset import majority_fraction
     from catdog.tracking import log_inputs
@@ -35,7 +34,6 @@ def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", 
         **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
         "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
         "catdog.classes": ",".join(manifest.classes),
-        PRECISION_TAG: policy,
     })  # fmt: skip
     run.log_table(manifest.images, "split.csv")
     log_inputs(run, config, manifest.images, manifest.digest)

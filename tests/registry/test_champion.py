@@ -15,7 +15,7 @@ from catdog.config.schema import PromoteConfig
 from catdog.registry.champion import Promotion, promote, resolve_model
 from catdog.registry.evidence import Evidence, Reason, weigh
 from catdog.statistics.contrasts import Contrast
-from catdog.statistics.decisions import Decision
+from catdog.statistics.judgements import Judgement
 from catdog.system.errors import UserError
 
 
@@ -232,9 +232,9 @@ def test_outcomes_are_decisions_or_reasons_and_older_versions_still_read() -> No
     """A version's tag `catdog.evidence_outcome` had these words before there was one vocabulary of decisions."""
     decisions = ("better", "worse", "undecided")
     reasons = ("first", "not worse", "other data", "forced", "calibration", "not comparable")
-    assert [Decision(word) for word in decisions] == list(decisions)
+    assert [Judgement(word) for word in decisions] == list(decisions)
     assert [Reason(word) for word in reasons] == list(reasons)
-    assert not set(Decision) & set(Reason)
+    assert not set(Judgement) & set(Reason)
     tags = Evidence(Reason.NOT_WORSE, "shown").tags
     assert tags["catdog.evidence_outcome"] == json.loads(tags["catdog.evidence"])["outcome"] == "not worse"
     assert type(tags["catdog.evidence_outcome"]) is str

@@ -7,7 +7,7 @@ from support import TINY, Study, run_catdog
 from catdog.decide import split_arguments
 from catdog.search.decisions import Pair
 from catdog.statistics.contrasts import contrast
-from catdog.statistics.decisions import Decision
+from catdog.statistics.judgements import Judgement
 from catdog.system.errors import UserError
 
 
@@ -87,10 +87,10 @@ def test_arguments_are_shared_out():
 @pytest.mark.parametrize(
     ("outcome", "interval", "words"),
     [
-        (Decision.BETTER, (0.02, 0.05), "a is better by at least 2.0 points"),
-        (Decision.WORSE, (-0.05, -0.02), "b is better by at least 2.0 points"),
-        (Decision.EQUIVALENT, (-0.004, 0.012), "no difference of more than 1.2 points"),
-        (Decision.FUTILE, (-0.1, 0.1), "cannot be decided by more seeds: 10 images are too few"),
+        (Judgement.BETTER, (0.02, 0.05), "a is better by at least 2.0 points"),
+        (Judgement.WORSE, (-0.05, -0.02), "b is better by at least 2.0 points"),
+        (Judgement.EQUIVALENT, (-0.004, 0.012), "no difference of more than 1.2 points"),
+        (Judgement.FUTILE, (-0.1, 0.1), "cannot be decided by more seeds: 10 images are too few"),
     ],
 )
 def test_decisions_in_words(outcome, interval, words):

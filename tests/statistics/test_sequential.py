@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from studies import decide_all, draw_studies, find_shift
 
-from catdog.statistics.decisions import Decision
+from catdog.statistics.judgements import Judgement
 from catdog.statistics.sequential import level_of_looks, plan_looks, spend_error
 
 
@@ -46,7 +46,9 @@ def test_without_a_difference_one_is_claimed_in_at_most_5_percent(images, level,
     for _ in range(8):
         first, second = draw_studies(250, 12, images, generator=generator, level=level, seed_spread=seed_spread)
         wrong.append(
-            share(decide_all(first, second, plan_looks(3, 12), 0.05, margin=0.005)[0], Decision.BETTER, Decision.WORSE)
+            share(
+                decide_all(first, second, plan_looks(3, 12), 0.05, margin=0.005)[0], Judgement.BETTER, Judgement.WORSE
+            )
         )
     assert np.mean(wrong) <= 0.05
 
@@ -56,13 +58,13 @@ def test_a_difference_beyond_the_margin_is_called_none_in_at_most_5_percent():
     margin = 0.03
     better = find_shift(margin + 0.001, 4.0, 0.1)
     first, second = draw_studies(1500, 12, 800, generator=generator, level=4.0, seed_spread=0.1, better=-better)
-    assert share(decide_all(first, second, plan_looks(3, 12), 0.05, margin)[0], Decision.EQUIVALENT) <= 0.05
+    assert share(decide_all(first, second, plan_looks(3, 12), 0.05, margin)[0], Judgement.EQUIVALENT) <= 0.05
 
 
 def test_a_clear_difference_is_found_and_its_direction_is_right():
     generator = np.random.default_rng(2)
     first, second = draw_studies(400, 12, 800, generator=generator, better=find_shift(0.06, 0.6, 0.06))
     outcome, seeds = decide_all(first, second, plan_looks(3, 12), 0.05, margin=0.02)
-    assert share(outcome, Decision.BETTER) > 0.95
-    assert share(outcome, Decision.WORSE) <= 0.005
+    assert share(outcome, Judgement.BETTER) > 0.95
+    assert share(outcome, Judgement.WORSE) <= 0.005
     assert seeds.mean() < 8

@@ -81,11 +81,26 @@ def test_changed_data_is_counted(shelf, tmp_path) -> None:
 def test_changed_code_is_named(shelf, tmp_path) -> None:
     for name in ("catdog", "conf", "hydra_plugins"):
         shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "catdog" / "training" / "model.py").open("a") as file:
-        file.write("# changed\n")
+    model = tmp_path / "catdog" / "training" / "model.py"
+    text = model.read_text()
+    model.write_text(text + "# What a file says of itself changes nothing.\n")
     with (tmp_path / "catdog" / "system" / "wording.py").open("a") as file:
-        file.write("# no part of training\n")
+        file.write("NO_PART_OF_TRAINING = 1\n")
+    assert shelf.plan(PYTHONPATH=str(tmp_path)).startswith("reuse")
+    assert text.count('dtype="float32"') > 0
+    model.write_text(text.replace('dtype="float32"', 'dtype="float64"'))
     assert shelf.plan(PYTHONPATH=str(tmp_path)) == "run code changed: catdog/training/model.py"
+
+
+def test_another_precision_is_named(shelf) -> None:
+    """auto is what it becomes on the machine: the same as that precision by name."""
+    client = mlflow.MlflowClient(f"sqlite:///{shelf.folder}/mlruns/mlflow.db")
+    experiment_id = client.get_experiment_by_name("cats_vs_dogs").experiment_id
+    run = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'", order_by=["attributes.start_time"])[0]
+    found = run.data.tags["catdog.precision"]
+    assert shelf.plan(f"trainer.precision={found}").startswith("reuse")
+    other = {"float32": "mixed_bfloat16"}.get(found, "float32")
+    assert shelf.plan(f"trainer.precision={other}") == f"run precision {found} -> {other}"
 
 
 def test_another_library_is_named(shelf, tmp_path) -> None:

@@ -6,10 +6,10 @@ from catdog.statistics.contrasts import Contrast
 from catdog.statistics.proportions import CONFIDENCE
 
 
-class Decision(StrEnum):
+class Judgement(StrEnum):
     """What a study says of two variants, from the first one's view.
 
-    Runs from before there was one vocabulary have "same", "hopeless" and "open" in their tags: `Decision("same")` reads them.
+    Runs from before there was one vocabulary have "same", "hopeless" and "open" in their tags: `Judgement("same")` reads them.
     """
 
     BETTER = "better"
@@ -22,11 +22,11 @@ class Decision(StrEnum):
     """No number of seeds can be expected to decide it on these images."""
 
     @classmethod
-    def _missing_(cls, value: object) -> "Decision | None":
+    def _missing_(cls, value: object) -> "Judgement | None":
         return {"same": cls.EQUIVALENT, "hopeless": cls.FUTILE, "open": cls.UNDECIDED}.get(str(value))
 
 
-def judge(found: Contrast, margin: float, confidence: float = CONFIDENCE, *, differs: bool | None = None) -> Decision:
+def judge(found: Contrast, margin: float, confidence: float = CONFIDENCE, *, differs: bool | None = None) -> Judgement:
     """Returns what the interval of a difference says.
 
     BETTER or WORSE where the interval excludes 0, EQUIVALENT where it lies within the margin, FUTILE where no number of seeds will
@@ -44,7 +44,7 @@ def judge(found: Contrast, margin: float, confidence: float = CONFIDENCE, *, dif
     """
     low, high = found.interval(confidence)
     if (low > 0 or high < 0) if differs is None else differs:
-        return Decision.BETTER if found.estimate > 0 else Decision.WORSE
+        return Judgement.BETTER if found.estimate > 0 else Judgement.WORSE
     if max(-low, high) <= margin:
-        return Decision.EQUIVALENT
-    return Decision.FUTILE if found.is_futile(margin, confidence) else Decision.UNDECIDED
+        return Judgement.EQUIVALENT
+    return Judgement.FUTILE if found.is_futile(margin, confidence) else Judgement.UNDECIDED

@@ -348,7 +348,7 @@ def test_examples_run(page: Path, trained: Study) -> None:
 def test_own_models_of_the_docs_are_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = write_files(PROJECT / "docs" / "own-models.md", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    from catdog.training import quiet_import  # noqa: F401  first of all, or TensorFlow's import is not quiet
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
     import keras

@@ -165,7 +165,7 @@ def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], cl
     words = f"Grad-CAM of {record.name}, {plural(len(files), 'image')}"
     with status_shown(words):
         # Imported here: TensorFlow takes seconds, and most comparisons find their maps stored.
-        from catdog.training import quiet_import  # noqa: F401  first of all, or TensorFlow's import is not quiet
+        from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
         # isort: split
         from catdog.comparison.gradcam import NoMapError, compute_cams

@@ -185,7 +185,7 @@ def load_keras_model(client: "MlflowClient", uri: str) -> Any:
     Raises:
         UserError: its files cannot be read.
     """
-    from catdog.training import quiet_import  # noqa: F401  first of all, or TensorFlow's import is not quiet
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
     import mlflow

@@ -1,15 +1,42 @@
-"""What a run needs, imported once by the server that a sweep's processes are forked from; the process is set up as a command's.
+"""Imports Keras and TensorFlow without what TensorFlow writes to the terminal meanwhile; changes nothing else of the process."""
 
-TensorFlow is imported, never run: a fork of a process whose TensorFlow has started its threads would hang.
-"""
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
 
-import warnings
+from catdog.system.memory import long_lived_imports
 
-from catdog.system.memory import own_process
 
-# A fork imports what leads the sweep, catdog.train as __main__, once more under a name of its own; runpy wonders at that.
-warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", RuntimeWarning)
-own_process()
+@contextlib.contextmanager
+def quiet_native_log() -> Iterator[None]:
+    """Keeps what native code writes to stderr off the terminal, unless the body raises: then it is shown.
 
-# isort: split
-from catdog.training import quiet_import  # noqa: E402, F401  after the process is set up
+    While it is imported, TensorFlow writes of missing CUDA drivers and of rounding; no log level reaches those lines.
+    """
+    try:
+        stderr = sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):  # no real stderr, as in some notebooks and tests
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(stderr)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), stderr)
+        try:
+            yield
+        except BaseException:
+            os.dup2(kept, stderr)
+            written.seek(0)
+            os.write(stderr, written.read())
+            raise
+        finally:
+            os.dup2(kept, stderr)
+            os.close(kept)
+
+
+with long_lived_imports(), quiet_native_log():
+    import keras
+    import tensorflow
+del keras, tensorflow

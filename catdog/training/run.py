@@ -91,7 +91,7 @@ def train(
     with clock.stage("data"):
         dataset = dataset or load_dataset(config.dataset)
 
-    from catdog.training import quiet_import  # noqa: F401  first of all, or TensorFlow's import is not quiet
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
     import keras

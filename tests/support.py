@@ -1,18 +1,30 @@
 """What tests call: the commands as a user types them, small images, and the folder of a study."""
 
+import contextlib
+import copy
+import gc
+import io
+import logging
 import os
+import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from PIL import Image
 
 from catdog.config import schema
 from catdog.config.schema import CONF, Config, load_config
+from catdog.system import terminal
 
 PROJECT = Path(__file__).resolve().parent.parent
 # A user's own settings must not reach the tests.
@@ -37,16 +49,84 @@ class Done:
 Catdog = Callable[..., Done]
 
 
-def run_catdog(folder: Path, cache: Path, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
-    """Runs `python -m catdog.COMMAND ...` in a folder, as a user would, and returns how it ended."""
+def run_catdog(
+    folder: Path, cache: Path, *arguments: str, timeout_s: float = 300, process: bool = False, **environment: str
+) -> Done:
+    """Runs `python -m catdog.COMMAND ...` in a folder, as a user would, and returns how it ended.
+
+    Args:
+        folder: where it runs.
+        cache: for CATDOG_CACHE.
+        arguments: the command, and its own.
+        timeout_s: of a process of its own.
+        process: whether it has to be one. Otherwise a command that leads others, or only reads, runs in this process, where
+            libraries are imported once for all tests. A command with environment variables is always a process of its own.
+        environment: variables.
+    """
+    command, *rest = arguments
+    alone = command in ("train", "__main__") and not {"-m", "--cfg", "--help"} & set(rest)
+    if not (process or environment or alone):
+        with _like_a_process(folder, {"CATDOG_CACHE": str(cache), "VIRTUAL_ENV": sys.prefix}, [command, *rest]):
+            return _run_module(command)
     env = {key: value for key, value in os.environ.items() if key not in OURS}
     env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix, **environment}
-    command, *rest = arguments
     done = subprocess.run(
         [sys.executable, "-m", f"catdog.{command}", *rest], cwd=folder, env=env, capture_output=True, text=True,
         timeout=timeout_s, check=False,
     )  # fmt: skip
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def _run_module(command: str) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            runpy.run_module(f"catdog.{command}", run_name="__main__", alter_sys=True)
+        except SystemExit as exit:
+            code = exit.code
+        except Exception:
+            # As Python does with an exception that nobody catches.
+            traceback.print_exc()
+            code = 1
+    return Done(code if isinstance(code, int) else 0 if code is None else 1, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) -> Iterator[None]:
+    """Gives a command the process that it expects, and puts back what it changes: commands may, what is below them must not."""
+    former = (Path.cwd(), sys.argv, dict(os.environ), sys.path[:], terminal.console.stderr)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    root = logging.getLogger()
+    logged = (root.handlers[:], root.level)
+    # Hydra's plugins register what they bring once, and it is to stay; what a command registers is for that command.
+    Plugins.instance()
+    store = ConfigStore.instance()
+    registered, store.repo = store.repo, copy.deepcopy(store.repo)
+    os.chdir(folder)
+    for key in OURS:
+        os.environ.pop(key, None)
+    os.environ |= environment
+    sys.argv = argv
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            yield
+    finally:
+        store.repo = registered
+        os.chdir(former[0])
+        # The folder for temporary files stays: multiprocessing has its sockets in it.
+        kept = {key: os.environ[key] for key in ("TMPDIR",) if key in os.environ}
+        os.environ.clear()
+        os.environ |= former[2] | kept
+        sys.argv, sys.path[:], terminal.console.stderr = former[1], former[3], former[4]
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for handler in set(root.handlers) - set(logged[0]):
+            handler.close()
+        root.handlers[:], root.level = logged
+        gc.unfreeze()
+        gc.enable()
 
 
 def compose_config(*overrides: str) -> Config:

@@ -189,11 +189,12 @@ class Supervisor:
         nothing half done; no signal handler has to be changed for that.
         """
         failure: list[BaseException] = []
-        thread = threading.Thread(target=self._work, args=(failure,), name="sweep", daemon=True)
-        thread.start()
-        while thread.is_alive():
+        # Not Thread.join: interrupted, in Python 3.11, it takes a thread that still runs for one that has ended.
+        ended = threading.Event()
+        threading.Thread(target=self._work, args=(failure, ended), name="sweep", daemon=True).start()
+        while not ended.is_set():
             try:
-                thread.join(LOOK_EVERY_S)
+                ended.wait(LOOK_EVERY_S)
                 self.display.refresh()
             except KeyboardInterrupt:
                 self.stopping = True
@@ -201,12 +202,12 @@ class Supervisor:
                 if self.interrupts > 1:
                     # At once: the runs stay open in MLflow until the same command takes them over.
                     self.given_up = True
-                    thread.join()
+                    ended.wait()
                     raise
         if failure:
             raise failure[0]
 
-    def _work(self, failure: list[BaseException]) -> None:
+    def _work(self, failure: list[BaseException], ended: threading.Event) -> None:
         try:
             while not self.given_up and (self.running or (self.waiting and not self.stopping)):
                 while self.waiting and not self.stopping and len(self.running) < self.n_jobs:
@@ -221,6 +222,7 @@ class Supervisor:
         finally:
             for worker in self.running:
                 worker.process.kill()
+            ended.set()
 
     def _start(self, number: int) -> None:
         job = self.jobs[number]

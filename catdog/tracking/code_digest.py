@@ -41,6 +41,8 @@ WATCHERS = (
     # They bring images to disk and divide them; what comes of that is in the digest of the data, file by file.
     "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.duplicates", "catdog.data.synthetic",
     "catdog.data.progress", "catdog.data.staging",
+    # They hold what came out of a training.
+    "catdog.data.history", "catdog.data.predictions",
 )  # fmt: skip
 DIGITS = 12
 # How a config names a user's function or class.

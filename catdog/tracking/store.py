@@ -83,7 +83,7 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
         ):
             if database and database.exists():
                 _require_database(database)
-            client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client = mlflow.MlflowClient(tracking_uri=_absolute(uri), registry_uri=_absolute(uri))
             client.search_experiments(max_results=1)
     except UserError:
         raise
@@ -116,6 +116,12 @@ def connect_unseen(config: TrackingConfig) -> "MlflowClient":
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
+
+
+def _absolute(uri: str) -> str:
+    """Returns the address with the whole path of its database: MLflow keeps stores by address, and a process may change folders."""
+    database = _database_file(uri)
+    return uri if database is None else f"sqlite:///{database.absolute()}"
 
 
 def _require_server(uri: str) -> None:

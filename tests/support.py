@@ -96,6 +96,7 @@ def _run_module(command: str) -> Done:
 def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) -> Iterator[None]:
     """Gives a command the process that it expects, and puts back what it changes: commands may, what is below them must not."""
     former = (Path.cwd(), sys.argv, dict(os.environ), sys.path[:], terminal.console.stderr)
+    showed_progress = terminal.shows_progress
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.getLogger()
     logged = (root.handlers[:], root.level)
@@ -120,6 +121,7 @@ def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) 
         os.environ.clear()
         os.environ |= former[2] | kept
         sys.argv, sys.path[:], terminal.console.stderr = former[1], former[3], former[4]
+        terminal.shows_progress = showed_progress
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for handler in set(root.handlers) - set(logged[0]):

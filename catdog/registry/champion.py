@@ -326,7 +326,7 @@ def delete_run(client: "MlflowClient", study: str, run_id: str, spool: Path, *, 
             f"run_id: {run_id} ({run.name}) is the champion of {', '.join(led)}. Promote another one first, or delete it and "
             "forget the champion with force=True."
         )
-    with claimed_entry(spool, client.tracking_uri, run_id):
+    with claimed_entry(spool, run_id):
         for name in led:
             client.delete_registered_model_alias(name, CHAMPION)
         client.delete_run(run_id)

@@ -85,12 +85,11 @@ def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str =
 
 
 @contextlib.contextmanager
-def claimed_entry(root: Path, uri: str, run_id: str) -> Iterator[None]:
+def claimed_entry(root: Path, run_id: str) -> Iterator[None]:
     """Holds what the spool has of a run while the block deletes the run, and then removes it.
 
     Args:
         root: the spool.
-        uri: address of the store of the run.
         run_id: MLflow's.
 
     Raises:
@@ -99,7 +98,7 @@ def claimed_entry(root: Path, uri: str, run_id: str) -> Iterator[None]:
     held = []
     try:
         for entry in list_entries(root):
-            if entry.facts.get("tracking", {}).get("uri") == uri and entry.state["run_id"] == run_id:
+            if entry.state["run_id"] == run_id:
                 try:
                     held.append(entry.claim())
                 except BusyError as busy:

@@ -77,7 +77,7 @@ def build_step(policy: str, *overrides: str, jit: bool = False) -> Callable[[], 
     """Returns a training step of the model that the overrides make."""
     config = compose(*overrides)
     model = build_model(config, 2, policy)
-    compile_model(model, config.trainer, policy, 63, jit=jit)
+    compile_model(model, config, policy, 63, jit=jit)
     model.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((PIXELS, LABELS)).repeat())
     return lambda: model.train_function(batches)
@@ -101,7 +101,7 @@ def time_frozen_step(*, fast: bool) -> float:
     os.environ.setdefault("CATDOG_WEIGHTS", "imagenet")
     config = compose("model=mobilenet")
     head = cut_head(build_model(config, 2, "mixed_bfloat16"), fast=fast)
-    compile_model(head, config.trainer, "mixed_bfloat16", 63)
+    compile_model(head, config, "mixed_bfloat16", 63)
     head.make_train_function()
     batches = iter(tf.data.Dataset.from_tensors((PIXELS, LABELS)).repeat())
     return time_call(lambda: head.train_function(batches))
@@ -112,7 +112,7 @@ def time_head() -> float:
     config = compose("model=mobilenet")
     head = cut_head(build_model(config, 2, "mixed_bfloat16"))
     head.trains_on_images = False
-    compile_model(head, config.trainer, "mixed_bfloat16", 63)
+    compile_model(head, config, "mixed_bfloat16", 63)
     head.make_train_function()
     features = tf.zeros((BATCH, *head.input.shape[1:]), head.input.dtype)
     batches = iter(tf.data.Dataset.from_tensors((features, LABELS)).repeat())

@@ -16,7 +16,7 @@ from catdog.statistics.contrasts import Contrast
 from catdog.tracking.identity import DEVICE_TAG, DIGITS, PRECISION_TAG, read_overrides
 
 # Groups whose choice is one ingredient, whatever keys it sets; a key that is overridden on top is another.
-CHOICES = ("augmentation", "preprocessing", "backbone", "head", "speed")
+CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "loss", "speed")
 # Ingredients that are no config keys.
 CODE, LIBRARIES, DEVICE = "code", "libraries", "device"
 # What a run is called, where it lies and when it is promoted changes no result.

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from catdog.training.fast.feature_extraction import find_bottlenecks, list_nodes
+from catdog.training.own_models import is_graph
+
 BATCH = 32
 # Relative to the largest logit: beyond it, the layers called one by one are not the model.
 TOLERANCE = 0.05
@@ -33,7 +36,8 @@ def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int)
         float32 (N, K, h, w) in [0, 1], all 0 where nothing speaks for the class.
 
     Raises:
-        NoMapError: the model has no convolution, is not a chain of layers, or Keras runs on another backend than TensorFlow.
+        NoMapError: the model has no convolution, has no feature maps that everything passes through, or Keras runs on another
+            backend than TensorFlow.
 
     Source: Selvaraju et al. (2017), "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV.
     """
@@ -53,9 +57,9 @@ def split_model(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]
     """Returns a kept model in two: pixels -> the last convolution's feature maps, and from there to logits.
 
     Raises:
-        NoMapError: it has no convolution, or is not a chain of layers.
+        NoMapError: it has no convolution, or is neither a chain of layers nor a graph with feature maps that all must pass.
     """
-    layers = _flatten(model)
+    layers = _open_last(_flatten(model))
     last = max((place for place, layer in enumerate(layers) if _convolves(layer)), default=None)
     if last is None:
         raise NoMapError("the model has no convolution")
@@ -88,12 +92,54 @@ def _flatten(model: Any) -> list[Any]:
     return layers
 
 
-def _is_chain(model: Any) -> bool:
-    """Whether no layer has several inputs: with one output, nothing else can branch."""
+def _open_last(layers: list[Any]) -> list[Any]:
+    """Returns the layers with the last model among them that is a graph down to logits in two: to its feature maps, and on."""
     import keras
 
-    inner = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
-    return not any(isinstance(layer.input, (list, tuple)) for layer in inner)
+    place = max((place for place, layer in enumerate(layers) if _convolves(layer)), default=None)
+    if place is None or not isinstance(layers[place], keras.Model):
+        return layers
+    graph = layers[place]
+    if not is_graph(graph):
+        raise NoMapError(f"{type(graph).__name__} is code whose layers Keras does not know")
+    if len(graph.outputs[0].shape) == 4:
+        return layers
+    maps = _find_maps(graph)
+    if maps is None:
+        raise NoMapError("the model has no feature maps that everything passes through")
+    first = keras.Model(graph.inputs[0], maps)
+    # With a linear layer behind, which ends what belongs to the maps, whatever comes next.
+    rest = keras.Model(maps, graph.outputs[0])
+    return [*layers[:place], first, rest, *layers[place + 1 :]]
+
+
+def _find_maps(graph: Any) -> Any:
+    """Returns the last feature maps of a graph that all must pass on the way to its output, before they are pooled, or None."""
+    nodes = list_nodes(graph)
+    convolved = False
+    found = None
+    for node, passes_all in zip(nodes, find_bottlenecks(nodes), strict=True):
+        operation = node.operation
+        if hasattr(operation, "_flatten_layers") and _convolves(operation):
+            convolved, found = True, None
+        pools = any(word in _kind(operation) for word in ("Pooling", "Dropout", "Reshape", "Flatten"))
+        if passes_all and convolved and not pools and len(node.outputs[0].shape) == 4:
+            found = node.outputs[0]
+    return found
+
+
+def _is_chain(model: Any) -> bool:
+    """Whether a model is layers one after the other, each called once."""
+    import keras
+
+    if not is_graph(model):
+        return False
+    if isinstance(model, keras.Sequential):
+        return True
+    called = [node for node in list_nodes(model) if node.input_tensors]
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    single = all(len(node.input_tensors) == 1 and len(node.outputs) == 1 for node in called)
+    return single and [node.operation for node in called] == layers
 
 
 def _convolves(layer: Any) -> bool:

@@ -171,6 +171,8 @@ def explain(error: Exception, root: str) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Key '[^']+' not in .*full_key: (\S+)", text, re.S
     )
+    if unknown and unknown.group(1) in schema.MOVED_KEYS:
+        return f"{unknown.group(1)}: is called {schema.MOVED_KEYS[unknown.group(1)]}."
     if unknown and "Could not override" in text and (cause is None or "not in" in str(cause)):
         return _explain_unknown(unknown.group(1), root)
     if "Could not find" in text and "Available options in" in text:

@@ -12,6 +12,8 @@ import functools
 import hashlib
 import json
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -31,10 +33,16 @@ DEFAULT_STUDY = "cats_vs_dogs"
 # As in conf/tracking/local.yaml; read now, because MLflow sets the variable itself once a store is open.
 DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
+LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
+# What is called otherwise now, and what to write instead.
+MOVED_KEYS = {"trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw"}
+# Your own code: `module:object`, such as my_models:resnet.
+REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # The groups on which a result depends.
-RESULT_GROUPS = ("augmentation", "preprocessing", "backbone", "head", "trainer", "speed")
+RESULT_GROUPS = (
+    "augmentation", "preprocessing", "backbone", "head", "model", "optimizer", "loss", "trainer", "speed",
+)  # fmt: skip
 # Keys of `speed` that change no bit of a result.
 SAME_RESULT = ("late_relu", "fast_features", "keep_features_mb")
 
@@ -62,15 +70,35 @@ def require_fraction(key: str, received: float) -> None:
     require(0 < received < 1, key, "more than 0 and less than 1", received)
 
 
+def require_reference(key: str, received: str | None, *, or_name: str = "") -> None:
+    """Raises a UserError unless the value is None, `module:object`, or, where allowed, a name without a colon.
+
+    Args:
+        or_name: what a name without a colon means, for the message; empty where there must be a colon.
+    """
+    is_name = received is not None and bool(or_name) and received.isidentifier()
+    require(
+        received is None or is_name or bool(REFERENCE.fullmatch(received)), key,
+        f"{or_name + ', or ' if or_name else ''}your own as module:object, such as my_code:build", received,
+    )  # fmt: skip
+
+
+def require_positive(key: str, received: float | None) -> None:
+    """Raises a UserError unless the value is None or a finite number above 0."""
+    require(received is None or 0 < received < float("inf"), key, "more than 0, or null", received)
+
+
 def _require_layers(key: str, layers: dict[str, Any]) -> None:
     for name, layer in layers.items():
         require(
             isinstance(layer, dict) and isinstance(layer.get("layer"), str),
             f"{key}.{name}",
-            "a mapping with the key `layer` (a Keras layer's class name) and that layer's arguments",
+            "a mapping with the key `layer` (a Keras layer's class name, or your own as module:class) and that layer's "
+            "arguments",
             layer,
             f"For example: {name}: {{layer: RandomFlip, mode: horizontal}}.",
         )
+        require_reference(f"{key}.{name}.layer", layer["layer"], or_name="a Keras layer's class name")
 
 
 @dataclass
@@ -157,17 +185,25 @@ class BackboneConfig:
     application: str | None = option(
         "a model of keras.applications, such as MobileNetV2; null: built from layers", None
     )
-    options: dict[str, Any] = option("further arguments of the application", {})
-    layers: dict[str, Any] = option("Keras layers by name, in order, where application is null", {})
+    builder: str | None = option(
+        "your own function, module:function: image shape and options -> keras.Model of feature maps; instead of the two",
+        None,
+    )
+    options: dict[str, Any] = option("further arguments of the application or the builder", {})
+    layers: dict[str, Any] = option("layers by name, in order, where application and builder are null", {})
     weights: str | None = option("imagenet, null (random) or a weights file (CATDOG_WEIGHTS)", None)
     trainable_layers: Any = option("0 (frozen), all, or N: the last N layers", "all")
     pixel_range: list[float] | None = option("[low, high] that its weights expect; null: any", None)
 
     def __post_init__(self) -> None:
+        require_reference("backbone.builder", self.builder)
+        if self.builder and (self.layers or self.application):
+            # On the command line it takes the place of what the chosen file names, and that file's name with it.
+            self.layers, self.application, self.name = {}, None, self.builder
         _require_layers("backbone.layers", self.layers)
         require(
-            bool(self.application) != bool(self.layers),
-            "backbone", "either backbone.application or backbone.layers",
+            bool(self.builder) or bool(self.application) != bool(self.layers),
+            "backbone", "one of backbone.application, backbone.layers and backbone.builder",
             {"application": self.application, "layers": list(self.layers)},
         )  # fmt: skip
         train = self.trainable_layers
@@ -176,7 +212,7 @@ class BackboneConfig:
         require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
         require(
             self.weights != "imagenet" or bool(self.application),
-            "backbone.weights", "null or a weights file where the backbone is built from layers", self.weights,
+            "backbone.weights", "null or a weights file where the backbone is no application of Keras", self.weights,
         )  # fmt: skip
         require(
             self.trainable_layers == "all" or self.weights is not None,
@@ -199,12 +235,106 @@ class HeadConfig:
 
 
 @dataclass
+class ModelConfig:
+    builder: str | None = option(
+        "your own function, module:function: image shape, classes and options -> keras.Model of logits; instead of backbone "
+        "and head",
+        None,
+    )
+    options: dict[str, Any] = option("further arguments of model.builder", {})
+
+    def __post_init__(self) -> None:
+        require_reference("model.builder", self.builder)
+        require(
+            bool(self.builder) or not self.options, "model.options", "empty where model.builder is null", self.options
+        )
+
+
+@dataclass
+class OptimizerConfig:
+    name: str = option("how tables call it", "adam")
+    algorithm: str = option("a class of keras.optimizers, or your own as module:class", "Adam")
+    weight_decay: float | None = option(
+        "share of a weight taken off at each step, times the learning rate; not of biases and norms; null: the class' own",
+        None,
+    )
+    momentum: float | None = option("0 or more and less than 1; null: the class' own", None)
+    nesterov: bool | None = option("Nesterov's momentum; null: the class' own", None)
+    betas: list[float] | None = option(
+        "decay rates of the moving averages, [first, second]; null: the class' own", None
+    )
+    epsilon: float | None = option("added to a divisor against division by 0; null: the class' own", None)
+    clipnorm: float | None = option("largest norm of each weight's gradient; null: not clipped", None)
+    global_clipnorm: float | None = option("largest norm of all gradients together; null: not clipped", None)
+    clipvalue: float | None = option("largest absolute value in a gradient; null: not clipped", None)
+    options: dict[str, Any] = option("further arguments of the class", {})
+
+    def __post_init__(self) -> None:
+        require_reference("optimizer.algorithm", self.algorithm, or_name="a class of keras.optimizers, such as AdamW")
+        decay, momentum = self.weight_decay, self.momentum
+        require(decay is None or 0 <= decay < float("inf"), "optimizer.weight_decay", "0 or more, or null", decay)
+        require(
+            momentum is None or 0 <= momentum < 1, "optimizer.momentum", "0 or more and less than 1, or null", momentum
+        )
+        require(
+            self.betas is None or (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)),
+            "optimizer.betas", "two numbers, each 0 or more and less than 1, or null", self.betas,
+        )  # fmt: skip
+        clips = ("clipnorm", "global_clipnorm", "clipvalue")
+        for key in ("epsilon", *clips):
+            require_positive(f"optimizer.{key}", getattr(self, key))
+        chosen = [key for key in clips if getattr(self, key) is not None]
+        require(len(chosen) <= 1, "optimizer", "clipped in one way: one of " + ", ".join(clips), chosen)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is set, as opposed to left to the class, without the name."""
+        kept = {key: value for key, value in asdict(self).items() if value is not None and value != {}}
+        return {key: value for key, value in kept.items() if key != "name"}
+
+
+@dataclass
+class LossConfig:
+    name: str = option("how tables call it", "cross_entropy")
+    function: str = option(
+        "cross_entropy, focal, or your own as module:function: labels and logits -> the loss of each image",
+        "cross_entropy",
+    )
+    label_smoothing: float = option("share of each label that is spread over all classes", 0.0)
+    gamma: float | None = option("focal: how much less a sure image counts; null: 2", None)
+    alpha: float | None = option("focal: factor of the whole loss; null: 0.25", None)
+    options: dict[str, Any] = option("further arguments of your own function", {})
+
+    def __post_init__(self) -> None:
+        require_reference("loss.function", self.function, or_name="one of " + ", ".join(LOSSES))
+        own = ":" in self.function
+        require(own or self.function in LOSSES, "loss.function",
+                f"one of {', '.join(LOSSES)}, or your own as module:function", self.function)  # fmt: skip
+        require(
+            0 <= self.label_smoothing < 1, "loss.label_smoothing", "0 or more and less than 1", self.label_smoothing
+        )
+        require(not own or not self.label_smoothing, "loss.label_smoothing", "0 where loss.function is your own",
+                self.label_smoothing, "Give it to your function as an option: loss.options.")  # fmt: skip
+        for key in ("gamma", "alpha"):
+            value = getattr(self, key)
+            require(
+                value is None or self.function == "focal", f"loss.{key}", "null where loss.function is not focal", value
+            )
+        require(self.gamma is None or 0 <= self.gamma < float("inf"), "loss.gamma", "0 or more, or null", self.gamma)
+        require_positive("loss.alpha", self.alpha)
+        require(own or not self.options, "loss.options", "empty where loss.function is not your own", self.options)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from cross-entropy without smoothing, without the name."""
+        default = asdict(LossConfig())
+        return {key: value for key, value in asdict(self).items() if key != "name" and value != default[key]}
+
+
+@dataclass
 class TrainerConfig:
     epochs: int = option("passes over the training images", 20)
     batch_size: int = option("images per step", 32)
-    optimizer: str = option(
-        "one of " + ", ".join(OPTIMIZERS) + ", at Keras' defaults but for the learning rate", "adam"
-    )
     learning_rate: float = option("the optimizer's learning rate", 0.001)
     precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto takes the fastest safe one", "auto")
     devices: str = option("one: the first GPU, else the CPU; all: every GPU, by MirroredStrategy", "one")
@@ -218,11 +348,18 @@ class TrainerConfig:
     keep: str = option(
         "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
     )
+    class_weights: Any = option(
+        "none; balanced: every class counts the same in the training loss, however many images it has; or {CLASS: WEIGHT}",
+        "none",
+    )
+    callbacks: Any = option(
+        "your own Keras callbacks: [module:class], or by a name of yours {ema: {callback: module:class, ...its options}}",
+        None,
+    )
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, "trainer.epochs", "1 or more", self.epochs)
         require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
-        require_choice("trainer.optimizer", OPTIMIZERS, self.optimizer)
         require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
         require_choice("trainer.schedule", ("constant", "cosine"), self.schedule)
         require(0 <= self.warmup_epochs < self.epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
@@ -237,6 +374,48 @@ class TrainerConfig:
         require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
                  self.jit)  # fmt: skip
         require_choice("trainer.keep", ("best", "last"), self.keep)
+        _require_class_weights(self.class_weights)
+        list_callbacks(self.callbacks)
+
+
+def _require_class_weights(weights: Any) -> None:
+    valid = weights in ("none", "balanced") or (
+        isinstance(weights, dict)
+        and bool(weights)
+        and all(
+            isinstance(w, int | float) and not isinstance(w, bool) and 0 <= w < float("inf") for w in weights.values()
+        )
+    )
+    require(
+        valid,
+        "trainer.class_weights",
+        "none, balanced, or a number of 0 or more for each class, {CLASS: WEIGHT}",
+        weights,
+    )
+
+
+def list_callbacks(callbacks: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Returns what `trainer.callbacks` names, in order: (config key, NAME of Keras or module:class, options).
+
+    Raises:
+        UserError: it is neither a list nor a mapping of callbacks.
+    """
+    if callbacks is None:
+        return []
+    key = "trainer.callbacks"
+    allowed = "a list such as [my_callbacks:Ema], or a mapping such as {ema: {callback: my_callbacks:Ema, decay: 0.99}}"
+    require(isinstance(callbacks, list | dict), key, allowed, callbacks)
+    named = callbacks.items() if isinstance(callbacks, dict) else enumerate(callbacks)
+    found = []
+    for name, item in named:
+        settings = {"callback": item} if isinstance(item, str) else item
+        require(
+            isinstance(settings, dict) and isinstance(settings.get("callback"), str), f"{key}.{name}", allowed, item
+        )
+        options = {option: value for option, value in settings.items() if option != "callback"}
+        require_reference(f"{key}.{name}", settings["callback"], or_name="a class of keras.callbacks")
+        found.append((f"{key}.{name}", settings["callback"], options))
+    return found
 
 
 @dataclass
@@ -302,6 +481,10 @@ class Config:
     preprocessing: PreprocessingConfig = MISSING
     backbone: BackboneConfig = MISSING
     head: HeadConfig = MISSING
+    # No group of its own: conf/model/ picks other groups.
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = MISSING
+    loss: LossConfig = MISSING
     trainer: TrainerConfig = MISSING
     speed: SpeedConfig = MISSING
     tracking: TrackingConfig = MISSING
@@ -312,7 +495,11 @@ class Config:
         require_choice("reuse", ("exact", "never"), self.reuse)
         require_study(self.study)
         expected = self.backbone.pixel_range
-        if expected is not None and list(expected) != list(self.preprocessing.pixel_range):
+        if (
+            self.model.builder is None
+            and expected is not None
+            and list(expected) != list(self.preprocessing.pixel_range)
+        ):
             raise UserError(
                 f"preprocessing={self.preprocessing.name} gives pixels in {self.preprocessing.pixel_range}, but "
                 f"backbone={self.backbone.name} expects {list(expected)}. {_advise_range(list(expected))}"
@@ -325,6 +512,8 @@ GROUPS: dict[str, type] = {
     "preprocessing": PreprocessingConfig,
     "backbone": BackboneConfig,
     "head": HeadConfig,
+    "optimizer": OptimizerConfig,
+    "loss": LossConfig,
     "trainer": TrainerConfig,
     "speed": SpeedConfig,
     "tracking": TrackingConfig,
@@ -370,7 +559,19 @@ def register() -> None:
     OmegaConf.register_new_resolver("catdog_file", lambda path: str(PROJECT / path), replace=True)
     store = ConfigStore.instance()
     for name, schema in (GROUPS | {"config": Config}).items():
-        store.store(group="schema", name=name, node=schema, provider="catdog")
+        store.store(group="schema", name=name, node=_open_options(OmegaConf.structured(schema)), provider="catdog")
+
+
+def _open_options(node: Any) -> Any:
+    """Returns a schema whose keys `options` take any key without Hydra's `+`: what they mean, the function says."""
+    for key in node:
+        held = None if OmegaConf.is_missing(node, key) else node[key]
+        if isinstance(held, DictConfig):
+            if key == "options":
+                OmegaConf.set_struct(held, False)
+            else:
+                _open_options(held)
+    return node
 
 
 def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:
@@ -448,18 +649,77 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
     relevant["trainer"].pop("precision")
     for key in SAME_RESULT:
         relevant["speed"].pop(key)
+    _drop_defaults(relevant, config)
     for group in relevant.values():
         group.pop("name", None)
         if "layers" in group:
             # In their order: a flip before a rotation is not a rotation before a flip.
             group["layers"] = list(group["layers"].items())
-    weights = config.backbone.weights
+    weights = None if config.model.builder else config.backbone.weights
     if weights and Path(weights).is_file():
         stat = Path(weights).stat()
         relevant["backbone"]["weights"] = _hash_file(weights, stat.st_size, stat.st_mtime_ns)
     if with_seed:
         relevant["seed"] = content["seed"]
     return hash_text(json.dumps(relevant, sort_keys=True))
+
+
+def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
+    """Takes from what is hashed the keys that are younger than some runs, where they are at their defaults.
+
+    A run from before there was such a key then has the digest of one that leaves it alone.
+    """
+    relevant["optimizer"], relevant["loss"] = config.optimizer.settings, config.loss.settings
+    if config.optimizer.settings == OptimizerConfig().settings:
+        del relevant["optimizer"]
+        relevant["trainer"]["optimizer"] = "adam"
+    if not config.loss.settings:
+        del relevant["loss"]
+    trainer, backbone = relevant["trainer"], relevant["backbone"]
+    callbacks = [[name, options] for _, name, options in list_callbacks(trainer.pop("callbacks"))]
+    if callbacks:
+        trainer["callbacks"] = callbacks
+    if trainer["class_weights"] == "none":
+        del trainer["class_weights"]
+    if backbone["builder"] is None:
+        del backbone["builder"]
+    if config.model.builder:
+        # It takes the place of backbone and head.
+        del relevant["backbone"], relevant["head"]
+    else:
+        del relevant["model"]
+
+
+def older_optimizer(former: str) -> dict[str, Any]:
+    """Returns the section `optimizer` of a run from when it was a key of the trainer: adam, adamw, sgd or rmsprop."""
+    names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
+    return asdict(OptimizerConfig(name=former, algorithm=names[former]))
+
+
+def complete_params(params: Mapping[str, str]) -> dict[str, str]:
+    """Returns the params of a run as MLflow has them, with those that are younger than the run, as it was trained."""
+    if "optimizer.algorithm" in params:
+        return dict(params)
+    sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),
+                "model": asdict(ModelConfig())}  # fmt: skip
+    added = {f"{group}.{key}": str(value) for group, section in sections.items() for key, value in section.items()}
+    added |= {"trainer.class_weights": "none", "trainer.callbacks": "None", "backbone.builder": "None"}
+    return added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
+
+
+def find_references(config: Config) -> dict[str, str]:
+    """Returns what the config names of the user's own code: module:object by config key."""
+    named = {
+        "model.builder": config.model.builder,
+        "optimizer.algorithm": config.optimizer.algorithm,
+        "loss.function": config.loss.function,
+        **{key: name for key, name, _ in list_callbacks(config.trainer.callbacks)},
+        **{f"augmentation.layers.{name}": layer["layer"] for name, layer in config.augmentation.layers.items()},
+    }
+    if not config.model.builder:
+        named["backbone.builder"] = config.backbone.builder
+        named |= {f"backbone.layers.{name}": layer["layer"] for name, layer in config.backbone.layers.items()}
+    return {key: name for key, name in named.items() if name and ":" in name}
 
 
 def list_options(schema: type, prefix: str = "") -> list[tuple[str, Any, str]]:

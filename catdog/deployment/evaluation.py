@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.config.schema import CONF, Config, default_cache, load_config
+from catdog.config.schema import CONF, Config, LossConfig, default_cache, load_config, older_optimizer
 from catdog.system.errors import UserError
 from catdog.tracking.artifacts import load_bytes
 from catdog.tracking.models import explain_missing_artifacts
@@ -225,6 +225,10 @@ def load_run_config(client: "MlflowClient", run_id: str) -> Config:
         stored["speed"].pop("defaults")
     # Runs from before it was looked for.
     stored.setdefault("dataset", {}).setdefault("near_duplicates", "ignore")
+    if "optimizer" not in stored:
+        # It was a key of the trainer.
+        stored["optimizer"] = older_optimizer(stored.get("trainer", {}).pop("optimizer", "adam"))
+        stored["loss"] = dataclasses.asdict(LossConfig())
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
 
 

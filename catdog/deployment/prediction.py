@@ -1,5 +1,6 @@
 """Images -> classes: a trained model out of the store, and its answers."""
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -190,8 +191,29 @@ def load_keras_model(client: "MlflowClient", uri: str) -> Any:
     # isort: split
     import mlflow
 
-    with open_model(client, uri) as folder, explain_missing_artifacts(uri):
+    from catdog.training.saved_code import isolate_code
+
+    with (
+        open_model(client, uri) as folder, explain_missing_artifacts(uri), _explain_missing_code(uri, folder), isolate_code(),
+    ):  # fmt: skip
         return mlflow.tensorflow.load_model(str(folder))
+
+
+@contextlib.contextmanager
+def _explain_missing_code(uri: str, folder: Path) -> Iterator[None]:
+    """Turns what Keras or Python raises where a model needs classes that are not there into a user's message."""
+    from mlflow.models import Model
+
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        needs = (Model.load(str(folder)).metadata or {}).get("needs", [])
+        if not needs:
+            raise
+        raise UserError(
+            f"model: {uri} needs code of its own, {', '.join(needs)}, and that cannot be loaded: {str(error).splitlines()[0]} "
+            "Install it, or run the command in the folder where it lies, as it was when the model was trained."
+        ) from error
 
 
 def find_images(arguments: Sequence[str]) -> list[Path]:

@@ -8,10 +8,11 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
-from catdog.sweeps.jobs import JobState, describe_death, start_server, without_main
+from catdog.sweeps.jobs import JobState, describe_death, start_process, start_server
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import ConsoleHandler
 from catdog.tracking.identity import Identity
+from catdog.training.class_weights import require_known_classes
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
@@ -38,6 +39,10 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
             except UserError as error:
                 raise UserError(_in_job(str(error), name)) from error
             log.info("%s", describe_dataset(loaded[key]))
+        try:
+            require_known_classes(config.trainer, loaded[key].classes)
+        except UserError as error:
+            raise UserError(_in_job(str(error), name)) from error
     return [loaded[str(config.dataset)] for _, config in jobs]
 
 
@@ -62,9 +67,7 @@ def _ask_for_gpus() -> list[tuple[int, ...]]:
     """Returns what TensorFlow says of the GPUs, in a process of its own: the one that leads a sweep never imports it."""
     processes = start_server()
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(target=_send_gpus, args=(sender,))
-    with without_main():
-        process.start()
+    process = start_process(processes, _send_gpus, sender)
     sender.close()
     try:
         found: list[tuple[int, ...]] = receiver.recv()
@@ -119,11 +122,8 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
         UserError: naming the job.
     """
     receiver, sender = processes.Pipe(duplex=False)
-    process = processes.Process(
-        target=_build_all, args=([(job.config, job.planned.identity) for job in jobs], classes, sender)
-    )
-    with without_main():
-        process.start()
+    planned = [(job.config, job.planned.identity) for job in jobs]
+    process = start_process(processes, _build_all, planned, classes, sender)
     sender.close()
     try:
         failed: tuple[int, str, bool] | None
@@ -143,6 +143,7 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
 
 def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection) -> None:
     from catdog.training.augmentation import build_augmentation
+    from catdog.training.check import check_own_code
     from catdog.training.model import build_model
     from catdog.training.precision import build_strategy, choose_precision
 
@@ -153,9 +154,12 @@ def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: 
         for number, ((config, identity), count) in enumerate(zip(jobs, classes, strict=True)):  # noqa: B007
             precision = choose_precision(config.trainer, identity.runtime)
             build_strategy(config.trainer)
-            model = str((config.preprocessing, config.backbone, config.head, config.augmentation, config.speed, count))
+            model = str((
+                config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
+                config.optimizer, config.loss, config.trainer.callbacks,
+            ))  # fmt: skip
             if model not in models:
-                build_model(config, count, precision.policy)
+                check_own_code(config, build_model(config, count, precision.policy), count, precision.policy)
                 build_augmentation(
                     config.augmentation,
                     config.seed,

@@ -10,7 +10,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -129,19 +129,26 @@ def start_server() -> Any:
     return processes
 
 
-@contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """Starts processes that do not import the program that starts them.
+def start_process(processes: Any, target: Callable[..., None], *args: Any) -> Any:
+    """Starts a process that calls a function in the current folder, and returns it.
 
-    Multiprocessing imports a script once more in each process, and a script that trains without asking for its own name would
-    train again there. Nothing that is sent to a job's process is defined in the program.
+    It does not import the program that starts it, as multiprocessing has it: a script that trains without asking for its own name
+    would train again there. Nothing that is sent to such a process is defined in the program.
     """
+    process = processes.Process(target=_call_in, args=(Path.cwd(), target, args))
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        yield
+        process.start()
     finally:
         sys.modules["__main__"] = main
+    return process
+
+
+def _call_in(folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    # Multiprocessing takes the folder that was the current one when it was imported.
+    os.chdir(folder)
+    target(*args)
 
 
 class Supervisor:
@@ -232,10 +239,8 @@ class Supervisor:
             job.composed, job.job, *share_machine(slot, self.n_jobs, self.gpus, job.config.trainer.devices)
         )
         receiver, sender = self.processes.Pipe(duplex=False)
-        process = self.processes.Process(target=work, args=(order, sender))
         self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
-        with without_main():
-            process.start()
+        process = start_process(self.processes, work, order, sender)
         sender.close()
         self.running.append(Worker(number, process, receiver, slot))
 

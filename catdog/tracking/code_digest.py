@@ -8,7 +8,6 @@ annotations, help texts, messages of exceptions, log statements and the place of
 import ast
 import hashlib
 import importlib
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ WATCHERS = (
     # machine.
     "catdog.config", "catdog.sweeps", "catdog.tracking", "catdog.registry", "catdog.plots", "catdog.statistics", "catdog.system",
     "catdog.cli", "catdog.training.run_logging", "catdog.training.progress", "catdog.training.preload",
+    "catdog.training.check", "catdog.training.saved_code",
     # They bring images to disk and divide them; what comes of that is in the digest of the data, file by file.
     "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.duplicates", "catdog.data.synthetic",
     "catdog.data.progress", "catdog.data.staging",
@@ -45,8 +45,6 @@ WATCHERS = (
     "catdog.data.history", "catdog.data.predictions",
 )  # fmt: skip
 DIGITS = 12
-# How a config names a user's function or class.
-REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 # Fields of syntax trees that change no result, or that not every version of Python has.
 UNCOUNTED_FIELDS = {"ctx", "type_comment", "type_params", "kind", "annotation", "returns"}
 
@@ -68,24 +66,6 @@ class CodeDigest:
     modules: tuple[str, ...]
     libraries: tuple[str, ...]
     sources: Mapping[str, str]
-
-
-def find_references(content: Any) -> list[str]:
-    """Returns every string in a nested config that names a user's object, such as "my_models:resnet", sorted, each once."""
-    found: set[str] = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, Mapping):
-            for item in value.values():
-                visit(item)
-        elif isinstance(value, list | tuple):
-            for item in value:
-                visit(item)
-        elif isinstance(value, str) and REFERENCE.fullmatch(value):
-            found.add(value)
-
-    visit(content)
-    return sorted(found)
 
 
 _Stamp = tuple[str, int, int]

@@ -6,12 +6,13 @@ import json
 import shlex
 import subprocess
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 
 from catdog.config import schema
 from catdog.config.schema import Config
-from catdog.tracking.code_digest import digest_code, find_references
+from catdog.system.errors import UserError
+from catdog.tracking.code_digest import digest_code
 
 # Libraries that compute what training computes with, or decode its images.
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
@@ -78,8 +79,14 @@ def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Id
     Raises:
         UserError: the config names a function of the user's whose module is not there, or cannot be read.
     """
-    content = asdict(config)
-    code = digest_code(user_references=find_references([content[group] for group in schema.RESULT_GROUPS]))
+    references = schema.find_references(config)
+    try:
+        code = digest_code(user_references=references.values())
+    except UserError as error:
+        key = next((key for key, reference in references.items() if str(error).startswith(f"{reference}:")), "")
+        if not key:
+            raise
+        raise UserError(f"{key}: {error}") from error
     libraries = read_versions() | _read_distributions(code.libraries)
     return Identity(
         schema.hash_config(config, with_seed=True), data_digest, code.digest, libraries, dict(runtime), code.files,

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from catdog.config.schema import complete_params
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
@@ -86,8 +87,8 @@ class StoredRun:
 
     @cached_property
     def params(self) -> dict[str, str]:
-        """The leaves of its config as MLflow has them, "trainer.epochs": "20"."""
-        return dict(self.run.data.params)
+        """The leaves of its config as MLflow has them, "trainer.epochs": "20"; of an older run also the keys that came later."""
+        return dict(complete_params(self.run.data.params))
 
     @cached_property
     def config(self) -> dict[str, Any]:

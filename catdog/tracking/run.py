@@ -354,16 +354,31 @@ def log_inputs(run: SpooledRun, config: Config, images: "pd.DataFrame", digest: 
     run.append("inputs", datasets=datasets)
 
 
-def log_kept_model(run: SpooledRun, model: Any, *, example: "np.ndarray", class_names: tuple[str, ...]) -> None:
+def log_kept_model(
+    run: SpooledRun,
+    model: Any,
+    *,
+    example: "np.ndarray",
+    class_names: tuple[str, ...],
+    custom_objects: Mapping[str, Any],
+    code_paths: list[str],
+    requirements: list[str],
+    needs: list[str],
+) -> None:
     """Saves the kept model with the run, with signature, input example and class names.
 
-    Delivered, its MLflow address is the run's tag `catdog.model_uri`.
+    Delivered, its MLflow address is the run's tag `catdog.model_uri`. A model with layers of the user's own carries their code;
+    a graph of Keras' own layers is loaded without it.
 
     Args:
         run: the run.
         model: uint8 (B, H, W, 3) -> float32 (B, classes).
         example: uint8 (1, H, W, 3).
         class_names: in the order of the model's outputs.
+        custom_objects: the user's classes and functions that it needs, by Keras' name of each.
+        code_paths: their files and folders, copied with the model.
+        requirements: of what they need, such as "my-layers==1.2".
+        needs: the modules that they are in.
     """
     import keras
     import mlflow
@@ -378,11 +393,15 @@ def log_kept_model(run: SpooledRun, model: Any, *, example: "np.ndarray", class_
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(class_names)))]),
     )
     # Requirements are given: inferring them would import TensorFlow in another process, for ten seconds.
-    requirements = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
+    libraries = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
+    metadata = {"class_names": list(class_names), "image_size": int(height), "resize": RESIZE}
+    if needs:
+        metadata["needs"] = needs
     with run.entry.staged_folder() as folder:
         # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
         mlflow.tensorflow.save_model(
-            model, path=str(folder), signature=signature, input_example=example, pip_requirements=requirements,
-            metadata={"class_names": list(class_names), "image_size": int(height), "resize": RESIZE},
+            model, path=str(folder), signature=signature, input_example=example,
+            pip_requirements=libraries + requirements, metadata=metadata,
+            custom_objects=dict(custom_objects) or None, code_paths=code_paths or None,
         )  # fmt: skip
     run.append("model", folder=folder.name, name=MODEL_ARTIFACT, tags={})

@@ -1,6 +1,7 @@
 """Augmentation: Keras layers from the config, or kernels that do the same faster, applied to the training stream alone."""
 
 import contextlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from catdog.system.clock import Clock
 from catdog.system.errors import UserError
 from catdog.training.fast.opencv_augmentation import Step, build_kernel
 from catdog.training.model import build_layers
+from catdog.training.own_code import explain, load_class
 
 # More random draws than any layer makes for a batch.
 DRAWS_PER_BATCH = 64
@@ -40,14 +42,14 @@ def build_augmentation(
         return None
 
     settings = {
-        name: {"seed": seed * 1000 + number, **layer} if layer["layer"].startswith("Random") else layer
+        name: {"seed": seed * 1000 + number, **layer} if _takes_seed(name, layer["layer"]) else layer
         for number, (name, layer) in enumerate(config.layers.items())
     }
     # float32 whatever the run's precision: the stream runs on the host, and rotations in 8 bits of mantissa shift pixels.
     layers = build_layers("augmentation.layers", settings, dtype="float32")
 
     for layer in layers:
-        shape = tuple(layer.compute_output_shape((None, image_size, image_size, 3)))
+        shape = _find_shape(layer, (None, image_size, image_size, 3))
         if shape[1:] != (image_size, image_size, 3):
             raise UserError(
                 f"augmentation.layers.{layer.name}: {type(layer).__name__} must leave images at {image_size} x {image_size} x 3, "
@@ -56,6 +58,26 @@ def build_augmentation(
 
     kernel = build_kernel(layers) if fast else None
     return _wrap_kernel(kernel, image_size, clock) if kernel else _wrap_layers(layers)
+
+
+def _takes_seed(name: str, class_name: str) -> bool:
+    """Whether a layer draws: by its name for Keras' own, by its argument `seed` for the user's."""
+    if ":" not in class_name:
+        return class_name.startswith("Random")
+    import keras
+
+    layer_class = load_class(f"augmentation.layers.{name}", class_name, keras.layers, keras.layers.Layer)
+    return "seed" in inspect.signature(layer_class).parameters
+
+
+def _find_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Returns the shape of what a layer makes of float32 images of this shape."""
+    import keras
+
+    if type(layer).__module__.startswith("keras."):
+        return tuple(layer.compute_output_shape(shape))
+    with explain(f"augmentation.layers.{layer.name}", type(layer).__name__, f"taking images of shape {shape}"):
+        return tuple(layer(keras.KerasTensor(shape, dtype="float32"), training=True).shape)
 
 
 def _wrap_kernel(kernel: Step, image_size: int, clock: Clock | None) -> Callable[[Any, Any], Any]:

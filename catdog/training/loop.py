@@ -11,14 +11,21 @@ from typing import Any
 import keras
 import numpy as np
 
-from catdog.config.schema import TrainerConfig
+from catdog.config.schema import Config, TrainerConfig
 from catdog.system.clock import Clock
 from catdog.system.errors import UserError
 from catdog.system.memory import return_freed
 from catdog.tracking.checkpoint import Checkpoint
+from catdog.training.callbacks import OwnCallback, capture_states, restore_states
+from catdog.training.losses import build_loss, measures_cross_entropy
+from catdog.training.optimizers import build_optimizer
 from catdog.training.progress import Progress
 
 log = logging.getLogger(__name__)
+
+
+# Beside the loss, where that is another one.
+CROSS_ENTROPY = "cross_entropy"
 
 
 class NonFiniteLossError(UserError):
@@ -36,6 +43,8 @@ class Fit:
         spent: wall and CPU seconds by stage, of the processes that trained before this one.
         threads: CPU threads that it was trained with: sums in another order differ in their last bits.
         runtime: precision, device and number of devices, which a checkpoint is good for.
+        stopped: whether a callback of the user's has ended the training.
+        callback_states: arrays by name, as `restore` found them, for the user's callbacks.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -44,6 +53,8 @@ class Fit:
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threads: int = 0
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+    callback_states: Mapping[str, np.ndarray] | None = None
 
     @property
     def best(self) -> dict[str, float]:
@@ -54,31 +65,41 @@ class Fit:
         return self.epochs[-1]
 
     def is_done(self, config: TrainerConfig) -> bool:
-        """Whether all epochs are trained, or patience has run out."""
+        """Whether all epochs are trained, patience has run out, or a callback has stopped it."""
         waited = len(self.epochs) - self.best_epoch
-        return len(self.epochs) >= config.epochs or (config.patience is not None and waited >= config.patience)
+        return (
+            len(self.epochs) >= config.epochs
+            or self.stopped
+            or (config.patience is not None and waited >= config.patience)
+        )
 
 
-def compile_model(model: Any, config: TrainerConfig, policy: str, steps: int, *, jit: bool = False) -> None:
-    """Compiles for training: the config's optimizer, sparse cross-entropy on logits, accuracy; float16 with loss scaling.
+def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: bool = False) -> None:
+    """Compiles for training: the config's optimizer and loss on logits, accuracy; float16 with loss scaling.
 
     Args:
         model: to be compiled.
-        config: the trainer's section.
+        config: trainer, optimizer and loss are read.
         policy: Keras dtype policy.
         steps: batches an epoch, for the schedule of the learning rate.
         jit: compile its steps with XLA.
+
+    Raises:
+        UserError: an optimizer or a loss that cannot be built.
     """
-    classes = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW,
-               "sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}  # fmt: skip
-    optimizer = classes[config.optimizer](learning_rate=build_schedule(config, steps))
+    learning_rate = build_schedule(config.trainer, steps)
+    optimizer = build_optimizer(config.optimizer, learning_rate, model.trainable_variables)
     if policy == "mixed_float16":
         # Gradients below 6e-8 vanish in float16: scale the loss up, and the gradients down again in float32.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    metrics: list[Any] = ["accuracy"]
+    if not measures_cross_entropy(config.loss):
+        # Losses of other kinds cannot be compared: that of validation images is their cross-entropy in every run.
+        metrics.append(keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True))
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        loss=build_loss(config.loss),
+        metrics=metrics,
         auto_scale_loss=False,
         jit_compile=jit,
     )
@@ -109,20 +130,24 @@ def list_changing(model: Any) -> list[Any]:
     return [variable for variable in model.variables if id(variable) in kept]
 
 
-def capture(model: Any, result: Fit, spent: Mapping[str, Sequence[float]]) -> Checkpoint:
+def capture(
+    model: Any, result: Fit, spent: Mapping[str, Sequence[float]], callbacks: Sequence[OwnCallback] = ()
+) -> Checkpoint:
     """Returns all that the next epoch depends on, and the history so far.
 
     Args:
         model: compiled.
         result: what has been trained.
         spent: wall and CPU seconds so far by stage, of all processes that trained the run.
+        callbacks: the user's.
     """
     arrays = {f"model/{number}": _to_numpy(variable) for number, variable in enumerate(list_changing(model))}
     arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
     arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
+    arrays |= capture_states(callbacks)
     facts = {
         "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
-        "runtime": result.runtime,
+        "runtime": result.runtime, "stopped": result.stopped,
     }  # fmt: skip
     return Checkpoint(len(result.epochs), arrays, facts)
 
@@ -135,7 +160,10 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
             variable.assign(arrays[f"{prefix}/{number}"])
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
-    return Fit(facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"])
+    return Fit(
+        facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"],
+        facts.get("stopped", False), arrays,
+    )  # fmt: skip
 
 
 def _to_numpy(variable: Any) -> np.ndarray:
@@ -155,8 +183,13 @@ def fit(
     on_state: Callable[[Fit], None] = lambda result: None,
     result: Fit | None = None,
     clock: Clock | None = None,
+    class_weights: Mapping[int, float] | None = None,
+    own: Sequence[OwnCallback] = (),
 ) -> Fit:
     """Trains a compiled model and returns its history; the model is left with the weights that `trainer.keep` names.
+
+    With callbacks of the user's, these are the weights that validation saw: a callback may exchange them for its own while that
+    lasts, from `on_test_begin` to `on_test_end`.
 
     Args:
         model: compiled by `compile_model`.
@@ -170,6 +203,8 @@ def fit(
         on_state: called before that, with the model in the state that the next epoch begins with: the moment for a checkpoint.
         result: what `restore` returned, to go on from there.
         clock: gets the time of training, validation, checkpoints and tracking.
+        class_weights: of each class' images in the training loss, by class index; None: all count the same.
+        own: the user's callbacks.
 
     Raises:
         NonFiniteLossError: naming the epoch and step.
@@ -177,14 +212,18 @@ def fit(
     result = result or Fit()
     if not result.is_done(config):
         clock = clock or Clock("training")
-        callbacks = [FiniteLoss(steps), Record(result, config, train_count, on_state, on_epoch, progress, clock)]
+        validated = Validated() if own else None
+        record = Record(result, config, train_count, on_state, on_epoch, progress, clock, validated, own)
+        # Ours around the user's: a loss that is not finite ends the run before they see it; what they do at an epoch's end is
+        # in the checkpoint.
+        callbacks = [FiniteLoss(steps), *([validated] if validated else []), *(item.callback for item in own), record]
         with progress, _explain_determinism():
             # shuffle=False: the stream has its order already.
             model.fit(
                 train, validation_data=val, initial_epoch=len(result.epochs), epochs=config.epochs, steps_per_epoch=steps,
-                callbacks=callbacks, shuffle=False, verbose=0,
+                callbacks=callbacks, shuffle=False, verbose=0, class_weight=class_weights,
             )  # fmt: skip
-    if config.keep == "best":
+    if result.weights:
         for variable, value in zip(list_changing(model), result.weights, strict=True):
             variable.assign(value)
     return result
@@ -227,8 +266,19 @@ class FiniteLoss(keras.callbacks.Callback):
             )
 
 
+class Validated(keras.callbacks.Callback):
+    """Remembers the weights that validation saw, before a callback of the user's exchanges them at its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[np.ndarray] = []
+
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+
+
 class Record(keras.callbacks.Callback):
-    """Names each epoch's metrics as catdog does, passes them on, and remembers the best epoch's weights."""
+    """Names each epoch's metrics as catdog does, passes them on, and remembers the weights to be kept."""
 
     def __init__(
         self,
@@ -239,8 +289,12 @@ class Record(keras.callbacks.Callback):
         on_epoch: Callable[[int, dict[str, float]], None],
         progress: Progress,
         clock: Clock,
+        validated: Validated | None = None,
+        own: Sequence[OwnCallback] = (),
     ) -> None:
         super().__init__()
+        self.validated = validated
+        self.own = own
         self.clock = clock
         self.result = result
         self.config = config
@@ -249,6 +303,11 @@ class Record(keras.callbacks.Callback):
         self.on_epoch = on_epoch
         self.progress = progress
         self.started = self.trained = 0.0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.result.callback_states is not None:
+            restore_states(self.own, self.result.callback_states)
+            self.result.callback_states = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self.clock.enter("training")
@@ -268,7 +327,7 @@ class Record(keras.callbacks.Callback):
         metrics = {
             "train/loss": float(logs["loss"]),
             "train/accuracy": float(logs["accuracy"]),
-            "val/loss": float(logs["val_loss"]),
+            "val/loss": float(logs.get(f"val_{CROSS_ENTROPY}", logs["val_loss"])),
             "val/accuracy": float(logs["val_accuracy"]),
             "gap/accuracy": float(logs["accuracy"]) - float(logs["val_accuracy"]),
             "epoch_seconds": ended - self.started,
@@ -281,10 +340,14 @@ class Record(keras.callbacks.Callback):
                 "trainer.precision=float32."
             )
         self.result.epochs.append({"epoch": epoch + 1, **metrics})
-        if not self.result.best_epoch or _score(metrics) > _score(self.result.best):
+        is_best = not self.result.best_epoch or _score(metrics) > _score(self.result.best)
+        if is_best:
             self.result.best_epoch = epoch + 1
-            if self.config.keep == "best":
-                self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+        if self.validated and (is_best or self.config.keep == "last"):
+            self.result.weights = self.validated.weights
+        elif is_best and self.config.keep == "best":
+            self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
+        self.result.stopped = bool(self.own) and bool(self.model.stop_training)
         self.clock.enter("checkpoints")
         # The checkpoint first: what is reported is then never lost, and what a checkpoint has is reported after a crash.
         self.on_state(self.result)

@@ -5,14 +5,16 @@ import dataclasses
 import inspect
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from catdog.config.schema import BackboneConfig, Config, HeadConfig, PreprocessingConfig
+from catdog.config.schema import BackboneConfig, Config, HeadConfig, PreprocessingConfig, find_references
 from catdog.system.errors import UserError
 from catdog.training.fast.batchnorm_folding import fold_norms
+from catdog.training.own_code import call, describe_failure, load_class
 from catdog.training.precision import use_policy
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
     with use_policy(policy):
         images = keras.Input((size, size, 3), dtype="float32", name="images")
         features = build_preprocessing(config.preprocessing)(images)
+        if config.model.builder:
+            return _build_own_model(config, images, features, classes)
         settings, relu_in_head = config.backbone, False
         # Not where the last N layers train: more layers would make the last N others.
         if config.speed.late_relu and settings.layers and settings.trainable_layers in (0, "all"):
@@ -54,7 +58,7 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
         backbone = build_backbone(settings, size)
         if is_frozen(config):
             if config.speed.fold_norms:
-                backbone = fold_norms(backbone)
+                backbone = _fold_own(backbone) if has_own_layers(config) else fold_norms(backbone)
                 backbone.trainable = False
             # In inference mode: dropout or drop-connect inside it would only add noise to constants.
             features = backbone(features, training=False)
@@ -63,12 +67,60 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
         logits = build_head(
             config.head, features, classes, late_relu=relu_in_head, fast_dropout=config.speed.fast_dropout
         )
-        return keras.Model(images, logits, name=config.backbone.name)
+        return keras.Model(images, logits, name=_keras_name(config.backbone.name))
+
+
+def _keras_name(name: str) -> str:
+    """Returns a name with nothing in it that TensorFlow does not allow in a scope, such as the colon of module:function."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _build_own_model(config: Config, images: Any, inputs: Any, classes: int) -> Any:
+    """Returns the model of `model.builder` on preprocessed images; its logits as float32."""
+    import keras
+
+    from catdog.training.own_models import build_own_classifier
+
+    size = config.preprocessing.image_size
+    classifier = build_own_classifier(config.model, (size, size, 3), classes)
+    logits = classifier(inputs)
+    if logits.dtype != "float32":
+        log.info("the logits of %s are %s: give its last layer dtype='float32'", config.model.builder, logits.dtype)
+        logits = keras.layers.Activation("linear", dtype="float32", name="float32_logits")(logits)
+    return keras.Model(images, logits, name="own")
+
+
+def has_own_layers(config: Config) -> bool:
+    """Whether the user's code decides what the model computes."""
+    return any(key.startswith(("model.", "backbone.")) for key in find_references(config))
+
+
+def _fold_own(backbone: Any) -> Any:
+    """Returns the backbone with its batch norms folded, if that computes the same; else the backbone itself.
+
+    What the layers of a user do with their inputs is not known, nor whether they can be copied.
+    """
+    import numpy as np
+
+    shape = (2, *(size or 32 for size in backbone.input_shape[1:3]), 3)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    expected = np.asarray(backbone(images, training=False), np.float32)
+    try:
+        folded = fold_norms(backbone)
+        found = np.asarray(folded(images, training=False), np.float32)
+    except Exception as error:
+        log.info("its batch norms are not folded: %s", _first_line(error))
+        return backbone
+    rounding = 1e-3 if backbone.compute_dtype == "float32" else 5e-2
+    if found.shape != expected.shape or np.abs(found - expected).max() > rounding * max(np.abs(expected).max(), 1e-6):
+        log.info("its batch norms are not folded: the result would be another")
+        return backbone
+    return folded
 
 
 def is_frozen(config: Config) -> bool:
     """Whether the backbone does not train, so that its features are a function of the images alone."""
-    return config.backbone.trainable_layers == 0
+    return config.backbone.trainable_layers == 0 and config.model.builder is None
 
 
 def move_relus(backbone: BackboneConfig, head: HeadConfig) -> tuple[BackboneConfig, bool]:
@@ -121,7 +173,7 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
     """Returns the backbone: images (B, H, W, 3) in its pixel range -> features (B, h, w, channels), weights loaded.
 
     Args:
-        config: an application of Keras, or layers; weights; which layers train.
+        config: an application of Keras, layers or a builder; weights; which layers train.
         image_size: H = W in pixels.
 
     Raises:
@@ -131,7 +183,12 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
     if config.application:
         backbone = _build_application(config, shape)
     else:
-        backbone = _chain(build_layers("backbone.layers", config.layers), shape, config.name)
+        if config.builder:
+            from catdog.training.own_models import build_own_backbone
+
+            backbone = build_own_backbone(config, shape)
+        else:
+            backbone = _chain(build_layers("backbone.layers", config.layers), shape, _keras_name(config.name))
         if config.weights:
             path = _require_weights_file(config.weights)
             with _explain_weights(config, path):
@@ -150,7 +207,13 @@ def _chain(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
         try:
             chain.add(layer)
             features = chain.output_shape[1:]
-        except (TypeError, ValueError) as error:
+        except Exception as error:
+            if not type(layer).__module__.startswith("keras."):
+                raise describe_failure(
+                    f"backbone.layers.{layer.name}", type(layer).__name__, f"taking features of shape {features}", error
+                ) from error
+            if not isinstance(error, TypeError | ValueError):
+                raise
             raise UserError(
                 f"backbone.layers.{layer.name}: {type(layer).__name__} does not fit features of shape {features}: "
                 f"{_first_line(error)}. Change the layers or preprocessing.image_size."
@@ -205,6 +268,8 @@ def build_kept_model(config: Config, trained: Any, classes: int, policy: str) ->
 
     from catdog.training.fast.dropout import replace_fast_dropout
 
+    # Without the optimizer and the loss, which a copy would be compiled with, whatever they need.
+    trained = keras.Model(trained.inputs[0], trained.outputs[0], name=trained.name)
     if policy == "mixed_float16":
         # The weights come from the trained model: those of the backbone need not be fetched or read again.
         fresh = keras.models.clone_model(trained, clone_function=_clone_in_float32)
@@ -236,7 +301,7 @@ def _clone_in_float32(layer: Any) -> Any:
 
 
 def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[Any]:
-    """Returns Keras layers from config: by name, {layer: CLASS, ...arguments}.
+    """Returns Keras layers from config: by name, {layer: CLASS, ...arguments}, where CLASS may be the user's own module:class.
 
     Args:
         key: the config key, for messages.
@@ -252,18 +317,27 @@ def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[An
     for name, arguments in settings.items():
         arguments = dict(arguments)
         class_name = arguments.pop("layer")
-        layer_class: Any = getattr(keras.layers, class_name, None)
-        known = inspect.isclass(layer_class) and issubclass(layer_class, keras.layers.Layer)
-        if not known:
-            raise UserError(
-                f"{key}.{name}: Keras {keras.__version__} has no layer {class_name!r}. Use a class name of keras.layers, such "
-                "as RandomFlip or Conv2D."
-            )
+        layer_class: Any = load_class(f"{key}.{name}", class_name, keras.layers, keras.layers.Layer)
         try:
-            layers.append(layer_class(name=name, **{**defaults, **arguments}))
+            if ":" in class_name:
+                layers.append(_build_own_layer(f"{key}.{name}", class_name, layer_class, name, defaults | arguments))
+            else:
+                layers.append(layer_class(name=name, **{**defaults, **arguments}))
         except (TypeError, ValueError) as error:
             raise UserError(f"{key}.{name}: {class_name} does not take {arguments}: {_first_line(error)}") from error
     return layers
+
+
+def _build_own_layer(key: str, class_name: str, layer_class: Any, name: str, arguments: dict[str, Any]) -> Any:
+    """Returns a layer of the user's; its __init__ need not take Keras' own arguments `name` and `dtype`."""
+    parameters = inspect.signature(layer_class).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any:
+        arguments = {key: value for key, value in arguments.items() if key != "dtype" or "dtype" in parameters}
+    given = {"name": name} if takes_any or "name" in parameters else {}
+    layer = call(key, class_name, layer_class, {}, given | arguments, key)
+    layer.name = name
+    return layer
 
 
 def _build_application(config: BackboneConfig, shape: tuple[int, int, int]) -> Any:
@@ -368,8 +442,10 @@ def _freeze(backbone: Any, config: BackboneConfig) -> None:
         raise UserError(f"backbone.trainable_layers: backbone={config.name} has {count} layers, received {train}.")
     first = 0 if train == "all" else count - train
     for number, layer in enumerate(backbone.layers):
-        is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = number >= first and not (is_norm and config.weights is not None)
+        layer.trainable = number >= first
+        for part in layer._flatten_layers():
+            if isinstance(part, keras.layers.BatchNormalization) and config.weights is not None:
+                part.trainable = False
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from catdog.config.schema import Config
+from catdog.config.schema import Config, find_references
 from catdog.system.clock import Clock
 from catdog.tracking import Job
 from catdog.tracking.identity import identify
+from catdog.training.own_code import require_planned_code
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -91,6 +92,10 @@ def train(
     with clock.stage("data"):
         dataset = dataset or load_dataset(config.dataset)
 
+    references = find_references(config)
+    if references and job.identity:
+        require_planned_code(config, job.identity)
+
     from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
     # isort: split
@@ -99,10 +104,14 @@ def train(
     from catdog.tracking.checkpoint import save_checkpoint
     from catdog.training import run_logging
     from catdog.training.augmentation import build_augmentation
+    from catdog.training.callbacks import build_callbacks
+    from catdog.training.check import check_own_code
+    from catdog.training.class_weights import weigh_classes
     from catdog.training.fast.feature_cache import cut_head, keep_features
     from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
     from catdog.training.loop import Fit, capture, compile_model, fit, restore
     from catdog.training.model import build_kept_model, build_model, is_frozen
+    from catdog.training.own_code import explain_training
     from catdog.training.precision import (
         build_strategy,
         choose_jit,
@@ -118,6 +127,7 @@ def train(
     size = config.preprocessing.image_size
     with clock.stage("data"):
         train_split, val_split = (dataset.load_split(split, size) for split in ("train", "val"))
+    class_weights = weigh_classes(config.trainer, train_split.labels, dataset.classes)
 
     clock.enter("build")
     keras.utils.disable_interactive_logging()
@@ -138,7 +148,14 @@ def train(
         if is_frozen(config) and config.trainer.devices == "one":
             head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         trained = model if head is None else head
-        compile_model(trained, config.trainer, precision.policy, steps, jit=jit)
+        compile_model(trained, config, precision.policy, steps, jit=jit)
+    if references:
+        if not job.sweep_id:
+            # A sweep has done so before its first run.
+            check_own_code(config, model, len(dataset.classes), precision.policy)
+        # Whether there was a check must not change what the user's code draws.
+        keras.utils.set_random_seed(config.seed)
+    callbacks = build_callbacks(config.trainer)
     augmentation = (config.augmentation, config.seed, size)
     augment = build_augmentation(*augmentation, fast=config.speed.fast_augmentation, clock=clock)
 
@@ -152,7 +169,7 @@ def train(
         checkpoint = run.checkpoint
         if checkpoint is None:
             result = Fit(threads=count_threads(), runtime=runtime)
-            run_logging.log_config(run, config, job, dataset)
+            run_logging.log_config(run, config, job, dataset, identity.sources)
             with clock.stage("figures"):
                 # Layers of their own: training must not depend on how many examples were drawn before it.
                 run_logging.log_examples(
@@ -185,19 +202,24 @@ def train(
                 **batches,
             )
         first_epoch = len(result.epochs) + 1
-        fitted = fit(
-            trained,
-            build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
-            build_eval_stream(val_rows, **batches),
-            config.trainer,
-            steps=steps,
-            train_count=len(train_split),
-            progress=(make_progress or LiveProgress)(job.name, config.trainer.epochs, steps, first_epoch),
-            on_state=lambda state: save_checkpoint(run.entry.checkpoints, capture(trained, state, clock.spent)),
-            on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
-            result=result,
-            clock=clock,
-        )
+        with explain_training(references):
+            fitted = fit(
+                trained,
+                build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=augment),
+                build_eval_stream(val_rows, **batches),
+                config.trainer,
+                steps=steps,
+                train_count=len(train_split),
+                progress=(make_progress or LiveProgress)(job.name, config.trainer.epochs, steps, first_epoch),
+                on_state=lambda state: save_checkpoint(
+                    run.entry.checkpoints, capture(trained, state, clock.spent, callbacks)
+                ),
+                on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
+                result=result,
+                clock=clock,
+                class_weights=class_weights,
+                own=callbacks,
+            )
         clock.enter("final predictions")
         # What training alone needs, features above all, makes room for the kept model; without a collection, cycles keep it.
         del train_rows, val_rows
@@ -208,7 +230,7 @@ def train(
         clock.enter("figures")
         run_logging.log_results(run, config, fitted, predictions, clean_accuracy)
         clock.enter("model logging")
-        run_logging.log_model(run, kept, val_split)
+        run_logging.log_model(run, kept, val_split, identity.sources)
         clock.enter("tracking")
         run_logging.log_time(run, clock)
         seconds, _ = clock.totals

@@ -1,6 +1,7 @@
 """What a training writes about its run: config, examples, architecture, results, the kept model, and where its time went."""
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Where a run keeps the source of the user's own modules.
+CODE_FOLDER = "code"
 AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
 
-def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset") -> None:
-    """Writes the composed config, facts of the data, and the split of every file."""
+def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", sources: Mapping[str, str]) -> None:
+    """Writes the composed config, the source of the user's own modules, facts of the data, and the split of every file."""
     from catdog.data.dataset import majority_fraction
     from catdog.tracking import log_inputs
 
     run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
     run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
+    for path, text in sources.items():
+        run.log_text(text, f"{CODE_FOLDER}/{path}")
     manifest = dataset.manifest
     # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
     run.log_tags({
@@ -102,14 +107,24 @@ def log_results(
     run.log_figure(confusion, "figures/confusion.png")
 
 
-def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages") -> None:
-    """Saves the kept model with the run."""
+def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages", sources: Mapping[str, str]) -> None:
+    """Saves the kept model with the run, and with it the user's code that loading it needs.
+
+    Args:
+        sources: text of the user's own modules, by path in the folder that they are imported from.
+    """
     import numpy as np
 
     from catdog.tracking import log_kept_model
+    from catdog.training.saved_code import describe_needed_code
 
     example: np.ndarray = val_split.gather(np.array([0]))[0]
-    log_kept_model(run, kept, example=example, class_names=val_split.classes)
+    code = describe_needed_code(kept, sources)
+    with code.write() as paths:
+        log_kept_model(
+            run, kept, example=example, class_names=val_split.classes, custom_objects=code.objects, code_paths=paths,
+            requirements=code.requirements, needs=code.needs,
+        )  # fmt: skip
 
 
 def log_time(run: "SpooledRun", clock: Clock) -> None:

@@ -17,12 +17,14 @@ CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 COMPANIONS = {
     "dataset=folder": ["dataset.archive=somewhere"],
     "tracking=server": ["tracking.uri=http://127.0.0.1:5000"],
+    "backbone=own": ["backbone.builder=my_models:resnet"],
+    "model=own": ["model.builder=my_models:classifier"],
 }
 
 
 def companions(group: str, choice: str) -> list[str]:
     extra = COMPANIONS.get(f"{group}={choice}", [])
-    if group == "backbone":
+    if group == "backbone" and not extra:
         expected = OmegaConf.load(CONF / "backbone" / f"{choice}.yaml").get("pixel_range")
         ranges = {"[-1.0, 1.0]": "mobilenet_v2", "[0.0, 255.0]": "raw_range"}
         extra = [f"preprocessing={ranges[str(list(expected))]}"] if expected else []
@@ -40,7 +42,7 @@ def test_every_group_file_composes(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_composes(model: str) -> None:
-    assert compose_config(f"model={model}").trainer.epochs == 20
+    assert compose_config(f"model={model}", *companions("model", model)).trainer.epochs == 20
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -61,7 +63,9 @@ def test_the_four_variants_are_those_of_the_study() -> None:
     assert facts("mobilenet") == ("flip_rotate", "mobilenet_v2", "mobilenet_v2")
     config = compose_config()
     assert (config.trainer.epochs, config.trainer.batch_size, config.preprocessing.image_size) == (20, 32, 160)
-    assert (config.trainer.optimizer, config.trainer.learning_rate) == ("adam", 0.001)
+    assert (config.optimizer.algorithm, config.trainer.learning_rate, config.loss.function) == (
+        "Adam", 0.001, "cross_entropy",
+    )  # fmt: skip
 
 
 def test_a_choice_on_the_command_line_wins_over_the_model() -> None:
@@ -100,6 +104,20 @@ def test_layers_can_be_changed_removed_and_added() -> None:
         ("dataset=folder", "Set dataset.archive=PATH"),
         ("tracking=server", "tracking.uri: has no value"),
         ("backbone=mobilenet_v2", "Use preprocessing=mobilenet_v2"),
+        ("model=own", "model.builder: must be your own as module:object, such as my_code:build, received ''"),
+        ("backbone=own", "backbone.builder: must be your own as module:object"),
+        ("model.options={a: 1}", "model.options: must be empty where model.builder is null"),
+        ("backbone.builder=resnet", "backbone.builder: must be your own as module:object"),
+        (
+            "optimizer.algorithm=my code",
+            "optimizer.algorithm: must be a class of keras.optimizers, such as AdamW, or your own",
+        ),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay: must be 0 or more, or null, received -1"),
+        ("optimizer.betas=[0.9]", "optimizer.betas: must be two numbers"),
+        ("loss.function=mse", "loss.function: must be one of cross_entropy, focal, or your own as module:function"),
+        ("loss.gamma=2", "loss.gamma: must be null where loss.function is not focal"),
+        ("trainer.class_weights=even", "trainer.class_weights: must be none, balanced, or a number"),
+        ("trainer.callbacks=mine:Ema", "trainer.callbacks: must be a list such as [my_callbacks:Ema]"),
         ("backbone=efficientnet_v2_b0", "Use preprocessing=raw_range"),
     ],
 )
@@ -179,6 +197,10 @@ def test_cfg_job_prints_the_composed_config(catdog) -> None:
     [
         ("trainer.epoch=3", "trainer.epoch: no such key. Did you mean trainer.epochs?"),
         ("nonsense=3", "nonsense: no such key"),
+        (
+            "trainer.optimizer=adamw",
+            "trainer.optimizer: is called optimizer=NAME, a group of its own: optimizer=adamw.",
+        ),
         ("trainer.epochs=many", "trainer.epochs: must be a whole number, received 'many'"),
         ("trainer.epochs=0", "trainer.epochs: must be 1 or more, received 0"),
         ("model=vgg", "model=vgg: no such option; allowed: augmented, cnn"),

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 # Both precisions; a schedule, patience and an optimizer whose state a checkpoint must have; drawn_mini has dropout,
 # augmentation and a frozen backbone.
 ARGUMENTS = [*SWEEP, "model=drawn_mini", "trainer.precision=float32,mixed_bfloat16", "trainer.schedule=cosine",
-             "trainer.warmup_epochs=1", "trainer.patience=2", "trainer.optimizer=adamw"]  # fmt: skip
+             "trainer.warmup_epochs=1", "trainer.patience=2", "optimizer=adamw"]  # fmt: skip
 MOMENTS = (
     "catdog.data.images:decode_image:20",
     "mlflow.tracking.client:MlflowClient.create_run:1",

@@ -13,7 +13,7 @@ from support import PROJECT, TINY
 
 from catdog.system.errors import UserError
 from catdog.tracking import code_digest
-from catdog.tracking.code_digest import CodeDigest, digest_code, find_references
+from catdog.tracking.code_digest import CodeDigest, digest_code
 
 FILES = {
     "__init__.py": "import os\nos.environ.setdefault('NOISE', '1')\n",
@@ -333,6 +333,8 @@ def test_a_training_loads_no_module_that_is_neither_reached_nor_a_watcher(tmp_pa
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., CodeDigest]:
     """Writes files into the current folder and returns the digest with a reference into them."""
     monkeypatch.chdir(tmp_path)
+    # Another test of this process may have imported one of that name.
+    monkeypatch.delitem(sys.modules, "my_models", raising=False)
 
     def write(reference: str = "my_models:resnet", **files: str) -> CodeDigest:
         for name, text in files.items():
@@ -409,12 +411,3 @@ def test_an_installed_module_counts_with_the_version_of_its_package(own) -> None
     assert found.libraries == ("rich",)
     assert found.sources == {}
     assert found.digest != digest_code().digest
-
-
-def test_references_are_found_wherever_a_config_has_them() -> None:
-    config = {
-        "backbone": {"builder": "my_models:resnet", "options": {"depth": 18}, "weights": "/data/weights.h5"},
-        "augmentation": {"layers": {"blur": {"layer": "my.layers:Blur"}, "flip": {"layer": "RandomFlip"}}},
-        "callbacks": ["mine:Stop", "https://example.org", "a b:c", "12:30"],
-    }
-    assert find_references(config) == ["mine:Stop", "my.layers:Blur", "my_models:resnet"]

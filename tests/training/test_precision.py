@@ -78,7 +78,7 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
         done = subprocess.run(
             [sys.executable, "-c", TWO_CPUS, "dataset=folder", "dataset.archive=data", "preprocessing.image_size=48",
              "model=cnn", f"trainer.devices={devices}", "trainer.batch_size=8", "trainer.precision=float32",
-             "head.dropout=0", "trainer.epochs=3", "trainer.optimizer=sgd"],
+             "head.dropout=0", "trainer.epochs=3", "optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false"],
             cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
             env={**os.environ, "PYTHONPATH": str(PROJECT), "CATDOG_CACHE": str(cache), "PYTHONWARNINGS": "ignore"},
         )  # fmt: skip

@@ -51,7 +51,7 @@ def train(*overrides: str, policy: str) -> tuple[Fit, list[np.ndarray], keras.Mo
     head = cut_head(model, fast=config.speed.fast_features) if frozen else None
     trained = head or model
     steps = count_steps(len(TRAIN), 8)
-    compile_model(trained, config.trainer, policy, steps)
+    compile_model(trained, config, policy, steps)
     augment = build_augmentation(config.augmentation, 0, SIZE, fast=config.speed.fast_augmentation)
     rows = (TRAIN, VAL)
     if head is not None:

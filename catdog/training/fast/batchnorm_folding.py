@@ -109,7 +109,8 @@ def _pad_same(length: int | None, kernel: int, stride: int, dilation: int) -> tu
 
 def _find_only_reader(network: Any, layer: Any) -> Any:
     """Returns the one layer of the network that reads what a layer of it gives, if that reads nothing else; or None."""
-    within = {part.name for part in network.layers}
+    # Sums and the like, written as `a + b`, are operations without being layers; a chain has layers alone.
+    within = {part.name for part in getattr(network, "operations", network.layers)}
     # By name: a chain calls its layers anew whenever one is added.
     readers = {node.operation.name: node.operation for node in layer._outbound_nodes if node.operation.name in within}
     if len(readers) != 1:

@@ -60,12 +60,13 @@ class Head(keras.Model):
     tests_on_images: bool = True
 
     def train_step(self, data: Any) -> Any:
-        inputs, labels = data
-        return super().train_step((self.extract(inputs) if self.trains_on_images else inputs, labels))
+        # Labels, and where classes have weights, those of the images.
+        inputs, *rest = data
+        return super().train_step((self.extract(inputs) if self.trains_on_images else inputs, *rest))
 
     def test_step(self, data: Any) -> Any:
-        inputs, labels = data
-        return super().test_step((self.extract(inputs) if self.tests_on_images else inputs, labels))
+        inputs, *rest = data
+        return super().test_step((self.extract(inputs) if self.tests_on_images else inputs, *rest))
 
 
 def cut_head(model: Any, *, fast: bool = False) -> Head:

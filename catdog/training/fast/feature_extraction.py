@@ -60,21 +60,32 @@ def find_narrow(backbone: Any) -> Any:
 
     It is less tall than the image, and has `HEIGHT_SHARE` of its height or more.
     """
-    nodes = [
-        node for depth in sorted(backbone._nodes_by_depth, reverse=True) for node in backbone._nodes_by_depth[depth]
-    ]
-    last_read = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.input_tensors}
+    nodes = list_nodes(backbone)
     height = backbone.inputs[0].shape[1]
     narrow, size = None, float("inf")
-    reach = 0  # the furthest place where what was computed so far is read
-    for number, node in enumerate(nodes[:-1]):
+    for node, passes_all in zip(nodes[:-1], find_bottlenecks(nodes)[:-1], strict=True):
         tensor = node.outputs[0]
-        if reach <= number and len(node.outputs) == 1 and len(tensor.shape) == 4:
+        if passes_all and len(tensor.shape) == 4:
             _, rows, columns, channels = tensor.shape
             if height * HEIGHT_SHARE <= rows < height and rows * columns * channels <= size:
                 narrow, size = tensor, rows * columns * channels
-        reach = max([reach, *(last_read.get(id(output), 0) for output in node.outputs)])
     return narrow
+
+
+def list_nodes(graph: Any) -> list[Any]:
+    """Returns the calls of layers and operations in a functional model, each after those whose results it reads."""
+    return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
+
+
+def find_bottlenecks(nodes: list[Any]) -> list[bool]:
+    """Returns for each call of a graph whether nothing computed before it is read after it: all must pass through its result."""
+    last_read = {id(tensor): number for number, node in enumerate(nodes) for tensor in node.input_tensors}
+    found = []
+    reach = 0  # the furthest place where what was computed so far is read
+    for number, node in enumerate(nodes):
+        found.append(reach <= number and len(node.outputs) == 1)
+        reach = max([reach, *(last_read.get(id(output), 0) for output in node.outputs)])
+    return found
 
 
 def _hold_constant(preprocessing: Any, network: Any) -> Callable[[Any], Any]:

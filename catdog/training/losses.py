@@ -1,0 +1,137 @@
+"""The loss that the config describes: cross-entropy, focal, or the user's own."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from catdog.config.schema import LossConfig
+from catdog.system.errors import UserError
+from catdog.training.own_code import call, describe_type, explain, load_object
+
+KEY = "loss.function"
+CONTRACT = (
+    "It must be a function of labels, int32 (B,), and logits, float32 (B, classes), that returns the loss of each image, "
+    "float32 (B,); or a keras.losses.Loss"
+)
+
+
+def build_loss(config: LossConfig) -> keras.losses.Loss:
+    """Returns the loss of labels, int (B,), and logits, float32 (B, classes).
+
+    Raises:
+        UserError: an own function that cannot be loaded or is not of the kind.
+    """
+    smoothing = config.label_smoothing
+    if config.function == "cross_entropy":
+        if not smoothing:
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return ImageLoss(_on_one_hot(keras.losses.categorical_crossentropy, label_smoothing=smoothing), "cross_entropy")
+    if config.function == "focal":
+        given = {"gamma": config.gamma, "alpha": config.alpha}
+        options = {name: value for name, value in given.items() if value is not None}
+        function = _on_one_hot(keras.losses.categorical_focal_crossentropy, label_smoothing=smoothing, **options)
+        return ImageLoss(function, "focal")
+    return _build_own(config)
+
+
+def measures_cross_entropy(config: LossConfig) -> bool:
+    """Whether the loss of validation images is their cross-entropy; if not, that is measured as well."""
+    return not config.settings
+
+
+def _build_own(config: LossConfig) -> keras.losses.Loss:
+    found = load_object(KEY, config.function)
+    if inspect.isclass(found) and issubclass(found, keras.losses.Loss):
+        found = call(KEY, config.function, found, {}, config.options, "loss.options")
+    elif isinstance(found, keras.losses.Loss):
+        if config.options:
+            raise UserError(f"loss.options: {config.function} is a loss already and takes no options. Name its class.")
+    elif inspect.isclass(found) or not callable(found):
+        raise UserError(f"{KEY}: {config.function} is {describe_type(found)}. {CONTRACT}.")
+    else:
+        return ImageLoss(functools.partial(found, **config.options), getattr(found, "__name__", "own"))
+    if found.reduction not in ("sum_over_batch_size", "mean"):
+        raise UserError(
+            f"{KEY}: the reduction of {config.function} must be sum_over_batch_size, received {found.reduction}."
+        )
+    return found
+
+
+class ImageLoss(keras.losses.Loss):
+    """The mean over a batch of a function of labels, int32 (B,), and logits, float32 (B, classes).
+
+    Keras' own wrapper of functions would hand them labels as float32.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any], name: str) -> None:
+        super().__init__(name=name)
+        self.function = function
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self.function(keras.ops.cast(y_true, "int32"), y_pred)
+
+
+def _on_one_hot(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
+    def compute(labels: Any, logits: Any) -> Any:
+        targets = keras.ops.one_hot(labels, logits.shape[-1])
+        return function(targets, logits, from_logits=True, **options)
+
+    return compute
+
+
+def check_loss(config: LossConfig, classes: int) -> None:
+    """Raises UserError unless an own loss gives a finite number for each image, with a gradient.
+
+    It is traced as training traces it: what works on arrays alone, such as NumPy's functions, is found here.
+
+    Args:
+        config: the loss' section.
+        classes: number of classes.
+    """
+    import tensorflow as tf
+
+    loss = build_loss(config)
+    if ":" not in config.function:
+        return
+    # Not as many images as classes, or the one could be taken for the other.
+    count = classes + 1
+    labels = tf.constant(np.arange(count) % classes, tf.int32)
+    logits = tf.constant(np.random.default_rng(0).normal(size=(count, classes)), tf.float32)
+
+    @tf.function(autograph=False)
+    def compute(labels: Any, logits: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = loss.call(tf.cast(labels, tf.float32), logits)
+            _require_shape(config, losses, count)
+            total = loss(labels, logits)
+        gradient = tape.gradient(total, logits)
+        return losses, gradient
+
+    with explain(KEY, config.function, "computing the loss of a small batch"):
+        losses, gradient = compute(labels, logits)
+    if gradient is None:
+        raise UserError(
+            f"{KEY}: {config.function} has no gradient with respect to the logits: nothing could be learned."
+        )
+    for name, values in (("loss", losses), ("gradient", gradient)):
+        found = keras.ops.convert_to_numpy(values)
+        if not np.isfinite(found).all():
+            raise UserError(
+                f"{KEY}: {config.function} gives a {name} that is not finite for random logits: {found.ravel()[:4]}."
+            )
+
+
+def _require_shape(config: LossConfig, losses: Any, count: int) -> None:
+    shape = getattr(losses, "shape", None)
+    if shape is None:
+        raise UserError(f"{KEY}: {config.function} returned {describe_type(losses)}. {CONTRACT}.")
+    if tuple(shape) != (count,):
+        raise UserError(
+            f"{KEY}: {config.function} returned shape {tuple(shape)} for {count} images. {CONTRACT}: one number an image, not "
+            "their mean."
+        )

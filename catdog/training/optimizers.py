@@ -1,0 +1,104 @@
+"""The optimizer that the config describes: a class of Keras or the user's own, with weight decay where it belongs."""
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from catdog.config.schema import OptimizerConfig
+from catdog.system.errors import UserError
+from catdog.training.own_code import call, explain, load_class
+
+# What the config says elsewhere, and options that would make the kept weights others than those that were validated.
+ELSEWHERE = {
+    "learning_rate": "Use trainer.learning_rate.",
+    "name": "It has no use here.",
+    "use_ema": "The weights would change after the last validation. Average them in a callback: trainer.callbacks.",
+}
+# What Muon calls otherwise: its moving averages are those of the AdamW that trains the rest.
+MUON_NAMES = {"beta_1": "adam_beta_1", "beta_2": "adam_beta_2"}
+
+
+def build_optimizer(config: OptimizerConfig, learning_rate: Any, variables: Sequence[Any]) -> Any:
+    """Returns the optimizer, not built yet.
+
+    Weight decay spares biases and the scales and offsets of norms: shrinking these only takes freedom from the model.
+
+    Args:
+        config: the optimizer's section.
+        learning_rate: a number, or a Keras schedule.
+        variables: what will train.
+
+    Raises:
+        UserError: no such class, or arguments that it does not take.
+
+    Source: for weight decay, He et al. (2019), "Bag of tricks for image classification with convolutional neural networks",
+    CVPR, section 3.1.
+    """
+    key = "optimizer.algorithm"
+    kind = load_class(key, config.algorithm, keras.optimizers, keras.optimizers.Optimizer)
+    arguments = _list_arguments(config, kind)
+    _require_accepted(config, kind, arguments)
+    if ":" in config.algorithm:
+        arguments = {"learning_rate": learning_rate, **arguments}
+        optimizer = call(key, config.algorithm, kind, {}, arguments, "optimizer.options")
+    else:
+        try:
+            optimizer = kind(learning_rate=learning_rate, **arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {config.algorithm} does not take {arguments}: {error}") from error
+    if optimizer.weight_decay:
+        optimizer.exclude_from_weight_decay(var_list=list_undecayed(variables))
+    return optimizer
+
+
+def list_undecayed(variables: Sequence[Any]) -> list[Any]:
+    """Returns the variables that weight decay spares: biases, and the scales and offsets of norms."""
+    return [v for v in variables if len(v.shape) < 2 or v.name in ("bias", "gamma", "beta")]
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Raises UserError unless the optimizer can be built and takes a step.
+
+    An own class alone needs the step; the arguments of Keras' classes are checked by building them.
+    """
+    variable = keras.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
+    optimizer = build_optimizer(config, 0.001, [variable])
+    if ":" in config.algorithm:
+        with explain("optimizer.algorithm", config.algorithm, "taking a step"):
+            optimizer.build([variable])
+            optimizer.apply([keras.ops.ones((2, 2))], [variable])
+
+
+def _list_arguments(config: OptimizerConfig, kind: type) -> dict[str, Any]:
+    for name, advice in ELSEWHERE.items():
+        if name in config.options:
+            raise UserError(f"optimizer.options.{name}: cannot be set here. {advice}")
+    own_keys = {field.name: field.name for field in dataclasses.fields(config)} | dict.fromkeys(
+        ("beta_1", "beta_2"), "betas"
+    )
+    for name in config.options:
+        if name in own_keys:
+            raise UserError(f"optimizer.options.{name}: is a key of its own, optimizer.{own_keys[name]}.")
+    settings = {key: value for key, value in config.settings.items() if key not in ("algorithm", "options", "betas")}
+    if config.betas is not None:
+        settings |= dict(zip(("beta_1", "beta_2"), config.betas, strict=True))
+    if issubclass(kind, getattr(keras.optimizers, "Muon", ())):
+        settings = {MUON_NAMES.get(name, name): value for name, value in settings.items()}
+        if config.weight_decay is not None:
+            settings["adam_weight_decay"] = config.weight_decay
+    return settings | config.options
+
+
+def _require_accepted(config: OptimizerConfig, kind: type, arguments: dict[str, Any]) -> None:
+    parameters = inspect.signature(kind).parameters
+    if ":" in config.algorithm and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        # What it hands on, Keras judges.
+        return
+    known = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name not in ELSEWHERE]
+    for name in arguments:
+        if name not in known:
+            key = f"optimizer.options.{name}" if name in config.options else f"optimizer.{name}"
+            raise UserError(f"{key}: {config.algorithm} takes no such argument. It takes {', '.join(known)}.")

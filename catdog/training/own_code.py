@@ -1,0 +1,225 @@
+"""Your own code in a run: `module:object` loaded from the current folder or an installed package, and every message about it."""
+
+import contextlib
+import difflib
+import importlib
+import inspect
+import linecache
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from catdog.config.schema import Config
+from catdog.system.errors import UserError
+from catdog.tracking.identity import Identity, identify
+
+MOST_FRAMES = 8
+MOST_MESSAGE_LINES = 12
+CATDOG = Path(__file__).resolve().parent.parent
+
+
+def load_object(key: str, reference: str) -> Any:
+    """Returns the object that the config names.
+
+    The current folder is importable from then on, as it is for `python -m`.
+
+    Args:
+        key: the config key, for messages.
+        reference: module:object, such as my_models:resnet.
+
+    Raises:
+        UserError: no such module or object, or an exception while the module is imported.
+    """
+    module_name, _, path = reference.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    # A file may have been written since Python last looked into the folder.
+    importlib.invalidate_caches()
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise describe_failure(key, reference, f"importing {module_name}", error) from error
+        raise UserError(
+            f"{key}: there is no module {module_name!r}, received {reference!r}. It must be importable: the file "
+            f"{module_name.replace('.', '/')}.py in {folder}, or an installed package."
+        ) from error
+    except Exception as error:
+        raise describe_failure(key, reference, f"importing {module_name}", error) from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            close = difflib.get_close_matches(name, [known for known in dir(found) if not known.startswith("_")], n=1)
+            raise UserError(
+                f"{key}: {_place(found)} has no {name!r}, received {reference!r}."
+                + (f" Did you mean {reference.removesuffix(name)}{close[0]}?" if close else "")
+            )
+        found = getattr(found, name)
+    return found
+
+
+def call(
+    key: str, reference: str, function: Any, arguments: dict[str, Any], options: dict[str, Any], where: str
+) -> Any:
+    """Returns what a function or class of the user gives for positional arguments and options.
+
+    Args:
+        key: the config key.
+        reference: module:object.
+        function: what `load_object` returned.
+        arguments: the positional arguments, by what they are, for the message.
+        options: the keyword arguments.
+        where: config key of the options.
+
+    Raises:
+        UserError: it cannot be called, not with these arguments, or raises.
+    """
+    if not callable(function):
+        raise UserError(f"{key}: {reference} must be a function or a class, but is {describe_type(function)}.")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        signature = None
+    if signature:
+        try:
+            signature.bind(*arguments.values(), **options)
+        except TypeError as error:
+            given = ", ".join([*arguments, *(f"{name}={value!r}" for name, value in options.items())])
+            raise UserError(
+                f"{key}: {reference} is called as {function.__name__}({given}), but takes {signature}: {error}. Change the "
+                f"function, or {where}."
+            ) from error
+    with explain(key, reference):
+        return function(*arguments.values(), **options)
+
+
+@contextlib.contextmanager
+def explain(key: str, reference: str, doing: str = "") -> Iterator[None]:
+    """Turns an exception that the body raises into a user's message with the lines of the user's own code."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise describe_failure(key, reference, doing, error) from error
+
+
+@contextlib.contextmanager
+def explain_training(references: dict[str, str]) -> Iterator[None]:
+    """Turns an exception of the body into a user's message where it was raised in a module that the config names.
+
+    Args:
+        references: module:object by config key.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        key, reference = find_culprit(references, error)
+        if not key:
+            raise
+        raise describe_failure(key, reference, "training", error) from error
+
+
+def find_culprit(references: dict[str, str], error: BaseException) -> tuple[str, str]:
+    """Returns the config key and module:object whose module's code was running when an exception was raised, or ("", "")."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    for file in reversed(files):
+        for key, reference in references.items():
+            module = sys.modules.get(reference.partition(":")[0])
+            if module is not None and getattr(module, "__file__", None) == file:
+                return key, reference
+    return "", ""
+
+
+def describe_failure(key: str, reference: str, doing: str, error: BaseException) -> UserError:
+    """Returns the message on an exception in a user's code: what was raised, and the lines of theirs that led to it."""
+    message = "\n".join("".join(traceback.format_exception_only(error)).strip().splitlines()[:MOST_MESSAGE_LINES])
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)][-MOST_FRAMES:]
+    # A module that has changed since it was imported is shown as it is now; a check costs nothing.
+    linecache.checkcache()
+    lines = "".join(traceback.format_list(frames)).rstrip()
+    return UserError(
+        f"{key}: {reference} failed{f' while {doing}' if doing else ''}: {message}" + (f"\n{lines}" if lines else "")
+    )
+
+
+def _is_users(file: str) -> bool:
+    """Whether a file is neither catdog's nor a library's."""
+    path = Path(file)
+    if not path.is_file():
+        return False
+    path = path.resolve()
+    return not any(path.is_relative_to(folder) for folder in (CATDOG, *_library_folders()))
+
+
+def _library_folders() -> list[Path]:
+    return [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def require_planned_code(config: Config, identity: Identity) -> None:
+    """Raises UserError where a module of the user's is another by now than when the run was planned.
+
+    catdog's own modules are in memory since then; the user's are imported in the process of each run.
+    """
+    now = identify(config, identity.data, identity.runtime)
+    changed = [
+        name for name in sorted({*now.sources, *identity.sources}) if now.files.get(name) != identity.files.get(name)
+    ]
+    if changed:
+        raise UserError(f"{', '.join(changed)} changed since this run was planned. The same command plans it anew.")
+
+
+def describe_type(value: Any) -> str:
+    """Returns such as "None", "the module my_models" or "an object of type int"."""
+    if value is None:
+        return "None"
+    if inspect.ismodule(value):
+        return f"the module {value.__name__}"
+    if inspect.isclass(value):
+        return f"the class {value.__name__}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
+    return f"an object of type {type(value).__name__}"
+
+
+def _place(found: Any) -> str:
+    file = getattr(found, "__file__", None)
+    return f"{found.__name__} ({file})" if file else str(getattr(found, "__name__", found))
+
+
+def load_class(key: str, name: str, library: Any, parent: type) -> type:
+    """Returns a class by its name in a library of Keras, or the user's own by module:class.
+
+    Args:
+        key: the config key, for messages.
+        name: NAME of Keras, or module:class.
+        library: such as keras.layers.
+        parent: what it must be a subclass of.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    import keras
+
+    wanted = f"keras.{library.__name__.rpartition('.')[2]}.{parent.__name__}"
+    if ":" in name:
+        found = load_object(key, name)
+        if not (inspect.isclass(found) and issubclass(found, parent)):
+            raise UserError(f"{key}: {name} must be a subclass of {wanted}, but is {describe_type(found)}.")
+        return found
+    found = getattr(library, name, None)
+    if not (inspect.isclass(found) and issubclass(found, parent)):
+        known = [item for item in dir(library) if inspect.isclass(getattr(library, item)) and item != parent.__name__]
+        lowered = {item.lower(): item for item in known}
+        close = [lowered[item] for item in difflib.get_close_matches(name.lower(), lowered, n=1)]
+        raise UserError(
+            f"{key}: Keras {keras.__version__} has no {parent.__name__.lower()} {name!r}."
+            + (f" Did you mean {close[0]}?" if close else "")
+            + f" Use a class name of {wanted.rpartition('.')[0]}, or your own as module:class."
+        )
+    return found

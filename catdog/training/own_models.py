@@ -1,0 +1,177 @@
+"""Models by the user's own functions: called, checked, and saved once before training, so that a mistake shows early."""
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from catdog.config.schema import BackboneConfig, ModelConfig
+from catdog.system.errors import UserError
+from catdog.training.own_code import call, describe_type, explain, load_object
+
+log = logging.getLogger(__name__)
+
+BACKBONE = (
+    "It must be a function of the image shape (height, width, 3) and the options that returns a keras.Model: float images in "
+    "preprocessing.pixel_range -> feature maps (height, width, channels)"
+)
+CLASSIFIER = (
+    "It must be a function of the image shape (height, width, 3), the number of classes and the options that returns a "
+    "keras.Model: float images in preprocessing.pixel_range -> one logit for each class"
+)
+# How far the answers of a model that was saved and loaded may be from its own: it computes the same.
+TOLERANCE = 1e-3
+
+
+def build_own_backbone(config: BackboneConfig, shape: tuple[int, int, int]) -> Any:
+    """Returns what `backbone.builder` makes: float images (B, H, W, 3) -> features (B, h, w, channels).
+
+    Raises:
+        UserError: it cannot be called, raises, or returns something else.
+    """
+    reference = config.builder or ""
+    function = load_object("backbone.builder", reference)
+    arguments = {"image_shape": shape}
+    model = call("backbone.builder", reference, function, arguments, config.options, "backbone.options")
+    output = _require_graph("backbone.builder", reference, model, shape, BACKBONE)
+    if len(output) != 4 or None in output[1:]:
+        raise UserError(
+            f"backbone.builder: {reference} returned a model whose output has shape {output}. {BACKBONE}; leave pooling and "
+            "flattening to the head."
+        )
+    return model
+
+
+def build_own_classifier(config: ModelConfig, shape: tuple[int, int, int], classes: int) -> Any:
+    """Returns what `model.builder` makes: float images (B, H, W, 3) -> logits (B, classes).
+
+    Raises:
+        UserError: it cannot be called, raises, or returns something else.
+    """
+    reference = config.builder or ""
+    function = load_object("model.builder", reference)
+    arguments = {"image_shape": shape, "classes": classes}
+    model = call("model.builder", reference, function, arguments, config.options, "model.options")
+    output = _require_graph("model.builder", reference, model, shape, CLASSIFIER)
+    if output[1:] != (classes,):
+        raise UserError(
+            f"model.builder: {reference} returned a model whose output has shape {output}, for {classes} classes. {CLASSIFIER}."
+        )
+    return model
+
+
+def _require_graph(
+    key: str, reference: str, model: Any, shape: tuple[int, ...], contract: str
+) -> tuple[int | None, ...]:
+    """Returns the shape of a model's output; UserError unless it has one input of this shape and one output."""
+    if not isinstance(model, keras.Model):
+        raise UserError(f"{key}: {reference} returned {describe_type(model)}. {contract}.")
+    if not is_graph(model):
+        raise UserError(
+            f"{key}: {reference} returned a {type(model).__name__}, whose layers Keras does not know before it is called. Return "
+            "inputs = keras.Input(image_shape); keras.Model(inputs, model(inputs))."
+        )
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise UserError(
+            f"{key}: {reference} returned a model of {len(model.inputs)} inputs and {len(model.outputs)} outputs. {contract}."
+        )
+    if tuple(model.inputs[0].shape[1:]) not in (shape, (None, None, 3)):
+        raise UserError(
+            f"{key}: {reference} returned a model that takes images of shape {tuple(model.inputs[0].shape[1:])}, for images of "
+            f"shape {shape}. Build it for the image shape that it is given."
+        )
+    if tuple(model.inputs[0].shape[1:]) == shape:
+        return tuple(model.outputs[0].shape)
+    return tuple(model.compute_output_shape((None, *shape)))
+
+
+def is_graph(model: Any) -> bool:
+    """Whether Keras knows what a model computes as a graph of layers, as opposed to Python code of its own."""
+    try:
+        return bool(model.inputs) and bool(model.outputs)
+    except (AttributeError, ValueError):
+        return False
+
+
+def find_needs(model: Any) -> dict[str, tuple[str, str]]:
+    """Returns what loading a model needs beside Keras: (module, name) of classes and functions, by Keras' name of each.
+
+    It is read from what Keras would save: a graph of Keras' own layers needs nothing, whoever's function built it.
+    """
+    return dict(_walk(keras.saving.serialize_keras_object(model)))
+
+
+def _walk(config: Any) -> Iterator[tuple[str, tuple[str, str]]]:
+    if isinstance(config, dict):
+        module = config.get("module")
+        name = config.get("config") if config.get("class_name") == "function" else config.get("class_name")
+        if isinstance(module, str) and isinstance(name, str) and module.partition(".")[0] not in ("keras", "builtins"):
+            yield config.get("registered_name") or name, (module, name)
+        for value in config.values():
+            yield from _walk(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _walk(value)
+
+
+def find_custom_objects(model: Any) -> dict[str, Any]:
+    """Returns the user's classes and functions that loading a model needs, by Keras' name of each."""
+    found = {}
+    for known, (module, name) in find_needs(model).items():
+        value = getattr(sys.modules.get(module), name, None)
+        if value is not None:
+            found[known] = value
+    return found
+
+
+def require_logits(model: Any, reference: str) -> None:
+    """Raises UserError where a classifier answers probabilities: the loss would take them for logits."""
+    images = np.random.default_rng(0).uniform(0, 255, (8, *model.input_shape[1:])).astype(np.float32)
+    answers = np.asarray(model(images, training=False), np.float32)
+    if answers.min() >= 0 and np.abs(answers.sum(axis=1) - 1).max() < 1e-3:
+        raise UserError(
+            f"model.builder: {reference} answers probabilities (each image's sum to 1), but must answer logits. Leave out the "
+            "softmax at the end: catdog puts it there in the model that is kept."
+        )
+
+
+def check_saving(kept: Any, key: str, reference: str) -> None:
+    """Raises UserError unless a model can be saved, and answers the same when it is loaded again.
+
+    Args:
+        kept: as `catdog.training.model.build_kept_model` returns it.
+        key: the config key of the user's code in it.
+        reference: that code, for messages.
+    """
+    size = kept.input_shape[1:3]
+    images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    with explain(key, reference, "answering a batch of images"):
+        expected = np.asarray(kept(images, training=False))
+    advice = (
+        "A layer of your own needs get_config() with all arguments of its __init__, and its weights made by add_weight(); a "
+        "Lambda layer cannot be loaded elsewhere: write a class."
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        try:
+            custom = find_custom_objects(kept)
+            kept.save(path)
+            loaded = keras.models.load_model(path, custom_objects=custom, compile=False)
+        except Exception as error:
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise UserError(
+                f"{key}: a model with {reference} cannot be saved and loaded again: {type(error).__name__}: {first} {advice}"
+            ) from error
+        answers = np.asarray(loaded(images, training=False))
+    if not np.isfinite(expected).all():
+        raise UserError(f"{key}: a model with {reference} answers {expected[0]} before it is trained: not finite.")
+    if np.abs(answers - expected).max() > TOLERANCE:
+        raise UserError(
+            f"{key}: a model with {reference} answers otherwise once it is saved and loaded again: {answers[0]} instead of "
+            f"{expected[0]}. {advice}"
+        )

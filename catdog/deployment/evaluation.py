@@ -190,7 +190,7 @@ def evaluate(
         UserError: the data set is not the one the run was trained on.
     """
     from catdog.registry.ledger import describe_look, digest_test, open_look
-    from catdog.training.run import predict_split
+    from catdog.training.predicting import predict_split
 
     client, run_id = model.client, model.run_id
     # Before TensorFlow is imported: what cannot be had is said at once.

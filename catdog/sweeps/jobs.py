@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from catdog.tracking import Job
     from catdog.tracking.delivery import Postman
-    from catdog.training.run import Outcome
+    from catdog.training.outcome import Outcome
 
 log = logging.getLogger(__name__)
 

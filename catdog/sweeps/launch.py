@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from catdog.data.dataset import Dataset
     from catdog.tracking import SpooledRun
-    from catdog.training.run import Outcome
+    from catdog.training.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +306,7 @@ def _identify_sweep(jobs: Sequence[JobState]) -> str:
 
 def _name_runs(runs: Sequence[ComposedRun]) -> list[tuple[str, str]]:
     """Returns name and variant of each run: what tells it apart in its sweep, with and without its seed."""
-    from catdog.training.run import name_job
+    from catdog.sweeps.names import name_job
 
     varying = find_varying([run.overrides for run in runs])
     _require_one_study(varying)
@@ -340,7 +340,7 @@ def _find_sweep(client: "MlflowClient", study: str, identity: str) -> "Run | Non
 
 
 def _take_reused(client: "MlflowClient", jobs: list[JobState]) -> None:
-    from catdog.training.run import read_outcome
+    from catdog.training.outcome import read_outcome
 
     for job in jobs:
         if job.planned.state == "reuse" and job.planned.run_id:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from catdog.data.dataset import Dataset
     from catdog.sweeps.plan import PlannedRun
-    from catdog.training.run import Outcome
+    from catdog.training.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +102,11 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     """
     from catdog import tracking
     from catdog.data.dataset import load_dataset
+    from catdog.sweeps.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead_runs, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries
     from catdog.training.precision import plan_precision
-    from catdog.training.run import name_job
 
     name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)

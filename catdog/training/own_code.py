@@ -8,7 +8,7 @@ import linecache
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def explain(key: str, reference: str, doing: str = "") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explain_training(references: dict[str, str]) -> Iterator[None]:
+def explain_training(references: Mapping[str, str]) -> Iterator[None]:
     """Turns an exception of the body into a user's message where it was raised in a module that the config names.
 
     Args:

@@ -14,7 +14,8 @@ from support import TINY, compose_config
 from catdog.config.schema import Config
 from catdog.deployment.prediction import load_keras_model
 from catdog.tracking import Job
-from catdog.training.run import Outcome, train
+from catdog.training.outcome import Outcome
+from catdog.training.run import train
 
 with warnings.catch_warnings():
     # MLflow says that it does not check a type; a run imports this when its model is saved.

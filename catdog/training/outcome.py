@@ -1,0 +1,45 @@
+"""What a finished run is known by."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run is known by.
+
+    Attributes:
+        run_id: MLflow's.
+        name: the run's.
+        best_epoch: epoch of the highest val accuracy, from 1.
+        best_val_accuracy: that accuracy, in [0, 1].
+        last_train_accuracy: the last epoch's, while training, in [0, 1].
+        last_val_accuracy: the last epoch's, in [0, 1].
+        seconds: wall time of the whole run.
+        has_arrived: whether MLflow has all of it; if not, the spool has the rest.
+        undelivered: in that case, why, in words.
+        promotions: a single run's new versions in the registry, as `catdog.registry.champion.Promotion` has them.
+    """
+
+    run_id: str
+    name: str
+    best_epoch: int
+    best_val_accuracy: float
+    last_train_accuracy: float
+    last_val_accuracy: float
+    seconds: float
+    has_arrived: bool = True
+    undelivered: str = ""
+    promotions: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_outcome(run: "Run") -> Outcome:
+    """Returns the outcome of a finished run in MLflow."""
+    metrics = run.data.metrics
+    return Outcome(
+        run.info.run_id, run.info.run_name, int(metrics["best/epoch"]), metrics["best/val_accuracy"],
+        metrics["final/train_accuracy"], metrics["final/val_accuracy"], metrics.get("run_seconds", 0.0),
+    )  # fmt: skip

@@ -1,0 +1,236 @@
+"""The stages of a run that need Keras: its model is built, its epochs are trained, and what comes of it is recorded."""
+
+import gc
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from catdog import tracking
+from catdog.tracking.checkpoint import save_checkpoint
+from catdog.tracking.identity import Identity, identify
+from catdog.training import run_logging
+from catdog.training.augmentation import build_augmentation
+from catdog.training.callbacks import build_callbacks
+from catdog.training.check import check_own_code
+from catdog.training.fast.feature_cache import cut_head, keep_features
+from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
+from catdog.training.loop import Fit, capture, compile_model, fit, restore
+from catdog.training.model import build_kept_model, build_model, is_frozen
+from catdog.training.own_code import explain_training
+from catdog.training.precision import (
+    Precision,
+    build_strategy,
+    choose_jit,
+    choose_precision,
+    configure_gpus,
+    count_threads,
+    make_deterministic,
+)
+from catdog.training.predicting import predict_split
+from catdog.training.preparation import Prepared
+from catdog.training.progress import LiveProgress, Progress
+
+if TYPE_CHECKING:
+    from catdog.tracking import SpooledRun
+    from catdog.training.input_stream import Rows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run that is ready to train.
+
+    Attributes:
+        model: images to logits.
+        head: what trains of it, where a frozen backbone's features are computed apart; None: the whole model.
+        augment: (uint8 images, number of the batch) -> augmented images; None: no augmentation.
+        callbacks: the user's own.
+        precision: the policy, and the kind of device.
+        identity: what the run's result depends on.
+        replicas: devices that share each batch.
+        steps: batches an epoch.
+    """
+
+    model: keras.Model
+    head: Any
+    augment: Any
+    callbacks: list[keras.callbacks.Callback]
+    precision: Precision
+    identity: Identity
+    replicas: int
+    steps: int
+
+    @property
+    def trained(self) -> Any:
+        """What `fit` trains."""
+        return self.model if self.head is None else self.head
+
+    @property
+    def runtime(self) -> dict[str, Any]:
+        """What a checkpoint must have been made with to go on from it."""
+        return {**self.precision.runtime, "devices": self.replicas}
+
+
+def build(prepared: Prepared) -> Built:
+    """Returns the run's model, compiled, with all that it trains with.
+
+    Raises:
+        UserError: weights that cannot be had, layers that do not fit, or a user's function that returns something else.
+    """
+    config, clock = prepared.config, prepared.clock
+    clock.enter("build")
+    keras.utils.disable_interactive_logging()
+    keras.utils.set_random_seed(config.seed)
+    precision = choose_precision(config.trainer, prepared.job.identity.runtime if prepared.job.identity else None)
+    log.info("precision %s: %s", precision.policy, precision.reason)
+    make_deterministic(config.trainer)
+    strategy = build_strategy(config.trainer)
+    replicas = strategy.num_replicas_in_sync
+    if replicas > 1:
+        log.info("mirrored over %d devices", replicas)
+    steps = count_steps(len(prepared.train), batch_size=config.trainer.batch_size, replicas=replicas)
+    jit = choose_jit(config.trainer)
+    classes = len(prepared.dataset.classes)
+    head = None
+    with strategy.scope():
+        model = build_model(config, classes, precision.policy)
+        # Mirrored, Keras builds a model from a batch as the stream has it, before the head could extract features from it.
+        if is_frozen(config) and config.trainer.devices == "one":
+            head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
+        compile_model(model if head is None else head, config, precision.policy, steps, jit=jit)
+    if prepared.references:
+        if not prepared.job.sweep_id:
+            # A sweep has done so before its first run.
+            check_own_code(config, model, classes, precision.policy)
+        # Whether there was a check must not change what the user's code draws.
+        keras.utils.set_random_seed(config.seed)
+    callbacks = build_callbacks(config.trainer)
+    augment = _build_augmentation(prepared, clocked=True)
+    identity = prepared.job.identity or identify(config, prepared.dataset.manifest.digest, precision.runtime)
+    return Built(model, head, augment, callbacks, precision, identity, replicas, steps)
+
+
+def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
+    config = prepared.config
+    return build_augmentation(
+        config.augmentation,
+        config.seed,
+        config.preprocessing.image_size,
+        fast=config.speed.fast_augmentation,
+        **({"clock": prepared.clock} if clocked else {}),
+    )
+
+
+def open_tracked(prepared: Prepared, built: Built) -> "AbstractContextManager[SpooledRun]":
+    """Returns the run in MLflow, new or the interrupted one, for a `with` that closes it."""
+    config, job, clock = prepared.config, prepared.job, prepared.clock
+    clock.enter("start")
+    client = tracking.connect_unseen(config.tracking) if job.sweep_id else tracking.connect(config.tracking)
+    clock.enter("tracking")
+    return tracking.open_run(client, config, job, built.identity, built.runtime)
+
+
+def start_or_resume(prepared: Prepared, built: Built, run: "SpooledRun") -> Fit:
+    """Returns how far the training has come: nowhere, once its config and examples are recorded, or to its last checkpoint."""
+    config, clock = prepared.config, prepared.clock
+    run.postman.charge = clock.charge
+    checkpoint = run.checkpoint
+    if checkpoint is None:
+        run_logging.log_config(run, config, prepared.job, prepared.dataset, built.identity.sources)
+        with clock.stage("figures"):
+            # Layers of their own: training must not depend on how many examples were drawn before it.
+            run_logging.log_examples(run, prepared.train, _build_augmentation(prepared, clocked=False))
+        run_logging.log_architecture(run, built.model)
+        return Fit(threads=count_threads(), runtime=built.runtime)
+    log.info("goes on after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
+    result = restore(built.trained, checkpoint)
+    clock.add_earlier(result.spent)
+    if result.threads != count_threads():
+        log.warning(
+            "it began with %d CPU threads and goes on with %d: the result is as good, but not the same bit for bit",
+            result.threads, count_threads(),
+        )  # fmt: skip
+    for epoch in result.epochs:
+        # The last one may have come to the checkpoint, and no further.
+        metrics = {key: value for key, value in epoch.items() if key != "epoch"}
+        run.log_metrics(metrics, step=int(epoch["epoch"]))
+    return result
+
+
+def fit_model(
+    prepared: Prepared,
+    built: Built,
+    run: "SpooledRun",
+    result: Fit,
+    make_progress: Callable[[str, int, int, int], Progress] | None = None,
+) -> None:
+    """Trains the epochs that `result` has not, and adds them to it; each is kept and recorded as it ends.
+
+    Args:
+        prepared: the run's data.
+        built: its model.
+        run: where epochs are recorded and kept.
+        result: how far the training has come.
+        make_progress: called with name, epochs, steps and first epoch; None for a live line.
+    """
+    config, clock = prepared.config, prepared.clock
+    batches = {"batch_size": config.trainer.batch_size, "replicas": built.replicas}
+    train_rows: Rows = prepared.train
+    val_rows: Rows = prepared.val
+    if built.head is not None and not result.is_done(config.trainer):
+        clock.enter("frozen features")
+        train_rows, val_rows = keep_features(
+            built.head,
+            prepared.train,
+            prepared.val,
+            augmented=built.augment is not None,
+            budget_mb=config.speed.keep_features_mb,
+            **batches,
+        )
+    first_epoch = len(result.epochs) + 1
+    progress = (make_progress or LiveProgress)(prepared.job.name, config.trainer.epochs, built.steps, first_epoch)
+    with explain_training(prepared.references):
+        fit(
+            built.trained,
+            build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=built.augment),
+            build_eval_stream(val_rows, **batches),
+            config.trainer,
+            steps=built.steps,
+            train_count=len(prepared.train),
+            progress=progress,
+            on_state=lambda state: save_checkpoint(
+                run.entry.checkpoints, capture(built.trained, state, clock.spent, built.callbacks)
+            ),
+            on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
+            result=result,
+            clock=clock,
+            class_weights=prepared.class_weights,
+            own=built.callbacks,
+        )
+
+
+def finish(prepared: Prepared, built: Built, run: "SpooledRun", result: Fit) -> None:
+    """Records the kept model, its answers to the validation images, and where the time went."""
+    config, clock = prepared.config, prepared.clock
+    clock.enter("final predictions")
+    # What training alone needed, features above all, makes room for the kept model; without a collection, cycles keep it.
+    gc.collect()
+    kept = build_kept_model(config, built.model, len(prepared.dataset.classes), built.precision.policy)
+    clean_accuracy = predict_split(kept, prepared.train, config.trainer.batch_size).accuracy
+    predictions = predict_split(kept, prepared.val, config.trainer.batch_size)
+    clock.enter("figures")
+    run_logging.log_results(run, config, result, predictions, clean_accuracy)
+    clock.enter("model logging")
+    run_logging.log_model(run, kept, prepared.val, built.identity.sources)
+    clock.enter("tracking")
+    run_logging.log_time(run, clock)
+    log.info(
+        "%s: best val accuracy %.3f at epoch %d; last epoch train %.3f, val %.3f; %.0f s",
+        prepared.job.name, result.best["val/accuracy"], result.best_epoch, result.last["train/accuracy"],
+        result.last["val/accuracy"], clock.totals[0],
+    )  # fmt: skip

@@ -100,6 +100,8 @@ def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.getLogger()
     logged = (root.handlers[:], root.level)
+    # A command's logging config closes all handlers that it finds; TensorFlow's would close pytest's stderr.
+    known, logging._handlerList[:] = logging._handlerList[:], []
     # Hydra's plugins register what they bring once, and it is to stay; what a command registers is for that command.
     Plugins.instance()
     store = ConfigStore.instance()
@@ -127,6 +129,7 @@ def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) 
         for handler in set(root.handlers) - set(logged[0]):
             handler.close()
         root.handlers[:], root.level = logged
+        logging._handlerList[:0] = known
         gc.unfreeze()
         gc.enable()
 

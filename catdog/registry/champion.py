@@ -220,8 +220,9 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
     uri = run.data.tags["catdog.model_uri"]
     # A database looks models:/ID up in MLflow's current store, which may be another one; a server in itself.
     source = uri if client.tracking_uri.startswith("http") else find_model_address(client, uri)
+    # It is there at once; MLflow would log that it waits.
     return client.create_model_version(
-        name, source=source, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/")
+        name, source=source, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/"), await_creation_for=0
     )
 
 

@@ -222,7 +222,12 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
     source = uri if client.tracking_uri.startswith("http") else find_model_address(client, uri)
     # It is there at once; MLflow would log that it waits.
     return client.create_model_version(
-        name, source=source, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/"), await_creation_for=0
+        name,
+        source=source,
+        run_id=run.info.run_id,
+        tags=tags,
+        model_id=uri.removeprefix("models:/"),
+        await_creation_for=0,
     )
 
 

@@ -176,6 +176,9 @@ def _weigh(
 def score(run: "Run") -> tuple[float, float]:
     """Returns what runs are ranked by: the kept model's val accuracy, then its val loss, negated."""
     prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
+    if "kept/val_accuracy" in run.data.metrics:
+        # Of another tool's run: measured on its answers, whatever its epochs say.
+        prefix = "kept"
     return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
 
 
@@ -222,7 +225,12 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
     source = uri if client.tracking_uri.startswith("http") else find_model_address(client, uri)
     # It is there at once; MLflow would log that it waits.
     return client.create_model_version(
-        name, source=source, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/"), await_creation_for=0
+        name,
+        source=source,
+        run_id=run.info.run_id,
+        tags=tags,
+        model_id=uri.removeprefix("models:/"),
+        await_creation_for=0,
     )
 
 

@@ -24,9 +24,9 @@ wrong labels, imbalance, odd images. Trains nothing.
 
   python -m catdog.audit                                            the default data set
   python -m catdog.audit dataset=folder dataset.archive=path/to/images
-  python -m catdog.audit pipeline=module:function                   any function that returns (train, val, test) tf.data sets:
-                                                                    what moves between them from epoch to epoch
-  python -m catdog.audit pipeline=catdog.auditing.notebook:build       for example the notebook's own, on the default data set
+  python -m catdog.audit pipeline=module:function                   any function that returns (train, val, test), of tf.data,
+                                                                    PyTorch or as lists: what moves between them
+  python -m catdog.audit pipeline=catdog.auditing.notebook:build    for example the notebook's own, on the default data set
   python -m catdog.audit format=json                                for scripts"""
 
 

@@ -317,7 +317,10 @@ def store(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("compare", "study: 'cats_vs_dogs' has no sweep yet. Train one: python -m catdog.train"),
+        (
+            "compare",
+            "study: 'cats_vs_dogs' has no sweep and no finished run yet. Train a sweep: python -m catdog.train",
+        ),
         (
             "evaluate model=unknown",
             "received model=unknown; registered models: none. Train one first: python -m catdog",

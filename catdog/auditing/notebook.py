@@ -15,6 +15,9 @@ def build() -> tuple[Any, Any, Any]:
 
     Source: https://www.tensorflow.org/tutorials/images/transfer_learning, "Data preprocessing".
     """
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
     import keras
     import tensorflow as tf
     from omegaconf import OmegaConf

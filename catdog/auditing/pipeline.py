@@ -2,7 +2,7 @@
 
 import hashlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,10 @@ from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 
+# How a mapping may call its images; else they are its first value.
+IMAGE_KEYS = ("image", "images", "pixels", "pixel_values")
+# How many colour channels an image may have.
+COLOURS = (1, 3, 4)
 EXAMPLE = "def build():\n    ...\n    return train, val, test"
 
 
@@ -81,8 +85,10 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
     """Returns what the three data sets of a pipeline show in some epochs, in the order of training: train, val; test at the end.
 
     Args:
-        build: returns (train, val, test), each a tf.data set, or anything that can be iterated again and again, of images or
-            (images, labels), batched or not: (B, H, W, C) or (H, W, C), any numeric type.
+        build: returns (train, val, test), each anything that can be iterated again and again, or a function that returns what
+            can be iterated once: a tf.data set, a PyTorch DataLoader, a Keras PyDataset, a list, a generator function. Its elements
+            are images, (images, labels), or mappings with the images first or called image, images or pixels; batched or not, with
+            the colours last or first, (B, H, W, C), (B, C, H, W), (H, W, C) or (C, H, W), of any numeric type that NumPy reads.
         name: for messages.
         epochs: how often each is iterated, at least 2 to see anything move.
 
@@ -99,16 +105,14 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
             f"{f' of {len(sets)}' if isinstance(sets, tuple | list) else ''}. For example:\n{EXAMPLE}"
         )
     for split, data in zip(SPLITS, sets, strict=True):
-        # -1 is TensorFlow's word for a data set without an end.
-        if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-            raise UserError(f"pipeline: {split} of {name}() never ends. Return it without repeat().")
+        _require_iterable(data, split, name)
     traffic = Traffic(epochs, {split: [] for split in SPLITS}, {split: [] for split in SPLITS})
     for _ in range(epochs):
         for split, data in zip(SPLITS, sets, strict=True):
             digests: set[str] = set()
             count = 0
             try:
-                for element in data:
+                for element in _begin(data):
                     for image in _images_of(element):
                         digests.add(_digest(image))
                         count += 1
@@ -117,23 +121,73 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
             except Exception as error:
                 raise UserError(f"pipeline: iterating over {split} failed: {type(error).__name__}: {error}.") from error
             if not count:
-                raise UserError(f"pipeline: {split} of {name}() has no images.")
+                again = " after its first epoch. Return a function that makes it anew" if traffic.seen[split] else ""
+                raise UserError(f"pipeline: {split} of {name}() has no images{again}.")
             traffic.seen[split].append(digests)
             traffic.counts[split].append(count)
     return traffic
 
 
+def _require_iterable(data: Any, split: str, name: str) -> None:
+    # -1 is TensorFlow's word for a data set without an end.
+    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
+        raise UserError(f"pipeline: {split} of {name}() never ends. Return it without repeat().")
+    if not (callable(data) or hasattr(data, "__iter__") or _is_sequence(data)):
+        raise UserError(
+            f"pipeline: {split} of {name}() must be something to iterate over, or a function that returns such, received "
+            f"{type(data).__name__}."
+        )
+
+
+def _is_sequence(data: Any) -> bool:
+    """Whether it is read by numbers up to its length, as a Keras PyDataset."""
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
+
+
+def _begin(data: Any) -> Iterator[Any]:
+    """Yields what a data set gives in one epoch."""
+    if callable(data) and not hasattr(data, "__iter__") and not _is_sequence(data):
+        data = data()
+    ends = getattr(data, "on_epoch_end", None)
+    if _is_sequence(data) and (ends or not hasattr(data, "__iter__")):
+        # A Keras PyDataset has no end of its own when it is iterated over, and is told where an epoch ends.
+        yield from (data[index] for index in range(len(data)))
+        if ends:
+            ends()
+    else:
+        yield from data
+
+
 def _images_of(element: Any) -> np.ndarray:
-    images = np.asarray(element[0] if isinstance(element, tuple | list) else element)
+    """Returns the images of an element: (B, H, W, C)."""
+    if isinstance(element, Mapping):
+        element = next((element[key] for key in IMAGE_KEYS if key in element), next(iter(element.values()), None))
+    elif isinstance(element, tuple | list):
+        element = element[0]
+    images = _as_array(element)
     if images.ndim == 3:
-        # (H, W, C), or grey images (B, H, W).
-        return images[None] if images.shape[-1] in (1, 3, 4) else images[..., None]
+        if images.shape[-1] in COLOURS:
+            return images[None]
+        # One image with its colours first; else grey ones, (B, H, W).
+        return np.moveaxis(images, 0, -1)[None] if images.shape[0] in (3, 4) else images[..., None]
     if images.ndim != 4:
         raise UserError(
-            "pipeline: elements must be images (H, W, C) or batches (B, H, W, C), alone or with labels, received shape "
+            "pipeline: elements must be images (H, W, C) or (C, H, W), or batches of them, alone or with labels, received shape "
             f"{images.shape}."
         )
+    if images.shape[-1] not in COLOURS and images.shape[1] in COLOURS:
+        # PyTorch's order. It is one image to a data set that has its colours last.
+        images = np.moveaxis(images, 1, -1)
     return images
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):
+        # A tensor of PyTorch's with gradients, or on a GPU, refuses to become an array.
+        value = value.detach().cpu()
+    if hasattr(value, "numpy"):
+        value = value.numpy()
+    return np.asarray(value)
 
 
 def _digest(image: np.ndarray) -> str:

@@ -169,10 +169,14 @@ def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], cl
 
         # isort: split
         from catdog.comparison.gradcam import NoMapError, compute_cams
-        from catdog.deployment.prediction import load_keras_model
+        from catdog.deployment.prediction import load_model
+        from catdog.deployment.pyfunc import PyfuncModel
 
         try:
-            cams = compute_cams(load_keras_model(client, uri), images, classes, SIDE)
+            model = load_model(client, uri)
+            if isinstance(model, PyfuncModel):
+                raise _NoCamError("its model is none of Keras'")
+            cams = compute_cams(model, images, classes, SIDE)
         except NoMapError as error:
             raise _NoCamError(str(error)) from error
         except UserError as error:

@@ -13,7 +13,18 @@ from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.artifacts import load_table
-from catdog.tracking.records import RUN, SWEEP, StoredRun, find_latest_sweep, find_run, list_members, read_history
+from catdog.tracking.identity import IMAGE_SIZE_TAG
+from catdog.tracking.records import (
+    RUN,
+    SWEEP,
+    StoredRun,
+    find_latest_sweep,
+    find_newest_recorded,
+    find_run,
+    list_members,
+    list_runs,
+    read_history,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,6 +41,8 @@ def load_comparison(
 ) -> ComparedRuns:
     """Returns the runs that were named, or a sweep's, by default those of the study's latest sweep.
 
+    Where the study has no sweep, or a script recorded its newest run outside of one, it is all finished runs on its newest data.
+
     Args:
         client: of the tracking store.
         study: where the latest sweep is looked for.
@@ -39,8 +52,7 @@ def load_comparison(
     Raises:
         UserError: no such study, sweep or run, or none of them finished.
     """
-    sweep = None if run_ids else _find_sweep(client, study, sweep_id)
-    runs = list_members(client, sweep) if sweep else _find_named(client, run_ids or ())
+    sweep, runs = _find_runs(client, study, sweep_id, run_ids)
     records = [_load_record(client, run, sweep) for run in runs]
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
     if not finished:
@@ -79,14 +91,23 @@ def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRu
     return found
 
 
-def _find_sweep(client: "MlflowClient", study: str, sweep_id: str | None) -> StoredRun:
-    if not sweep_id:
-        latest = find_latest_sweep(client, study)
-        if latest is None:
-            raise UserError(
-                f"study: {study!r} has no sweep yet. Train one: {TRAIN_COMMAND}, or name single runs: runs=[RUN_ID,RUN_ID]."
-            )
-        return latest
+def _find_runs(
+    client: "MlflowClient", study: str, sweep_id: str | None, run_ids: Sequence[str] | None
+) -> tuple[StoredRun | None, list[StoredRun]]:
+    """Returns a sweep and its runs, or None and single runs."""
+    if run_ids:
+        return None, _find_named(client, run_ids)
+    sweep = _find_sweep(client, sweep_id) if sweep_id else find_latest_sweep(client, study)
+    newest = None if sweep_id else find_newest_recorded(client, study)
+    if sweep and (newest is None or newest.start < sweep.start):
+        return sweep, list_members(client, sweep)
+    finished = [run for run in list_runs(client, study) if run.is_finished and run.data_digest]
+    if not finished:
+        raise UserError(f"study: {study!r} has no sweep and no finished run yet. Train a sweep: {TRAIN_COMMAND}.")
+    return None, [run for run in finished if run.data_digest == finished[-1].data_digest]
+
+
+def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
     sweep = find_run(client, sweep_id)
     if sweep is None:
         raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
@@ -121,7 +142,7 @@ def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
     from catdog.data.cache import load_cached_images
 
     split = load_table(record.artifact_uri, "split.csv")
-    size = int(record.params.get("preprocessing.image_size", 0))
+    size = int(record.params.get("preprocessing.image_size") or record.tags.get(IMAGE_SIZE_TAG) or 0)
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}
     # Where the run had its cache, or where this machine has it.

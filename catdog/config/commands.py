@@ -89,7 +89,7 @@ class DeliverConfig:
 class AuditConfig:
     dataset: DatasetConfig = MISSING
     pipeline: str | None = option(
-        "module:function that returns (train, val, test) tf.data sets, instead of a data set", None
+        "module:function that returns (train, val, test), each an iterable of images, instead of a data set", None
     )
     epochs: int = option("how often the pipeline's data sets are iterated", 5)
     fail_on: str = option(

@@ -185,7 +185,9 @@ def describe_dataset(dataset: Dataset) -> str:
     for split in SPLITS:
         row = counts.loc[split]
         lines.append(f"  {split:5} {row.sum():>7,}  " + ", ".join(f"{name} {row[name]:,}" for name in dataset.classes))
-    lines.append(f"  always answering the most frequent class is right on {majority_fraction(dataset):.1%} of val")
+    lines.append(
+        f"  always answering the most frequent class is right on {majority_fraction(dataset.manifest):.1%} of val"
+    )
     if dataset.manifest.conflicts:
         shown = [f"{a!r} and {b!r}" for a, b in dataset.manifest.conflicts[:MAX_NAMED_FILES]]
         lines.append(
@@ -200,7 +202,7 @@ def describe_dataset(dataset: Dataset) -> str:
     return "\n".join(lines)
 
 
-def majority_fraction(dataset: Dataset) -> float:
+def majority_fraction(manifest: Manifest) -> float:
     """Returns the share of val, in [0, 1], that the most frequent class of train makes up: the accuracy to beat."""
-    majority = dataset.manifest.select("train")["label"].value_counts().idxmax()
-    return float((dataset.manifest.select("val")["label"] == majority).mean())
+    majority = manifest.select("train")["label"].value_counts().idxmax()
+    return float((manifest.select("val")["label"] == majority).mean())

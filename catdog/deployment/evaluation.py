@@ -9,8 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.config.schema import CONF, Config, LossConfig, default_cache, load_config, older_optimizer
-from catdog.system.errors import UserError
+from catdog.config.schema import CONF, Config, LossConfig, load_config, older_optimizer
 from catdog.tracking.artifacts import load_bytes
 from catdog.tracking.models import explain_missing_artifacts
 from catdog.tracking.records import find_run
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-    from catdog.data.dataset import Dataset
     from catdog.data.predictions import Predictions
     from catdog.deployment.prediction import TrainedModel
     from catdog.registry.ledger import Look
@@ -190,18 +188,22 @@ def evaluate(
         UserError: the data set is not the one the run was trained on.
     """
     from catdog.registry.ledger import describe_look, digest_test, open_look
+    from catdog.tracking.study_data import load_run_dataset
     from catdog.training.predicting import predict_split
 
     client, run_id = model.client, model.run_id
     # Before TensorFlow is imported: what cannot be had is said at once.
-    run_config = load_run_config(client, run_id)
-    dataset = load_same_dataset(client, run_id, run_config, archive, cache)
-    kept = model.keras_model
+    run = find_run(client, run_id)
+    assert run is not None
+    dataset = load_run_dataset(
+        run, "Name the original data with dataset.archive=PATH, or train on this one.", archive=archive, cache=cache
+    )
+    kept = model.loaded
     with open_look(
-        client, digest_test(dataset.manifest.images), study=run_config.study, model=model.words, model_uri=model.found.uri,
-        run_id=run_id, command=command,
+        client, digest_test(dataset.manifest.images), study=client.get_experiment(run.experiment_id).name, model=model.words,
+        model_uri=model.found.uri, run_id=run_id, command=command,
     ) as look:  # fmt: skip
-        split = dataset.load_split("test", run_config.preprocessing.image_size, look=look)
+        split = dataset.load_split("test", model.image_size, look=look)
         predictions = predict_split(kept, split, batch_size)
         result = score_predictions(predictions)
         look.record({"test/accuracy": result.accuracy, "test/loss": result.loss})
@@ -230,30 +232,6 @@ def load_run_config(client: "MlflowClient", run_id: str) -> Config:
         stored["optimizer"] = older_optimizer(stored.get("trainer", {}).pop("optimizer", "adam"))
         stored["loss"] = dataclasses.asdict(LossConfig())
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
-
-
-def load_same_dataset(
-    client: "MlflowClient", run_id: str, run_config: Config, archive: str | None, cache: str | None
-) -> "Dataset":
-    """Returns the data set of a run, found again.
-
-    Raises:
-        UserError: it is not what the run was trained on, image by image and split by split.
-    """
-    from catdog.data.dataset import load_dataset
-
-    archive = archive or run_config.dataset.archive
-    cache = cache or default_cache()
-    dataset = load_dataset(dataclasses.replace(run_config.dataset, cache=cache, archive=archive))
-    run = find_run(client, run_id)
-    trained_on = run.data_digest if run else ""
-    if dataset.manifest.digest != trained_on:
-        raise UserError(
-            f"dataset.archive: {dataset.manifest.root} is not the data that run {run_id} was trained on: its digest is "
-            f"{dataset.manifest.digest[:12]}, the run's {trained_on[:12]}. A test image could have been trained on. Name the "
-            "original data with dataset.archive=PATH, or train on this one."
-        )
-    return dataset
 
 
 def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions", result: TestResult) -> None:

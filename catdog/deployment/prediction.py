@@ -14,6 +14,7 @@ from rich.table import Table
 
 from catdog.config.commands import PredictConfig
 from catdog.config.schema import list_options
+from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.registry.champion import FoundModel, resolve_model
 from catdog.registry.evidence import Evidence
 from catdog.system.documents import to_plain
@@ -107,9 +108,12 @@ class TrainedModel:
         return load_model_metadata(self.client, self.found.uri)
 
     @cached_property
-    def keras_model(self) -> Any:
-        """The Keras model: uint8 (B, image_size, image_size, 3) in, float32 probabilities (B, classes) out."""
-        return load_keras_model(self.client, self.found.uri)
+    def loaded(self) -> Any:
+        """The model: uint8 (B, image_size, image_size, 3) in, float32 probabilities (B, classes) out, by `predict_on_batch`.
+
+        It is a Keras model, or, where another tool has saved it, a `catdog.deployment.pyfunc.PyfuncModel`.
+        """
+        return load_model(self.client, self.found.uri)
 
     def predict(self, images: Images, batch_size: int = 32) -> "pd.DataFrame":
         """Returns the model's answers.
@@ -153,7 +157,7 @@ class TrainedModel:
         """Returns probabilities: float32 (N, C)."""
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         with self._lock:
-            model = self.keras_model
+            model = self.loaded
         for images in batches:
             with self._lock:
                 found.append(model.predict_on_batch(images))
@@ -178,6 +182,24 @@ def find_model(client: "MlflowClient", study: str, model: str | None = None) -> 
         UserError: there is no such model.
     """
     return TrainedModel(client, resolve_model(client, study, model))
+
+
+def load_model(client: "MlflowClient", uri: str) -> Any:
+    """Returns the model of an MLflow model URI, whatever its flavor: a Keras model, or what answers like one.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    with open_model(client, uri) as folder, explain_missing_artifacts(uri):
+        described = Model.load(str(folder))
+        if not is_keras(described):
+            about = described.metadata or {}
+            loaded = mlflow.pyfunc.load_model(str(folder))
+            return PyfuncModel(loaded, uri, about["class_names"], int(about["image_size"]))
+    return load_keras_model(client, uri)
 
 
 def load_keras_model(client: "MlflowClient", uri: str) -> Any:

@@ -129,11 +129,13 @@ def _by_variant(
 ) -> dict[str, pd.DataFrame]:
     """Returns a column's values by epoch (rows) and run (columns) of each variant.
 
-    Where runs stopped early, the mean ends with the first of them: a mean of other runs than before would jump.
+    Where runs stopped early, the mean ends with the first of them: a mean of other runs than before would jump. Runs without
+    the column, as another tool may leave them, are left out.
     """
     grouped: dict[str, dict[str, pd.Series]] = {}
     for name, history in histories.items():
-        grouped.setdefault(variants[name], {})[name] = history[column]
+        if column in history:
+            grouped.setdefault(variants[name], {})[name] = history[column]
     return {variant: _side_by_side(series).dropna() for variant, series in grouped.items()}
 
 

@@ -176,6 +176,9 @@ def _weigh(
 def score(run: "Run") -> tuple[float, float]:
     """Returns what runs are ranked by: the kept model's val accuracy, then its val loss, negated."""
     prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
+    if "kept/val_accuracy" in run.data.metrics:
+        # Of another tool's run: measured on its answers, whatever its epochs say.
+        prefix = "kept"
     return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from catdog.system.errors import UserError
 from catdog.system.wording import plural
-from catdog.tracking.identity import describe_origin
+from catdog.tracking.identity import describe_origin, script_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,10 +59,14 @@ class OpenLook:
     Attributes:
         look_id: its run in the ledger.
         earlier: the looks before it.
+        test_digest: of the images that it is for.
+        is_open: until it ends.
     """
 
     look_id: str
     earlier: list[Look]
+    test_digest: str = ""
+    is_open: bool = True
     result: Mapping[str, float] | None = None
 
     @property
@@ -83,6 +88,28 @@ def digest_test(images: "pd.DataFrame") -> str:
     rows = images[images["split"] == "test"]
     lines = sorted(f"{label}\t{digest}\n" for label, digest in zip(rows["label"], rows["sha256"], strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def require_look(look: OpenLook | None, images: "pd.DataFrame | None" = None) -> None:
+    """Raises a UserError unless this is an open look at the test split of these images.
+
+    Args:
+        look: as a script gives it.
+        images: a manifest's rows: columns label, split and sha256; None: of whatever images.
+    """
+    problem = ""
+    if look is None:
+        problem = "test images are given out only for a look in the ledger"
+    elif not look.is_open:
+        problem = "the look has ended"
+    elif images is not None and look.test_digest != digest_test(images):
+        problem = "the look is at other test images"
+    if problem:
+        raise UserError(
+            f"split: {problem}. Record the run first, then open a look at it; it is counted before the images are given out:\n"
+            "  with study.look(run.run_id) as look:\n"
+            '      test = study.split("test", look=look)'
+        )
 
 
 @contextmanager
@@ -110,18 +137,41 @@ def open_look(
     }  # fmt: skip
     look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
     # Recorded first and counted then, whatever the clocks of two machines say: of two at the same moment none is the first alone.
-    look = OpenLook(look_id, read_looks(client, test_digest, but=look_id))
+    look = OpenLook(look_id, read_looks(client, test_digest, but=look_id), test_digest)
     client.set_tag(run_id, LOOKS_TAG, str(look.number))
     try:
         yield look
     except BaseException:
         client.set_terminated(look.look_id, "FAILED")
         raise
+    finally:
+        look.is_open = False
     now = int(time.time() * 1000)
     for key, value in (look.result or {}).items():
         client.log_metric(look.look_id, key, value, timestamp=now)
     client.set_terminated(look.look_id, "FINISHED")
     _mark_versions(client, run_id, look)
+
+
+@contextmanager
+def open_run_look(client: "MlflowClient", images: "pd.DataFrame", run_id: str) -> Iterator[OpenLook]:
+    """Records a script's look at the test split by one of its runs, as `open_look`; the run gets what it finds as well.
+
+    Args:
+        client: of the tracking store.
+        images: the rows of the run's manifest: columns label, split and sha256.
+        run_id: the run that is looked at.
+    """
+    run = client.get_run(run_id)
+    study = client.get_experiment(run.info.experiment_id).name
+    model_uri = run.data.tags.get("catdog.model_uri", "")
+    with open_look(
+        client, digest_test(images), study=study, model=f"run {run.info.run_name}", model_uri=model_uri, run_id=run_id,
+        command=script_command(),
+    ) as look:  # fmt: skip
+        yield look
+    for key, value in (look.result or {}).items():
+        client.log_metric(run_id, key, float(value))
 
 
 def _open_ledger(client: "MlflowClient") -> str:

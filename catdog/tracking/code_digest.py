@@ -36,7 +36,7 @@ WATCHERS = (
     # Rooms that read the config (its values have a digest of their own), plan, watch, record and show runs, and that deal with the
     # machine.
     "catdog.config", "catdog.sweeps", "catdog.tracking", "catdog.registry", "catdog.plots", "catdog.statistics", "catdog.system",
-    "catdog.cli", "catdog.training.run_logging", "catdog.training.progress", "catdog.training.preload",
+    "catdog.cli", "catdog.study", "catdog.training.run_logging", "catdog.training.progress", "catdog.training.preload",
     "catdog.training.check", "catdog.training.saved_code",
     # They bring images to disk and divide them; what comes of that is in the digest of the data, file by file.
     "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.duplicates", "catdog.data.synthetic",
@@ -101,6 +101,21 @@ def digest_code(entry: str = TRAINING, user_references: Iterable[str] = ()) -> C
     return result
 
 
+def digest_script(texts: Mapping[Path, str]) -> CodeDigest:
+    """Returns the digest of scripts, with the modules beside them that they import; of catdog, what they use of it.
+
+    Args:
+        texts: the text of each script or notebook cell, by its file, which need not be there.
+
+    Raises:
+        UserError: one is not valid Python.
+    """
+    analysis = _Analysis([str(path.parent) for path in texts])
+    for path, text in texts.items():
+        analysis.touch(SourceModule(f"{path.stem} ", path, is_own=False, shown=path.name, script=text))
+    return analysis.finish()
+
+
 def _stamp(path: str) -> _Stamp:
     try:
         found = Path(path).stat()
@@ -110,9 +125,14 @@ def _stamp(path: str) -> _Stamp:
 
 
 class _Analysis:
-    """What has been reached so far, and what that makes of it."""
+    """What has been reached so far, and what that makes of it.
 
-    def __init__(self) -> None:
+    Args:
+        folders: where a user's modules are looked for before the current folder.
+    """
+
+    def __init__(self, folders: Sequence[str] = ()) -> None:
+        self.folders = folders
         self.root = _find_package()
         self.loaded: dict[str, SourceModule | None] = {}
         self.touched: dict[str, SourceModule] = {}
@@ -293,7 +313,7 @@ class _Analysis:
         if name not in self.specs:
             parent, _, _ = name.rpartition(".")
             if not parent:
-                self.specs[name] = _find_top_level(name)
+                self.specs[name] = _find_top_level(name, self.folders)
             else:
                 outer = self._find_spec(parent)
                 places = outer.submodule_search_locations if outer else None
@@ -313,8 +333,8 @@ def _find_package() -> Path:
     return Path(next(iter(sys.modules[PACKAGE].__path__))).resolve()
 
 
-def _find_top_level(name: str) -> ModuleSpec | None:
-    spec = PathFinder.find_spec(name, [str(Path.cwd()), *sys.path])
+def _find_top_level(name: str, folders: Sequence[str] = ()) -> ModuleSpec | None:
+    spec = PathFinder.find_spec(name, [*folders, str(Path.cwd()), *sys.path])
     if spec is not None:
         return spec
     # Packages installed in editable mode may have a finder of their own.

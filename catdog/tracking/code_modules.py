@@ -40,20 +40,23 @@ class SourceModule:
         path: the file.
         is_own: whether it is catdog's; of a user's module everything counts.
         shown: how the file is called in the plan.
+        script: the text, of a script or a notebook's cell: what it does as `__main__` counts; None: a module, read from the file.
     """
 
-    def __init__(self, name: str, path: Path, *, is_own: bool, shown: str) -> None:
+    def __init__(self, name: str, path: Path, *, is_own: bool, shown: str, script: str | None = None) -> None:
         self.name = name
         self.is_own = is_own
         self.shown = shown
         self.package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        content = path.read_bytes()
+        content = path.read_bytes() if script is None else script.encode()
         self.text = content.decode("utf-8", errors="replace")
         try:
             self.body = ast.parse(content).body
         except (SyntaxError, ValueError) as error:
             line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             raise UserError(f"{shown}{line}: not valid Python: {error.args[0]}.") from error
+        if script is not None:
+            self.body = [inner for each in self.body for inner in (each.body if is_main(each) else [each])]
         self.has_walrus = ":=" in self.text
         self.table: dict[str, Binding] = {}
         # Statements that do something when the module is imported, beside binding names.
@@ -122,7 +125,7 @@ def is_type_checking(node: ast.AST) -> TypeGuard[ast.If]:
     return isinstance(node, ast.If) and last_name(node.test) == "TYPE_CHECKING"
 
 
-def is_main(node: ast.stmt) -> bool:
+def is_main(node: ast.stmt) -> TypeGuard[ast.If]:
     """Returns whether this is `if __name__ == "__main__":`, whose body runs in no training."""
     return (
         isinstance(node, ast.If)

@@ -5,20 +5,26 @@ import importlib.metadata
 import json
 import shlex
 import subprocess
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from catdog.config import schema
 from catdog.config.schema import Config
 from catdog.system.errors import UserError
-from catdog.tracking.code_digest import digest_code
+from catdog.tracking.code_digest import digest_code, digest_script
 
 # Libraries that compute what training computes with, or decode its images.
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
 DIGITS = 12
 # The tag of a run's config without its seed.
 VARIANT_TAG = "catdog.variant_digest"
+# A run that a script recorded says so, and at which size its validation images are in the cache of decoded images.
+RECORDED_TAG = "catdog.recorded"
+IMAGE_SIZE_TAG = "catdog.image_size"
 PRECISION_TAG = "catdog.precision"
 DEVICE_TAG = "catdog.device"
 # Tags of a run, beside those of its config and data, on which its result depends.
@@ -34,7 +40,7 @@ class Identity:
         data: digest of the images' contents, classes and splits.
         code: digest of what the code does that training reaches, the user's included.
         libraries: version by name.
-        runtime: `precision`, as it is once auto is resolved, and `device`: cpu or gpu.
+        runtime: `precision`, as it is once auto is resolved, and `device`: cpu or gpu; empty where another tool trained.
         files: digest of what counts in each file of that code; it explains, and does not count.
         sources: the text of each file of the user's own code.
     """
@@ -63,8 +69,7 @@ class Identity:
             "catdog.code_digest": self.code,
             "catdog.code_files": json.dumps(dict(self.files)),
             "catdog.libraries": json.dumps(dict(self.libraries)),
-            PRECISION_TAG: self.runtime["precision"],
-            DEVICE_TAG: self.runtime["device"],
+            **{f"catdog.{name}": value for name, value in self.runtime.items()},
         }
 
 
@@ -92,6 +97,30 @@ def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Id
         schema.hash_config(config, with_seed=True), data_digest, code.digest, libraries, dict(runtime), code.files,
         code.sources,
     )  # fmt: skip
+
+
+def identify_script(
+    variant: str, config: Mapping[str, Any], seed: int, data_digest: str, scripts: Mapping[Path, str]
+) -> Identity:
+    """Returns the identity of a run that a script of the user's trains.
+
+    Args:
+        variant: its name.
+        config: what JSON holds, without the seed.
+        seed: the run's.
+        data_digest: of its images and their splits.
+        scripts: the text of each script by its file.
+    """
+    code = digest_script(scripts)
+    content = hash_settings(variant, config, seed)
+    # Of catdog's own libraries those count that the script imports.
+    libraries = _read_distributions(code.libraries)
+    return Identity(content, data_digest, code.digest, libraries, {}, code.files, code.sources)
+
+
+def hash_settings(variant: str, config: Mapping[str, Any], seed: int | None = None) -> str:
+    """Returns the digest of what a script says of a run; without a seed that of its variant."""
+    return schema.hash_text(json.dumps([variant, config, *([] if seed is None else [seed])], sort_keys=True))
 
 
 def _read_distributions(modules: Iterable[str]) -> dict[str, str]:
@@ -142,6 +171,11 @@ def variant_key(tags: Mapping[str, str], *, without: Collection[str] = ()) -> st
     variant = tags.get(VARIANT_TAG, "")
     rest = [tags[tag] for tag in RESULT_TAGS if tag in tags and tag not in without]
     return schema.hash_text(variant + "".join(rest)) if variant and rest else variant
+
+
+def script_command() -> str:
+    """Returns how the script that is running was started."""
+    return shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
 
 
 def describe_origin(command: str) -> dict[str, str]:

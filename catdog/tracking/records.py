@@ -13,7 +13,7 @@ from catdog.config.schema import complete_params
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
-from catdog.tracking.identity import DIGITS
+from catdog.tracking.identity import DIGITS, RECORDED_TAG
 from catdog.tracking.ownership import Owner
 
 if TYPE_CHECKING:
@@ -237,6 +237,16 @@ def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
         max_results=1,
     )
     return store_run(client, found[0]) if found else None
+
+
+def find_newest_recorded(client: "MlflowClient", study: str) -> StoredRun | None:
+    """Returns the newest finished run of a study if a script recorded it outside of a sweep; None where another one is newer."""
+    found = client.search_runs(
+        [find_study(client, study)], f"tags.`{KIND}` = '{RUN}' AND attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"], max_results=1,
+    )  # fmt: skip
+    newest = store_run(client, found[0]) if found else None
+    return newest if newest and RECORDED_TAG in newest.tags and not newest.sweep_id else None
 
 
 def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:

@@ -7,13 +7,13 @@ import logging
 import shlex
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog.config import schema
-from catdog.config.schema import Config, TrackingConfig
+from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
 from catdog.tracking.delivery import Postman
 from catdog.tracking.identity import VARIANT_TAG, Identity, describe_origin, read_git
@@ -184,40 +184,63 @@ def open_run(
     run = SpooledRun(client, entry, checkpoint)
     attempt = 1 + sum(item["op"] == "status" and item["status"] == "RUNNING" for item in entry.operations)
     monitor = None
+
+    def finish(status: str) -> None:
+        _log_logs(run, job, attempt)
+        if status == "FINISHED" and not job.sweep_id and config.promote.enabled:
+            # Before it is FINISHED: from then on, nothing goes on with it.
+            run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(config.promote))
+
+    with closed_at_end(run, SWEEP_PATIENCE_S if job.sweep_id else config.tracking.wait_s, finish):
+        try:
+            if entry.operations:
+                attempt += 1
+                run.append("status", status="RUNNING", time_ms=_now_ms())
+                run.log_tags(Owner.current(job.leader).tags)
+            _describe_in_mlflow(run, config, job, identity)
+            if job.sweep_id:
+                run.log_tags(member_tag(job.sweep_id, job))
+            if job.retries:
+                run.log_tags({"catdog.retries": str(job.retries)})
+            if config.tracking.system_metrics:
+                monitor = _start_monitor(run)
+            yield run
+        except BaseException as error:
+            # Before the log is taken; the terminal gets it from whoever catches the exception.
+            log.error("%s", error or type(error).__name__, exc_info=True, extra={"file_only": True})
+            raise
+        finally:
+            if monitor:
+                monitor.finish()
+
+
+@contextlib.contextmanager
+def closed_at_end(run: SpooledRun, patience_s: float, finish: Callable[[str], None]) -> Iterator[None]:
+    """Closes a run as FINISHED, KILLED (Ctrl-C) or FAILED when the block ends, and delivers it.
+
+    The exception, whose traceback becomes an artifact, goes on to the caller.
+
+    Args:
+        run: open.
+        patience_s: how long to wait for a store that does not answer.
+        finish: called with the status before it is recorded, for what is left to write.
+    """
     status = "FINISHED"
     try:
-        if entry.operations:
-            attempt += 1
-            run.append("status", status="RUNNING", time_ms=_now_ms())
-            run.log_tags(Owner.current(job.leader).tags)
-        _describe_in_mlflow(run, config, job, identity)
-        if job.sweep_id:
-            run.log_tags(member_tag(job.sweep_id, job))
-        if job.retries:
-            run.log_tags({"catdog.retries": str(job.retries)})
-        if config.tracking.system_metrics:
-            monitor = _start_monitor(run)
-        yield run
+        yield
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-        # Before the log is taken; the terminal gets it from whoever catches the exception.
-        log.error("%s", error or type(error).__name__, exc_info=True, extra={"file_only": True})
         with contextlib.suppress(Exception):
             if status == "FAILED":
                 run.log_text(traceback.format_exc(), "traceback.txt")
             run.log_tags({"catdog.error": _summarize(error)})
         raise
     finally:
-        if monitor:
-            monitor.finish()
         # Closing a run that failed, perhaps for want of disk, must not hide why.
         with contextlib.nullcontext() if status == "FINISHED" else contextlib.suppress(Exception):
-            _log_logs(run, job, attempt)
-            if status == "FINISHED" and not job.sweep_id and config.promote.enabled:
-                # Before it is FINISHED: from then on, nothing goes on with it.
-                run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(config.promote))
+            finish(status)
             run.append("status", status=status, time_ms=_now_ms())
-        hand_in(run, SWEEP_PATIENCE_S if job.sweep_id else config.tracking.wait_s)
+        hand_in(run, patience_s)
 
 
 def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
@@ -225,7 +248,12 @@ def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
 
     A run may belong to several: to its own, and to those that reuse it, perhaps under another name.
     """
-    return {f"catdog.member.{sweep_id}": json.dumps([job.number, job.name, job.variant])}
+    return member_tag_of(sweep_id, job.number, job.name, job.variant)
+
+
+def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[str, str]:
+    """Returns that tag of a run that is no job."""
+    return {f"catdog.member.{sweep_id}": json.dumps([number, name, variant])}
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
@@ -333,10 +361,12 @@ def _start_monitor(run: SpooledRun) -> Any:
     return monitor
 
 
-def log_inputs(run: SpooledRun, config: Config, images: "pd.DataFrame", digest: str) -> None:
+def log_inputs(run: SpooledRun, config: DatasetConfig, images: "pd.DataFrame", digest: str) -> None:
     """Attaches the data set to the run as MLflow dataset inputs, one for train and one for val.
 
     Args:
+        run: the run.
+        config: of the data set.
         images: the manifest's rows: file, label, split, sha256.
         digest: the manifest's digest.
     """
@@ -344,12 +374,12 @@ def log_inputs(run: SpooledRun, config: Config, images: "pd.DataFrame", digest: 
     from mlflow.data.code_dataset_source import CodeDatasetSource
 
     # The archive is a param too; as a source, MLflow would guess what kind of address it is.
-    source = CodeDatasetSource({"catdog.dataset": config.dataset.name, "archive": config.dataset.archive or "drawn"})
+    source = CodeDatasetSource({"catdog.dataset": config.name, "archive": config.archive or "drawn"})
     datasets = []
     for split, context in (("train", "training"), ("val", "validation")):
         rows = images[images["split"] == split].drop(columns="split")
         # MLflow's limit for a digest is 36 characters.
-        data = mlflow.data.from_pandas(rows, source=source, name=f"{config.dataset.name} {split}", digest=digest[:36])
+        data = mlflow.data.from_pandas(rows, source=source, name=f"{config.name} {split}", digest=digest[:36])
         datasets.append({"dataset": data._to_mlflow_entity().to_dictionary(), "context": context})
     run.append("inputs", datasets=datasets)
 
@@ -360,10 +390,10 @@ def log_kept_model(
     *,
     example: "np.ndarray",
     class_names: tuple[str, ...],
-    custom_objects: Mapping[str, Any],
-    code_paths: list[str],
-    requirements: list[str],
-    needs: list[str],
+    custom_objects: Mapping[str, Any] | None = None,
+    code_paths: Sequence[str] = (),
+    requirements: Sequence[str] = (),
+    needs: Sequence[str] = (),
 ) -> None:
     """Saves the kept model with the run, with signature, input example and class names.
 
@@ -401,7 +431,7 @@ def log_kept_model(
         # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
         mlflow.tensorflow.save_model(
             model, path=str(folder), signature=signature, input_example=example,
-            pip_requirements=libraries + requirements, metadata=metadata,
-            custom_objects=dict(custom_objects) or None, code_paths=code_paths or None,
+            pip_requirements=[*libraries, *requirements], metadata=metadata,
+            custom_objects=dict(custom_objects or {}) or None, code_paths=list(code_paths) or None,
         )  # fmt: skip
     run.append("model", folder=folder.name, name=MODEL_ARTIFACT, tags={})

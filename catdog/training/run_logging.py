@@ -26,22 +26,14 @@ SAMPLES_PER_CLASS = 3
 
 def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", sources: Mapping[str, str]) -> None:
     """Writes the composed config, the source of the user's own modules, facts of the data, and the split of every file."""
-    from catdog.data.dataset import majority_fraction
-    from catdog.tracking import log_inputs
+    from catdog.tracking.results import log_data
 
     run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
     run.log_text(OmegaConf.to_yaml(OmegaConf.create(job.overrides)), "config/overrides.yaml")
     for path, text in sources.items():
         run.log_text(text, f"{CODE_FOLDER}/{path}")
     manifest = dataset.manifest
-    # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
-    run.log_tags({
-        **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
-        "catdog.majority_fraction": f"{majority_fraction(dataset):.6f}",
-        "catdog.classes": ",".join(manifest.classes),
-    })  # fmt: skip
-    run.log_table(manifest.images, "split.csv")
-    log_inputs(run, config, manifest.images, manifest.digest)
+    log_data(run, config.dataset, manifest)
 
 
 def log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
@@ -82,8 +74,8 @@ def log_results(
     Args:
         clean_accuracy: the kept model's on training images that are not augmented, in [0, 1].
     """
-    from catdog import plots
     from catdog.data.history import History
+    from catdog.tracking.results import log_outcome
 
     kept = fitted.best if config.trainer.keep == "best" else fitted.last
     run.log_metrics({
@@ -95,16 +87,7 @@ def log_results(
         "kept/epoch": kept["epoch"],
         "train/accuracy_clean": clean_accuracy,
     })  # fmt: skip
-    history = History.from_epochs(fitted.epochs)
-    run.log_text(history.to_csv(), "history.csv")
-    run.log_text(predictions.to_csv(), "predictions/val.csv")
-    by_epoch = history.to_frame()
-    epoch = int(kept["epoch"])
-    run.log_figure(plots.plot_accuracy(by_epoch, epoch), "figures/accuracy.png")
-    run.log_figure(plots.plot_loss(by_epoch, epoch), "figures/loss.png")
-    run.log_figure(plots.plot_gap(by_epoch, epoch), "figures/gap.png")
-    confusion = plots.plot_confusion(predictions.confusion, list(predictions.class_names))
-    run.log_figure(confusion, "figures/confusion.png")
+    log_outcome(run, History.from_epochs(fitted.epochs), predictions, int(kept["epoch"]))
 
 
 def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages", sources: Mapping[str, str]) -> None:

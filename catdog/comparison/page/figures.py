@@ -52,16 +52,23 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
         of_runs = {record.name: variant.name for variant in analysis.variants for record in variant.records}
         # A variant's colour is its place among all, here as where a row is a variant.
         of_runs = {name: name for name in variants} | of_runs
-        figures["accuracy"] = plot_accuracy_curves(histories, of_runs, analysis.comparison.baseline)
-        figures["loss"] = plot_loss_curves(histories, of_runs)
-        figures["gap"] = plot_gap_curves(histories, of_runs)
+        # Another tool's runs have the metrics that its script logged.
+        known = set().union(*histories.values())
+        if known & {"train/accuracy", "val/accuracy"}:
+            figures["accuracy"] = plot_accuracy_curves(histories, of_runs, analysis.comparison.baseline)
+        if known & {"train/loss", "val/loss"}:
+            figures["loss"] = plot_loss_curves(histories, of_runs)
+        if "gap/accuracy" in known:
+            figures["gap"] = plot_gap_curves(histories, of_runs)
     measured = {variant.name: _accuracies(variant, analysis) for variant in analysis.drawn}
     if any(measured.values()):
         seeds = {variant.name: variant.accuracies.tolist() for variant in analysis.drawn}
         figures["final_accuracy"] = plot_final_accuracy(measured, variants, analysis.comparison.baseline, seeds)
     figures |= _build_differences(analysis)
-    if trained:
-        figures["seconds"] = plot_seconds({variant.name: variant.seconds_per_epoch for variant in trained}, variants)
+    timed = {variant.name: variant.seconds_per_epoch for variant in trained}
+    timed = {name: value for name, value in timed.items() if not np.isnan(value)}
+    if timed:
+        figures["seconds"] = plot_seconds(timed, variants)
     models = {variant.name: variant.representative for variant in analysis.drawn}
     sized = {
         name: (record.metric("model/parameters"), record.metric("model/trainable_parameters"))
@@ -101,7 +108,9 @@ def _accuracies(variant: Variant, analysis: Analysis) -> dict[str, tuple[float, 
         for key, count in images.items():
             # Of the last epoch's models only the accuracy is known: over seeds and images it has no interval.
             low, high = single.last_interval(f"{key}/accuracy", count) if single else (NAN, NAN)
-            measured[key] = (variant.mean_of(f"{key}/accuracy"), low, high)
+            mean = variant.mean_of(f"{key}/accuracy")
+            if not np.isnan(mean):
+                measured[key] = (mean, low, high)
     if not np.isnan(variant.interval[0]):
         measured["kept val"] = (variant.accuracy, *variant.interval)
     return measured

@@ -1,0 +1,77 @@
+"""A split as it is handed to other tools: files, labels and class names."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from catdog.data.dataset import Dataset
+from catdog.data.splits import SPLITS
+from catdog.system.errors import UserError
+
+if TYPE_CHECKING:
+    from catdog.registry.ledger import OpenLook
+
+# At this size an image is decoded to see whether it can be, and is shown on the page of a comparison.
+PICTURE_SIZE = 160
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one split that can be read. `files, labels, class_names = split` takes it apart.
+
+    Attributes:
+        name: train, val or test.
+        files: where they lie.
+        labels: int32 (N,), the index of each file's class in `class_names`.
+        class_names: in the order of their indices.
+        names: what each file is called in the study: its path below the data set's folder.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    names: tuple[str, ...]
+    _dataset: Dataset = field(repr=False)
+    _look: "OpenLook | None" = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[object]:
+        return iter((self.files, self.labels, self.class_names))
+
+    def read(self, image_size: int = PICTURE_SIZE, indices: np.ndarray | None = None) -> np.ndarray:
+        """Returns images as catdog's own models see them, decoded once and kept in the cache.
+
+        Args:
+            image_size: height and width in pixels.
+            indices: int64 (B,), which of `files`; None: all of them.
+
+        Returns:
+            uint8 (B, H, W, 3) in [0, 255], RGB.
+        """
+        images = self._dataset.load_split(self.name, image_size, look=self._look)
+        return images.gather(np.arange(len(images)) if indices is None else np.asarray(indices))[0]
+
+
+def hand_out(dataset: Dataset, name: str, look: "OpenLook | None" = None) -> Split:
+    """Returns a split of a data set, without the files that cannot be read.
+
+    Args:
+        dataset: whose.
+        name: train, val or test.
+        look: for test: the entry in the ledger that this is for.
+
+    Raises:
+        UserError: no such split.
+        ValueError: test is asked for without such an entry.
+    """
+    if name not in SPLITS:
+        raise UserError(f"split: must be one of {', '.join(SPLITS)}, received {name!r}.")
+    images = dataset.load_split(name, PICTURE_SIZE, look=look)
+    files = tuple(dataset.manifest.root / file for file in images.files)
+    return Split(name, files, images.labels, dataset.classes, images.files, dataset, look)

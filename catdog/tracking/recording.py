@@ -1,0 +1,617 @@
+"""Runs that other tools trained: a script says what came out, and the run is kept like one of catdog's own."""
+
+import contextlib
+import json
+import linecache
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from catdog.config import schema
+from catdog.config.schema import PromoteConfig, TrackingConfig
+from catdog.data.answers import check_answers
+from catdog.data.handout import PICTURE_SIZE
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
+from catdog.system.errors import UserError
+from catdog.tracking.delivery import ENDED
+from catdog.tracking.identity import (
+    IMAGE_SIZE_TAG,
+    RECORDED_TAG,
+    VARIANT_TAG,
+    Identity,
+    describe_origin,
+    hash_settings,
+    identify_script,
+    script_command,
+)
+from catdog.tracking.logged_models import log_folder_model, log_keras_model
+from catdog.tracking.outbox import Entry, entry_for
+from catdog.tracking.ownership import BusyError, Owner
+from catdog.tracking.results import log_data, log_outcome
+from catdog.tracking.run import (
+    SWEEP_PATIENCE_S,
+    SpooledRun,
+    closed_at_end,
+    describe_undelivered,
+    hand_in,
+    member_tag_of,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from catdog.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
+
+REUSE = ("exact", "never")
+# Keras clips at the same value: a probability that underflowed to 0 would make the mean infinite.
+LEAST_PROBABILITY = 1e-7
+# What MLflow allows in the name of a metric or a parameter, beside letters and digits.
+NAME_CHARACTERS = "_-./ :"
+MOST_NAME_LETTERS = 240
+
+
+@dataclass
+class Recording:
+    """Runs of a script that belong together, as those of a sweep: the comparison takes them by default.
+
+    Attributes:
+        name: what it is called in MLflow.
+        sweep_id: its run in MLflow; "" before its first new run, and until it ends where nothing is new.
+        run_ids: of its runs in the order in which they were recorded, those that were there already among them.
+    """
+
+    name: str
+    sweep_id: str = ""
+    run_ids: list[str] = field(default_factory=list)
+    members: "list[RecordedRun]" = field(default_factory=list, repr=False)
+    sweep: SpooledRun | None = field(default=None, repr=False)
+
+
+class RecordedRun:
+    """A run that a script describes while it trains.
+
+    Where a finished run of the same variant, config, seed, data and code is there already, `is_finished` is true: the script can
+    skip its work, and what it logs all the same changes nothing.
+
+    Attributes:
+        name: what it is called in MLflow, such as "forest seed=1".
+        variant: what is compared.
+        seed: the run's.
+        is_finished: whether a finished run stands for it.
+        run_id: MLflow's; "" until the run ends, where the store did not answer at once.
+        has_arrived: after its end, whether MLflow has all of it; what it does not have is delivered later.
+    """
+
+    def __init__(self, name: str, variant: str, seed: int, dataset: "Dataset", run_id: str = "") -> None:
+        self.name = name
+        self.variant = variant
+        self.seed = seed
+        self.is_finished = bool(run_id)
+        self.run_id = run_id
+        self.has_arrived = bool(run_id)
+        self.has_model = False
+        self.identity = ""
+        self._dataset = dataset
+        self._run: SpooledRun | None = None
+        self._epochs: list[dict[str, float]] = []
+        self._metrics: dict[str, float] = {}
+        self._predictions: Predictions | None = None
+        self._kept_epoch: int | None = None
+        self._begun = (time.perf_counter(), time.process_time())
+
+    def log_epoch(self, metrics: Mapping[str, float], *, epoch: int | None = None) -> None:
+        """Writes an epoch's metrics.
+
+        Args:
+            metrics: any of train/accuracy, train/loss, val/accuracy, val/loss (accuracies in [0, 1], losses in nats),
+                learning_rate, epoch_seconds, images_per_second, and others of your own.
+            epoch: from 1; None: the one after the last.
+
+        Raises:
+            UserError: a name that MLflow does not allow, a value that is no number, or an epoch that is not after the last.
+        """
+        values = _check_metrics(metrics)
+        last = int(self._epochs[-1]["epoch"]) if self._epochs else 0
+        epoch = last + 1 if epoch is None else epoch
+        if epoch <= last:
+            raise UserError(
+                f"log_epoch: epoch must be more than {last}, the last one, received {epoch}. Epochs count from 1."
+            )
+        if {"train/accuracy", "val/accuracy"} <= set(values):
+            values.setdefault("gap/accuracy", values["train/accuracy"] - values["val/accuracy"])
+        self._epochs.append({"epoch": epoch, **values})
+        if self._run:
+            self._run.log_metrics(values, step=epoch)
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Writes metrics of the run as a whole.
+
+        The comparison knows train/accuracy_clean (of the kept model, on training images that are not augmented, in [0, 1]),
+        model/parameters and model/trainable_parameters.
+
+        Raises:
+            UserError: as of `log_epoch`.
+        """
+        self._metrics |= _check_metrics(metrics)
+
+    def log_validation(
+        self,
+        files: Sequence[str | Path],
+        labels: Any,
+        probabilities: Any,
+        *,
+        class_names: Sequence[str] | None = None,
+        epoch: int | None = None,
+    ) -> None:
+        """Writes the trained model's answers to the study's validation images. Every run needs them, once.
+
+        Args:
+            files: of each answer: where the file lies, or its name in the study; in any order.
+            labels: of each answer: class names, or indices into `class_names`.
+            probabilities: numbers (N, C) in [0, 1], each row with the sum 1, or a DataFrame whose columns are the classes.
+            class_names: of the columns and the indices; None: those of the study, in its order.
+            epoch: the epoch whose model answered, from 1; None: the last. Name it where the best epoch was picked by these images.
+
+        Raises:
+            UserError: an image without an answer, or with two; files, labels or classes of something else; no probabilities.
+        """
+        if self._run is None:
+            return
+        last = int(self._epochs[-1]["epoch"]) if self._epochs else 1
+        known = [int(item["epoch"]) for item in self._epochs] or [1]
+        if epoch is not None and epoch not in known:
+            raise UserError(f"log_validation: epoch must be one that was logged, 1 to {last}, received {epoch}.")
+        readable = self._keep_pictures(PICTURE_SIZE)
+        self._predictions = check_answers(self._dataset, readable, files, labels, probabilities, class_names)
+        self._kept_epoch = last if epoch is None else epoch
+
+    def log_figure(self, figure: "Figure", name: str) -> None:
+        """Writes a Matplotlib figure as figures/NAME.png."""
+        if self._run:
+            self._run.log_figure(figure, f"figures/{_check_name(name.removesuffix('.png'))}.png")
+
+    def log_text(self, text: str, path: str) -> None:
+        """Writes a text as the artifact `path`."""
+        if self._run:
+            self._run.log_text(text, _check_name(path))
+
+    def log_file(self, file: str | Path, folder: str = "files") -> None:
+        """Copies a file into the run's artifact folder.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        if not Path(file).is_file():
+            raise UserError(f"log_file: no file {str(file)!r}.")
+        if self._run:
+            self._run.log_file(Path(file), _check_name(folder))
+
+    def log_model(self, model: Any, *, image_size: int | None = None) -> None:
+        """Saves the trained model with the run, so that it can become champion.
+
+        It takes uint8 pixels (N, H, W, 3) in [0, 255], and answers probabilities (N, classes) in the order of the study's classes.
+        A run without a model is compared all the same.
+
+        Args:
+            model: a Keras model, or the folder of an MLflow model of any flavor, such as `mlflow.sklearn.save_model` writes.
+            image_size: height and width in pixels that it takes; None: as its input or its signature says.
+
+        Raises:
+            UserError: it is no such model, or its image size is not known.
+        """
+        if self._run is None:
+            return
+        classes = self._dataset.classes
+        if isinstance(model, str | Path):
+            size = log_folder_model(self._run, Path(model), image_size, classes)
+        else:
+            size = log_keras_model(self._run, model, image_size, self._dataset)
+        self._keep_pictures(size)
+        self.has_model = True
+
+    def _keep_pictures(self, size: int) -> tuple[str, ...]:
+        """Decodes the validation images into the cache; returns the names of those that can be read."""
+        images = self._dataset.load_split("val", size)
+        if self._run and not self.has_model:
+            self._run.log_tags({IMAGE_SIZE_TAG: str(size)})
+        return images.files
+
+    def _open(self, run: SpooledRun) -> None:
+        self._run = run
+
+    def _finish(self) -> None:
+        """Writes what can be written at the end only.
+
+        Raises:
+            UserError: there are no answers to the validation images.
+        """
+        assert self._run is not None
+        if self._predictions is None or self._kept_epoch is None:
+            raise UserError(
+                f"{self.name}: it has no answers to the validation images, so it could not be compared. Call "
+                "run.log_validation(files, labels, probabilities) before the block ends."
+            )
+        accuracy, loss = self._predictions.accuracy, mean_loss(self._predictions)
+        epochs = self._epochs or [{"epoch": 1, "val/accuracy": accuracy, "val/loss": loss}]
+        if not self._epochs:
+            self._run.log_metrics({"val/accuracy": accuracy, "val/loss": loss}, step=1)
+        # An epoch without these metrics is as good as what was measured here.
+        whole = [{"val/accuracy": accuracy, "val/loss": loss} | item for item in epochs]
+        best = max(whole, key=lambda item: (item["val/accuracy"], -item["val/loss"]))
+        last = whole[-1]
+        finals = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "gap/accuracy")
+        wall_s, cpu_s = self._begun
+        self._run.log_metrics({
+            "best/epoch": best["epoch"], "best/val_accuracy": best["val/accuracy"], "best/val_loss": best["val/loss"],
+            **{"final/" + key.replace("/", "_"): last[key] for key in finals if key in last},
+            "kept/epoch": self._kept_epoch, "kept/val_accuracy": accuracy, "kept/val_loss": loss,
+            "run_seconds": time.perf_counter() - wall_s, "run_cpu_seconds": time.process_time() - cpu_s,
+            **self._metrics,
+        })  # fmt: skip
+        # What the comparison says of a model that was picked by its validation accuracy.
+        keep = "last" if self._kept_epoch == int(last["epoch"]) else "best"
+        self._run.append("params", values={"trainer.keep": keep})
+        log_outcome(self._run, History.from_epochs(epochs), self._predictions, self._kept_epoch)
+
+
+def mean_loss(predictions: Predictions) -> float:
+    """Returns the mean cross-entropy of answers, in nats."""
+    of_label = predictions.probabilities[np.arange(len(predictions)), predictions.label_indices]
+    return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean())
+
+
+@contextlib.contextmanager
+def record_run(
+    client: "MlflowClient",
+    tracking: TrackingConfig,
+    study: str,
+    dataset: "Dataset",
+    *,
+    variant: str,
+    seed: int,
+    config: Mapping[str, Any] | None,
+    scripts: Mapping[Path, str],
+    reuse: str = "exact",
+    promote: bool = True,
+    recording: Recording | None = None,
+) -> Iterator[RecordedRun]:
+    """Opens a run that a script trains, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED; the exception goes on.
+
+    Args:
+        client: of the tracking store.
+        tracking: the tracking section.
+        study: its name.
+        dataset: whose validation images the run answers.
+        variant: what is compared, such as "forest".
+        seed: the run's.
+        config: what makes the variant what it is, without the seed: numbers, texts, lists and dictionaries.
+        scripts: the text of the code that trains, by its file.
+        reuse: exact: a finished run of the same is not repeated; never.
+        promote: whether it may become champion.
+        recording: the runs that it belongs to.
+
+    Raises:
+        UserError: what is wrong in the arguments, or another process records this very run.
+    """
+    schema.require_choice("reuse", REUSE, reuse)
+    schema.require(bool(variant.strip()), "variant", "a name", variant)
+    whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    schema.require(whole and 0 <= seed < 2**31, "seed", "a whole number, 0 to 2147483647", seed)
+    content = _check_config(config or {})
+    identity = identify_script(variant, content, int(seed), dataset.manifest.digest, scripts)
+    found = find_finished(client, study, identity.digest) if reuse == "exact" else None
+    name = f"{variant} seed={seed}"
+    recorded = RecordedRun(name, variant, int(seed), dataset, found.info.run_id if found else "")
+    recorded.identity = identity.digest
+    if recording:
+        _join(client, tracking, study, recording, recorded)
+    if found:
+        log.info('%s: run %s is this one; reuse="never" records it again', name, recorded.run_id)
+        yield recorded
+        return
+    entry = _claim(tracking, study, name, identity)
+    run = SpooledRun(client, entry)
+    recorded._open(run)
+
+    def finish(status: str) -> None:
+        if status == "FINISHED" and promote and recorded.has_model and recording is None:
+            # Before it is FINISHED: from then on, nothing goes on with it.
+            run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(PromoteConfig()))
+        if status == "FINISHED" and promote and not recorded.has_model:
+            log.info("%s has no model (run.log_model): it is compared, but not registered", name)
+
+    place = len(recording.members) - 1 if recording else 0
+    try:
+        with closed_at_end(run, SWEEP_PATIENCE_S if recording else tracking.wait_s, finish):
+            _describe(run, recorded, identity, content, dataset, recording.sweep_id if recording else "", place)
+            yield recorded
+            recorded._finish()
+            recorded.is_finished = True
+    finally:
+        recorded.run_id, recorded.has_arrived = str(run.delivered_state["run_id"]), run.has_arrived
+        if not recorded.has_arrived:
+            log.warning("%s: %s", name, describe_undelivered(tracking, run.postman))
+        elif entry.folder.exists():
+            # Nothing goes on with a run that failed.
+            entry.claim().remove()
+
+
+def find_finished(client: "MlflowClient", study: str, identity: str) -> "Run | None":
+    """Returns the newest finished run of a study with this identity."""
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return None
+    where = f"tags.`catdog.identity` = '{identity}' AND tags.`catdog.kind` = 'run' AND attributes.status = 'FINISHED'"
+    found = client.search_runs(
+        [experiment.experiment_id], where, max_results=1, order_by=["attributes.start_time DESC"]
+    )
+    return found[0] if found else None
+
+
+def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) -> Entry:
+    """Returns the run's entry in the outbox; what an earlier attempt left there is set aside, and delivered."""
+    entry = entry_for(Path(tracking.spool), tracking.uri, study, "run", identity.digest)
+    facts = {"kind": "run", "name": name, "study": study, "tracking": asdict(tracking), "identity": identity.digest}
+    try:
+        entry.claim(facts)
+        if entry.operations:
+            if entry.pending or entry.last_status not in ENDED:
+                entry.supersede("the run was begun again")
+            else:
+                entry.remove()
+            entry.claim(facts)
+    except BusyError as busy:
+        owner = busy.owner or "another process"
+        raise UserError(
+            f"{name}: {owner} records this very run right now. Wait for it, or give another seed."
+        ) from None
+    return entry
+
+
+def _describe(
+    run: SpooledRun, recorded: RecordedRun, identity: Identity, config: dict[str, Any], dataset: "Dataset", sweep_id: str,
+    place: int,
+) -> None:  # fmt: skip
+    """Creates the run in MLflow, with everything that is known before the training."""
+    tags = {
+        "catdog.kind": "run",
+        RECORDED_TAG: "true",
+        "catdog.variant": recorded.variant,
+        VARIANT_TAG: hash_settings(recorded.variant, config),
+        **identity.tags,
+        **Owner.current().tags,
+        **describe_origin(script_command()),
+    }
+    run.append("create", name=recorded.name, tags=tags, sweep_id=sweep_id or None, time_ms=int(time.time() * 1000))
+    if sweep_id:
+        run.log_tags(member_tag_of(sweep_id, place, recorded.name, recorded.variant))
+    data = {f"dataset.{key}": value for key, value in schema.flatten(dataset.config).items()}
+    params = {"seed": recorded.seed, **_flatten("config", config), **data}
+    run.append("params", values={key: str(value) for key, value in params.items()})
+    whole = {"variant": recorded.variant, "seed": recorded.seed, "config": config, "dataset": asdict(dataset.config)}
+    run.log_text(OmegaConf.to_yaml(OmegaConf.create(whole)), "config/config.yaml")
+    for file, text in identity.sources.items():
+        run.log_text(text, f"code/{file}")
+    log_data(run, dataset.config, dataset.manifest)
+
+
+# Runs that belong together.
+
+
+@contextlib.contextmanager
+def open_recording(
+    client: "MlflowClient", tracking: TrackingConfig, study: str, name: str, promote: bool
+) -> Iterator[Recording]:
+    """Holds the runs of a script together as a sweep, and closes it; its best run becomes a version of the registered model.
+
+    Args:
+        client: of the tracking store.
+        tracking: the tracking section.
+        study: its name.
+        name: what it is called in MLflow.
+        promote: whether its best run may become champion.
+    """
+    recording = Recording(name)
+    status = "FINISHED"
+    try:
+        yield recording
+    except BaseException as error:
+        status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        raise
+    finally:
+        if not all(member.is_finished for member in recording.members):
+            status = "KILLED" if status == "KILLED" else "FAILED"
+        if not all(member.has_arrived for member in recording.members):
+            _deliver_late(client, tracking, study, recording)
+        if recording.members:
+            _close(client, tracking, study, recording, status, promote)
+
+
+def _join(
+    client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording, recorded: RecordedRun
+) -> None:
+    """Makes a run a member, and the sweep in MLflow if the run is new."""
+    recording.members.append(recorded)
+    if recorded.is_finished:
+        if recording.sweep:
+            _tag_reused(recording, len(recording.members) - 1)
+    elif recording.sweep is None:
+        _open_sweep(client, tracking, study, recording)
+
+
+def _tag_reused(recording: Recording, place: int) -> None:
+    assert recording.sweep is not None
+    member = recording.members[place]
+    values = member_tag_of(recording.sweep_id, place, member.name, member.variant)
+    recording.sweep.append("tags", run_id=member.run_id, values=values)
+
+
+def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:
+    entry = entry_for(Path(tracking.spool), tracking.uri, study, "sweep", uuid.uuid4().hex)
+    entry.claim({"kind": "sweep", "name": recording.name, "study": study, "tracking": asdict(tracking)})
+    sweep = SpooledRun(client, entry)
+    command = script_command()
+    tags = {
+        "catdog.kind": "sweep", RECORDED_TAG: "true", "catdog.command": command, **Owner.current().tags,
+        **describe_origin(command),
+    }  # fmt: skip
+    sweep.append("create", name=recording.name, tags=tags, time_ms=int(time.time() * 1000))
+    if not sweep.postman.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
+        sweep.postman.stop()
+        entry.remove()
+        raise UserError(
+            f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.postman.problem}). Nothing was recorded."
+        )
+    recording.sweep, recording.sweep_id = sweep, str(entry.state["run_id"])
+    for place, member in enumerate(recording.members):
+        if member.is_finished:
+            _tag_reused(recording, place)
+
+
+def _deliver_late(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:
+    """Delivers what the store did not take while the runs were recorded."""
+    from catdog.tracking.settlement import settle_entries
+
+    settle_entries(client, Path(tracking.spool), tracking.uri, tracking.wait_s)
+    for member in recording.members:
+        if member.is_finished and not member.has_arrived:
+            with contextlib.suppress(Exception):
+                # A store that is still away says no more than that.
+                found = find_finished(client, study, member.identity)
+                member.run_id, member.has_arrived = (found.info.run_id, True) if found else (member.run_id, False)
+
+
+def _close(
+    client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording, status: str, promote: bool
+) -> None:
+    recording.run_ids = [member.run_id for member in recording.members]
+    identity = schema.hash_text("\n".join([recording.name, *recording.run_ids]))
+    if recording.sweep is None:
+        # Nothing is new: the sweep that has them stands.
+        found = _find_sweep(client, study, identity)
+        if found:
+            recording.sweep_id = found
+            return
+        _open_sweep(client, tracking, study, recording)
+    assert recording.sweep is not None
+    sweep = recording.sweep
+    sweep.log_tags({"catdog.identity": identity})
+    finished = [member for member in recording.members if member.is_finished and member.has_arrived]
+    known = [member.run_id for member in finished if member.has_model or _has_model(client, member.run_id)]
+    if known and promote:
+        sweep.append("promote", run_ids=known, keys=[], config=asdict(PromoteConfig()))
+    # Last: a sweep that is FINISHED is not gone on with.
+    sweep.append("status", status=status, time_ms=int(time.time() * 1000))
+    if not hand_in(sweep, tracking.wait_s):
+        log.warning("%s: %s", recording.name, describe_undelivered(tracking, sweep.postman))
+
+
+def _has_model(client: "MlflowClient", run_id: str) -> bool:
+    return "catdog.model_uri" in client.get_run(run_id).data.tags
+
+
+def _find_sweep(client: "MlflowClient", study: str, identity: str) -> str:
+    experiment = client.get_experiment_by_name(study)
+    where = f"tags.`catdog.identity` = '{identity}' AND tags.`catdog.kind` = 'sweep' AND attributes.status = 'FINISHED'"
+    found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
+    return found[0].info.run_id if found else ""
+
+
+# What a script gives.
+
+
+def read_scripts(code: Sequence[str | Path] | None) -> dict[Path, str]:
+    """Returns the text of the code that trains, by its file: of the files named, or of the one that calls catdog.
+
+    In a notebook that is the cell that is running; a session without source has none.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    if code is None:
+        file = _find_caller()
+        lines = linecache.getlines(file)
+        return (
+            {Path(file).absolute() if Path(file).exists() else Path.cwd() / "cell.py": "".join(lines)} if lines else {}
+        )
+    texts = {}
+    for path in map(Path, [code] if isinstance(code, str | Path) else code):
+        try:
+            texts[path.absolute()] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"code: {path} cannot be read: {error}. Name the Python files that train.") from error
+    return texts
+
+
+def _find_caller() -> str:
+    """Returns the file of the code that calls catdog."""
+    frame = sys._getframe(1)
+    own = (f"{schema.PACKAGE}{os.sep}", contextlib.__file__)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(own):
+        frame = frame.f_back
+    return frame.f_code.co_filename
+
+
+def _check_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    found = {}
+    for key, value in metrics.items():
+        try:
+            found[_check_name(key)] = float(value)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{key}: must be a number, received {value!r}.") from error
+    return found
+
+
+def _check_name(name: str) -> str:
+    allowed = all(character.isalnum() or character in NAME_CHARACTERS for character in name)
+    plain = name.isascii() and not name.startswith(("/", ".")) and not {"", ".", ".."} & set(name.split("/"))
+    if not (allowed and plain and len(name) <= MOST_NAME_LETTERS):
+        raise UserError(
+            f"{name!r}: a name may have ASCII letters, digits, spaces and {' '.join(NAME_CHARACTERS.strip())}, and up to "
+            f"{MOST_NAME_LETTERS} of them; / separates parts that are not empty."
+        )
+    return name
+
+
+def _check_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    if "seed" in config:
+        raise UserError(
+            "config: leave the seed out, it is an argument of its own: seeds of one variant have one config."
+        )
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        if isinstance(value, Path):
+            return str(value)
+        raise TypeError(f"{type(value).__name__} is none of them")
+
+    try:
+        plain = json.loads(json.dumps(dict(config), default=convert))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config: must hold numbers, texts, lists and dictionaries: {error}.") from error
+    for key in _flatten("config", plain):
+        _check_name(key)
+    return plain
+
+
+def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value} if value != {} else {}
+    return {key: item for name, inner in value.items() for key, item in _flatten(f"{prefix}.{name}", inner).items()}

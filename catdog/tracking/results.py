@@ -1,0 +1,60 @@
+"""What every run leaves behind, whoever trained it: facts of its data, its history, its answers, and their figures."""
+
+from typing import TYPE_CHECKING
+
+from catdog.config.schema import DatasetConfig
+from catdog.tracking.run import SpooledRun, log_inputs
+
+if TYPE_CHECKING:
+    from catdog.data.history import History
+    from catdog.data.predictions import Predictions
+    from catdog.data.splits import Manifest
+
+# A figure, and the columns of the history that it shows.
+CURVES = {
+    "accuracy": ("train/accuracy", "val/accuracy"),
+    "loss": ("train/loss", "val/loss"),
+    "gap": ("gap/accuracy",),
+}
+
+
+def log_data(run: SpooledRun, config: DatasetConfig, manifest: "Manifest") -> None:
+    """Writes facts of the data, and the split of every file.
+
+    Args:
+        run: the run.
+        config: of the data set.
+        manifest: its images.
+    """
+    from catdog.data.dataset import majority_fraction
+
+    # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
+    run.log_tags({
+        **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
+        "catdog.majority_fraction": f"{majority_fraction(manifest):.6f}",
+        "catdog.classes": ",".join(manifest.classes),
+    })  # fmt: skip
+    run.log_table(manifest.images, "split.csv")
+    log_inputs(run, config, manifest.images, manifest.digest)
+
+
+def log_outcome(run: SpooledRun, history: "History", predictions: "Predictions", kept_epoch: int) -> None:
+    """Writes the history and the answers to validation images, as tables and figures.
+
+    Args:
+        run: the run.
+        history: by epoch; a curve whose metrics are not in it is not drawn.
+        predictions: of the kept model.
+        kept_epoch: the epoch whose model that is.
+    """
+    from catdog import plots
+
+    run.log_text(history.to_csv(), "history.csv")
+    run.log_text(predictions.to_csv(), "predictions/val.csv")
+    by_epoch = history.to_frame()
+    draw = {"accuracy": plots.plot_accuracy, "loss": plots.plot_loss, "gap": plots.plot_gap}
+    for name, columns in CURVES.items():
+        if all(column in history for column in columns):
+            run.log_figure(draw[name](by_epoch, kept_epoch), f"figures/{name}.png")
+    confusion = plots.plot_confusion(predictions.confusion, list(predictions.class_names))
+    run.log_figure(confusion, "figures/confusion.png")

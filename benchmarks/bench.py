@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 # Ends a training at its first step and says when that was.
 FIRST_STEP = """
 import os, runpy, sys, time
-import catdog.training.preload
+import catdog.training.process
 imported = time.time()
 from catdog.training.loop import FiniteLoss
 def report(self, batch, logs=None):

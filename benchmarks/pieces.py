@@ -127,8 +127,8 @@ def main() -> None:
     def add(what: str, before: float, after: float) -> None:
         rows.append([what, before, after, f"{after / before:.2f}"])
 
-    add("import of Keras and TensorFlow: as it is; by `catdog.training.preload`, without garbage collection",
-        time_import("math"), time_import("catdog.training.preload"))  # fmt: skip
+    add("import of Keras and TensorFlow: as it is; by `catdog.training.process`, without garbage collection",
+        time_import("math"), time_import("catdog.training.process"))  # fmt: skip
     add("flip and rotation: Keras' layers; `speed.fast_augmentation`",
         time_augmentation("flip_rotate", fast=False), time_augmentation("flip_rotate", fast=True))  # fmt: skip
     add("`augmentation=strong`, six layers: the same",

@@ -4,11 +4,12 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from catdog.comparison.result import Comparison
     from catdog.study import Study
     from catdog.system.errors import UserError
 
 __version__ = "0.1.0"
-__all__ = ["Study", "UserError", "__version__"]
+__all__ = ["Comparison", "Study", "UserError", "__version__"]
 
 # Read by TensorFlow and Keras when they are first imported, so they are set before any module of ours can import them.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -21,7 +22,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 # Imported when they are first asked for: `import catdog` is what every command begins with, and has to be quick.
-_PUBLIC = {"Study": "catdog.study", "UserError": "catdog.system.errors"}
+_PUBLIC = {"Comparison": "catdog.comparison.result", "Study": "catdog.study", "UserError": "catdog.system.errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,11 +17,15 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from catdog.config import commands, schema
 from catdog.config.composition import explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
+from catdog.system import terminal
+from catdog.system.documents import to_plain
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
+from catdog.system.memory import own_process
 from catdog.system.terminal import console, show_error, show_next
 
 if TYPE_CHECKING:
@@ -54,6 +58,10 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
     sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
+    own_process()
+    terminal.shows_progress = True
+    # Read when MLflow is imported; what it has to say of its own accord is no news to a user.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     schema.register()
     # Otherwise Hydra prints its own, longer text for every exception and exits before we can say anything.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -170,9 +178,14 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
     sys.exit(0)
 
 
+def show_result(result: Any) -> None:
+    """Prints a result to stdout, wherever the console writes what is said of it."""
+    Console(width=console.width).print(result)
+
+
 def show_json(command: str, content: Mapping[str, Any]) -> None:
-    """Prints a command's result as one JSON document: its format's version, the command, and the content."""
-    document = {"format_version": FORMAT_VERSION, "command": command, **content}
+    """Prints a command's result as one JSON document: its format's version, the command, and the content; NaN becomes null."""
+    document = to_plain({"format_version": FORMAT_VERSION, "command": command, **content})
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,7 @@
-"""Entry: a registered model -> its figures on the test split. `python -m catdog.evaluate --help` explains it."""
+"""Evaluates a model on the test split. `python -m catdog.evaluate --help` explains it."""
+
+import shlex
+import sys
 
 from omegaconf import DictConfig
 
@@ -6,27 +9,45 @@ from catdog import cli
 from catdog.config.command_lines import next_command
 from catdog.config.commands import EvaluateConfig
 from catdog.config.schema import load_config
-from catdog.deployment.evaluation import evaluate
-from catdog.system.terminal import show_next
+from catdog.system.terminal import console, show_next
 
 USAGE = """Evaluates the champion on the test split, which training never reads, and logs the result to the run it came from.
 Every look at a test split is counted: the more looks, the less its best result means.
 
   python -m catdog.evaluate
   python -m catdog.evaluate study=quickstart
-  python -m catdog.evaluate model=RUN_ID        or model=3, model=champion, model=catdog/3, model=catdog@champion"""
+  python -m catdog.evaluate model=RUN_ID        or model=3, model=champion, model=catdog/3, model=catdog@champion
+  python -m catdog.evaluate format=json         for scripts"""
 
 
-def main(composed: DictConfig) -> None:
-    """Evaluates and says what to do next."""
-    from catdog import tracking
-
+def evaluate(composed: DictConfig) -> None:
+    """Evaluates, prints what was found, and says what to do next."""
     config = load_config(composed, EvaluateConfig)
-    client = tracking.connect(config.tracking, create=False)
-    evaluate(client, config)
-    model = [f"model={config.model}"] if config.model else []
-    show_next(next_command("predict", config.study, config.tracking.uri, "PHOTO.jpg", *model))
+    from catdog.deployment.evaluation import build_classes_table, build_looks_table
+    from catdog.study import Study
+
+    # With JSON, stdout carries the result alone.
+    console.stderr = config.format == "json"
+    study = Study(config.study, tracking_uri=config.tracking.uri)
+    model = study.model(config.model)
+    name = "" if model.words.endswith(model.run_name) else f", run {model.run_name}"
+    console.print(f"evaluating {model.words}{name} ({model.run_id})", highlight=False)
+    evaluation = study.evaluate(
+        model, archive=config.dataset.archive, cache=config.dataset.cache, batch_size=config.batch_size,
+        command=shlex.join(["python", "-m", "catdog.evaluate", *sys.argv[1:]]),
+    )  # fmt: skip
+    named = [f"model={config.model}"] if config.model else []
+    predict = next_command("predict", config.study, config.tracking.uri, "PHOTO.jpg", *named)
+    if config.format == "json":
+        cli.show_json("evaluate", {"study": study.name, **evaluation.to_dict(), "next": [predict]})
+        return
+    console.print(evaluation.summary, style="bold", highlight=False)
+    console.print(build_classes_table(evaluation))
+    console.print(evaluation.words, highlight=False, soft_wrap=True)
+    if evaluation.earlier_looks:
+        console.print(build_looks_table(evaluation))
+    show_next(predict)
 
 
 if __name__ == "__main__":
-    cli.run_app("evaluate", main, usage=USAGE)
+    cli.run_app("evaluate", evaluate, usage=USAGE)

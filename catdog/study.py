@@ -1,12 +1,21 @@
 """The Python API: a study, and what can be done with it. The commands are thin shells around it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.command_lines import quote
-from catdog.config.schema import DEFAULT_STUDY, DEFAULT_URI, TrackingConfig, load_tracking, require_study
+from catdog.config.schema import (
+    DEFAULT_STUDY,
+    DEFAULT_URI,
+    TrackingConfig,
+    load_tracking,
+    require,
+    require_choice,
+    require_fraction,
+    require_study,
+)
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,8 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
+    from catdog.auditing.result import DatasetFindings, PipelineFindings
+    from catdog.comparison.result import Comparison
+    from catdog.config.schema import DatasetConfig
     from catdog.data.dataset import Dataset
     from catdog.data.handout import Split
+    from catdog.deployment.evaluation import Evaluation
+    from catdog.deployment.prediction import TrainedModel
     from catdog.registry.ledger import OpenLook
     from catdog.search.decisions import Decision
     from catdog.sweeps.launch import PlannedSweep
@@ -160,6 +174,170 @@ class Study:
 
     # Results --------------------------------------------------------------------------------------------------------------
 
+    def runs(self, config: str = "varying") -> "pd.DataFrame":
+        """Returns the study's training runs, whatever became of them, one row each, the first one first.
+
+        Columns: run_id, name, variant, seed, status, start, one for each config key ("trainer.epochs"), one for each metric
+        ("val/accuracy": its last value), sweep, registered_model, precision, code (the beginning of its digest).
+
+        Args:
+            config: "varying", the keys whose values differ between the runs, or "all".
+
+        Raises:
+            UserError: there is no such study in the store.
+        """
+        from catdog.tracking.records import build_runs_frame, list_runs
+
+        require_choice("config", ("varying", "all"), config)
+        return build_runs_frame(list_runs(self._connect(), self.name), config)
+
+    def history(self) -> "pd.DataFrame":
+        """Returns what the runs measured after each epoch: columns run_id, name, epoch, metric ("val/accuracy"), value.
+
+        Raises:
+            UserError: there is no such study in the store.
+        """
+        from catdog.tracking.records import build_history_frame, list_runs
+
+        client = self._connect()
+        return build_history_frame(client, list_runs(client, self.name))
+
+    def compare(
+        self,
+        *,
+        margin: float = 0.02,
+        sweep: str | None = None,
+        runs: Sequence[str] | None = None,
+        gradcam: str = "auto",
+    ) -> "Comparison":
+        """Returns runs side by side: tables, figures, verdicts, and the page.
+
+        Args:
+            margin: a difference in accuracy up to this is as good as none; 0.02: two points.
+            sweep: run id of a sweep; None: the study's latest.
+            runs: run ids to compare instead of a sweep.
+            gradcam: "auto" computes Grad-CAM for the page where it is not stored yet; "never" does not.
+
+        Raises:
+            UserError: there is no such study, sweep or run, or none of them has finished.
+        """
+        from catdog.comparison.analysis import analyse
+        from catdog.comparison.load import load_comparison
+        from catdog.comparison.result import Comparison
+
+        require_fraction("margin", margin)
+        require_choice("gradcam", ("auto", "never"), gradcam)
+        client = self._connect()
+        compared = load_comparison(client, study=self.name, sweep_id=sweep, run_ids=runs)
+        return Comparison(client, analyse(compared, margin), gradcam)
+
+    def champion(self) -> "TrainedModel":
+        """Returns the champion of the study's registered model.
+
+        Raises:
+            UserError: there is none.
+        """
+        return self.model()
+
+    def model(self, model: str | None = None) -> "TrainedModel":
+        """Returns a trained model.
+
+        Args:
+            model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS or a models:/ URI; None: the champion.
+
+        Raises:
+            UserError: there is no such model.
+        """
+        from catdog.deployment.prediction import find_model
+
+        return find_model(self._connect(), self.name, model)
+
+    def evaluate(
+        self,
+        model: "TrainedModel | str | None" = None,
+        *,
+        archive: str | None = None,
+        batch_size: int = 32,
+        cache: str | None = None,
+        command: str | None = None,
+    ) -> "Evaluation":
+        """Evaluates a model on the test split of its run; a look, which the ledger counts and the run keeps.
+
+        Args:
+            model: as for `model`, or what that returns; None: the champion.
+            archive: where the run's data set lies now, if it has moved.
+            batch_size: images per step.
+            cache: folder for decoded images; None: that of the environment variable CATDOG_CACHE, or the user's.
+            command: what the ledger says of who looked; None: this call.
+
+        Raises:
+            UserError: there is no such model, or the data set is not the one that its run was trained on.
+        """
+        from catdog.deployment.evaluation import evaluate
+
+        require(batch_size >= 1, "batch_size", "1 or more", batch_size)
+        found = self.model(model) if model is None or isinstance(model, str) else model
+        said = command or f"catdog.Study({self.name!r}).evaluate({found.words!r})"
+        return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
+
+    def audit(self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str) -> "DatasetFindings":
+        """Looks for what in a data set would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.
+
+        Args:
+            dataset: the dataset section of a config, or its first override in Hydra's grammar: "dataset=folder".
+            overrides: further ones: "dataset.archive=path/to/images".
+
+        Raises:
+            UserError: it cannot be had, or is no data set.
+        """
+        from catdog.auditing.result import audit_dataset
+        from catdog.config.composition import compose_run
+
+        config = compose_run([dataset, *overrides]).config.dataset if isinstance(dataset, str) else dataset
+        return audit_dataset(config)
+
+    def audit_pipeline(self, pipeline: "str | Callable[[], Any]", epochs: int = 5) -> "PipelineFindings":
+        """Looks at what moves between the splits of an input pipeline from epoch to epoch.
+
+        Args:
+            pipeline: a function that returns (train, val, test), each iterable again and again; or its name, "module:function".
+            epochs: how often each is iterated, at least 2.
+
+        Raises:
+            UserError: there is no such function, it fails, or returns something else.
+        """
+        from catdog.auditing.result import audit_pipeline
+
+        return audit_pipeline(pipeline, epochs)
+
+    def delete_run(self, run_id: str, *, force: bool = False) -> None:
+        """Deletes a training run, as MLflow does: `mlflow gc` removes it for good. Its checkpoints go at once.
+
+        Args:
+            run_id: of this study.
+            force: whether it may be the champion's; the champion is then forgotten.
+
+        Raises:
+            UserError: it is no run of this study, is being trained, or is the champion's.
+        """
+        from catdog.registry.champion import delete_run
+
+        delete_run(self._connect(), self.name, run_id, Path(self._tracking.spool), force=force)
+
+    def forget_champion(self) -> "TrainedModel":
+        """Takes the alias `champion` away, so that the next promotion has nobody to beat; returns the model that had it.
+
+        Its version stays registered.
+
+        Raises:
+            UserError: there is no champion.
+        """
+        from catdog.deployment.prediction import TrainedModel
+        from catdog.registry.champion import forget_champion
+
+        client = self._connect()
+        return TrainedModel(client, forget_champion(client, self.name))
+
     # Runs of other tools --------------------------------------------------------------------------------------------------
 
     def record(
@@ -258,10 +436,10 @@ class Study:
             UserError: there is no such run, or its images cannot be had.
         """
         from catdog.registry.ledger import open_run_look
-        from catdog.tracking.study_data import find_run, load_run_dataset
+        from catdog.tracking.study_data import load_run_dataset, require_run
 
         client = self._connect()
-        run = find_run(client, run_id)
+        run = require_run(client, run_id)
         images = load_run_dataset(run, "Bring the original data back.").manifest.images
         with open_run_look(client, images, run_id) as look:
             yield look

@@ -96,9 +96,12 @@ def _run_module(command: str) -> Done:
 def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) -> Iterator[None]:
     """Gives a command the process that it expects, and puts back what it changes: commands may, what is below them must not."""
     former = (Path.cwd(), sys.argv, dict(os.environ), sys.path[:], terminal.console.stderr)
+    showed_progress = terminal.shows_progress
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.getLogger()
     logged = (root.handlers[:], root.level)
+    # A command's logging config closes all handlers that it finds; TensorFlow's would close pytest's stderr.
+    known, logging._handlerList[:] = logging._handlerList[:], []
     # Hydra's plugins register what they bring once, and it is to stay; what a command registers is for that command.
     Plugins.instance()
     store = ConfigStore.instance()
@@ -120,11 +123,13 @@ def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) 
         os.environ.clear()
         os.environ |= former[2] | kept
         sys.argv, sys.path[:], terminal.console.stderr = former[1], former[3], former[4]
+        terminal.shows_progress = showed_progress
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for handler in set(root.handlers) - set(logged[0]):
             handler.close()
         root.handlers[:], root.level = logged
+        logging._handlerList[:0] = known
         gc.unfreeze()
         gc.enable()
 

@@ -221,8 +221,10 @@ def test_evaluate_takes_any_name(odd_names: Path, cache: Path) -> None:
     assert all((odd_names / "pets" / file).is_file() for file in stored["file"])
 
 
-def test_predict_takes_any_name(odd_names: Path, cache: Path, capsys: pytest.CaptureFixture) -> None:
-    from catdog.deployment.prediction import show
+def test_predict_takes_any_name(odd_names: Path, cache: Path) -> None:
+    from rich.console import Console
+
+    from catdog.deployment.prediction import build_answers_table, list_answers
 
     names = [str(p.relative_to(odd_names)) for p in sorted((odd_names / "pets").rglob("*.jpg"))]
     (odd_names / "more").mkdir()
@@ -238,11 +240,11 @@ def test_predict_takes_any_name(odd_names: Path, cache: Path, capsys: pytest.Cap
     table = pd.read_csv(io.StringIO(done.out))
     assert list(table["file"]) == names
     assert set(table.columns[3:]) == {f"probability_{name}" for name in ODD_CLASSES}
-    show(table, "json")
-    assert [row["file"] for row in json.loads(capsys.readouterr().out)] == list(table["file"])
+    assert [row["file"] for row in json.loads(json.dumps(list_answers(table)))] == list(table["file"])
     table["class"] = ODD_CLASSES[2]
-    show(table, "table")
-    rows = [line for line in capsys.readouterr().out.splitlines() if re.search(r" [01]\.\d{3} ", line)]
+    shown = Console(file=io.StringIO(), width=120)
+    shown.print(build_answers_table(table))
+    rows = [line for line in shown.file.getvalue().splitlines() if re.search(r" [01]\.\d{3} ", line)]
     assert len(rows) == len(table)
     assert all(r"new\nline" in row for row in rows), "a newline in a name does not break its row"
 
@@ -337,19 +339,18 @@ def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, comman
             {"study": "cars"},
             "study: no study 'cars' in this tracking store; studies: cats_vs_dogs. Train first: python -m",
         ),
-        ({"sweep": "unknown"}, "sweep: no run 'unknown' in this tracking store"),
-        ({"runs": ["unknown"]}, "runs: .*unknown.* Give MLflow run ids"),
+        ({"sweep_id": "unknown"}, "sweep: no run 'unknown' in this tracking store"),
+        ({"run_ids": ["unknown"]}, "runs: .*unknown.* Give MLflow run ids"),
     ],
 )
 def test_what_is_not_there_to_compare(store: Path, asked: dict, said: str) -> None:
     from catdog.comparison.load import load_comparison
-    from catdog.config.commands import CompareConfig
     from catdog.config.schema import TrackingConfig
     from catdog.tracking import connect
 
     tracking = TrackingConfig(f"sqlite:///{store}")
     with pytest.raises(UserError, match=said):
-        load_comparison(connect(tracking), CompareConfig(**asked, tracking=tracking))
+        load_comparison(connect(tracking), **asked)
 
 
 @pytest.mark.parametrize("command", ["compare", "evaluate", "predict images"])

@@ -30,8 +30,8 @@ from support import PROJECT, TINY, Study, run_catdog
 
 from catdog import reference
 from catdog.config import commands, schema
+from catdog.config.commands import split_paths
 from catdog.decide import OWN_KEYS
-from catdog.predict import split_arguments
 from catdog.sweeps.options import LauncherOptions
 
 README = PROJECT / "README.md"
@@ -137,7 +137,7 @@ def compose_command(line: str) -> None:
         return
     sweeps = command == "decide" or any(word in ("-m", "--multirun") for word in arguments)
     if command == "predict":
-        _, arguments = split_arguments(arguments)
+        _, arguments = split_paths(arguments)
     arguments = [word for word in arguments if word not in FLAGS]
     if command == "decide":
         own = [word for word in arguments if word.partition("=")[0] in OWN_KEYS]

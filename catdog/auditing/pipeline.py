@@ -2,10 +2,8 @@
 
 import hashlib
 import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,7 +57,7 @@ class Traffic:
 
 
 def load_pipeline(name: str) -> Callable[[], Any]:
-    """Returns the function that `module:function` names; modules of the working folder are found, too.
+    """Returns the function that `module:function` names.
 
     Raises:
         UserError: there is no such function.
@@ -67,9 +65,6 @@ def load_pipeline(name: str) -> Callable[[], Any]:
     module_name, _, function = name.partition(":")
     if not module_name or not function.isidentifier():
         raise UserError(f"pipeline: must be module:function, such as my_data:build, received {name!r}.")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from catdog.comparison.effects import Effect, find_effects
-from catdog.comparison.records import Comparison, RunRecord
+from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant, group_by_variant, key_of, name_variants
 from catdog.comparison.verdicts import Verdict, judge_pairs
 
@@ -25,7 +25,7 @@ class Analysis:
         margin: differences in accuracy up to this are as good as none, in (0, 1).
     """
 
-    comparison: Comparison
+    comparison: ComparedRuns
     variants: Sequence[Variant]
     verdicts: Sequence[Verdict]
     effects: Sequence[Effect]
@@ -69,7 +69,7 @@ class Analysis:
         return bool(self.variants) and all(len(variant.records) > 1 for variant in self.variants)
 
 
-def analyse(comparison: Comparison, margin: float) -> Analysis:
+def analyse(comparison: ComparedRuns, margin: float) -> Analysis:
     """Returns what follows from a comparison.
 
     Args:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.text import Text
 
 from catdog.comparison.atlas import Answers, Atlas
 from catdog.comparison.load import find_pictures
 from catdog.comparison.records import RunRecord
 from catdog.system.errors import UserError
-from catdog.system.terminal import console
+from catdog.system.terminal import status_shown
 from catdog.system.wording import plural
 from catdog.tracking.artifacts import load_bytes
 
@@ -107,7 +106,7 @@ def _collect(client: "MlflowClient", atlas: Atlas, answers: Answers, chosen: np.
     if lacking:
         if not compute:
             raise _NoCamError("Grad-CAM was switched off (gradcam=never)")
-        fresh = _compute(record, [files[n] for n in lacking], wanted[lacking])
+        fresh = _compute(client, record, [files[n] for n in lacking], wanted[lacking])
         stored |= {(files[n], *map(int, wanted[n])): maps for n, maps in zip(lacking, fresh, strict=True)}
         _store(client, record, stored)
     maps = np.stack([stored[file, *map(int, pair)] for file, pair in zip(files, wanted, strict=True)])
@@ -157,24 +156,24 @@ def _store(client: "MlflowClient", record: RunRecord, stored: Stored) -> None:
             log.warning("Grad-CAM of %s cannot be stored with its run: %s", record.name, str(error).splitlines()[0])
 
 
-def _compute(record: RunRecord, files: Sequence[str], classes: np.ndarray) -> np.ndarray:
+def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], classes: np.ndarray) -> np.ndarray:
     """Returns the maps of images: uint8 (N, 2, h, w)."""
     uri = record.tags.get("catdog.model_uri")
     if not uri:
         raise _NoCamError("its run has no kept model")
     images = _load_images(find_pictures(record), files)
     words = f"Grad-CAM of {record.name}, {plural(len(files), 'image')}"
-    with console.status(Text(words)):
+    with status_shown(words):
         # Imported here: TensorFlow takes seconds, and most comparisons find their maps stored.
         from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
 
         # isort: split
         from catdog.comparison.gradcam import NoMapError, compute_cams
-        from catdog.deployment.evaluation import load_model
+        from catdog.deployment.prediction import load_model
         from catdog.deployment.pyfunc import PyfuncModel
 
         try:
-            model = load_model(uri)
+            model = load_model(client, uri)
             if isinstance(model, PyfuncModel):
                 raise _NoCamError("its model is none of Keras'")
             cams = compute_cams(model, images, classes, SIDE)

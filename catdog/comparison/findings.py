@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from catdog.comparison.analysis import Analysis
-from catdog.comparison.records import FINISHED, NAN, Comparison, RunRecord
+from catdog.comparison.records import FINISHED, NAN, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import NoVerdict, Verdict
 from catdog.statistics.judgements import Judgement
@@ -73,7 +73,7 @@ def sentences(analysis: Analysis) -> list[str]:
     return said
 
 
-def warnings(comparison: Comparison) -> list[str]:
+def warnings(comparison: ComparedRuns) -> list[str]:
     """What a reader has to know before believing any number on the page; usually nothing."""
     found: list[str] = []
     by_status: dict[str, list[str]] = defaultdict(list)

@@ -1,156 +1,137 @@
 """Runs in MLflow -> a comparison."""
 
-import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog.comparison.records import DATA_DIGEST_TAG, FINISHED, Comparison, RunRecord
-from catdog.config.commands import CompareConfig
-from catdog.config.schema import complete_params, default_cache
-from catdog.data.history import HISTORY_KEYS, History
+from catdog.comparison.records import FINISHED, ComparedRuns, RunRecord
+from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
-from catdog.tracking.artifacts import load_history, load_predictions, load_table
-from catdog.tracking.identity import IMAGE_SIZE_TAG, RECORDED_TAG
+from catdog.tracking.artifacts import load_table
+from catdog.tracking.identity import IMAGE_SIZE_TAG
+from catdog.tracking.records import (
+    RUN,
+    SWEEP,
+    StoredRun,
+    find_latest_sweep,
+    find_newest_recorded,
+    find_run,
+    list_members,
+    list_runs,
+    read_history,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
-# MLflow's own limit to what a search returns at once.
-MAX_RUNS = 50_000
 
-
-def load_comparison(client: "MlflowClient", config: CompareConfig) -> Comparison:
-    """Returns the runs that the config names: `runs`, or a sweep's; by default those of the study's latest sweep.
+def load_comparison(
+    client: "MlflowClient",
+    *,
+    study: str = DEFAULT_STUDY,
+    sweep_id: str | None = None,
+    run_ids: Sequence[str] | None = None,
+) -> ComparedRuns:
+    """Returns the runs that were named, or a sweep's, by default those of the study's latest sweep.
 
     Where the study has no sweep, or a script recorded its newest run outside of one, it is all finished runs on its newest data.
+
+    Args:
+        client: of the tracking store.
+        study: where the latest sweep is looked for.
+        sweep_id: another sweep.
+        run_ids: single runs, instead of a sweep.
 
     Raises:
         UserError: no such study, sweep or run, or none of them finished.
     """
-    sweep, runs = _find_runs(client, config)
-    records = [_load_record(client, run, sweep.info.run_id if sweep else "") for run in runs]
+    sweep, runs = _find_runs(client, study, sweep_id, run_ids)
+    records = [_load_record(client, run, sweep) for run in runs]
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
     if not finished:
         states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
         raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
     first, first_run = finished[0]
-    tags = first_run.data.tags
-    split = load_table(first.artifact_uri, "split.csv")
-    return Comparison(
-        study=client.get_experiment(first_run.info.experiment_id).name,
-        sweep_id=sweep.info.run_id if sweep else "",
+    split = first_run.load_splits()
+    return ComparedRuns(
+        study=client.get_experiment(first_run.experiment_id).name,
+        sweep_id=sweep.run_id if sweep else "",
         records=records,
         class_names=first.class_names,
-        baseline=float(tags["catdog.majority_fraction"]),
-        train_images=int(tags["catdog.train_images"]),
+        baseline=first_run.majority_fraction,
+        train_images=first_run.train_images,
         val_images=len(first.predictions),
-        data_digest=tags.get("catdog.data_digest", ""),
-        command=sweep.data.tags.get("catdog.command", "") if sweep else tags.get("mlflow.source.name", ""),
+        data_digest=first_run.data_digest,
+        command=(sweep or first_run).command,
         created=datetime.now().astimezone(),
         picture=find_pictures(first),
-        sweep_status=sweep.info.status if sweep else FINISHED,
+        sweep_status=sweep.status if sweep else FINISHED,
         looks=read_looks(client, digest_test(split)) if len(split) else [],
     )
 
 
-def _find_runs(client: "MlflowClient", config: CompareConfig) -> "tuple[Run | None, list[Run]]":
-    from mlflow.exceptions import MlflowException
-
-    if config.runs:
-        try:
-            named = [client.get_run(run_id) for run_id in dict.fromkeys(config.runs)]
-        except MlflowException as error:
+def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRun]:
+    found = []
+    for run_id in dict.fromkeys(run_ids):
+        run = find_run(client, run_id)
+        if run is None:
             raise UserError(
-                f"runs: {str(error).splitlines()[0]}. Give MLflow run ids of this tracking store."
-            ) from error
-        for run in named:
-            if run.data.tags.get("catdog.kind") != "run":
-                raise UserError(
-                    f"runs: {run.info.run_id} is no training run. If it is a sweep: sweep={run.info.run_id}"
-                )
-        return None, named
-    if config.sweep:
-        try:
-            sweep = client.get_run(config.sweep)
-        except MlflowException as error:
-            raise UserError(f"sweep: no run {config.sweep!r} in this tracking store.") from error
-        if sweep.data.tags.get("catdog.kind") != "sweep":
-            raise UserError(
-                f"sweep: {config.sweep!r} is a run, not a sweep. To see a single run: runs=[{config.sweep}]"
+                f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this tracking store."
             )
-    else:
-        latest, loose = _find_latest(client, config.study)
-        if latest is None:
-            return None, loose
-        sweep = latest
-    # Its own and those that it reused, in the order of the command line.
-    member = f"catdog.member.{sweep.info.run_id}"  # "" on a run that was begun again
-    runs = client.search_runs([sweep.info.experiment_id], f"tags.`{member}` != ''", max_results=MAX_RUNS)
-    return sweep, sorted(runs, key=lambda run: json.loads(run.data.tags[member])[0])
+        if run.kind != RUN:
+            raise UserError(f"runs: {run_id} is no training run. If it is a sweep: sweep={run_id}")
+        found.append(run)
+    return found
 
 
-def _find_latest(client: "MlflowClient", study: str) -> "tuple[Run | None, list[Run]]":
-    """Returns a study's latest sweep; or None, and its finished runs on the same data as the newest of them, in their order."""
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None:
-        known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default")) or "none"
-        raise UserError(
-            f"study: no study {study!r} in this tracking store; studies: {known}. Train first: {TRAIN_COMMAND}"
-        )
-    newest = {"order_by": ["attributes.start_time DESC"]}
-    sweeps = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'sweep'", max_results=1, **newest)
-    finished = f"tags.`catdog.kind` = 'run' AND attributes.status = 'FINISHED' AND tags.`{DATA_DIGEST_TAG}` != ''"
-    found = client.search_runs([experiment.experiment_id], finished, max_results=1, **newest)
-    is_loose = bool(found) and RECORDED_TAG in found[0].data.tags and "catdog.sweep" not in found[0].data.tags
-    if sweeps and not is_loose:
-        return sweeps[0], []
-    if not found:
+def _find_runs(
+    client: "MlflowClient", study: str, sweep_id: str | None, run_ids: Sequence[str] | None
+) -> tuple[StoredRun | None, list[StoredRun]]:
+    """Returns a sweep and its runs, or None and single runs."""
+    if run_ids:
+        return None, _find_named(client, run_ids)
+    sweep = _find_sweep(client, sweep_id) if sweep_id else find_latest_sweep(client, study)
+    newest = None if sweep_id else find_newest_recorded(client, study)
+    if sweep and (newest is None or newest.start < sweep.start):
+        return sweep, list_members(client, sweep)
+    finished = [run for run in list_runs(client, study) if run.is_finished and run.data_digest]
+    if not finished:
         raise UserError(f"study: {study!r} has no sweep and no finished run yet. Train a sweep: {TRAIN_COMMAND}.")
-    where = f"{finished} AND tags.`{DATA_DIGEST_TAG}` = '{found[0].data.tags[DATA_DIGEST_TAG]}'"
-    runs = client.search_runs([experiment.experiment_id], where, max_results=MAX_RUNS)
-    return None, sorted(runs, key=lambda run: run.info.start_time)
+    return None, [run for run in finished if run.data_digest == finished[-1].data_digest]
 
 
-def _load_record(client: "MlflowClient", run: "Run", sweep_id: str) -> RunRecord:
-    data = run.data
+def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
+    sweep = find_run(client, sweep_id)
+    if sweep is None:
+        raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
+    if sweep.kind != SWEEP:
+        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run: runs=[{sweep_id}]")
+    return sweep
+
+
+def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None) -> RunRecord:
     # A run that a sweep reuses may be called otherwise in the one that trained it.
-    own = [0, run.info.run_name, data.tags.get("catdog.variant", run.info.run_name)]
-    _, name, variant = json.loads(data.tags.get(f"catdog.member.{sweep_id}", "null")) or own
-    artifacts = run.info.artifact_uri
+    _, name, variant = run.membership(sweep.run_id if sweep else "")
     return RunRecord(
-        run_id=run.info.run_id,
-        artifact_uri=artifacts,
+        run_id=run.run_id,
+        artifact_uri=run.address,
         name=name,
         variant=variant,
-        seed=int(data.params.get("seed", 0)),
-        status=run.info.status,
-        params=complete_params(data.params),
-        tags=dict(data.tags),
-        metrics=dict(data.metrics),
-        history=_load_history(client, run),
-        predictions=load_predictions(artifacts),
+        seed=run.seed,
+        status=run.status,
+        params=run.params,
+        tags=run.tags,
+        metrics=run.metrics,
+        history=read_history(client, run),
+        predictions=run.load_predictions(),
     )
-
-
-def _load_history(client: "MlflowClient", run: "Run") -> History:
-    """Returns a run's metrics by epoch: from its table, which it has once it is finished, or metric by metric."""
-    stored = load_history(run.info.artifact_uri)
-    if stored is not None:
-        return stored
-    return History.from_points({
-        key: {point.step: point.value for point in client.get_metric_history(run.info.run_id, key)}
-        for key in HISTORY_KEYS
-        if key in run.data.metrics
-    })  # fmt: skip
 
 
 def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:

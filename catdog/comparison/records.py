@@ -179,7 +179,7 @@ class Outcomes:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class ComparedRuns:
     """Runs that answer one question, and what they were measured on.
 
     Args:

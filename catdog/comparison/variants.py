@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from catdog.comparison.records import NAN, NO_INTERVAL, Comparison, RunRecord
+from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
 from catdog.tracking.identity import variant_key
@@ -97,7 +97,7 @@ class Variant:
         return sorted(self.records, key=lambda record: record.kept_accuracy)[(len(self.records) - 1) // 2]
 
 
-def group_by_variant(comparison: Comparison) -> list[Variant]:
+def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
     """Returns the variants of the finished runs that have predictions, in the order of their first runs.
 
     Of several runs of one variant and one seed the last counts: on a CPU they are copies, and copies show no spread.
@@ -123,7 +123,7 @@ def key_of(record: RunRecord) -> str:
     return variant_key(record.tags) or record.variant
 
 
-def name_variants(comparison: Comparison) -> dict[str, str]:
+def name_variants(comparison: ComparedRuns) -> dict[str, str]:
     """Returns the name of every variant by its key; two variants that are called the same get a piece of their digests."""
     first = {key_of(record): record.variant for record in reversed(comparison.records)}
     times = Counter(first.values())

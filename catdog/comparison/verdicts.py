@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from catdog.comparison.records import Comparison
+from catdog.comparison.records import ComparedRuns
 from catdog.comparison.variants import Variant, compare_accuracy, compare_gap
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
@@ -53,7 +53,7 @@ class Verdict:
     words: str
 
 
-def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: float) -> list[Verdict]:
+def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: float) -> list[Verdict]:
     """Returns the verdicts on the pairs of variants, largest difference first; none where the runs saw different data.
 
     A pair is decided where the difference is significant at 5% after Holm's correction, or where its interval, widened so that
@@ -85,7 +85,7 @@ def judge_pairs(comparison: Comparison, variants: Sequence[Variant], margin: flo
 
 
 def _decide(
-    comparison: Comparison, accuracy: Contrast, p: float, margin: float, together: float
+    comparison: ComparedRuns, accuracy: Contrast, p: float, margin: float, together: float
 ) -> Judgement | NoVerdict:
     if not comparison.complete:
         return NoVerdict.INCOMPLETE

@@ -14,6 +14,7 @@ from catdog.config.schema import (
     DEFAULT_STUDY,
     DatasetConfig,
     TrackingConfig,
+    list_options,
     option,
     require,
     require_choice,
@@ -28,12 +29,14 @@ class CompareConfig:
     runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
     output: str = option("folder for the page and the table", "comparisons")
     margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
+    format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     gradcam: str = option("auto computes Grad-CAM where it is not stored yet; never does not", "auto")
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
         require_fraction("margin", self.margin)
         require_choice("gradcam", ("auto", "never"), self.gradcam)
+        require_choice("format", ("table", "json"), self.format)
 
 
 @dataclass
@@ -49,10 +52,12 @@ class EvaluateConfig:
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
     dataset: EvaluateDatasetConfig = field(default_factory=EvaluateDatasetConfig)
+    format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     batch_size: int = option("images per step", 32)
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
+        require_choice("format", ("table", "json"), self.format)
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
 
 
@@ -90,9 +95,11 @@ class AuditConfig:
     fail_on: str = option(
         "exit with code 3 where there are findings of this severity: error, warning or never", "never"
     )
+    format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     output: str = option("folder for the page and the tables", "audits")
 
     def __post_init__(self) -> None:
+        require_choice("format", ("table", "json"), self.format)
         require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "Nothing moves within one epoch.")
         require_choice("fail_on", ("error", "warning", "never"), self.fail_on)
 
@@ -136,6 +143,27 @@ def unregister(repo: dict[str, Any]) -> None:
         holder = repo.get(parent, {}) if parent else repo
         for path in (CONF / group).glob("*.yaml"):
             holder.get(name, {}).pop(path.name, None)
+
+
+HYDRA_FLAGS = ("--cfg", "-c", "--resolve", "--info", "--package", "-p", "--help", "-h", "--version")
+
+
+def split_paths(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Returns (paths, options) of predict's command line.
+
+    KEY=VALUE with a key that predict knows is an option, whatever lies on disk; all else without a leading dash is a path.
+    """
+    keys = {key for key, _, _ in list_options(PredictConfig)} | {"tracking", "hydra"}
+    options, paths = [], []
+    follows_flag = False
+    for argument in arguments:
+        key = argument.lstrip("+~").partition("=")[0]
+        if follows_flag or argument in HYDRA_FLAGS or ("=" in argument and (key in keys or key.startswith("hydra."))):
+            options.append(argument)
+        else:
+            paths.append(argument)
+        follows_flag = argument in ("--cfg", "-c", "--package", "-p", "--info")
+    return paths, options
 
 
 def register() -> None:

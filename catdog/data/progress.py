@@ -16,6 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from catdog.system import terminal
 from catdog.system.terminal import console
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def reported_progress(
     Yields:
         A function that is called with the amount done since its last call.
     """
-    if console.is_terminal:
+    if terminal.shows_progress and console.is_terminal:
         columns = (
             (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
         )

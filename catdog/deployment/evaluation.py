@@ -1,30 +1,26 @@
-"""Entry: a registered model -> its figures on the test split. `python -m catdog.evaluate --help` explains it."""
+"""A trained model -> its figures on the test split: a look, which the ledger counts."""
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.config.commands import EvaluateConfig
 from catdog.config.schema import CONF, Config, LossConfig, load_config, older_optimizer
-from catdog.deployment.pyfunc import PyfuncModel, is_keras
-from catdog.system.errors import UserError
-from catdog.system.terminal import console
+from catdog.tracking.artifacts import load_bytes
+from catdog.tracking.models import explain_missing_artifacts
+from catdog.tracking.records import find_run
 
 if TYPE_CHECKING:
+    import pandas as pd
     from mlflow import MlflowClient
 
     from catdog.data.predictions import Predictions
+    from catdog.deployment.prediction import TrainedModel
     from catdog.registry.ledger import Look
-
-log = logging.getLogger(__name__)
 
 # MLflow allows 250 characters, prefix included; a folder's name may have 255.
 MAX_METRIC_NAME = 200
@@ -56,6 +52,112 @@ class TestResult:
     __test__ = False  # not a test, whatever pytest thinks of the name
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A look at a test split, and what it showed.
+
+    Attributes:
+        model: what was evaluated.
+        result: the figures as arrays.
+        class_names: in the order of the figures.
+        look: which look at these test images it was, from 1.
+        earlier_looks: those before, by whatever model, the first one first.
+        words: which look it was, and what that means for the result.
+    """
+
+    model: "TrainedModel"
+    result: TestResult
+    class_names: tuple[str, ...]
+    look: int
+    earlier_looks: "tuple[Look, ...]"
+    words: str
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        return self.result.accuracy
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The accuracy's 95% Wilson interval."""
+        return self.result.low, self.result.high
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return self.result.loss
+
+    @property
+    def images(self) -> int:
+        """How many images the test split has."""
+        return int(self.result.counts.sum())
+
+    @property
+    def correct(self) -> int:
+        """How many of them the model got right."""
+        return int(np.trace(self.result.counts))
+
+    @property
+    def classes(self) -> "pd.DataFrame":
+        """One row per class: columns class, images, precision (NaN where the class was never answered) and recall."""
+        import pandas as pd
+
+        columns = {
+            "class": list(self.class_names), "images": self.result.counts.sum(axis=1),
+            "precision": self.result.precision, "recall": self.result.recall,
+        }  # fmt: skip
+        return pd.DataFrame(columns)
+
+    @property
+    def confusion(self) -> "pd.DataFrame":
+        """Images by true class (index) and answer (columns)."""
+        import pandas as pd
+
+        names = list(self.class_names)
+        return pd.DataFrame(self.result.counts, pd.Index(names, name="class"), names)
+
+    @property
+    def looks(self) -> "pd.DataFrame":
+        """One row per earlier look: columns look, when, model, run_id, accuracy (NaN where it came to no result)."""
+        import pandas as pd
+
+        columns = ["number", "when", "model", "run_id", "accuracy"]
+        rows = [{name: getattr(look, name) for name in columns} for look in self.earlier_looks]
+        return pd.DataFrame(rows, columns=columns).rename(columns={"number": "look"}).astype({"accuracy": float})
+
+    def __repr__(self) -> str:
+        return f"Evaluation({self.model.words}: {self.summary}; look {self.look})"
+
+    @property
+    def summary(self) -> str:
+        """The result in a line."""
+        low, high = self.interval
+        return (
+            f"test accuracy {self.accuracy:.3f}, 95% interval {low:.3f} to {high:.3f} "
+            f"({self.correct} of {self.images:,} images), loss {self.loss:.3f}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it as lists, numbers and words: what `format=json` prints."""
+        return {
+            "model": self.model.name,
+            "version": self.model.version,
+            "run_id": self.model.run_id,
+            "run_name": self.model.run_name,
+            "accuracy": self.accuracy,
+            "low": self.result.low,
+            "high": self.result.high,
+            "images": self.images,
+            "correct": self.correct,
+            "loss": self.loss,
+            "classes": self.classes.to_dict("records"),
+            "confusion": self.result.counts.tolist(),
+            "look": self.look,
+            "earlier_looks": self.looks.to_dict("records"),
+            "words": self.words,
+        }
+
+
 def score_predictions(predictions: "Predictions") -> TestResult:
     """Returns the figures of predictions."""
     from catdog.statistics.proportions import precision_and_recall, wilson_interval
@@ -70,63 +172,55 @@ def score_predictions(predictions: "Predictions") -> TestResult:
     )  # fmt: skip
 
 
-def evaluate(client: "MlflowClient", config: EvaluateConfig) -> TestResult:
-    """Evaluates the model that the config names on its run's test split, logs the result to that run and prints it.
+def evaluate(
+    model: "TrainedModel", *, archive: str | None = None, cache: str | None = None, batch_size: int = 32, command: str
+) -> Evaluation:
+    """Evaluates a model on its run's test split, logs the result to that run, and records the look in the ledger.
 
-    It is a look at the test split, and is recorded as one in the ledger.
+    Args:
+        model: what is evaluated.
+        archive: where the run's data set lies now; None: where it lay.
+        cache: folder for decoded images; None: this machine's.
+        batch_size: images per step.
+        command: what asks for the look, as the ledger shows it.
 
     Raises:
-        UserError: no such model, or the data set is not the one the run was trained on.
+        UserError: the data set is not the one the run was trained on.
     """
-    from catdog.registry.champion import resolve_model
     from catdog.registry.ledger import describe_look, digest_test, open_look
     from catdog.tracking.study_data import load_run_dataset
     from catdog.training.predicting import predict_split
 
+    client, run_id = model.client, model.run_id
     # Before TensorFlow is imported: what cannot be had is said at once.
-    uri, run_id, words = resolve_model(client, config.study, config.model)
-    run = client.get_run(run_id)
+    run = find_run(client, run_id)
+    assert run is not None
     dataset = load_run_dataset(
-        run, "Name the original data with dataset.archive=PATH, or train on this one.",
-        archive=config.dataset.archive, cache=config.dataset.cache,
-    )  # fmt: skip
-    name = run.info.run_name
-    console.print(
-        f"evaluating {words}" + ("" if words.endswith(name) else f", run {name}") + f" ({run_id})", highlight=False
+        run, "Name the original data with dataset.archive=PATH, or train on this one.", archive=archive, cache=cache
     )
-    model = load_model(uri)
-    digest = digest_test(dataset.manifest.images)
-    study = client.get_experiment(run.info.experiment_id).name
-    with open_look(client, digest, study=study, model=words, model_uri=uri, run_id=run_id) as look:
-        split = dataset.load_split("test", int(model.input_shape[1]), look=look)
-        predictions = predict_split(model, split, config.batch_size)
+    kept = model.loaded
+    with open_look(
+        client, digest_test(dataset.manifest.images), study=client.get_experiment(run.experiment_id).name, model=model.words,
+        model_uri=model.found.uri, run_id=run_id, command=command,
+    ) as look:  # fmt: skip
+        split = dataset.load_split("test", model.image_size, look=look)
+        predictions = predict_split(kept, split, batch_size)
         result = score_predictions(predictions)
         look.record({"test/accuracy": result.accuracy, "test/loss": result.loss})
         _log_result(client, run_id, predictions, result)
-    _print_result(result, list(dataset.classes))
-    console.print(describe_look(look, run_id), highlight=False, soft_wrap=True)
-    if look.earlier:
-        console.print(_build_looks(look.earlier))
-    return result
+    words = describe_look(look, run_id)
+    return Evaluation(model, result, tuple(dataset.classes), look.number, tuple(look.earlier), words)
 
 
-def _build_looks(looks: "list[Look]") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="earlier looks", title_justify="left")
-    for head in ("look", "when", "model", "test accuracy"):
-        table.add_column(head, justify="right" if head == "test accuracy" else "left", overflow="fold")
-    for earlier in looks[-MOST_LOOKS_SHOWN:]:
-        accuracy = "no result" if earlier.accuracy is None else f"{earlier.accuracy:.3f}"
-        table.add_row(str(earlier.number), f"{earlier.when:%Y-%m-%d %H:%M}", Text(earlier.model), accuracy)
-    return table
-
-
-def load_run_config(run_id: str) -> Config:
+def load_run_config(client: "MlflowClient", run_id: str) -> Config:
     """Returns the config that a run was trained with, from its artifacts."""
-    import mlflow
-
+    run = find_run(client, run_id)
     with explain_missing_artifacts(f"run {run_id}"):
-        text = mlflow.artifacts.load_text(f"runs:/{run_id}/config/config.yaml")
-    stored = OmegaConf.create(text)
+        content = load_bytes(run.address, "config/config.yaml") if run else None
+        if content is None:
+            raise FileNotFoundError("there is no config/config.yaml.")
+    stored = OmegaConf.create(content.decode())
+    assert isinstance(stored, DictConfig)
     if "speed" not in stored:
         # Trained before there was a choice.
         stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")
@@ -138,69 +232,6 @@ def load_run_config(run_id: str) -> Config:
         stored["optimizer"] = older_optimizer(stored.get("trainer", {}).pop("optimizer", "adam"))
         stored["loss"] = dataclasses.asdict(LossConfig())
     return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
-
-
-def load_model(uri: str) -> Any:
-    """Returns the model of an MLflow model URI, whatever its flavor: a Keras model, or what answers like one.
-
-    Raises:
-        UserError: its files are gone.
-    """
-    import mlflow
-
-    with explain_missing_artifacts(uri):
-        described = mlflow.models.get_model_info(uri)
-        if is_keras(described):
-            return load_keras_model(uri)
-        loaded = mlflow.pyfunc.load_model(uri)
-    about = described.metadata or {}
-    return PyfuncModel(loaded, uri, about["class_names"], int(about["image_size"]))
-
-
-def load_keras_model(uri: str) -> Any:
-    """Returns the Keras model of an MLflow model URI: uint8 (B, H, W, 3) in, float32 probabilities (B, classes) out."""
-    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
-
-    # isort: split
-    import keras
-    import mlflow
-
-    from catdog.training.saved_code import isolate_code
-
-    keras.utils.disable_interactive_logging()
-    with explain_missing_artifacts(uri), _explain_missing_code(uri), isolate_code():
-        return mlflow.tensorflow.load_model(uri)
-
-
-@contextlib.contextmanager
-def _explain_missing_code(uri: str) -> Iterator[None]:
-    """Turns what Keras or Python raises where a model needs classes that are not there into a user's message."""
-    import mlflow
-
-    try:
-        yield
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        needs = (mlflow.models.get_model_info(uri).metadata or {}).get("needs", [])
-        if not needs:
-            raise
-        raise UserError(
-            f"model: {uri} needs code of its own, {', '.join(needs)}, and that cannot be loaded: {str(error).splitlines()[0]} "
-            "Install it, or run the command in the folder where it lies, as it was when the model was trained."
-        ) from error
-
-
-@contextlib.contextmanager
-def explain_missing_artifacts(what: str) -> Iterator[None]:
-    """Turns what MLflow raises where the files of a run or a model are gone into a user's message."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise UserError(
-            f"model: the files of {what} cannot be read: {str(error).splitlines()[0]} Were they moved or removed? The tracking "
-            "store remembers where they were written; name another model (model=...), or train again."
-        ) from error
 
 
 def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions", result: TestResult) -> None:
@@ -232,18 +263,14 @@ def metric_names(classes: list[str]) -> list[str]:
     return [f"{name}_{index}" if names.count(name) > 1 else name for index, name in enumerate(names)]
 
 
-def _print_result(result: TestResult, classes: list[str]) -> None:
-    total = int(result.counts.sum())
-    console.print(
-        f"test accuracy {result.accuracy:.3f}, 95% interval {result.low:.3f} to {result.high:.3f} "
-        f"({np.trace(result.counts)} of {total:,} images), loss {result.loss:.3f}",
-        style="bold", highlight=False,
-    )  # fmt: skip
+def build_classes_table(evaluation: Evaluation) -> Table:
+    """The figures by class, for a terminal."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class", overflow="fold")
     for title in ("images", "precision", "recall"):
         table.add_column(title, justify="right")
-    for index, name in enumerate(classes):
+    result = evaluation.result
+    for index, name in enumerate(evaluation.class_names):
         precision = result.precision[index]
         table.add_row(
             name,
@@ -251,4 +278,15 @@ def _print_result(result: TestResult, classes: list[str]) -> None:
             "-" if np.isnan(precision) else f"{precision:.3f}",
             f"{result.recall[index]:.3f}",
         )
-    console.print(table)
+    return table
+
+
+def build_looks_table(evaluation: Evaluation) -> Table:
+    """The earlier looks, the last ones of very many, for a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, title="earlier looks", title_justify="left")
+    for head in ("look", "when", "model", "test accuracy"):
+        table.add_column(head, justify="right" if head == "test accuracy" else "left", overflow="fold")
+    for earlier in evaluation.earlier_looks[-MOST_LOOKS_SHOWN:]:
+        accuracy = "no result" if earlier.accuracy is None else f"{earlier.accuracy:.3f}"
+        table.add_row(str(earlier.number), f"{earlier.when:%Y-%m-%d %H:%M}", Text(earlier.model), accuracy)
+    return table

@@ -1,25 +1,244 @@
-"""Entry: files -> classes. `python -m catdog.predict --help` explains it."""
+"""Images -> classes: a trained model out of the store, and its answers."""
 
-import logging
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
+from rich.table import Table
 
 from catdog.config.commands import PredictConfig
 from catdog.config.schema import list_options
+from catdog.deployment.pyfunc import PyfuncModel, is_keras
+from catdog.registry.champion import FoundModel, resolve_model
+from catdog.registry.evidence import Evidence
+from catdog.system.documents import to_plain
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
+from catdog.tracking.models import explain_missing_artifacts, load_model_metadata, open_model
+from catdog.tracking.records import find_run
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow import MlflowClient
 
-log = logging.getLogger(__name__)
-
-
-MAX_SHEET_IMAGES = 60
+Images = str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]
 
 
-def find_images(arguments: list[str]) -> list[Path]:
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a model answered to image files.
+
+    Attributes:
+        table: one row for each file that could be read: columns file, class, probability (of that class), then probability_NAME for
+            each class; probabilities in [0, 1].
+        files: those files.
+        unreadable: the reason for each file that could not.
+    """
+
+    table: "pd.DataFrame"
+    files: tuple[Path, ...]
+    unreadable: dict[Path, str]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A trained model in the store. Its files are read when they are first needed.
+
+    Args:
+        client: of the store.
+        found: what was asked for.
+    """
+
+    client: "MlflowClient"
+    found: FoundModel
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __repr__(self) -> str:
+        return f"TrainedModel({self.words}, run_id={self.run_id!r})"
+
+    @property
+    def name(self) -> str | None:
+        """The registered model; None where a run was asked for."""
+        return self.found.version.name if self.found.version else None
+
+    @property
+    def version(self) -> str | None:
+        """The number of its version; None where a run was asked for."""
+        return str(self.found.version.version) if self.found.version else None
+
+    @property
+    def run_id(self) -> str:
+        """The run that trained it."""
+        return self.found.run_id
+
+    @cached_property
+    def run_name(self) -> str:
+        """What that run is called; "" where the store has it no more."""
+        run = find_run(self.client, self.run_id)
+        return run.name if run else ""
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence: "catdog version 3"."""
+        return self.found.words
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """What was known of it when it was registered, against the champion of that time; None where a run was asked for."""
+        return Evidence.from_tags(self.found.version.tags) if self.found.version else None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the model's outputs."""
+        return tuple(self._metadata["class_names"])
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of the side of the images that it takes."""
+        return int(self._metadata["image_size"])
+
+    @cached_property
+    def _metadata(self) -> dict[str, Any]:
+        return load_model_metadata(self.client, self.found.uri)
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The model: uint8 (B, image_size, image_size, 3) in, float32 probabilities (B, classes) out, by `predict_on_batch`.
+
+        It is a Keras model, or, where another tool has saved it, a `catdog.deployment.pyfunc.PyfuncModel`.
+        """
+        return load_model(self.client, self.found.uri)
+
+    def predict(self, images: Images, batch_size: int = 32) -> "pd.DataFrame":
+        """Returns the model's answers.
+
+        Args:
+            images: a file, a folder (every image below it), a list of files and folders; or one array, uint8 (H, W, 3) in [0, 255],
+                several in one, (N, H, W, 3), or a list of them. Of any size: they are stretched to the size that the model takes.
+            batch_size: images per step.
+
+        Returns:
+            Columns class and probability (of that class), then probability_NAME for each class; for files the column file first;
+            for arrays the index is their place.
+
+        Raises:
+            UserError: a file is no readable image, a folder has none, or an array is none of the above.
+        """
+        if _is_pixels(images):
+            arrays = _split_arrays(images)
+            size = self.image_size
+            chunks = (arrays[start : start + batch_size] for start in range(0, len(arrays), batch_size))
+            return self._build_table(self._answer(np.stack([_stretch(one, size) for one in chunk]) for chunk in chunks))
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        answers = self.answer_files(find_images([str(path) for path in paths]), batch_size)
+        if answers.unreadable:
+            file, reason = next(iter(answers.unreadable.items()))
+            raise UserError(
+                f"images: {plural(len(answers.unreadable), 'file')} cannot be read, {str(file)!r} first: {reason}. Leave them out."
+            )
+        return answers.table
+
+    def answer_files(self, files: Sequence[Path], batch_size: int = 32) -> Answers:
+        """Returns the answers to those of some files that are readable images, and why the others are not."""
+        read: list[Path] = []
+        unreadable: dict[Path, str] = {}
+        batches = _read_batches(files, self.image_size, batch_size, read, unreadable)
+        table = self._build_table(self._answer(batches))
+        table.insert(0, "file", [_in_utf8(file) for file in read])
+        return Answers(table, tuple(read), unreadable)
+
+    def _answer(self, batches: Iterator[np.ndarray]) -> np.ndarray:
+        """Returns probabilities: float32 (N, C)."""
+        found = [np.zeros((0, len(self.class_names)), np.float32)]
+        with self._lock:
+            model = self.loaded
+        for images in batches:
+            with self._lock:
+                found.append(model.predict_on_batch(images))
+        return np.concatenate(found)
+
+    def _build_table(self, answers: np.ndarray) -> "pd.DataFrame":
+        import pandas as pd
+
+        names = np.array(self.class_names, dtype=object)
+        table = pd.DataFrame({
+            "class": names[answers.argmax(axis=1)] if len(answers) else [],
+            "probability": answers.max(axis=1) if len(answers) else [],
+        })  # fmt: skip
+        columns = [f"probability_{name}" for name in self.class_names]
+        return pd.concat([table, pd.DataFrame(answers, columns=columns)], axis=1)
+
+
+def find_model(client: "MlflowClient", study: str, model: str | None = None) -> TrainedModel:
+    """Returns the model that `model=` names, as `catdog.registry.champion.resolve_model`.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    return TrainedModel(client, resolve_model(client, study, model))
+
+
+def load_model(client: "MlflowClient", uri: str) -> Any:
+    """Returns the model of an MLflow model URI, whatever its flavor: a Keras model, or what answers like one.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    with open_model(client, uri) as folder, explain_missing_artifacts(uri):
+        described = Model.load(str(folder))
+        if not is_keras(described):
+            about = described.metadata or {}
+            loaded = mlflow.pyfunc.load_model(str(folder))
+            return PyfuncModel(loaded, uri, about["class_names"], int(about["image_size"]))
+    return load_keras_model(client, uri)
+
+
+def load_keras_model(client: "MlflowClient", uri: str) -> Any:
+    """Returns the Keras model of an MLflow model URI: uint8 (B, H, W, 3) in, float32 probabilities (B, classes) out.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import mlflow
+
+    from catdog.training.saved_code import isolate_code
+
+    with (
+        open_model(client, uri) as folder, explain_missing_artifacts(uri), _explain_missing_code(uri, folder), isolate_code(),
+    ):  # fmt: skip
+        return mlflow.tensorflow.load_model(str(folder))
+
+
+@contextlib.contextmanager
+def _explain_missing_code(uri: str, folder: Path) -> Iterator[None]:
+    """Turns what Keras or Python raises where a model needs classes that are not there into a user's message."""
+    from mlflow.models import Model
+
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        needs = (Model.load(str(folder)).metadata or {}).get("needs", [])
+        if not needs:
+            raise
+        raise UserError(
+            f"model: {uri} needs code of its own, {', '.join(needs)}, and that cannot be loaded: {str(error).splitlines()[0]} "
+            "Install it, or run the command in the folder where it lies, as it was when the model was trained."
+        ) from error
+
+
+def find_images(arguments: Sequence[str]) -> list[Path]:
     """Returns the files to predict: each file as given, and every image below each folder.
 
     Raises:
@@ -50,32 +269,33 @@ def find_images(arguments: list[str]) -> list[Path]:
     return files
 
 
-def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame", dict[Path, str], np.ndarray]:
-    """Returns the model's answers, the reasons of files that are no readable images, and the first pictures it saw.
+def build_answers_table(answers: "pd.DataFrame") -> Table:
+    """The answers for a terminal: file, class and its probability."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("file", overflow="fold")
+    table.add_column("class")
+    table.add_column("probability", justify="right")
+    for file, name, probability in zip(answers["file"], answers["class"], answers["probability"], strict=True):
+        table.add_row(_one_line(file), _one_line(name), f"{probability:.3f}")
+    return table
 
-    Args:
-        files: images of any size and format that `decode_image` reads.
-        uri: MLflow model URI.
-        batch_size: images per step.
 
-    Returns:
-        A table with file, class, probability, then each class's probability, in [0, 1]; reasons by file; pictures uint8
-        (N, H, W, 3), those of the table's first rows, at most `MAX_SHEET_IMAGES`.
-    """
-    import mlflow
-    import pandas as pd
+def list_answers(answers: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Returns the answers as one mapping for each file, for JSON."""
+    return to_plain(answers.to_dict("records"))
 
+
+def _one_line(name: str) -> str:
+    # A newline in a file's or a class folder's name must not break the row.
+    return name if name.isprintable() else repr(name)
+
+
+def _read_batches(
+    files: Sequence[Path], size: int, batch_size: int, read: list[Path], unreadable: dict[Path, str]
+) -> Iterator[np.ndarray]:
+    """Yields the pictures of files, uint8 (B, size, size, 3), and notes which files they are and which are none."""
     from catdog.data.images import UnreadableImageError, decode_image
-    from catdog.deployment.evaluation import explain_missing_artifacts, load_model
 
-    with explain_missing_artifacts(uri):
-        metadata = mlflow.models.get_model_info(uri).metadata or {}
-    classes, size = metadata["class_names"], metadata["image_size"]
-    model = load_model(uri)
-    read: list[Path] = []
-    unreadable: dict[Path, str] = {}
-    pictures = np.zeros((0, size, size, 3), np.uint8)
-    probabilities = [np.zeros((0, len(classes)), np.float32)]
     for start in range(0, len(files), batch_size):
         batch = []
         for file in files[start : start + batch_size]:
@@ -85,17 +305,35 @@ def predict(files: list[Path], uri: str, batch_size: int) -> tuple["pd.DataFrame
             except UnreadableImageError as error:
                 unreadable[file] = str(error)
         if batch:
-            images = np.stack(batch)
-            probabilities.append(model.predict_on_batch(images))
-            pictures = np.concatenate([pictures, images])[:MAX_SHEET_IMAGES]
-    answers = np.concatenate(probabilities)
-    table = pd.DataFrame({
-        "file": [_in_utf8(file) for file in read],
-        "class": [classes[index] for index in answers.argmax(axis=1)] if len(read) else [],
-        "probability": answers.max(axis=1) if len(read) else [],
-    })  # fmt: skip
-    table = pd.concat([table, pd.DataFrame(answers, columns=[f"probability_{name}" for name in classes])], axis=1)
-    return table, unreadable, pictures
+            yield np.stack(batch)
+
+
+def _is_pixels(images: Images) -> bool:
+    return isinstance(images, np.ndarray) or (
+        isinstance(images, Sequence) and bool(images) and isinstance(images[0], np.ndarray)
+    )
+
+
+def _split_arrays(images: Any) -> Sequence[np.ndarray]:
+    """Returns one array for each image, checked."""
+    if isinstance(images, np.ndarray):
+        images = images[None] if images.ndim == 3 else images
+    for image in images:
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise UserError(
+                "images: arrays must be uint8 (H, W, 3) or (N, H, W, 3) in [0, 255], received "
+                f"{image.dtype} {tuple(image.shape)}."
+            )
+    return images
+
+
+def _stretch(image: np.ndarray, size: int) -> np.ndarray:
+    """Returns an image in the model's size, resampled as `decode_image` does: uint8 (size, size, 3)."""
+    from PIL import Image
+
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _in_utf8(file: Path) -> str:

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from catdog.registry.ledger import LOOKS_TAG, describe_count
 from catdog.statistics.judgements import Judgement
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.identity import variant_key
+from catdog.tracking.models import find_model_address
+from catdog.tracking.records import REGISTERED_TAG, RUN, StoredRun, find_run, find_study
+from catdog.tracking.settlement import claimed_entry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,7 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
-REGISTERED_TAG = "catdog.registered_model"
 # What the registered model of quick looks ends in.
 QUICK = "-quick"
 # Of weighing again, where the champion changes while it is weighed.
@@ -218,13 +221,37 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
         **{tag: run.data.tags[tag] for tag in ("catdog.sweep", LOOKS_TAG) if tag in run.data.tags},
     }
     uri = run.data.tags["catdog.model_uri"]
+    # A database looks models:/ID up in MLflow's current store, which may be another one; a server in itself.
+    source = uri if client.tracking_uri.startswith("http") else find_model_address(client, uri)
+    # It is there at once; MLflow would log that it waits.
     return client.create_model_version(
-        name, source=uri, run_id=run.info.run_id, tags=tags, model_id=uri.removeprefix("models:/")
+        name,
+        source=source,
+        run_id=run.info.run_id,
+        tags=tags,
+        model_id=uri.removeprefix("models:/"),
+        await_creation_for=0,
     )
 
 
-def resolve_model(client: "MlflowClient", study: str, model: str | None) -> tuple[str, str, str]:
-    """Returns (model URI, run id, words for it) of what `model=` names.
+class FoundModel(NamedTuple):
+    """A model that `model=` names.
+
+    Attributes:
+        uri: MLflow's address of it.
+        run_id: the run that trained it.
+        words: such as "catdog version 3".
+        version: of the registered model; None where a run was named.
+    """
+
+    uri: str
+    run_id: str
+    words: str
+    version: "ModelVersion | None" = None
+
+
+def resolve_model(client: "MlflowClient", study: str, model: str | None) -> FoundModel:
+    """Returns what `model=` names.
 
     Args:
         client: of the tracking store.
@@ -254,22 +281,73 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> tupl
             f"model: no registered model {what} for study={study}, received model={model or 'null'}; registered models: {known}. "
             f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
         )
-    return f"models:/{version.name}/{version.version}", version.run_id, f"{version.name} version {version.version}"
+    words = f"{version.name} version {version.version}"
+    return FoundModel(f"models:/{version.name}/{version.version}", version.run_id, words, version)
 
 
-def _resolve_run(client: "MlflowClient", run_id: str) -> tuple[str, str, str]:
-    from mlflow.exceptions import MlflowException
+def _resolve_run(client: "MlflowClient", run_id: str) -> FoundModel:
+    run = find_run(client, run_id)
+    if run is None:
+        raise UserError(f"model: no run {run_id!r} in this tracking store; see tracking.uri.")
+    if run.model_uri is None:
+        raise UserError(f"model: run {run_id} ({run.name}, {run.status}) has no saved model. Name a finished run.")
+    return FoundModel(run.model_uri, run_id, f"run {run.name}")
 
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"model: no run {run_id!r} in this tracking store; see tracking.uri.") from error
-    uri = run.data.tags.get("catdog.model_uri")
-    if uri is None:
+
+def forget_champion(client: "MlflowClient", study: str) -> FoundModel:
+    """Takes the alias `champion` from a study's registered model, whose versions stay; returns what was champion.
+
+    Raises:
+        UserError: there is no champion.
+    """
+    found = resolve_model(client, study, CHAMPION)
+    assert found.version is not None
+    client.delete_registered_model_alias(found.version.name, CHAMPION)
+    log.info("%s is no longer the champion; the next promotion makes one", found.words)
+    return found
+
+
+def delete_run(client: "MlflowClient", study: str, run_id: str, spool: Path, *, force: bool = False) -> None:
+    """Deletes a training run, as MLflow deletes: it can be restored until `mlflow gc` removes it.
+
+    What the spool holds of it, checkpoints and what is not delivered yet, is removed for good.
+
+    Args:
+        client: of the tracking store.
+        study: which it must belong to.
+        run_id: MLflow's.
+        spool: folder of what is not delivered yet.
+        force: whether it may be the champion's, which is then forgotten.
+
+    Raises:
+        UserError: it is no run of this study, is being trained, or is the champion's.
+    """
+    run = find_run(client, run_id)
+    if run is None or run.run.info.lifecycle_stage == "deleted" or run.experiment_id != find_study(client, study):
+        raise UserError(f"run_id: study {study!r} has no run {run_id!r}. Its run ids are in the table of runs.")
+    if run.kind != RUN:
+        raise UserError(f"run_id: {run_id} ({run.name}) is no training run, but a {run.kind or 'run of another tool'}.")
+    if run.is_running_here:
+        raise UserError(f"run_id: {run.owner} is training {run_id} ({run.name}). Stop it first.")
+    led = [name for name in {v.name for v in _versions_of(client, run)} if _is_champion(client, name, run_id)]
+    if led and not force:
         raise UserError(
-            f"model: run {run_id} ({run.info.run_name}, {run.info.status}) has no saved model. Name a finished run."
+            f"run_id: {run_id} ({run.name}) is the champion of {', '.join(led)}. Promote another one first, or delete it and "
+            "forget the champion with force=True."
         )
-    return uri, run_id, f"run {run.info.run_name}"
+    with claimed_entry(spool, run_id):
+        for name in led:
+            client.delete_registered_model_alias(name, CHAMPION)
+        client.delete_run(run_id)
+
+
+def _versions_of(client: "MlflowClient", run: StoredRun) -> "list[ModelVersion]":
+    return list(client.search_model_versions(f"run_id = '{run.run_id}'"))
+
+
+def _is_champion(client: "MlflowClient", name: str, run_id: str) -> bool:
+    version = find_version(client, name, CHAMPION)
+    return version is not None and version.run_id == run_id
 
 
 def _registered_model_of(client: "MlflowClient", study: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,20 @@ class Evidence:
     challenger_calibration_error: float | None = None
     champion_calibration_error: float | None = None
     margin: float = 0.0
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
+        """Returns what a model version carries of it; None where there is nothing, or what an earlier catdog wrote."""
+        try:
+            found = json.loads(tags.get("catdog.evidence", "null"))
+            if found is None:
+                return None
+            word = found.pop("outcome")
+            outcome = Judgement(word) if word in set(Judgement) else Reason(word)
+            runs = {key: tuple(found.get(key, ())) for key in ("challenger_runs", "champion_runs")}
+            return cls(**{**found, **runs, "outcome": outcome})
+        except (ValueError, TypeError, KeyError):
+            return None
 
     @property
     def moves(self) -> bool:
@@ -207,7 +222,7 @@ def _are_seeds(first: "Run", second: "Run") -> bool:
 def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
     """Returns run id -> validation answers of the finished runs of a run's variant, one for each seed; the run itself counts."""
     # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
-    from catdog.tracking.artifacts import load_predictions
+    from catdog.tracking.records import store_run
 
     variant = run.data.tags.get(VARIANT_TAG)
     runs = [run]
@@ -218,7 +233,7 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
     for other in runs:
         if other is run or _are_seeds(other, run):
             chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
-    stored = {other.info.run_id: load_predictions(other.info.artifact_uri) for other in chosen.values()}
+    stored = {other.info.run_id: store_run(client, other).load_predictions() for other in chosen.values()}
     return {run_id: predictions for run_id, predictions in stored.items() if len(predictions)}
 
 

@@ -7,8 +7,6 @@ another study or folder are the same split. Images that two test splits share on
 
 import hashlib
 import logging
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,7 +114,7 @@ def require_look(look: OpenLook | None, images: "pd.DataFrame | None" = None) ->
 
 @contextmanager
 def open_look(
-    client: "MlflowClient", test_digest: str, *, study: str, model: str, model_uri: str, run_id: str, command: str = ""
+    client: "MlflowClient", test_digest: str, *, study: str, model: str, model_uri: str, run_id: str, command: str
 ) -> Iterator[OpenLook]:
     """Records a look at a test split, before anything of it can be read; what it finds is added when it ends.
 
@@ -129,13 +127,13 @@ def open_look(
         model: in words, "catdog version 3".
         model_uri: MLflow's.
         run_id: the run that trained the model.
-        command: what looks; "": `catdog.evaluate` as it was called.
+        command: what asks for the look, as it can be typed again.
     """
     experiment_id = _open_ledger(client)
     tags = {
         "catdog.kind": KIND, "catdog.test_digest": test_digest, "catdog.study": study, "catdog.model": model,
         "catdog.model_uri": model_uri, "catdog.run": run_id,
-        **describe_origin(command or shlex.join(["python", "-m", "catdog.evaluate", *sys.argv[1:]])),
+        **describe_origin(command),
     }  # fmt: skip
     look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
     # Recorded first and counted then, whatever the clocks of two machines say: of two at the same moment none is the first alone.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog.config.command_lines import next_command
-from catdog.config.commands import CompareConfig, DecideConfig
+from catdog.config.commands import DecideConfig
 from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
 from catdog.statistics.judgements import Judgement, judge
@@ -260,7 +260,7 @@ def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
     from catdog.comparison.load import load_comparison
     from catdog.comparison.variants import group_by_variant
 
-    comparison = load_comparison(trained.client, CompareConfig(sweep=trained.sweep_id, tracking=trained.tracking))
+    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id)
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
     variants = group_by_variant(comparison)

@@ -115,7 +115,7 @@ def list_preloaded() -> list[str]:
 
     A run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
     """
-    libraries = ["catdog.training.preload", "mlflow", "mlflow.tensorflow"]
+    libraries = ["catdog.training.process", "mlflow", "mlflow.tensorflow"]
     return [*libraries, *list_training_modules(), "catdog.plots", "catdog.training.run_logging", "catdog.sweeps.worker"]
 
 

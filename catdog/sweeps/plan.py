@@ -15,7 +15,6 @@ from rich.table import Table
 
 from catdog.config import schema
 from catdog.config.schema import Config
-from catdog.tracking.artifacts import load_table
 from catdog.tracking.identity import (
     Identity,
     describe_code_change,
@@ -25,6 +24,7 @@ from catdog.tracking.identity import (
 )
 from catdog.tracking.outbox import Entry, entry_for, list_entries
 from catdog.tracking.ownership import Owner
+from catdog.tracking.records import StoredRun, store_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -111,7 +111,7 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
                 [experiment.experiment_id], "tags.`catdog.kind` = 'run'", max_results=RECENT_RUNS,
                 order_by=["attributes.start_time DESC"],
             )  # fmt: skip
-        planned.why = _explain_new(planned, recent)
+        planned.why = _explain_new(planned, [store_run(client, run) for run in recent])
 
 
 def discard_entries(runs: Sequence[PlannedRun]) -> None:
@@ -181,10 +181,10 @@ def _explain_again(planned: PlannedRun, found: "list[Run]") -> str:
     return f"{'failed' if status == 'FAILED' else 'interrupted'} before, and its checkpoints are gone"
 
 
-def _explain_new(planned: PlannedRun, recent: "list[Run]") -> str:
+def _explain_new(planned: PlannedRun, recent: Sequence[StoredRun]) -> str:
     """Returns how a run differs from the one it is most like; only one of the same make can be meant."""
     mine = _relevant_params(planned.config)
-    alike = [run for run in recent if all(run.data.params.get(key) == mine.get(key) for key in
+    alike = [run for run in recent if all(run.params.get(key) == mine.get(key) for key in
              ("seed", "backbone.name", "augmentation.name", "preprocessing.name", "dataset.name"))]  # fmt: skip
     if not alike:
         return "no such run"
@@ -196,12 +196,12 @@ def _explain_new(planned: PlannedRun, recent: "list[Run]") -> str:
     return "; ".join(words) or "no such run"
 
 
-def _compare(planned: PlannedRun, mine: dict[str, str], run: "Run") -> list[str]:
-    tags = run.data.tags
+def _compare(planned: PlannedRun, mine: dict[str, str], run: StoredRun) -> list[str]:
+    tags = run.tags
     identity = planned.identity
     words = []
     if tags.get("catdog.config_digest") != identity.config:
-        theirs = {key: value for key, value in schema.complete_params(run.data.params).items() if key in mine}
+        theirs = {key: value for key, value in run.params.items() if key in mine}
         words.append(
             describe_config_change(theirs, mine)
             or "config changed: the order of layers, or what backbone.weights holds"
@@ -215,14 +215,14 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: "Run") -> list[str]
     return words + [each for each in (libraries, runtime) if each]
 
 
-def count_changed_files(run: "Run", images: pd.DataFrame) -> int:
+def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
     """Returns how many files are new, gone, changed or in another split since a run; 0 if it recorded none.
 
     Args:
-        run: in MLflow.
+        run: in the store.
         images: the present manifest's rows: file, label, split, sha256.
     """
-    before = load_table(run.info.artifact_uri, "split.csv")
+    before = run.load_splits()
     if before.empty:
         return 0
     rows = [set(map(tuple, table[["file", "label", "split", "sha256"]].to_numpy())) for table in (before, images)]

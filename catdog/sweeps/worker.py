@@ -27,6 +27,7 @@ from catdog.config import schema
 from catdog.config.schema import Config, load_config
 from catdog.system import interrupts, terminal
 from catdog.system.errors import UserError
+from catdog.system.memory import own_process
 
 if TYPE_CHECKING:
     from catdog.tracking import Job
@@ -59,6 +60,7 @@ class WorkOrder:
 
 def work(order: WorkOrder, sender: Connection) -> None:
     """Trains the run, and sends (kind, value) pairs: progress, log, and at the end outcome, error or traceback."""
+    own_process()
     # While a run closes, only SIGKILL interrupts it.
     interrupts.listen(once=True)
     threading.Thread(target=_stop_with_parent, daemon=True).start()

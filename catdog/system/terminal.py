@@ -1,8 +1,9 @@
 """What a user sees while a command runs: one console, shared by log lines, progress and tables."""
 
+import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.text import Text
@@ -11,6 +12,9 @@ PIPED_WIDTH_COLUMNS = 120
 
 # Live progress and log lines must go through one object, or a log line tears the progress bar.
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS)
+
+# Whether long work shows on the console how far it is: in a command, and not below a script or a notebook that imports catdog.
+shows_progress = False
 
 # In the process of a sweep's run: takes (text, level) of a log line to the process that owns the terminal.
 relay: Callable[[str, int], None] | None = None
@@ -35,6 +39,13 @@ class ConsoleHandler(logging.Handler):
             console.print(Text(prefix + record.getMessage(), style=style), soft_wrap=True)
         except Exception:
             self.handleError(record)
+
+
+@contextlib.contextmanager
+def status_shown(words: str) -> Iterator[None]:
+    """Shows on the console what the block does, while it lasts."""
+    with console.status(Text(words)) if shows_progress else contextlib.nullcontext():
+        yield
 
 
 def show_error(message: str) -> None:

@@ -5,20 +5,39 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
 
 # Names stay as they are: a class or file called "NA" or "007" is no missing value and no number. As objects, for pandas' own
 # strings take longer to make than all the rest.
 NAMES = {"file": object, "label": object, "sha256": object}
 
 
+def resolve_address(client: "MlflowClient", artifact_uri: str) -> str:
+    """Returns an artifact's address so that it can be read without its store, whatever MLflow's current one is.
+
+    A server tells `mlflow-artifacts:/PATH`, which means a path on itself; all other addresses say where they lead.
+    """
+    if not artifact_uri.startswith("mlflow-artifacts:"):
+        return artifact_uri
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    return str(MlflowArtifactsRepository.resolve_uri(artifact_uri, client.tracking_uri))
+
+
 def load_bytes(artifact_uri: str, path: str) -> bytes | None:
     """Returns the content of a run's artifact, None where there is none.
+
+    Args:
+        artifact_uri: the run's, as of `resolve_address`.
+        path: below it.
 
     Raises:
         UserError: it is there, or may be, and cannot be read: to go on without it would be to answer another question.
@@ -46,12 +65,14 @@ def load_bytes(artifact_uri: str, path: str) -> bytes | None:
         ) from error
 
 
-def load_table(artifact_uri: str, path: str) -> pd.DataFrame:
+def load_table(artifact_uri: str, path: str) -> "pd.DataFrame":
     """Returns a run's CSV file, file, label and sha256 as text, whatever they look like; empty where there is none.
 
     Raises:
         UserError: as of `load_bytes`; or it is no table.
     """
+    import pandas as pd
+
     content = load_bytes(artifact_uri, path)
     if content is None:
         return pd.DataFrame()

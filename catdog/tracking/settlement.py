@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catdog.system.errors import UserError
 from catdog.tracking.outbox import Entry, clear_remains, end_orphan, list_entries
 from catdog.tracking.ownership import BusyError
 
@@ -80,6 +82,35 @@ def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str =
         else:
             entry.release()
     return arrived
+
+
+@contextlib.contextmanager
+def claimed_entry(root: Path, run_id: str) -> Iterator[None]:
+    """Holds what the spool has of a run while the block deletes the run, and then removes it.
+
+    Args:
+        root: the spool.
+        run_id: MLflow's.
+
+    Raises:
+        UserError: a living process works on it.
+    """
+    held = []
+    try:
+        for entry in list_entries(root):
+            if entry.state["run_id"] == run_id:
+                try:
+                    held.append(entry.claim())
+                except BusyError as busy:
+                    owner = busy.owner or "another process"
+                    raise UserError(f"run_id: {owner} works on {run_id}. Wait for it, or stop it.") from busy
+        yield
+    except BaseException:
+        for entry in held:
+            entry.release()
+        raise
+    for entry in held:
+        entry.remove()
 
 
 def _forget(entry: Entry) -> None:

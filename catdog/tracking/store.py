@@ -5,6 +5,7 @@ import logging
 import re
 import sqlite3
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
@@ -49,7 +50,7 @@ def connect_existing(config: TrackingConfig) -> "MlflowClient | None":
 
 
 def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
-    """Returns a client of the tracking store and makes it MLflow's current one.
+    """Returns a client of the tracking store and of the registry in it; MLflow's current store stays what it is.
 
     Args:
         config: the tracking section.
@@ -74,11 +75,12 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
 
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         # Its first use makes MLflow create the tables: two at once would each fail on the other's.
-        with FileLock(f"{database}.lock") if database else contextlib.nullcontext():
+        with (
+            FileLock(f"{database}.lock") if database else contextlib.nullcontext(),
+            _quiet_loggers("mlflow", "alembic"),
+        ):
             if database and database.exists():
                 _require_database(database)
             client = mlflow.MlflowClient(tracking_uri=_absolute(uri), registry_uri=_absolute(uri))
@@ -92,19 +94,28 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
         raise UserError(
             f"tracking.uri: {uri!r} cannot be opened: {str(error).splitlines()[0]}. {NAME_ANOTHER}"
         ) from error
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
     return client
+
+
+@contextlib.contextmanager
+def _quiet_loggers(*names: str) -> Iterator[None]:
+    """Keeps these loggers below warnings silent: the creation of a database takes a line for each of its tables."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def connect_unseen(config: TrackingConfig) -> "MlflowClient":
     """Returns a client of a store that the leader of the sweep has checked; it may be away by now, and nothing waits for it."""
     import mlflow
 
-    client = mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
-    mlflow.set_tracking_uri(config.uri)
-    mlflow.set_registry_uri(config.uri)
-    return client
+    return mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
 
 
 def _absolute(uri: str) -> str:

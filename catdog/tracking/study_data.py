@@ -8,14 +8,13 @@ from omegaconf import OmegaConf
 
 from catdog.config.schema import DatasetConfig, default_cache
 from catdog.system.errors import UserError
+from catdog.tracking.records import RUN, StoredRun, find_run, list_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset
 
-DATA_TAG = "catdog.data_digest"
 NAME_DATA = 'Name its images as for training: dataset=["dataset=folder", "dataset.archive=PATH"].'
 
 
@@ -34,14 +33,11 @@ def load_study_dataset(client: "MlflowClient | None", study: str, overrides: Seq
 
     if overrides is not None:
         return load_dataset(_compose(overrides))
-    experiment = client.get_experiment_by_name(study) if client else None
-    runs = client.search_runs(
-        [experiment.experiment_id], "tags.`catdog.kind` = 'run' AND attributes.status = 'FINISHED'", max_results=1,
-        order_by=["attributes.start_time DESC"],
-    ) if client and experiment else []  # fmt: skip
+    known = client is not None and client.get_experiment_by_name(study) is not None
+    runs = [run for run in list_runs(client, study) if run.is_finished] if client and known else []
     if not runs:
         raise UserError(f"study: {study!r} has no finished run that says which images it is about. {NAME_DATA}")
-    return load_run_dataset(runs[0], "Name the original data with dataset=[...], or other data for other runs.")
+    return load_run_dataset(runs[-1], "Name the original data with dataset=[...], or other data for other runs.")
 
 
 def _compose(overrides: Sequence[str]) -> DatasetConfig:
@@ -54,24 +50,21 @@ def _compose(overrides: Sequence[str]) -> DatasetConfig:
     return compose_run(words).config.dataset
 
 
-def find_run(client: "MlflowClient", run_id: str) -> "Run":
+def require_run(client: "MlflowClient", run_id: str) -> StoredRun:
     """Returns a training run, one of catdog's or one that a script recorded.
 
     Raises:
         UserError: there is none of this id.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"run_id: no run {run_id!r} in this tracking store. `study.runs()` lists them.") from error
-    if run.data.tags.get("catdog.kind") != "run":
+    run = find_run(client, run_id)
+    if run is None:
+        raise UserError(f"run_id: no run {run_id!r} in this tracking store. `study.runs()` lists them.")
+    if run.kind != RUN:
         raise UserError(f"run_id: {run_id} is no training run. `study.runs()` lists them.")
     return run
 
 
-def load_run_dataset(run: "Run", advice: str, *, archive: str | None = None, cache: str | None = None) -> "Dataset":
+def load_run_dataset(run: StoredRun, advice: str, *, archive: str | None = None, cache: str | None = None) -> "Dataset":
     """Returns the data set of a run, found again.
 
     Args:
@@ -88,16 +81,16 @@ def load_run_dataset(run: "Run", advice: str, *, archive: str | None = None, cac
     config = read_dataset_config(run)
     config = dataclasses.replace(config, cache=cache or default_cache(), archive=archive or config.archive)
     dataset = load_dataset(config)
-    trained_on = run.data.tags[DATA_TAG]
+    trained_on = run.data_digest
     if dataset.manifest.digest != trained_on:
         raise UserError(
-            f"dataset.archive: {dataset.manifest.root} is not the data that run {run.info.run_id} was trained on: its digest is "
+            f"dataset.archive: {dataset.manifest.root} is not the data that run {run.run_id} was trained on: its digest is "
             f"{dataset.manifest.digest[:12]}, the run's {trained_on[:12]}. A test image could have been trained on. {advice}"
         )
     return dataset
 
 
-def read_dataset_config(run: "Run") -> DatasetConfig:
+def read_dataset_config(run: StoredRun) -> DatasetConfig:
     """Returns the dataset section of the config that a run was trained with.
 
     Raises:
@@ -105,10 +98,10 @@ def read_dataset_config(run: "Run") -> DatasetConfig:
     """
     from catdog.tracking.artifacts import load_bytes
 
-    content = load_bytes(run.info.artifact_uri, "config/config.yaml")
+    content = load_bytes(run.address, "config/config.yaml")
     if content is None:
         raise UserError(
-            f"model: the files of run {run.info.run_id} are not in {run.info.artifact_uri}. Were they moved or removed? The "
+            f"model: the files of run {run.run_id} are not in {run.address}. Were they moved or removed? The "
             "tracking store remembers where they were written; name another model (model=...), or train again."
         )
     stored = OmegaConf.select(OmegaConf.create(content.decode()), "dataset")

@@ -125,7 +125,7 @@ def explain_training(references: Mapping[str, str]) -> Iterator[None]:
         raise describe_failure(key, reference, "training", error) from error
 
 
-def find_culprit(references: dict[str, str], error: BaseException) -> tuple[str, str]:
+def find_culprit(references: Mapping[str, str], error: BaseException) -> tuple[str, str]:
     """Returns the config key and module:object whose module's code was running when an exception was raised, or ("", "")."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     for file in reversed(files):

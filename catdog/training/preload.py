@@ -1,17 +1,12 @@
-"""Imports what a run needs; the server that a sweep's processes are forked from does so once for all of them.
-
-TensorFlow is imported, never run: a fork of a process whose TensorFlow has started its threads would hang.
-"""
+"""Imports Keras and TensorFlow without what TensorFlow writes to the terminal meanwhile; changes nothing else of the process."""
 
 import contextlib
-import gc
 import os
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 
-from catdog.system.memory import use_one_heap
+from catdog.system.memory import long_lived_imports
 
 
 @contextlib.contextmanager
@@ -41,17 +36,7 @@ def quiet_native_log() -> Iterator[None]:
             os.close(kept)
 
 
-# A fork imports what leads the sweep, catdog.train as __main__, once more under a name of its own; runpy wonders at that.
-warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", RuntimeWarning)
-use_one_heap()
-# Half a million objects that stay: looking through them for garbage while they come is a quarter of the import, and every
-# collection later, in each fork and at the end of each process, would look through them again.
-collected = gc.isenabled()
-gc.disable()
-with quiet_native_log():
+with long_lived_imports(), quiet_native_log():
     import keras
     import tensorflow
-gc.freeze()
-if collected:
-    gc.enable()
 del keras, tensorflow

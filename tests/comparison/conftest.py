@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from catdog.comparison.analysis import Analysis, analyse
-from catdog.comparison.records import Comparison, RunRecord
+from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 
@@ -69,15 +69,15 @@ def make_record() -> Callable[..., RunRecord]:
 
 
 @pytest.fixture
-def make_comparison() -> Callable[..., Comparison]:
-    def make(*records: RunRecord, **overrides) -> Comparison:
+def make_comparison() -> Callable[..., ComparedRuns]:
+    def make(*records: RunRecord, **overrides) -> ComparedRuns:
         fields = {
             "study": "cats_vs_dogs", "sweep_id": "5eed" * 8, "class_names": ["cats", "dogs"], "baseline": 0.5,
             "train_images": 400, "val_images": 100, "data_digest": "d1ge57" * 10,
             "command": "python -m catdog.train -m model=cnn,mobilenet",
             "created": datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "picture": drawn_picture,
         }  # fmt: skip
-        return Comparison(records=records, **(fields | overrides))
+        return ComparedRuns(records=records, **(fields | overrides))
 
     return make
 

@@ -315,7 +315,7 @@ def test_a_model_is_found_by_every_name_it_has(store: Store) -> None:
         (None, first), ("champion", first), ("1", first), ("2", second), ("catdog/2", second), ("catdog@champion", first),
         ("models:/catdog/2", second), ("models:/catdog@champion", first), (second, second), (f"runs:/{second}/model", second),
     ):  # fmt: skip
-        uri, found, _ = resolve_model(store.client, "cats_vs_dogs", name)
+        uri, found, *_ = resolve_model(store.client, "cats_vs_dogs", name)
         assert found == run_id, name
         assert uri.startswith("models:/")
 

@@ -24,7 +24,7 @@ def add_run(client: mlflow.MlflowClient) -> str:
 
 def look_at(client: mlflow.MlflowClient, run_id: str, digest: str = "a" * 64, accuracy: float = 0.9):
     with open_look(
-        client, digest, study="s", model=f"model {run_id[:4]}", model_uri="models:/m-1", run_id=run_id
+        client, digest, study="s", model=f"model {run_id[:4]}", model_uri="models:/m-1", run_id=run_id, command="look"
     ) as look:
         look.record({"test/accuracy": accuracy})
     return look
@@ -47,8 +47,8 @@ def test_looks_are_counted_by_the_content_of_the_split(client):
 def test_of_two_looks_at_the_same_moment_one_is_the_second(client):
     run_id = add_run(client)
     with (
-        open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id) as first,
-        open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id) as second,
+        open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id, command="look") as first,
+        open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id, command="look") as second,
     ):
         assert {first.number, second.number} == {1, 2}
 
@@ -64,7 +64,7 @@ def test_a_look_that_fails_counts_and_so_does_one_that_is_deleted(client):
     run_id = add_run(client)
 
     def fail() -> None:
-        with open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id):
+        with open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id, command="look"):
             # Recorded before anything could be seen.
             assert len(read_looks(client, "a" * 64)) == 1
             raise RuntimeError
@@ -141,4 +141,6 @@ def test_evaluate_says_which_look_it_is_and_the_page_how_many(study: Study):
 def read_looks_of(study: Study) -> list:
     client = mlflow.MlflowClient(study.uri)
     experiment = client.get_experiment_by_name("catdog-test-ledger")
-    return client.search_runs([experiment.experiment_id]) if experiment else []
+    # Other tests look at other data in the same store.
+    where = "tags.`catdog.study` = 'cats_vs_dogs'"
+    return client.search_runs([experiment.experiment_id], where) if experiment else []

@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -11,6 +12,7 @@ from own_modules import CALLBACKS, LAYERS, LOSSES, MODELS
 from support import TINY, compose_config
 
 from catdog.config.schema import Config
+from catdog.deployment.prediction import load_keras_model
 from catdog.tracking import Job
 from catdog.training.outcome import Outcome
 from catdog.training.run import train
@@ -40,8 +42,13 @@ class Folder:
     def train(self, *overrides: str, store: str = "store", stop_after: int | None = None) -> Outcome:
         """Trains in this process, or is interrupted by Ctrl-C after an epoch."""
         config = self.compose(*overrides, store=store)
+        mlflow.set_tracking_uri(config.tracking.uri)
         make = Silent if stop_after is None else (lambda *figures: Silent(*figures, stop_after=stop_after))
         return train(config, Job("run", "run", list(overrides), self.path / "output"), make)
+
+    def load_model(self, uri: str) -> Any:
+        """Returns a saved model of the store called `store`."""
+        return load_keras_model(mlflow.MlflowClient(f"sqlite:///{self.path}/store.db"), uri)
 
     def artifacts(self, outcome: Outcome) -> Path:
         uri = mlflow.get_run(outcome.run_id).info.artifact_uri

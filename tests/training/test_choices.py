@@ -320,6 +320,6 @@ def test_the_config_of_an_older_run_is_read(tmp_path) -> None:
     experiment = mlflow.create_experiment("study", artifact_location=str(tmp_path / "artifacts"))
     with mlflow.start_run(experiment_id=experiment) as run:
         mlflow.log_text(OmegaConf.to_yaml(OmegaConf.create(stored)), "config/config.yaml")
-    loaded = load_run_config(run.info.run_id)
+    loaded = load_run_config(mlflow.MlflowClient(), run.info.run_id)
     assert (loaded.optimizer.algorithm, loaded.optimizer.settings) == ("SGD", {"algorithm": "SGD"})
     assert (loaded.loss.function, loaded.trainer.learning_rate) == ("cross_entropy", 0.01)

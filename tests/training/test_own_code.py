@@ -9,7 +9,6 @@ from own_modules import MODELS
 
 from catdog.comparison.gradcam import NoMapError, compute_cams
 from catdog.config.schema import find_references, hash_config
-from catdog.deployment.evaluation import load_keras_model
 from catdog.system.errors import UserError
 from catdog.tracking.identity import identify
 from catdog.training.augmentation import build_augmentation
@@ -51,7 +50,7 @@ def test_a_run_of_own_code_goes_on_bit_for_bit_and_is_loaded_without_it(folder, 
     assert "needs" not in mlflow.models.get_model_info(uri).metadata
     for module in ("my_models", "my_layers", "my_losses", "my_callbacks"):
         folder.write(module, "raise RuntimeError('imported')")
-    model = load_keras_model(uri)
+    model = folder.load_model(uri)
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
     assert mlflow.pyfunc.load_model(uri).predict(images) == pytest.approx(model.predict_on_batch(images))
     assert compute_cams(model, images, np.zeros((3, 1), int), side=24).shape == (3, 1, 24, 24)
@@ -62,17 +61,17 @@ def test_a_model_with_own_layers_carries_their_code(folder) -> None:
     uri = mlflow.get_run(done.run_id).data.tags["catdog.model_uri"]
     assert mlflow.models.get_model_info(uri).metadata["needs"] == ["my_layers"]
     images = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 3), dtype=np.uint8)
-    answers = load_keras_model(uri).predict_on_batch(images)
+    answers = folder.load_model(uri).predict_on_batch(images)
     # As it was when it was trained, whatever becomes of the file.
     folder.write("my_layers", "raise RuntimeError('imported')")
-    model = load_keras_model(uri)
+    model = folder.load_model(uri)
     assert np.array_equal(model.predict_on_batch(images), answers)
     assert compute_cams(model, images, np.zeros((3, 1), int), side=8).shape == (3, 1, 8, 8)
     (stored,) = [path for path in (folder.path / "store").rglob("my_layers.py") if "models" in path.parts]
     stored.unlink()
     (folder.path / "my_layers.py").unlink()
     with pytest.raises(UserError, match=r"needs code of its own, my_layers.*No module named 'my_layers'"):
-        load_keras_model(uri)
+        folder.load_model(uri)
 
 
 def test_a_classifier_of_ones_own(folder) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -9,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog.comparison.analysis import Analysis
-from catdog.comparison.records import Comparison, RunRecord
+from catdog.comparison.atlas import KINDS, Atlas
+from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.statistics.contrasts import bootstrap_interval, bootstrap_means
 from catdog.system.wording import MISSING, compact_count, percent, plural, seconds, signed, signed_interval
 
@@ -18,7 +20,7 @@ TERMINAL_COLUMNS = 100
 MOST_ROWS = 40
 
 
-def build_frame(comparison: Comparison) -> pd.DataFrame:
+def build_frame(comparison: ComparedRuns) -> pd.DataFrame:
     """One row per run, for CSV: accuracies as fractions in [0, 1], an empty cell where nothing was measured.
 
     `last_` columns are the last epoch's; `kept_` columns belong to the model of `kept_epoch`, usually the best.
@@ -100,7 +102,22 @@ def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
         }
         for variant in analysis.ranked
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(VARIANT_COLUMNS))
+
+
+VARIANT_COLUMNS = (
+    "variant", "seeds", "kept_val_accuracy", "kept_val_low", "kept_val_high", "kept_val_seed_sd", "kept_gap_accuracy",
+    "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images",
+)  # fmt: skip
+PAIR_COLUMNS = (
+    "first", "second", "seeds_first", "seeds_second", "images", "accuracy_difference", "low", "high", "simultaneous_low",
+    "simultaneous_high", "bootstrap_low", "bootstrap_high", "p_holm", "gap_difference", "gap_low", "gap_high", "differs_in",
+    "kind", "verdict",
+)  # fmt: skip
+EFFECT_COLUMNS = (
+    "before", "after", "differs_in", "ingredients", "accuracy_difference", "low", "high", "gap_difference", "gap_low", "gap_high",
+    "steps", "commands",
+)  # fmt: skip
 
 
 def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
@@ -134,11 +151,59 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
                 "gap_low": verdict.gap.low,
                 "gap_high": verdict.gap.high,
                 "differs_in": "; ".join(ingredient.words for ingredient in ingredients),
-                "kind": verdict.kind,
+                "kind": str(verdict.kind),
                 "verdict": verdict.words.replace("\N{NO-BREAK SPACE}", " "),
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
+
+
+def build_effects_frame(analysis: Analysis) -> pd.DataFrame:
+    """One row per judged pair, seen from what changes between its variants: differences after less before, as fractions.
+
+    `ingredients` counts what changes: with 1 the difference is what this ingredient adds, with more the pair is confounded, and
+    `steps` are the variants that lead from one to the other by one ingredient at a time, or `commands` would train them.
+    """
+    rows = []
+    for effect in analysis.effects:
+        difference, low, high = effect.difference
+        gap, gap_low, gap_high = effect.gap_difference
+        differs_in = "; ".join(ingredient.words for ingredient in effect.ingredients)
+        rows.append(
+            {
+                "before": effect.before.name, "after": effect.after.name, "differs_in": differs_in,
+                "ingredients": len(effect.ingredients), "accuracy_difference": difference, "low": low, "high": high,
+                "gap_difference": gap, "gap_low": gap_low, "gap_high": gap_high,
+                "steps": list(effect.steps), "commands": list(effect.commands),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+
+
+def build_images_frame(atlas: Atlas | None) -> pd.DataFrame:
+    """One row per validation image that all runs answered, sorted as in the error atlas, seen from the first variant.
+
+    Columns file, label, kind ("nearly always wrong", "fixed", "broken", "seed noise", "always right"), by (the variants that fixed
+    or broke it, or whose seeds disagree), suspect (the class that the label should perhaps be, "" where it is not suspect), then
+    right_NAME for each variant: the fraction of its seeds that are right, in [0, 1].
+    """
+    columns = ["file", "label", "kind", "by", "suspect"]
+    if atlas is None:
+        return pd.DataFrame(columns=columns)
+    sorting = atlas.sort()
+    order = np.lexsort((sorting.rank, sorting.kinds))
+    names = np.array([*atlas.class_names, ""], dtype=object)
+    variants = [answers.name for answers in atlas.answers]
+    by = [", ".join(name for name, does in zip(variants, row, strict=True) if does) for row in sorting.by.T]
+    frame = pd.DataFrame(
+        {
+            "file": np.array(atlas.files, dtype=object), "label": names[atlas.labels],
+            "kind": np.array(KINDS, dtype=object)[sorting.kinds],
+            "by": by, "suspect": names[atlas.suspects],
+            **{f"right_{answers.name}": answers.fraction_right for answers in atlas.answers},
+        }
+    )  # fmt: skip
+    return frame.iloc[order].reset_index(drop=True)
 
 
 def _empty_table(title: str, caption: str | None = None) -> Table:

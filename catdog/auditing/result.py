@@ -1,0 +1,225 @@
+"""What an audit found, for whoever asked: findings, tables, and the page."""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog.auditing.inspection import ERROR, NOTE, Audit, Finding, inspect_images
+from catdog.auditing.pipeline import Traffic, describe_traffic, load_pipeline, watch_pipeline
+from catdog.config.schema import DatasetConfig
+from catdog.data.splits import SPLITS
+from catdog.system.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What an audit found.
+
+    Attributes:
+        subject: what was looked at: the data set's name, or the pipeline's.
+        found: the findings, worst first.
+    """
+
+    subject: str
+    found: Sequence[Finding]
+
+    @property
+    def severities(self) -> set[str]:
+        """Which of "error", "warning" and "note" there are."""
+        return {finding.severity for finding in self.found}
+
+    @property
+    def findings(self) -> "pd.DataFrame":
+        """One row per finding, worst first: columns severity, kind, words, files (a tuple of names)."""
+        import pandas as pd
+
+        rows = [(finding.severity, finding.kind, finding.words, finding.files) for finding in self.found]
+        return pd.DataFrame(rows, columns=["severity", "kind", "words", "files"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as lists, numbers and words: what `format=json` prints."""
+        found = [
+            {"severity": one.severity, "kind": one.kind, "words": one.words, "files": list(one.files)}
+            for one in self.found
+        ]
+        return {"subject": self.subject, "findings": found}
+
+    def _repr_html_(self) -> str:
+        """Returns the table of findings: what a notebook shows."""
+        head = f"<p><strong>{html.escape(self.subject)}</strong></p>"
+        return head + (self.findings.to_html(index=False, border=0) if self.found else "<p>nothing found</p>")
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetFindings(Findings):
+    """What an audit of a data set found.
+
+    Attributes:
+        audit: the images and their pairs.
+    """
+
+    audit: Audit
+
+    @property
+    def images(self) -> "pd.DataFrame":
+        """One row per image file: file, label, split, sha256, used, width, height, mode, bytes, spread, problem ("" for none)."""
+        return self.audit.images
+
+    @cached_property
+    def pairs(self) -> "pd.DataFrame":
+        """One row per pair of files that show the same picture, as of `catdog.auditing.page.build_pairs_frame`."""
+        from catdog.auditing.page import build_pairs_frame
+
+        return build_pairs_frame(self.audit)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page, one HTML file that needs nothing but itself; returns its path.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from catdog.auditing.page import render_page
+
+        path = Path(path)
+        page = render_page(self.audit, self.subject)
+        try:
+            path.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"path: cannot write {path} ({error.strerror}). Name another file.") from error
+        return path
+
+    def save_folder(self, parent: str | Path) -> Path:
+        """Writes audit.html, images.csv and pairs.csv into a folder named after the data set, and returns that folder.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(parent) / self.subject
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.images.to_csv(folder / "images.csv", index=False)
+            self.pairs.to_csv(folder / "pairs.csv", index=False)
+        except OSError as error:
+            raise UserError(
+                f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
+            ) from error
+        self.save(folder / "audit.html")
+        return folder
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as lists, numbers and words: what `format=json` prints."""
+        splits = self.images.groupby("split")["file"].count()
+        return {
+            **super().to_dict(),
+            "folder": str(self.audit.root),
+            "images": len(self.images),
+            "splits": {str(split): int(count) for split, count in splits.items()},
+            "pairs": self.pairs.to_dict("records"),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineFindings(Findings):
+    """What an audit of an input pipeline found.
+
+    Attributes:
+        traffic: which images were seen where, and when.
+    """
+
+    traffic: Traffic
+
+    @property
+    def leaks(self) -> bool:
+        """Whether any image of a held-out split served in another one."""
+        return self.traffic.leaks
+
+    @property
+    def splits(self) -> "pd.DataFrame":
+        """One row per split: split, images (in the first epoch), different (images in it), different_ever (in all epochs)."""
+        import pandas as pd
+
+        traffic = self.traffic
+        rows = [
+            (split, traffic.counts[split][0], len(traffic.seen[split][0]), len(traffic.ever(split))) for split in SPLITS
+        ]
+        return pd.DataFrame(rows, columns=["split", "images", "different", "different_ever"])
+
+    @property
+    def overlaps(self) -> "pd.DataFrame":
+        """One row per held-out split and another: split, other, after_one_epoch, after_all, shared.
+
+        The first two count images of the split's first epoch that the other has shown by then, the last images that both have ever
+        shown.
+        """
+        import pandas as pd
+
+        traffic = self.traffic
+        pairs = (("test", "train"), ("test", "val"), ("val", "train"))
+        rows = [(a, b, traffic.overlap(a, b, 1), traffic.overlap(a, b), traffic.shared(a, b)) for a, b in pairs]
+        return pd.DataFrame(rows, columns=["split", "other", "after_one_epoch", "after_all", "shared"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as lists, numbers and words: what `format=json` prints."""
+        return {
+            **super().to_dict(),
+            "epochs": self.traffic.epochs,
+            "leaks": self.leaks,
+            "splits": self.splits.to_dict("records"),
+            "overlaps": self.overlaps.to_dict("records"),
+        }
+
+
+def audit_dataset(config: DatasetConfig) -> DatasetFindings:
+    """Returns what a data set holds, as it lies, and what the splitter makes of it.
+
+    Raises:
+        UserError: it cannot be had, or is no data set.
+    """
+    from catdog.data.dataset import fetch_images, load_dataset
+    from catdog.data.splits import assign_splits, hash_files
+
+    root = fetch_images(config)
+    rows = assign_splits(
+        root, holdout_fraction=config.holdout_fraction, test_fraction=config.test_fraction, split_seed=config.split_seed,
+        shown=config.archive or str(root),
+    )  # fmt: skip
+    problems = []
+    try:
+        used = load_dataset(config).manifest.images.set_index("file")["split"]
+    except UserError as error:
+        # What training would refuse is what has to be looked at.
+        used = rows.set_index("file")["split"]
+        problems = [Finding(ERROR, "refused", f"training refuses this data set: {error}")]
+    rows = rows.sort_values("file", kind="stable").reset_index(drop=True)
+    rows["sha256"] = hash_files(root, list(rows["file"]))
+    # What the splitter moved is where it moved it to; what it left out, where it was.
+    rows["split"] = rows["file"].map(used).fillna(rows["split"])
+    rows["used"] = rows["file"].isin(used.index)
+    found = inspect_images(rows[["file", "label", "split", "sha256", "used"]], root, Path(config.cache))
+    return DatasetFindings(config.name, findings := [*problems, *found.findings], replace(found, findings=findings))
+
+
+def audit_pipeline(pipeline: str | Callable[[], Any], epochs: int) -> PipelineFindings:
+    """Returns what moves between the splits of an input pipeline.
+
+    Args:
+        pipeline: the function that returns (train, val, test), or its name, module:function.
+        epochs: how often each is iterated, at least 2.
+
+    Raises:
+        UserError: there is no such function, it fails, or returns something else.
+    """
+    name = pipeline if isinstance(pipeline, str) else getattr(pipeline, "__name__", "pipeline")
+    build = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+    if epochs < 2:
+        raise UserError(f"epochs: must be 2 or more, received {epochs}. Nothing moves within one epoch.")
+    traffic = watch_pipeline(build, name, epochs)
+    verdict, *more = describe_traffic(traffic)
+    leak = Finding(ERROR if traffic.leaks else NOTE, "leak" if traffic.leaks else "no leak", verdict)
+    return PipelineFindings(name, [leak, *(Finding(NOTE, "detail", words) for words in more)], traffic)

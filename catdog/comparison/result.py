@@ -1,0 +1,298 @@
+"""What a comparison found, for whoever asked: tables, figures, verdicts, and the page."""
+
+import base64
+import html
+import io
+import logging
+import shutil
+import threading
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catdog.comparison import findings
+from catdog.comparison.analysis import Analysis
+from catdog.comparison.atlas import Atlas, build_atlas
+from catdog.comparison.page.tables import (
+    build_effects_frame,
+    build_frame,
+    build_images_frame,
+    build_pairs_frame,
+    build_variants_frame,
+)
+from catdog.config.schema import hash_text
+from catdog.system.errors import UserError
+from catdog.system.wording import percent, signed, signed_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+FIGURE_DPI = 150
+SMALL_DPI = 80
+MOST_ROWS = 20
+# Matplotlib keeps its settings in the process.
+_drawing = threading.Lock()
+
+
+class Comparison:
+    """Runs of one question, side by side: what was measured, what is decided, and what made the difference.
+
+    Accuracies and differences are fractions in [0, 1]. Tables and figures are made when they are first asked for.
+
+    Args:
+        client: of the tracking store.
+        analysis: of the runs.
+        gradcam: "auto" computes Grad-CAM for the page where it is not stored yet; "never" does not.
+    """
+
+    def __init__(self, client: "MlflowClient", analysis: Analysis, gradcam: str = "auto") -> None:
+        self._client = client
+        self._gradcam = gradcam
+        self.analysis = analysis
+
+    @property
+    def study(self) -> str:
+        """The study's name."""
+        return self.analysis.comparison.study
+
+    @property
+    def sweep_id(self) -> str:
+        """The run id of the sweep that is compared; "" where single runs are."""
+        return self.analysis.comparison.sweep_id
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has finished; if not, there are no verdicts."""
+        return self.analysis.comparison.complete
+
+    @cached_property
+    def headline(self) -> str:
+        """The one line to remember."""
+        return _with_spaces(findings.headline(self.analysis))
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """What supports the headline, and what limits it."""
+        return [_with_spaces(text) for text in findings.sentences(self.analysis)]
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What to know before believing any number; usually nothing."""
+        return [_with_spaces(text) for text in findings.warnings(self.analysis.comparison)]
+
+    @cached_property
+    def runs(self) -> "pd.DataFrame":
+        """One row per run; columns as of `catdog.comparison.page.tables.build_frame`."""
+        return build_frame(self.analysis.comparison)
+
+    @cached_property
+    def variants(self) -> "pd.DataFrame":
+        """One row per variant, the best first; columns as of `catdog.comparison.page.tables.build_variants_frame`.
+
+        variant, seeds (how many), kept_val_accuracy (the mean over seeds) with the interval from kept_val_low to kept_val_high,
+        kept_val_seed_sd, kept_gap_accuracy, last_train_accuracy, last_val_accuracy, last_gap_accuracy, val_images.
+        """
+        return build_variants_frame(self.analysis)
+
+    @cached_property
+    def pairs(self) -> "pd.DataFrame":
+        """One row per pair of variants, the largest difference first; none where the runs saw different data.
+
+        first, second, accuracy_difference (first less second) with its own 95% interval from low to high, that of all pairs
+        together (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent",
+        "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
+        `catdog.comparison.page.tables.build_pairs_frame`.
+        """
+        return build_pairs_frame(self.analysis)
+
+    @cached_property
+    def effects(self) -> "pd.DataFrame":
+        """One row per pair of variants, by what changes from one to the other; those of one ingredient first.
+
+        before, after, differs_in, ingredients (how many), accuracy_difference (after less before), low, high, gap_difference,
+        gap_low, gap_high, steps, commands: `catdog.comparison.page.tables.build_effects_frame`.
+        """
+        return build_effects_frame(self.analysis)
+
+    @cached_property
+    def images(self) -> "pd.DataFrame":
+        """One row per validation image that all runs answered: file, label, kind, by, suspect, and right_NAME for each variant.
+
+        As of `catdog.comparison.page.tables.build_images_frame`.
+        """
+        return build_images_frame(self._atlas)
+
+    @property
+    def figure_names(self) -> list[str]:
+        """What `figure` takes: the figures that these runs allow."""
+        return list(self._figures)
+
+    def figure(self, name: str) -> "Figure":
+        """Returns a figure: "accuracy", "loss", "gap", "final_accuracy", "differences", "effects" and so on.
+
+        Raises:
+            UserError: there is no such figure of these runs.
+        """
+        if name not in self._figures:
+            raise UserError(f"figure: must be one of {', '.join(self._figures)}, received {name!r}.")
+        return self._figures[name]
+
+    def verdicts(self) -> list[dict[str, Any]]:
+        """Returns what is decided on each pair: first, second, kind, verdict (in words), accuracy_difference, low, high."""
+        columns = ["first", "second", "kind", "verdict", "accuracy_difference", "low", "high"]
+        return [{str(key): value for key, value in row.items()} for row in self.pairs[columns].to_dict("records")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all but images and figures as lists, numbers and words: what `format=json` prints."""
+        compared = self.analysis.comparison
+        return {
+            "study": self.study,
+            "sweep": self.sweep_id or None,
+            "complete": self.complete,
+            "same_data": compared.same_data,
+            "margin": self.analysis.margin,
+            "val_images": compared.val_images,
+            "baseline": compared.baseline,
+            "test_looks": len(compared.looks),
+            "headline": self.headline,
+            "sentences": self.sentences,
+            "warnings": self.warnings,
+            "runs": self.runs.to_dict("records"),
+            "variants": self.variants.to_dict("records"),
+            "pairs": self.pairs.to_dict("records"),
+            "effects": self.effects.to_dict("records"),
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page, one HTML file that needs nothing but itself; returns its path.
+
+        Grad-CAM is computed first where it is wanted and not stored yet, and stored with the runs.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        path = Path(path)
+        page = self._page
+        try:
+            path.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"path: cannot write {path} ({error.strerror}). Name another file.") from error
+        return path
+
+    def save_folder(self, parent: str | Path) -> Path:
+        """Writes page, tables (CSV) and figures (PNG) into a folder of this comparison's own, and stores them with its sweep.
+
+        Args:
+            parent: folder of the folder, which is named after the sweep or the runs.
+
+        Returns:
+            The folder: comparison.html, table.csv, variants.csv, pairs.csv, figures/.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(parent) / self._key
+        page = self._page
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, frame in {"table": self.runs, "variants": self.variants, "pairs": self.pairs}.items():
+                # Without a pair there is no table of them, nor one of an earlier comparison.
+                (folder / f"{name}.csv").unlink(missing_ok=True)
+                if len(frame):
+                    frame.to_csv(folder / f"{name}.csv", index=False)
+            (folder / "comparison.html").write_text(page, encoding="utf-8")
+            # An earlier comparison may have had others.
+            shutil.rmtree(folder / "figures", ignore_errors=True)
+            (folder / "figures").mkdir(exist_ok=True)
+            with _drawing:
+                for name, figure in self._figures.items():
+                    figure.savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
+        except OSError as error:
+            raise UserError(
+                f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
+            ) from error
+        if self.sweep_id:
+            self._client.log_artifacts(self.sweep_id, str(folder), "comparison")
+        return folder
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.study!r}: {self.headline})"
+
+    def _repr_html_(self) -> str:
+        """Returns the headline, the tables of variants and pairs, and the accuracy figure: what a notebook shows."""
+        parts = [f"<p><strong>{html.escape(self.headline)}</strong></p>"]
+        parts += [f"<p>{html.escape(text)}</p>" for text in self.warnings]
+        parts += [_as_html(_shorten_variants(self.variants)), _as_html(_shorten_pairs(self.pairs))]
+        if "accuracy" in self._figures:
+            buffer = io.BytesIO()
+            with _drawing:
+                self._figures["accuracy"].savefig(buffer, format="png", dpi=SMALL_DPI)
+            encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+            parts.append(f'<img alt="accuracy by epoch" src="data:image/png;base64,{encoded}">')
+        return "\n".join(parts)
+
+    @property
+    def _key(self) -> str:
+        """What tells this comparison's folder apart."""
+        run_ids = [record.run_id for record in self.analysis.comparison.records]
+        return self.sweep_id or (run_ids[0] if len(run_ids) == 1 else hash_text(" ".join(run_ids))[:32])
+
+    @cached_property
+    def _atlas(self) -> Atlas | None:
+        return build_atlas(self.analysis)
+
+    @cached_property
+    def _figures(self) -> "dict[str, Figure]":
+        from catdog.comparison.page.figures import build_figures
+
+        with _drawing:
+            return build_figures(self.analysis, self._atlas)
+
+    @cached_property
+    def _page(self) -> str:
+        from catdog.comparison.cams import collect_cams
+        from catdog.comparison.page.render import render_page
+
+        cams = collect_cams(self._client, self._atlas, self._gradcam)
+        figures = self._figures
+        with _drawing:
+            return render_page(self.analysis, self._atlas, cams, figures)
+
+
+def _with_spaces(text: str) -> str:
+    # Outside a page nobody breaks lines, and a script looks for the space that it knows.
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _shorten_variants(variants: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = variants.head(MOST_ROWS)
+    intervals = zip(rows["kept_val_low"], rows["kept_val_high"], strict=True)
+    return pd.DataFrame({
+        "variant": rows["variant"],
+        "seeds": rows["seeds"],
+        "kept val accuracy, %": [percent(value) for value in rows["kept_val_accuracy"]],
+        "95 %": [f"[{percent(low)}, {percent(high)}]" for low, high in intervals],
+        "sd": [percent(value) for value in rows["kept_val_seed_sd"]],
+    })  # fmt: skip
+
+
+def _shorten_pairs(pairs: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
+    rows = pairs.head(MOST_ROWS)
+    return pd.DataFrame({
+        "pair": rows["first"] + " \N{MINUS SIGN} " + rows["second"],
+        "difference, points": [signed(value) for value in rows["accuracy_difference"]],
+        "95 %": [signed_interval(low, high) for low, high in zip(rows["low"], rows["high"], strict=True)],
+        "verdict": rows["verdict"],
+    })  # fmt: skip
+
+
+def _as_html(frame: "pd.DataFrame") -> str:
+    return str(frame.to_html(index=False, border=0)) if len(frame) else ""

@@ -8,9 +8,6 @@ import pytest
 from support import TINY, Study
 
 import catdog
-from catdog.comparison.analysis import analyse
-from catdog.comparison.load import load_comparison
-from catdog.config.commands import CompareConfig
 
 
 @pytest.mark.slow
@@ -24,8 +21,7 @@ def test_recorded_runs_stand_beside_catdogs_own(study: Study, tmp_path: Path, mo
     client = mlflow.MlflowClient(study.uri, study.uri)
     experiment = client.get_experiment_by_name("cats_vs_dogs")
     own = [found.info.run_id for found in client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")]
-    config = CompareConfig(runs=[*own, run.run_id], tracking=recorded.tracking)
-    found = analyse(load_comparison(client, config), 0.02)
+    found = recorded.compare(runs=[*own, run.run_id], gradcam="never").analysis
     assert len(own) == 4
     assert found.comparison.same_data
     assert found.best is not None

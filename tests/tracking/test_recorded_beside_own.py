@@ -10,7 +10,6 @@ from support import TINY, Study
 import catdog
 from catdog.comparison.analysis import analyse
 from catdog.comparison.load import load_comparison
-from catdog.config.commands import CompareConfig
 
 
 @pytest.mark.slow
@@ -24,8 +23,7 @@ def test_recorded_runs_stand_beside_catdogs_own(study: Study, tmp_path: Path, mo
     client = mlflow.MlflowClient(study.uri, study.uri)
     experiment = client.get_experiment_by_name("cats_vs_dogs")
     own = [found.info.run_id for found in client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")]
-    config = CompareConfig(runs=[*own, run.run_id], tracking=recorded.tracking)
-    found = analyse(load_comparison(client, config), 0.02)
+    found = analyse(load_comparison(client, run_ids=[*own, run.run_id]), 0.02)
     assert len(own) == 4
     assert found.comparison.same_data
     assert found.best is not None

@@ -8,8 +8,6 @@ import pytest
 from support import TINY, Study
 
 import catdog
-from catdog.comparison.analysis import analyse
-from catdog.comparison.load import load_comparison
 
 
 @pytest.mark.slow
@@ -23,7 +21,7 @@ def test_recorded_runs_stand_beside_catdogs_own(study: Study, tmp_path: Path, mo
     client = mlflow.MlflowClient(study.uri, study.uri)
     experiment = client.get_experiment_by_name("cats_vs_dogs")
     own = [found.info.run_id for found in client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")]
-    found = analyse(load_comparison(client, run_ids=[*own, run.run_id]), 0.02)
+    found = recorded.compare(runs=[*own, run.run_id], gradcam="never").analysis
     assert len(own) == 4
     assert found.comparison.same_data
     assert found.best is not None

@@ -136,12 +136,12 @@ def main() -> None:
     plain, half, late, dropout, both = time_alternately(
         build_step("float32", "speed=none"),
         build_step("mixed_bfloat16", "speed=none"),
-        build_step("mixed_bfloat16", "speed=none", "speed.late_relu=true"),
+        build_step("mixed_bfloat16", "speed=none", "speed.relu_after_pooling=true"),
         build_step("mixed_bfloat16", "speed=none", "speed.fast_dropout=true"),
         build_step("mixed_bfloat16"),
     )
     add("small CNN's training step: float32; bfloat16", plain, half)
-    add("the same in bfloat16: ReLU before pooling; `speed.late_relu`", half, late)
+    add("the same in bfloat16: ReLU before pooling; `speed.relu_after_pooling`", half, late)
     add("the same in bfloat16: Keras' dropout; `speed.fast_dropout`", half, dropout)
     add("the same in bfloat16: neither; both", half, both)
     xla = time_call(build_step("mixed_bfloat16", "speed=none", jit=True), repeats=2)

@@ -1,4 +1,4 @@
-"""Entry: what training left in the spool -> the tracking store. `python -m catdog.deliver --help` explains it."""
+"""Entry: what training left in the outbox -> the tracking store. `python -m catdog.deliver --help` explains it."""
 
 import sys
 from pathlib import Path
@@ -24,9 +24,10 @@ def deliver(composed: DictConfig) -> None:
     """Delivers everything for one store and says what is left."""
     config = load_config(composed, DeliverConfig)
     from catdog import tracking
+    from catdog.registry.champion import promote
     from catdog.system.terminal import console, show_next
 
-    root = Path(config.tracking.spool)
+    root = Path(config.tracking.outbox)
     entries = list_entries(root)
     uris = {entry.folder: entry.facts.get("tracking", {}).get("uri", "") for entry in entries}
     mine = [entry for entry in entries if uris[entry.folder] == config.tracking.uri]
@@ -36,7 +37,7 @@ def deliver(composed: DictConfig) -> None:
     others = sorted({*uris.values()} - {config.tracking.uri, ""})
     if mine:
         client = tracking.connect(config.tracking)
-        delivered, left = settle_entries(client, root, config.tracking.uri, config.tracking.wait_s)
+        delivered, left = settle_entries(client, root, config.tracking.uri, config.tracking.wait_s, promote)
     else:
         delivered, left = 0, []
     words = f"delivered {plural(delivered, 'run')} to {config.tracking.uri}" if delivered else "nothing to deliver"
@@ -44,7 +45,7 @@ def deliver(composed: DictConfig) -> None:
     for entry in left:
         console.print(f"left: {entry.facts['name']}, {entry.pending} records in {entry.folder}", highlight=False)
     for uri in others:
-        console.print(f"the spool also holds runs for {uri}: name it with tracking.uri=", highlight=False)
+        console.print(f"the outbox also holds runs for {uri}: name it with tracking.uri=", highlight=False)
     if left:
         show_next(next_command("deliver", DEFAULT_STUDY, config.tracking.uri))
         sys.exit(EXIT_DEFECT)

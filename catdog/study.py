@@ -127,6 +127,7 @@ class Study:
         error: float = 0.05,
         first_seeds: int = 3,
         max_seeds: int = 12,
+        train: Mapping[str, Callable[[int], Any]] | None = None,
         quiet: bool = False,
     ) -> "Decision":
         """Trains seeds in rounds until each pair of variants is decided, and is not wrong more often for looking after each round.
@@ -137,6 +138,7 @@ class Study:
             error: how often any statement may be wrong, over all pairs and looks.
             first_seeds: seeds of each variant before the first look.
             max_seeds: seeds after which it ends, decided or not.
+            train: instead of overrides, for runs of other tools: variant -> a function of a seed that records that run (`record`).
             quiet: show no progress.
 
         Raises:
@@ -145,15 +147,23 @@ class Study:
         """
         from catdog.config.commands import DecideConfig
         from catdog.search.decisions import SweepTrainer, decide
+        from catdog.search.recorded import RecordingTrainer
         from catdog.sweeps.display import QuietDisplay, choose_display
         from catdog.sweeps.launch import plan_sweep
 
+        config = DecideConfig(margin, error, first_seeds, max_seeds)
+        if train is not None:
+            if overrides:
+                raise UserError(
+                    f"train: functions train the variants, so there is nothing to override, received {overrides[0]!r}."
+                )
+            return decide(config, RecordingTrainer(self._connect_to_record(), self._tracking, self.recording, train))
         display = QuietDisplay if quiet else choose_display()
         trainer = SweepTrainer(
             [*overrides, *self._place()],
             lambda runs, options, arguments: plan_sweep(runs, options, arguments).run(display),
         )
-        return decide(DecideConfig(margin, error, first_seeds, max_seeds), trainer)
+        return decide(config, trainer)
 
     def _plan(self, overrides: Sequence[str], options: Mapping[str, Any]) -> "PlannedSweep":
         from catdog.config.composition import compose_sweep
@@ -322,7 +332,7 @@ class Study:
         """
         from catdog.registry.champion import delete_run
 
-        delete_run(self._connect(), self.name, run_id, Path(self._tracking.spool), force=force)
+        delete_run(self._connect(), self.name, run_id, Path(self._tracking.outbox), force=force)
 
     def forget_champion(self) -> "TrainedModel":
         """Takes the alias `champion` away, so that the next promotion has nobody to beat; returns the model that had it.
@@ -372,12 +382,13 @@ class Study:
         Raises:
             UserError: what is wrong in the arguments, or the images cannot be had.
         """
+        from catdog.registry.champion import promote as register
         from catdog.tracking.recording import read_scripts, record_run
 
         scripts, images = read_scripts(code), self._load_dataset(dataset)
         return record_run(
             self._connect_to_record(), self._tracking, self.name, images, variant=variant, seed=seed, config=config,
-            scripts=scripts, reuse=reuse, promote=promote, recording=self._recording,
+            scripts=scripts, reuse=reuse, promote=register if promote else None, recording=self._recording,
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -391,11 +402,14 @@ class Study:
         Raises:
             UserError: another such block is open.
         """
+        from catdog.registry.champion import promote as register
         from catdog.tracking.recording import open_recording
 
         if self._recording is not None:
             raise UserError(f"recording: {self._recording.name!r} is open. End it before the next one begins.")
-        with open_recording(self._connect_to_record(), self._tracking, self.name, name, promote) as recording:
+        with open_recording(
+            self._connect_to_record(), self._tracking, self.name, name, register if promote else None
+        ) as recording:
             self._recording = recording
             try:
                 yield recording
@@ -447,12 +461,13 @@ class Study:
     def _connect_to_record(self) -> "MlflowClient":
         """Returns a client of the store, made by first use; delivers what earlier runs have left in the outbox."""
         from catdog import tracking
+        from catdog.registry.champion import promote
         from catdog.tracking.settlement import settle_entries
 
         client = tracking.connect(self._tracking)
         if not self._has_settled:
             self._has_settled = True
-            settle_entries(client, Path(self._tracking.spool), self._tracking.uri, self._tracking.wait_s)
+            settle_entries(client, Path(self._tracking.outbox), self._tracking.uri, self._tracking.wait_s, promote)
         return client
 
     def _load_dataset(self, overrides: Sequence[str] | None) -> "Dataset":

@@ -37,7 +37,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def words(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> list[str]:
     """What every call below says of its data and its place."""
     folder = tmp_path_factory.mktemp("api-runs")
-    return [*TINY, f"dataset.cache={cache}", f"tracking.artifacts={folder}/artifacts", f"tracking.spool={folder}/spool",
+    return [*TINY, f"dataset.cache={cache}", f"tracking.artifacts={folder}/artifacts", f"tracking.outbox={folder}/outbox",
             f"hydra.sweep.dir={folder}/outputs"]  # fmt: skip
 
 

@@ -237,8 +237,8 @@ def test_what_the_outbox_has_of_a_deleted_run_goes(copied, tmp_path):
     from catdog.tracking.outbox import entry_for
 
     run_id = copied.runs().query("variant == 'augmented'")["run_id"].iloc[0]
-    copied.tracking.spool = str(tmp_path / "spool")
-    entry = entry_for(tmp_path / "spool", copied.tracking.uri, copied.name, "run", "identity")
+    copied.tracking.outbox = str(tmp_path / "outbox")
+    entry = entry_for(tmp_path / "outbox", copied.tracking.uri, copied.name, "run", "identity")
     entry.claim({"kind": "run", "name": "augmented", "study": copied.name, "tracking": {"uri": copied.tracking.uri}})
     entry.save_state(run_id=run_id)
     with pytest.raises(catdog.UserError, match="works on"):

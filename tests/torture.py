@@ -274,9 +274,9 @@ def find_differences(expected: Any, found: Any, where: str = "") -> Iterator[str
 
 
 def find_leftovers(torture: Torture) -> list[str]:
-    """Returns what should not be there when all is done: open runs, spool entries, temporary files, processes."""
+    """Returns what should not be there when all is done: open runs, outbox entries, temporary files, processes."""
     folder = torture.folder
-    left = [f"entry {path.name}" for path in (folder / "mlruns" / "spool").glob("*")]
+    left = [f"entry {path.name}" for path in (folder / "mlruns" / "outbox").glob("*")]
     left += [str(path) for root in (folder / "mlruns", torture.cache) for path in root.rglob("*.partial*")]
     left += [str(path) for path in torture.temporary.iterdir()]
     client = connect(folder)

@@ -36,7 +36,11 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
 # What is called otherwise now, and what to write instead.
-MOVED_KEYS = {"trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw"}
+MOVED_KEYS = {
+    "trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw",
+    "speed.late_relu": "speed.relu_after_pooling",
+    "tracking.spool": "tracking.outbox",
+}
 # Your own code: `module:object`, such as my_models:resnet.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # The groups on which a result depends.
@@ -44,7 +48,7 @@ RESULT_GROUPS = (
     "augmentation", "preprocessing", "backbone", "head", "model", "optimizer", "loss", "trainer", "speed",
 )  # fmt: skip
 # Keys of `speed` that change no bit of a result.
-SAME_RESULT = ("late_relu", "fast_features", "keep_features_mb")
+SAME_RESULT = ("relu_after_pooling", "fast_features", "keep_features_mb")
 
 
 def option(help: str, default: Any = MISSING) -> Any:
@@ -422,7 +426,9 @@ def list_callbacks(callbacks: Any) -> list[tuple[str, str, dict[str, Any]]]:
 class SpeedConfig:
     name: str = option("how tables call it")
     fold_norms: bool = option("fold a frozen backbone's batch norms into its convolutions", True)
-    late_relu: bool = option("ReLU after max-pooling instead of before it: the same function of fewer elements", True)
+    relu_after_pooling: bool = option(
+        "ReLU after max-pooling instead of before it: the same function of fewer elements", True
+    )
     fast_dropout: bool = option("dropout in the head from 8 random bits an element instead of 32", True)
     fast_augmentation: bool = option("augment by OpenCV on 8 bits, where it knows the Keras layers", True)
     fast_features: bool = option(
@@ -442,8 +448,8 @@ class TrackingConfig:
     uri: str = option("MLflow's tracking address (MLFLOW_TRACKING_URI)")
     artifacts: str | None = option("folder for artifacts of new studies; null: the server decides", None)
     system_metrics: bool = option("log CPU, memory and GPU use while a run lasts", False)
-    spool: str = option(
-        "folder for checkpoints and for what MLflow does not have yet, of unfinished runs", "mlruns/spool"
+    outbox: str = option(
+        "folder for checkpoints and for what MLflow does not have yet, of unfinished runs", "mlruns/outbox"
     )
     wait_s: float = option("how long a command that is done waits for a tracking server that does not answer", 60.0)
 

@@ -4,14 +4,10 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.config.schema import CONF, Config, LossConfig, load_config, older_optimizer
-from catdog.tracking.artifacts import load_bytes
-from catdog.tracking.models import explain_missing_artifacts
 from catdog.tracking.records import find_run
 
 if TYPE_CHECKING:
@@ -210,28 +206,6 @@ def evaluate(
         _log_result(client, run_id, predictions, result)
     words = describe_look(look, run_id)
     return Evaluation(model, result, tuple(dataset.classes), look.number, tuple(look.earlier), words)
-
-
-def load_run_config(client: "MlflowClient", run_id: str) -> Config:
-    """Returns the config that a run was trained with, from its artifacts."""
-    run = find_run(client, run_id)
-    with explain_missing_artifacts(f"run {run_id}"):
-        content = load_bytes(run.address, "config/config.yaml") if run else None
-        if content is None:
-            raise FileNotFoundError("there is no config/config.yaml.")
-    stored = OmegaConf.create(content.decode())
-    assert isinstance(stored, DictConfig)
-    if "speed" not in stored:
-        # Trained before there was a choice.
-        stored["speed"] = OmegaConf.load(CONF / "speed" / "none.yaml")
-        stored["speed"].pop("defaults")
-    # Runs from before it was looked for.
-    stored.setdefault("dataset", {}).setdefault("near_duplicates", "ignore")
-    if "optimizer" not in stored:
-        # It was a key of the trainer.
-        stored["optimizer"] = older_optimizer(stored.get("trainer", {}).pop("optimizer", "adam"))
-        stored["loss"] = dataclasses.asdict(LossConfig())
-    return load_config(OmegaConf.merge(OmegaConf.structured(Config), stored), Config)  # type: ignore[arg-type]
 
 
 def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions", result: TestResult) -> None:

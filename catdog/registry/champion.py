@@ -307,16 +307,16 @@ def forget_champion(client: "MlflowClient", study: str) -> FoundModel:
     return found
 
 
-def delete_run(client: "MlflowClient", study: str, run_id: str, spool: Path, *, force: bool = False) -> None:
+def delete_run(client: "MlflowClient", study: str, run_id: str, outbox: Path, *, force: bool = False) -> None:
     """Deletes a training run, as MLflow deletes: it can be restored until `mlflow gc` removes it.
 
-    What the spool holds of it, checkpoints and what is not delivered yet, is removed for good.
+    What the outbox holds of it, checkpoints and what is not delivered yet, is removed for good.
 
     Args:
         client: of the tracking store.
         study: which it must belong to.
         run_id: MLflow's.
-        spool: folder of what is not delivered yet.
+        outbox: folder of what is not delivered yet.
         force: whether it may be the champion's, which is then forgotten.
 
     Raises:
@@ -335,7 +335,7 @@ def delete_run(client: "MlflowClient", study: str, run_id: str, spool: Path, *, 
             f"run_id: {run_id} ({run.name}) is the champion of {', '.join(led)}. Promote another one first, or delete it and "
             "forget the champion with force=True."
         )
-    with claimed_entry(spool, run_id):
+    with claimed_entry(outbox, run_id):
         for name in led:
             client.delete_registered_model_alias(name, CHAMPION)
         client.delete_run(run_id)

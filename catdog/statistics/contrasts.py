@@ -7,6 +7,7 @@ images of the same kind, not about the ones that happened to be used.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -192,7 +193,7 @@ def contrast(first: np.ndarray, second: np.ndarray) -> Contrast:
     return _build(a[0] - b[0], a[1] - b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])
 
 
-def _split(values: np.ndarray) -> tuple:
+def _split(values: np.ndarray) -> tuple[Any, ...]:
     """Returns mean, image means, (variance over seeds,), noise of the mean, (seeds,)."""
     values = np.asarray(values, dtype=float)
     seeds, images = values.shape[-2:]
@@ -214,7 +215,11 @@ def _split(values: np.ndarray) -> tuple:
 
 
 def _build(
-    estimate: np.ndarray, by_image: np.ndarray, seed_variances: tuple, noise: np.ndarray, seeds: tuple[int, ...]
+    estimate: np.ndarray,
+    by_image: np.ndarray,
+    seed_variances: tuple[Any, ...],
+    noise: np.ndarray,
+    seeds: tuple[int, ...],
 ) -> Contrast:
     images = by_image.shape[-1]
     image_variance = by_image.var(axis=-1, ddof=1) / images

@@ -60,7 +60,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def correct_by_holm(p: np.ndarray) -> np.ndarray:
-    """p values of several hypotheses, corrected for their number: what is below 0.05 is significant at 5% among all of them.
+    """P values of several hypotheses, corrected for their number: what is below 0.05 is significant at 5% among all of them.
 
     Args:
         p: float (N,) in [0, 1].

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from catdog.tracking import Job
-    from catdog.tracking.delivery import Postman
+    from catdog.tracking.delivery import DeliveryWorker
     from catdog.training.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Supervisor:
         self.running: list[Worker] = []
         self.waiting = deque(number for number, job in enumerate(jobs) if job.is_to_train and not job.outcome)
         # Deliveries that a run's own process could not finish, by its entry.
-        self.postmen: list[tuple[Entry, Postman]] = []
+        self.delivery_workers: list[tuple[Entry, DeliveryWorker]] = []
         self.stopping = False
         self.given_up = False
 
@@ -326,7 +326,7 @@ class Supervisor:
 
     def _take_over(self, number: int) -> None:
         """Closes the run of a process that could not, and delivers what it left."""
-        from catdog.tracking.delivery import Postman
+        from catdog.tracking.delivery import DeliveryWorker
 
         job = self.jobs[number]
         entry = job.planned.entry
@@ -354,17 +354,17 @@ class Supervisor:
             entry.release()
             return
         if entry.pending:
-            self.postmen.append((entry, Postman(self.client, entry)))
+            self.delivery_workers.append((entry, DeliveryWorker(self.client, entry)))
         else:
             entry.release()
 
     def hand_in(self, patience_s: float) -> int:
         """Waits for the deliveries that were taken over; returns how many entries are left undelivered."""
         left = 0
-        for entry, postman in self.postmen:
+        for entry, delivery in self.delivery_workers:
             # Once the store has let one wait in vain, the others need not wait as well.
-            arrived = postman.wait(0.0 if left else patience_s)
-            postman.stop()
+            arrived = delivery.wait(0.0 if left else patience_s)
+            delivery.stop()
             left += not arrived
             if arrived and entry.last_status == "FINISHED":
                 entry.remove()

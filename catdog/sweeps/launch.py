@@ -12,7 +12,7 @@ from catdog.config import schema
 from catdog.config.command_lines import next_command, train_command
 from catdog.config.composition import ComposedRun
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
-from catdog.registry.champion import REGISTERED_TAG, promote
+from catdog.registry.champion import promote
 from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
@@ -24,13 +24,14 @@ from catdog.system.wording import plural
 from catdog.tracking.identity import describe_origin, identify
 from catdog.tracking.outbox import entry_for
 from catdog.tracking.ownership import BusyError, Owner
+from catdog.tracking.records import REGISTERED_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset
-    from catdog.tracking import SpooledRun
+    from catdog.tracking import OutboxRun
     from catdog.training.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -163,9 +164,9 @@ class PlannedSweep:
             arrived = _close_sweep(sweep, supervisor, self.jobs, interrupted)
         except KeyboardInterrupt:
             # The second Ctrl-C: nothing more is recorded; the next command closes what is open.
-            sweep.postman.stop(wait=False)
+            sweep.delivery.stop(wait=False)
             raise
-        undelivered = "" if arrived else tracking.describe_undelivered(self.config.tracking, sweep.postman)
+        undelivered = "" if arrived else tracking.describe_undelivered(self.config.tracking, sweep.delivery)
         promoted = bool(sweep.delivered_state.get("promotions"))
         return self._conclude(client, sweep_id, interrupted=interrupted, promoted=promoted, undelivered=undelivered)
 
@@ -194,14 +195,14 @@ class PlannedSweep:
             latest,
         )
 
-    def _open(self, client: "MlflowClient") -> "SpooledRun":
+    def _open(self, client: "MlflowClient") -> "OutboxRun":
         """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
-        from catdog.tracking import SpooledRun
+        from catdog.tracking import OutboxRun
 
         tracking, earlier = self.config.tracking, self.earlier if self.goes_on else None
         command = shlex.join(["python", "-m", "catdog.train", *self.arguments])
         name = f"sweep of {len(self.jobs)}"
-        entry = entry_for(Path(tracking.spool), tracking.uri, self.config.study, "sweep", self.identity)
+        entry = entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "sweep", self.identity)
         facts = {"kind": "sweep", "name": name, "study": self.config.study, "tracking": asdict(tracking),
                  "identity": self.identity}  # fmt: skip
         try:
@@ -210,7 +211,7 @@ class PlannedSweep:
             raise _busy(busy.owner) from None
         if earlier and not entry.state["run_id"]:
             entry.save_state(run_id=earlier.info.run_id)
-        sweep = SpooledRun(client, entry)
+        sweep = OutboxRun(client, entry, promote=promote)
         now_ms = int(time.time() * 1000)
         if earlier:
             sweep.append("status", status="RUNNING", time_ms=now_ms)
@@ -224,15 +225,15 @@ class PlannedSweep:
                 **describe_origin(command),
             }
             sweep.append("create", name=name, tags=tags, time_ms=now_ms)
-        if not sweep.postman.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
-            sweep.postman.stop()
+        if not sweep.delivery.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
+            sweep.delivery.stop()
             entry.remove()
             raise UserError(
-                f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.postman.problem}). Nothing was started."
+                f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.delivery.problem}). Nothing was started."
             )
         return sweep
 
-    def _prepare_jobs(self, sweep: "SpooledRun", sweep_id: str) -> None:
+    def _prepare_jobs(self, sweep: "OutboxRun", sweep_id: str) -> None:
         """Says of each job where its run belongs, and of each run that is reused that it is a member of this sweep."""
         from catdog import tracking
 
@@ -287,12 +288,12 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     client = tracking.connect_existing(first.tracking)
     earlier = None
     if client and not options.plan_only:
-        settle_entries(client, Path(first.tracking.spool), first.tracking.uri, first.tracking.wait_s)
+        settle_entries(client, Path(first.tracking.outbox), first.tracking.uri, first.tracking.wait_s, promote)
         close_dead_runs(client, first)
     if client:
         earlier = _find_sweep(client, first.study, _identify_sweep(jobs))
     if earlier and earlier.info.status == "RUNNING" and not options.plan_only:
-        # What a kill left open is closed by now: this one has a leader, with another spool or on another host.
+        # What a kill left open is closed by now: this one has a leader, with another outbox or on another host.
         raise _busy(Owner.from_tag(earlier.data.tags.get("catdog.owner")))
     unregistered = earlier is not None and first.promote.enabled and REGISTERED_TAG not in earlier.data.tags
     goes_on = earlier is not None and (earlier.info.status != "FINISHED" or unregistered)
@@ -359,7 +360,7 @@ def _busy(owner: Owner | None) -> UserError:
     return UserError(f"this very sweep is being run by {owner or 'another process'}. Wait for it, or stop it.")
 
 
-def _close_sweep(sweep: "SpooledRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:
+def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:
     """Records how the sweep went, registers its best run, and delivers what is left; returns whether all has arrived."""
     from catdog.tracking.run import hand_in
 

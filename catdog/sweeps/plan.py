@@ -54,7 +54,7 @@ class PlannedRun:
         run_id: the MLflow run that is reused or goes on; "" for a new one.
         same_as: number of an earlier run of the same command with the same identity, whose result it will share.
         images: its data set's manifest: file, label, split, sha256.
-        discard: whether what the spool holds of it is for a run that was deleted in MLflow.
+        discard: whether what the outbox holds of it is for a run that was deleted in MLflow.
     """
 
     name: str
@@ -69,9 +69,9 @@ class PlannedRun:
 
     @property
     def entry(self) -> Entry:
-        """Its folder in the spool, there or not."""
+        """Its folder in the outbox, there or not."""
         tracking = self.config.tracking
-        return entry_for(Path(tracking.spool), tracking.uri, self.config.study, "run", self.identity.digest)
+        return entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "run", self.identity.digest)
 
 
 def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_sweep: str = "") -> None:
@@ -115,7 +115,7 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
 
 
 def discard_entries(runs: Sequence[PlannedRun]) -> None:
-    """Removes from the spool what belongs to runs that were deleted in MLflow."""
+    """Removes from the outbox what belongs to runs that were deleted in MLflow."""
     for planned in runs:
         if planned.discard:
             log.info("%s: %s; its checkpoints are removed", planned.name, planned.why)
@@ -239,7 +239,8 @@ def _relevant_params(config: Config) -> dict[str, str]:
 
 def is_dead(run: "Run") -> bool:
     """Whether the process of an MLflow run that is RUNNING is gone: by its pid and start time on this host, by its
-    last metric on another."""
+    last metric on another.
+    """
     owner = Owner.from_tag(run.data.tags.get("catdog.owner"))
     if owner is None:
         return False
@@ -250,7 +251,7 @@ def is_dead(run: "Run") -> bool:
 
 
 def close_dead_runs(client: "MlflowClient", config: Config) -> int:
-    """Marks as KILLED what is RUNNING in a study though its process is gone and no entry of the spool stands for it.
+    """Marks as KILLED what is RUNNING in a study though its process is gone and no entry of the outbox stands for it.
 
     Returns:
         How many.
@@ -258,9 +259,9 @@ def close_dead_runs(client: "MlflowClient", config: Config) -> int:
     experiment = client.get_experiment_by_name(config.study)
     if experiment is None:
         return 0
-    spooled = {entry.facts.get("key") for entry in list_entries(Path(config.tracking.spool))}
+    kept = {entry.facts.get("key") for entry in list_entries(Path(config.tracking.outbox))}
     running = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
-    dead = [run for run in running if run.data.tags.get("catdog.key") not in spooled and is_dead(run)]
+    dead = [run for run in running if run.data.tags.get("catdog.key") not in kept and is_dead(run)]
     for run in dead:
         client.set_tag(run.info.run_id, "catdog.error", "its process is gone")
         client.set_terminated(run.info.run_id, status="KILLED")

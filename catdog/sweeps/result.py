@@ -42,7 +42,8 @@ class Sweep:
     @property
     def outcomes(self) -> pd.DataFrame:
         """One row a run: run (its name), outcome (finished, reused, failed, busy, not started), run_id, seed, train_accuracy and
-        val_accuracy of the last epoch, best_val_accuracy, best_epoch, seconds, error; NaN and None where there is no result."""
+        val_accuracy of the last epoch, best_val_accuracy, best_epoch, seconds, error; NaN and None where there is no result.
+        """
         rows = []
         for job in self.result.jobs:
             found = job.outcome

@@ -102,6 +102,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     """
     from catdog import tracking
     from catdog.data.dataset import load_dataset
+    from catdog.registry.champion import promote
     from catdog.sweeps.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead_runs, plan_runs
     from catdog.tracking.identity import identify
@@ -114,7 +115,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
-        settle_entries(client, Path(config.tracking.spool), config.tracking.uri, config.tracking.wait_s)
+        settle_entries(client, Path(config.tracking.outbox), config.tracking.uri, config.tracking.wait_s, promote)
         close_dead_runs(client, config)
     plan_runs(client, [planned])
     return SingleRun(planned, variant, overrides, dataset, client)

@@ -1,9 +1,9 @@
-"""Tracking: the store, the spool before it, and the life of one MLflow run from its config to its saved model."""
+"""Tracking: the store, the outbox before it, and the life of one MLflow run from its config to its saved model."""
 
 from catdog.tracking.ownership import BusyError
 from catdog.tracking.run import (
     Job,
-    SpooledRun,
+    OutboxRun,
     TrackedRun,
     describe_undelivered,
     log_inputs,
@@ -16,7 +16,7 @@ from catdog.tracking.store import check_store, connect, connect_existing, connec
 __all__ = [
     "BusyError",
     "Job",
-    "SpooledRun",
+    "OutboxRun",
     "TrackedRun",
     "check_store",
     "connect",

@@ -1,12 +1,13 @@
-"""Delivery: what entries of the spool hold goes to MLflow, in order, once each, whenever the store answers."""
+"""Delivery: what entries of the outbox hold goes to MLflow, in order, once each, whenever the store answers."""
 
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from catdog.config import schema
 from catdog.tracking.outbox import Entry
@@ -34,8 +35,22 @@ class RefusedError(Exception):
     """MLflow refuses an operation for good."""
 
 
-def deliver_next(client: "MlflowClient", entry: Entry) -> bool:
+class Promote(Protocol):
+    """Registers the best of some finished runs, as `catdog.registry.champion.promote`: delivery is handed it by whoever has it."""
+
+    def __call__(
+        self, client: "MlflowClient", config: schema.PromoteConfig, run_ids: list[str], sweep_id: str | None = None
+    ) -> Sequence[Any]:
+        """Returns the new versions, as dataclasses."""
+
+
+def deliver_next(client: "MlflowClient", entry: Entry, promote: Promote | None = None) -> bool:
     """Delivers the entry's next operation; returns whether there was one. A repeated delivery changes nothing.
+
+    Args:
+        client: of the tracking store.
+        entry: owned by this process.
+        promote: registers models; None where the entry asks for nothing of the kind.
 
     Raises:
         RefusedError: MLflow will never take it.
@@ -49,7 +64,10 @@ def deliver_next(client: "MlflowClient", entry: Entry) -> bool:
         return False
     operation = entry.operations[count]
     try:
-        learned = OPERATIONS[operation["op"]](client, entry, operation, state)
+        if operation["op"] == "promote":
+            learned: dict[str, Any] | None = _promote(client, entry, operation, state, promote)
+        else:
+            learned = OPERATIONS[operation["op"]](client, entry, operation, state)
     except MlflowException as error:
         if error.error_code in FINAL_ERRORS and not _is_passing(error):
             raise RefusedError(str(error).splitlines()[0]) from error
@@ -78,20 +96,22 @@ def is_gone(client: "MlflowClient", run_id: str) -> bool:
         raise
 
 
-class Postman:
+class DeliveryWorker:
     """A thread that delivers an entry's operations while the run goes on.
 
     Args:
-        entry: claimed by this process.
         client: of the tracking store.
+        entry: claimed by this process.
+        promote: as of `deliver_next`.
 
     Attributes:
         charge: called with "tracking" and the CPU seconds that a delivery took.
     """
 
-    def __init__(self, client: "MlflowClient", entry: Entry) -> None:
+    def __init__(self, client: "MlflowClient", entry: Entry, promote: Promote | None = None) -> None:
         self.client = client
         self.entry = entry
+        self.promote = promote
         self.problem = ""
         self.refused = False
         self.charge: Callable[[str, float], None] | None = None
@@ -137,7 +157,7 @@ class Postman:
         while not self._stop.is_set():
             started = time.thread_time()
             try:
-                if deliver_next(self.client, self.entry):
+                if deliver_next(self.client, self.entry, self.promote):
                     if self.charge:
                         self.charge("tracking", time.thread_time() - started)
                     if warned:
@@ -169,17 +189,17 @@ class Postman:
             self._more.clear()
 
 
-def deliver_all(client: "MlflowClient", entry: Entry, patience_s: float) -> bool:
+def deliver_all(client: "MlflowClient", entry: Entry, patience_s: float, promote: Promote | None = None) -> bool:
     """Delivers an entry that this process owns; returns whether everything arrived.
 
     Args:
         patience_s: how long to wait for a store that does not answer.
     """
-    postman = Postman(client, entry)
+    delivery = DeliveryWorker(client, entry, promote)
     try:
-        return postman.wait(patience_s)
+        return delivery.wait(patience_s)
     finally:
-        postman.stop()
+        delivery.stop()
 
 
 def _first_line(error: BaseException) -> str:
@@ -195,7 +215,8 @@ def _create(client: "MlflowClient", entry: Entry, operation: dict[str, Any], sta
     from catdog.tracking.store import open_study
 
     facts = entry.facts
-    tracking = schema.TrackingConfig(**facts["tracking"])
+    known = {each.name for each in fields(schema.TrackingConfig)}
+    tracking = schema.TrackingConfig(**{key: value for key, value in facts["tracking"].items() if key in known})
     experiment_id = open_study(client, facts["study"], tracking)
     if state["run_id"]:
         return {}
@@ -298,11 +319,11 @@ def _status(client: "MlflowClient", entry: Entry, operation: dict[str, Any], sta
         client.update_run(state["run_id"], status=operation["status"])
 
 
-def _promote(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from catdog.registry.champion import promote
-
+def _promote(
+    client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any], promote: "Promote | None"
+) -> dict[str, Any]:
+    if promote is None:
+        raise NotYetError("who delivers this does not register models")
     sweep_id = state["run_id"] if entry.facts["kind"] == "sweep" else None
     experiment_id = client.get_run(state["run_id"]).info.experiment_id
     run_ids = list(operation["run_ids"])
@@ -327,5 +348,4 @@ OPERATIONS: dict[str, Callable[["MlflowClient", Entry, dict[str, Any], dict[str,
     "inputs": _inputs,
     "model": _model,
     "status": _status,
-    "promote": _promote,
 }  # fmt: skip

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog.system.errors import UserError
-from catdog.tracking.run import MODEL_ARTIFACT, RESIZE, SpooledRun, log_kept_model
+from catdog.tracking.run import MODEL_ARTIFACT, RESIZE, OutboxRun, log_kept_model
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
 
 
-def log_folder_model(run: SpooledRun, folder: Path, image_size: int | None, class_names: Sequence[str]) -> int:
+def log_folder_model(run: OutboxRun, folder: Path, image_size: int | None, class_names: Sequence[str]) -> int:
     """Saves a copy of an MLflow model with the run; returns the image size that it takes.
 
     Args:
@@ -58,7 +58,7 @@ def _size_of_signature(described: Any) -> int | None:
     return int(shape[1]) if len(shape) == 4 and shape[1] == shape[2] and shape[1] > 0 else None
 
 
-def log_keras_model(run: SpooledRun, model: Any, image_size: int | None, dataset: "Dataset") -> int:
+def log_keras_model(run: OutboxRun, model: Any, image_size: int | None, dataset: "Dataset") -> int:
     """Saves a Keras model with the run; returns the image size that it takes.
 
     Args:

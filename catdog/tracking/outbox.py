@@ -1,4 +1,4 @@
-"""The spool: what a run has made and MLflow does not have yet, one folder per unfinished run or sweep.
+"""The outbox: what a run has made and MLflow does not have yet, one folder per unfinished run or sweep.
 
 A run writes its metrics, tags and artifacts here, in order and safe from a crash, and `catdog.tracking.delivery` takes them to
 MLflow: a tracking server that is slow or away neither stops nor slows training. The folder also holds the run's checkpoints. It has
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Entry:
-    """One run's or sweep's folder in the spool, and the journal of what it has to deliver.
+    """One run's or sweep's folder in the outbox, and the journal of what it has to deliver.
 
     Reading needs no ownership; `append` and delivery do.
     """
@@ -94,7 +94,7 @@ class Entry:
     def supersede(self, why: str) -> None:
         """Sets the entry, which this process owns, aside: its run is closed as KILLED by the next delivery, another begins.
 
-        The entry's name is free then; what it has to deliver stays in the spool under another one.
+        The entry's name is free then; what it has to deliver stays in the outbox under another one.
         """
         tags = {key for item in self.operations if item["op"] == "tags" for key in item["values"]}
         members = {key: "" for key in tags if key.startswith("catdog.member.")}
@@ -121,7 +121,7 @@ class Entry:
 
         Raises:
             BusyError: another living process owns it.
-            UserError: the spool cannot be written.
+            UserError: the outbox cannot be written.
         """
         with _disk_errors_named(self.folder.parent):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -299,8 +299,10 @@ def entry_for(root: Path, uri: str, study: str, kind: str, identity: str) -> Ent
 
 
 def list_entries(root: Path) -> list[Entry]:
-    """Returns all entries of a spool, runs before sweeps, with their journals read."""
-    folders = sorted(root.glob("run-*")) + sorted(root.glob("sweep-*"))
+    """Returns all entries of an outbox, runs before sweeps, with their journals read."""
+    # What an earlier version, which called it spool, has left.
+    roots = [root, *([root.parent / "spool"] if root.name == "outbox" else [])]
+    folders = [folder for kind in ("run-*", "sweep-*") for each in roots for folder in sorted(each.glob(kind))]
     return [Entry(folder).read_journal() for folder in folders if (folder / "entry.json").exists()]
 
 
@@ -350,7 +352,7 @@ def _disk_errors_named(folder: Path) -> Iterator[None]:
         if error.errno in DISK_FULL:
             problem = f"the disk is full ({error.strerror}). Free some space; the same command then goes on"
         elif isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
-            problem = f"{error.strerror}. Set tracking.spool=PATH to a folder you may write to"
+            problem = f"{error.strerror}. Set tracking.outbox=PATH to a folder you may write to"
         else:
             raise
-        raise UserError(f"tracking.spool: cannot write {folder}: {problem}.") from error
+        raise UserError(f"tracking.outbox: cannot write {folder}: {problem}.") from error

@@ -23,7 +23,7 @@ from catdog.data.handout import PICTURE_SIZE
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
-from catdog.tracking.delivery import ENDED
+from catdog.tracking.delivery import ENDED, Promote
 from catdog.tracking.identity import (
     IMAGE_SIZE_TAG,
     RECORDED_TAG,
@@ -40,7 +40,7 @@ from catdog.tracking.ownership import BusyError, Owner
 from catdog.tracking.results import log_data, log_outcome
 from catdog.tracking.run import (
     SWEEP_PATIENCE_S,
-    SpooledRun,
+    OutboxRun,
     closed_at_end,
     describe_undelivered,
     hand_in,
@@ -78,7 +78,8 @@ class Recording:
     sweep_id: str = ""
     run_ids: list[str] = field(default_factory=list)
     members: "list[RecordedRun]" = field(default_factory=list, repr=False)
-    sweep: SpooledRun | None = field(default=None, repr=False)
+    sweep: OutboxRun | None = field(default=None, repr=False)
+    promote: Promote | None = field(default=None, repr=False)
 
 
 class RecordedRun:
@@ -106,7 +107,7 @@ class RecordedRun:
         self.has_model = False
         self.identity = ""
         self._dataset = dataset
-        self._run: SpooledRun | None = None
+        self._run: OutboxRun | None = None
         self._epochs: list[dict[str, float]] = []
         self._metrics: dict[str, float] = {}
         self._predictions: Predictions | None = None
@@ -230,7 +231,7 @@ class RecordedRun:
             self._run.log_tags({IMAGE_SIZE_TAG: str(size)})
         return images.files
 
-    def _open(self, run: SpooledRun) -> None:
+    def _open(self, run: OutboxRun) -> None:
         self._run = run
 
     def _finish(self) -> None:
@@ -286,7 +287,7 @@ def record_run(
     config: Mapping[str, Any] | None,
     scripts: Mapping[Path, str],
     reuse: str = "exact",
-    promote: bool = True,
+    promote: Promote | None = None,
     recording: Recording | None = None,
 ) -> Iterator[RecordedRun]:
     """Opens a run that a script trains, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED; the exception goes on.
@@ -301,7 +302,7 @@ def record_run(
         config: what makes the variant what it is, without the seed: numbers, texts, lists and dictionaries.
         scripts: the text of the code that trains, by its file.
         reuse: exact: a finished run of the same is not repeated; never.
-        promote: whether it may become champion.
+        promote: registers its model, as `catdog.registry.champion.promote`; None: it is not to become champion.
         recording: the runs that it belongs to.
 
     Raises:
@@ -324,7 +325,7 @@ def record_run(
         yield recorded
         return
     entry = _claim(tracking, study, name, identity)
-    run = SpooledRun(client, entry)
+    run = OutboxRun(client, entry, promote=promote)
     recorded._open(run)
 
     def finish(status: str) -> None:
@@ -344,7 +345,7 @@ def record_run(
     finally:
         recorded.run_id, recorded.has_arrived = str(run.delivered_state["run_id"]), run.has_arrived
         if not recorded.has_arrived:
-            log.warning("%s: %s", name, describe_undelivered(tracking, run.postman))
+            log.warning("%s: %s", name, describe_undelivered(tracking, run.delivery))
         elif entry.folder.exists():
             # Nothing goes on with a run that failed.
             entry.claim().remove()
@@ -364,7 +365,7 @@ def find_finished(client: "MlflowClient", study: str, identity: str) -> "Run | N
 
 def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) -> Entry:
     """Returns the run's entry in the outbox; what an earlier attempt left there is set aside, and delivered."""
-    entry = entry_for(Path(tracking.spool), tracking.uri, study, "run", identity.digest)
+    entry = entry_for(Path(tracking.outbox), tracking.uri, study, "run", identity.digest)
     facts = {"kind": "run", "name": name, "study": study, "tracking": asdict(tracking), "identity": identity.digest}
     try:
         entry.claim(facts)
@@ -383,7 +384,7 @@ def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) 
 
 
 def _describe(
-    run: SpooledRun, recorded: RecordedRun, identity: Identity, config: dict[str, Any], dataset: "Dataset", sweep_id: str,
+    run: OutboxRun, recorded: RecordedRun, identity: Identity, config: dict[str, Any], dataset: "Dataset", sweep_id: str,
     place: int,
 ) -> None:  # fmt: skip
     """Creates the run in MLflow, with everything that is known before the training."""
@@ -414,7 +415,7 @@ def _describe(
 
 @contextlib.contextmanager
 def open_recording(
-    client: "MlflowClient", tracking: TrackingConfig, study: str, name: str, promote: bool
+    client: "MlflowClient", tracking: TrackingConfig, study: str, name: str, promote: Promote | None
 ) -> Iterator[Recording]:
     """Holds the runs of a script together as a sweep, and closes it; its best run becomes a version of the registered model.
 
@@ -423,9 +424,9 @@ def open_recording(
         tracking: the tracking section.
         study: its name.
         name: what it is called in MLflow.
-        promote: whether its best run may become champion.
+        promote: registers the best run of its best variant, as `catdog.registry.champion.promote`; None: none becomes champion.
     """
-    recording = Recording(name)
+    recording = Recording(name, promote=promote)
     status = "FINISHED"
     try:
         yield recording
@@ -461,20 +462,20 @@ def _tag_reused(recording: Recording, place: int) -> None:
 
 
 def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:
-    entry = entry_for(Path(tracking.spool), tracking.uri, study, "sweep", uuid.uuid4().hex)
+    entry = entry_for(Path(tracking.outbox), tracking.uri, study, "sweep", uuid.uuid4().hex)
     entry.claim({"kind": "sweep", "name": recording.name, "study": study, "tracking": asdict(tracking)})
-    sweep = SpooledRun(client, entry)
+    sweep = OutboxRun(client, entry, promote=recording.promote)
     command = script_command()
     tags = {
         "catdog.kind": "sweep", RECORDED_TAG: "true", "catdog.command": command, **Owner.current().tags,
         **describe_origin(command),
     }  # fmt: skip
     sweep.append("create", name=recording.name, tags=tags, time_ms=int(time.time() * 1000))
-    if not sweep.postman.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
-        sweep.postman.stop()
+    if not sweep.delivery.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
+        sweep.delivery.stop()
         entry.remove()
         raise UserError(
-            f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.postman.problem}). Nothing was recorded."
+            f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.delivery.problem}). Nothing was recorded."
         )
     recording.sweep, recording.sweep_id = sweep, str(entry.state["run_id"])
     for place, member in enumerate(recording.members):
@@ -486,7 +487,7 @@ def _deliver_late(client: "MlflowClient", tracking: TrackingConfig, study: str, 
     """Delivers what the store did not take while the runs were recorded."""
     from catdog.tracking.settlement import settle_entries
 
-    settle_entries(client, Path(tracking.spool), tracking.uri, tracking.wait_s)
+    settle_entries(client, Path(tracking.outbox), tracking.uri, tracking.wait_s, recording.promote)
     for member in recording.members:
         if member.is_finished and not member.has_arrived:
             with contextlib.suppress(Exception):
@@ -496,7 +497,12 @@ def _deliver_late(client: "MlflowClient", tracking: TrackingConfig, study: str, 
 
 
 def _close(
-    client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording, status: str, promote: bool
+    client: "MlflowClient",
+    tracking: TrackingConfig,
+    study: str,
+    recording: Recording,
+    status: str,
+    promote: Promote | None,
 ) -> None:
     recording.run_ids = [member.run_id for member in recording.members]
     identity = schema.hash_text("\n".join([recording.name, *recording.run_ids]))
@@ -517,7 +523,7 @@ def _close(
     # Last: a sweep that is FINISHED is not gone on with.
     sweep.append("status", status=status, time_ms=int(time.time() * 1000))
     if not hand_in(sweep, tracking.wait_s):
-        log.warning("%s: %s", recording.name, describe_undelivered(tracking, sweep.postman))
+        log.warning("%s: %s", recording.name, describe_undelivered(tracking, sweep.delivery))
 
 
 def _has_model(client: "MlflowClient", run_id: str) -> bool:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from catdog.config.schema import DatasetConfig
-from catdog.tracking.run import SpooledRun, log_inputs
+from catdog.tracking.run import OutboxRun, log_inputs
 
 if TYPE_CHECKING:
     from catdog.data.history import History
@@ -18,7 +18,7 @@ CURVES = {
 }
 
 
-def log_data(run: SpooledRun, config: DatasetConfig, manifest: "Manifest") -> None:
+def log_data(run: OutboxRun, config: DatasetConfig, manifest: "Manifest") -> None:
     """Writes facts of the data, and the split of every file.
 
     Args:
@@ -38,7 +38,7 @@ def log_data(run: SpooledRun, config: DatasetConfig, manifest: "Manifest") -> No
     log_inputs(run, config, manifest.images, manifest.digest)
 
 
-def log_outcome(run: SpooledRun, history: "History", predictions: "Predictions", kept_epoch: int) -> None:
+def log_outcome(run: OutboxRun, history: "History", predictions: "Predictions", kept_epoch: int) -> None:
     """Writes the history and the answers to validation images, as tables and figures.
 
     Args:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from catdog.config import schema
 from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
-from catdog.tracking.delivery import Postman
+from catdog.tracking.delivery import DeliveryWorker, Promote
 from catdog.tracking.identity import VARIANT_TAG, Identity, describe_origin, read_git
 from catdog.tracking.outbox import Entry, end_orphan, entry_for
 from catdog.tracking.ownership import Owner
@@ -101,49 +101,56 @@ class TrackedRun:
         self.client.log_artifact(self.run_id, str(file), folder)
 
 
-class SpooledRun(TrackedRun):
-    """An MLflow run that a training writes: to the spool, from where a thread takes it to MLflow.
+class OutboxRun(TrackedRun):
+    """An MLflow run that a training writes: to the outbox, from where a thread takes it to MLflow.
 
     Args:
         client: of the tracking store.
-        entry: the run's folder in the spool, claimed.
+        entry: the run's folder in the outbox, claimed.
         checkpoint: where it goes on from; None begins it.
+        promote: registers models, as `catdog.registry.champion.promote`.
     """
 
-    def __init__(self, client: "MlflowClient", entry: Entry, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        client: "MlflowClient",
+        entry: Entry,
+        checkpoint: Checkpoint | None = None,
+        promote: Promote | None = None,
+    ) -> None:
         super().__init__(client, "")
         self.entry = entry
         self.checkpoint = checkpoint
-        self.postman = Postman(client, entry)
+        self.delivery = DeliveryWorker(client, entry, promote)
         self.state: dict[str, Any] = {}
         self.has_arrived = False
 
     def append(self, op: str, **content: Any) -> None:
         """Adds an operation for `catdog.tracking.delivery`."""
         self.entry.append(op, **content)
-        self.postman.notify()
+        self.delivery.notify()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         self.entry.append_metrics({key: float(value) for key, value in metrics.items()}, step)
-        self.postman.notify()
+        self.delivery.notify()
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         self.append("tags", values={key: str(value) for key, value in tags.items()})
 
     def log_text(self, text: str, path: str) -> None:
         self.entry.append_file(text.encode(), path)
-        self.postman.notify()
+        self.delivery.notify()
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=FIGURE_DPI)
         self.entry.append_file(content.getvalue(), path)
-        self.postman.notify()
+        self.delivery.notify()
 
     def log_file(self, file: Path, folder: str, name: str | None = None) -> None:
         """Copies a local file into the artifact folder, under another name where one is given."""
         self.entry.append_file(file, f"{folder}/{name or file.name}")
-        self.postman.notify()
+        self.delivery.notify()
 
     @property
     def delivered_state(self) -> dict[str, Any]:
@@ -153,8 +160,13 @@ class SpooledRun(TrackedRun):
 
 @contextlib.contextmanager
 def open_run(
-    client: "MlflowClient", config: Config, job: Job, identity: Identity, runtime: Mapping[str, Any]
-) -> Iterator[SpooledRun]:
+    client: "MlflowClient",
+    config: Config,
+    job: Job,
+    identity: Identity,
+    runtime: Mapping[str, Any],
+    promote: Promote | None = None,
+) -> Iterator[OutboxRun]:
     """Opens a run, or goes on with one that was interrupted, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
 
     The exception, whose traceback becomes an artifact, goes on to the caller.
@@ -165,12 +177,13 @@ def open_run(
         job: what it is called and where it belongs.
         identity: what its result depends on.
         runtime: what a checkpoint must have been made with to go on from it: precision, device and number of devices.
+        promote: registers models, for a run that is no part of a sweep.
 
     Raises:
         BusyError: another process trains this very run.
-        UserError: the spool cannot be written.
+        UserError: the outbox cannot be written.
     """
-    entry = entry_for(Path(config.tracking.spool), config.tracking.uri, config.study, "run", identity.digest)
+    entry = entry_for(Path(config.tracking.outbox), config.tracking.uri, config.study, "run", identity.digest)
     end_orphan(entry)
     entry.claim(_describe(config, job, identity), job.leader)
     checkpoint = load_checkpoint(entry.checkpoints)
@@ -181,7 +194,7 @@ def open_run(
         # Its epochs are in MLflow's charts: another training must not mix with them.
         entry.supersede("its checkpoints are gone, or of another kind: the run was begun again")
         entry.claim(_describe(config, job, identity), job.leader)
-    run = SpooledRun(client, entry, checkpoint)
+    run = OutboxRun(client, entry, checkpoint, promote)
     attempt = 1 + sum(item["op"] == "status" and item["status"] == "RUNNING" for item in entry.operations)
     monitor = None
 
@@ -215,7 +228,7 @@ def open_run(
 
 
 @contextlib.contextmanager
-def closed_at_end(run: SpooledRun, patience_s: float, finish: Callable[[str], None]) -> Iterator[None]:
+def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], None]) -> Iterator[None]:
     """Closes a run as FINISHED, KILLED (Ctrl-C) or FAILED when the block ends, and delivers it.
 
     The exception, whose traceback becomes an artifact, goes on to the caller.
@@ -257,12 +270,12 @@ def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[s
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
-    """Returns what a new entry of the spool says of its run."""
+    """Returns what a new entry of the outbox says of its run."""
     return {"kind": "run", "name": job.name, "study": config.study, "tracking": asdict(config.tracking),
             "identity": identity.digest}  # fmt: skip
 
 
-def _describe_in_mlflow(run: SpooledRun, config: Config, job: Job, identity: Identity) -> None:
+def _describe_in_mlflow(run: OutboxRun, config: Config, job: Job, identity: Identity) -> None:
     """Creates the run in MLflow with its tags, params and the code's uncommitted changes, as far as that is not journaled."""
     journaled = {(item["op"], item.get("path")) for item in run.entry.operations}
     if ("create", None) not in journaled:
@@ -282,7 +295,7 @@ def _describe_in_mlflow(run: SpooledRun, config: Config, job: Job, identity: Ide
         run.log_text(diff, DIFF)
 
 
-def _log_logs(run: SpooledRun, job: Job, attempt: int) -> None:
+def _log_logs(run: OutboxRun, job: Job, attempt: int) -> None:
     _flush_logs()
     with contextlib.suppress(OSError):
         for file in sorted(job.output_dir.glob("*.log")):
@@ -290,16 +303,16 @@ def _log_logs(run: SpooledRun, job: Job, attempt: int) -> None:
             run.log_file(file, "log", file.name if attempt == 1 else f"{file.stem}-{attempt}{file.suffix}")
 
 
-def hand_in(run: SpooledRun, patience_s: float) -> bool:
+def hand_in(run: OutboxRun, patience_s: float) -> bool:
     """Ends a run's delivery and gives its entry up; returns whether everything has arrived.
 
     The entry goes if the run has ended well; that of another keeps its checkpoints.
     """
     arrived = False
     try:
-        arrived = run.postman.wait(patience_s)
+        arrived = run.delivery.wait(patience_s)
     finally:
-        run.postman.stop()
+        run.delivery.stop()
         run.state = run.entry.state
         run.has_arrived = arrived
         if arrived and run.entry.last_status == "FINISHED":
@@ -309,17 +322,17 @@ def hand_in(run: SpooledRun, patience_s: float) -> bool:
     return arrived
 
 
-def describe_undelivered(config: TrackingConfig, postman: Postman | None) -> str:
+def describe_undelivered(config: TrackingConfig, delivery: DeliveryWorker | None) -> str:
     """Returns what a user is told when a command ends before everything has arrived."""
-    if postman and postman.refused:
+    if delivery and delivery.refused:
         return (
-            f"tracking.uri: {config.uri} refuses a part of what was recorded ({postman.problem}). It is kept in "
-            f"{postman.entry.folder}; remove that folder to give it up."
+            f"tracking.uri: {config.uri} refuses a part of what was recorded ({delivery.problem}). It is kept in "
+            f"{delivery.entry.folder}; remove that folder to give it up."
         )
-    problem = postman.problem if postman and postman.problem else "no answer"
+    problem = delivery.problem if delivery and delivery.problem else "no answer"
     return (
         f"tracking.uri: {config.uri} took nothing for {config.wait_s:g} s ({problem}). Nothing is lost: what it "
-        f"does not have is in {config.spool}, and `catdog.deliver`, or the same command, delivers it."
+        f"does not have is in {config.outbox}, and `catdog.deliver`, or the same command, delivers it."
     )
 
 
@@ -336,8 +349,8 @@ def _flush_logs() -> None:
         handler.flush()
 
 
-def _start_monitor(run: SpooledRun) -> Any:
-    """Starts MLflow's monitor of CPU, memory, network and GPU; what it measures goes through the spool as well."""
+def _start_monitor(run: OutboxRun) -> Any:
+    """Starts MLflow's monitor of CPU, memory, network and GPU; what it measures goes through the outbox as well."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     class Monitor(SystemMetricsMonitor):
@@ -361,7 +374,7 @@ def _start_monitor(run: SpooledRun) -> Any:
     return monitor
 
 
-def log_inputs(run: SpooledRun, config: DatasetConfig, images: "pd.DataFrame", digest: str) -> None:
+def log_inputs(run: OutboxRun, config: DatasetConfig, images: "pd.DataFrame", digest: str) -> None:
     """Attaches the data set to the run as MLflow dataset inputs, one for train and one for val.
 
     Args:
@@ -385,7 +398,7 @@ def log_inputs(run: SpooledRun, config: DatasetConfig, images: "pd.DataFrame", d
 
 
 def log_kept_model(
-    run: SpooledRun,
+    run: OutboxRun,
     model: Any,
     *,
     example: "np.ndarray",

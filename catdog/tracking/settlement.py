@@ -1,4 +1,4 @@
-"""Entry: what training left in the spool -> the tracking store. `python -m catdog.deliver --help` explains it."""
+"""Entry: what training left in the outbox -> the tracking store. `python -m catdog.deliver --help` explains it."""
 
 import contextlib
 import logging
@@ -14,6 +14,8 @@ from catdog.tracking.ownership import BusyError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.tracking.delivery import Promote
+
 log = logging.getLogger(__name__)
 
 
@@ -21,16 +23,19 @@ log = logging.getLogger(__name__)
 FORGOTTEN_AFTER_S = 30 * 24 * 3600
 
 
-def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: float) -> tuple[int, list[Entry]]:
-    """Delivers what the spool holds for a store of runs and sweeps that no living process works on.
+def settle_entries(
+    client: "MlflowClient", root: Path, uri: str, patience_s: float, promote: "Promote | None" = None
+) -> tuple[int, list[Entry]]:
+    """Delivers what the outbox holds for a store of runs and sweeps that no living process works on.
 
     Runs that a kill left open are closed as KILLED; their checkpoints stay, so that the same command can go on with them.
 
     Args:
         client: of the store at `uri`.
-        root: the spool.
+        root: the outbox.
         uri: the store's address; entries for others are left alone.
         patience_s: how long to wait for a store that does not answer.
+        promote: registers models, as `catdog.registry.champion.promote`; without it, what asks for that stays.
 
     Returns:
         How many entries were delivered, and those that were not.
@@ -53,14 +58,20 @@ def settle_entries(client: "MlflowClient", root: Path, uri: str, patience_s: flo
         except (BusyError, FileNotFoundError):
             continue
         # Once the store has let one wait in vain, the others need not wait as well.
-        if settle(client, entry, 0.0 if left else patience_s):
+        if settle(client, entry, 0.0 if left else patience_s, promote=promote):
             delivered += facts["kind"] == "run"
         else:
             left.append(entry)
     return delivered, left
 
 
-def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str = "its process is gone") -> bool:
+def settle(
+    client: "MlflowClient",
+    entry: Entry,
+    patience_s: float,
+    error: str = "its process is gone",
+    promote: "Promote | None" = None,
+) -> bool:
     """Delivers an entry that this process owns, closed as KILLED if it is not, and gives it up; returns whether all arrived."""
     from catdog.tracking.delivery import deliver_all, is_gone
 
@@ -74,7 +85,7 @@ def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str =
         if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
             entry.append("tags", values={"catdog.error": error})
             entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
-        arrived = deliver_all(client, entry, patience_s)
+        arrived = deliver_all(client, entry, patience_s, promote)
     finally:
         whole = entry.last_status == "FINISHED" or not entry.operations or entry.is_aside
         if arrived and (whole or entry.facts["kind"] == "sweep"):
@@ -86,10 +97,10 @@ def settle(client: "MlflowClient", entry: Entry, patience_s: float, error: str =
 
 @contextlib.contextmanager
 def claimed_entry(root: Path, run_id: str) -> Iterator[None]:
-    """Holds what the spool has of a run while the block deletes the run, and then removes it.
+    """Holds what the outbox has of a run while the block deletes the run, and then removes it.
 
     Args:
-        root: the spool.
+        root: the outbox.
         run_id: MLflow's.
 
     Raises:

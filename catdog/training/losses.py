@@ -102,7 +102,6 @@ def check_loss(config: LossConfig, classes: int) -> None:
     labels = tf.constant(np.arange(count) % classes, tf.int32)
     logits = tf.constant(np.random.default_rng(0).normal(size=(count, classes)), tf.float32)
 
-    @tf.function(autograph=False)
     def compute(labels: Any, logits: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             tape.watch(logits)
@@ -113,7 +112,7 @@ def check_loss(config: LossConfig, classes: int) -> None:
         return losses, gradient
 
     with explain(KEY, config.function, "computing the loss of a small batch"):
-        losses, gradient = compute(labels, logits)
+        losses, gradient = tf.function(compute, autograph=False)(labels, logits)
     if gradient is None:
         raise UserError(
             f"{KEY}: {config.function} has no gradient with respect to the logits: nothing could be learned."

@@ -53,7 +53,7 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
             return _build_own_model(config, images, features, classes)
         settings, relu_in_head = config.backbone, False
         # Not where the last N layers train: more layers would make the last N others.
-        if config.speed.late_relu and settings.layers and settings.trainable_layers in (0, "all"):
+        if config.speed.relu_after_pooling and settings.layers and settings.trainable_layers in (0, "all"):
             settings, relu_in_head = move_relus(settings, config.head)
         backbone = build_backbone(settings, size)
         if is_frozen(config):
@@ -65,7 +65,7 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
         else:
             features = backbone(features)
         logits = build_head(
-            config.head, features, classes, late_relu=relu_in_head, fast_dropout=config.speed.fast_dropout
+            config.head, features, classes, relu_after_pooling=relu_in_head, fast_dropout=config.speed.fast_dropout
         )
         return keras.Model(images, logits, name=_keras_name(config.backbone.name))
 
@@ -227,12 +227,12 @@ def _chain(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
 
 
 def build_head(
-    config: HeadConfig, features: Any, classes: int, *, late_relu: bool = False, fast_dropout: bool = False
+    config: HeadConfig, features: Any, classes: int, *, relu_after_pooling: bool = False, fast_dropout: bool = False
 ) -> Any:
     """Returns float32 logits (B, classes) of features (B, h, w, channels): dropout, pooling, dense, output.
 
     Args:
-        late_relu: the features still lack their ReLU, see `move_relus`.
+        relu_after_pooling: the features still lack their ReLU, see `move_relus`.
         fast_dropout: take `catdog.training.fast.dropout`'s.
     """
     import keras
@@ -249,7 +249,7 @@ def build_head(
                 "Use head.pooling=global_average or a larger preprocessing.image_size."
             )
         features = layers.MaxPooling2D(name="pooling")(features)
-        features = layers.ReLU(name="relu")(features) if late_relu else features
+        features = layers.ReLU(name="relu")(features) if relu_after_pooling else features
         features = layers.Flatten(name="flatten")(features)
     else:
         features = layers.GlobalAveragePooling2D(name="pooling")(features)

@@ -19,7 +19,7 @@ class Outcome:
         last_train_accuracy: the last epoch's, while training, in [0, 1].
         last_val_accuracy: the last epoch's, in [0, 1].
         seconds: wall time of the whole run.
-        has_arrived: whether MLflow has all of it; if not, the spool has the rest.
+        has_arrived: whether MLflow has all of it; if not, the outbox has the rest.
         undelivered: in that case, why, in words.
         promotions: a single run's new versions in the registry, as `catdog.registry.champion.Promotion` has them.
     """

@@ -50,5 +50,5 @@ def train(
     return Outcome(
         delivered["run_id"], job.name, fit.best_epoch, fit.best["val/accuracy"], fit.last["train/accuracy"],
         fit.last["val/accuracy"], clock.totals[0], run.has_arrived,
-        "" if run.has_arrived else describe_undelivered(config.tracking, run.postman), delivered.get("promotions", []),
+        "" if run.has_arrived else describe_undelivered(config.tracking, run.delivery), delivered.get("promotions", []),
     )  # fmt: skip

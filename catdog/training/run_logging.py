@@ -13,7 +13,7 @@ from catdog.tracking import Job
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset, SplitImages
     from catdog.data.predictions import Predictions
-    from catdog.tracking import SpooledRun
+    from catdog.tracking import OutboxRun
     from catdog.training.loop import Fit
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
 
-def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", sources: Mapping[str, str]) -> None:
+def log_config(run: "OutboxRun", config: Config, job: Job, dataset: "Dataset", sources: Mapping[str, str]) -> None:
     """Writes the composed config, the source of the user's own modules, facts of the data, and the split of every file."""
     from catdog.tracking.results import log_data
 
@@ -36,7 +36,7 @@ def log_config(run: "SpooledRun", config: Config, job: Job, dataset: "Dataset", 
     log_data(run, config.dataset, manifest)
 
 
-def log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
+def log_examples(run: "OutboxRun", split: "SplitImages", augment: Any) -> None:
     """Writes figures of some images of each class, and of what augmentation makes of one."""
     import keras
     import numpy as np
@@ -55,7 +55,7 @@ def log_examples(run: "SpooledRun", split: "SplitImages", augment: Any) -> None:
     run.log_figure(plots.plot_augmentation(image[0], variations), "figures/augmentation.png")
 
 
-def log_architecture(run: "SpooledRun", model: Any) -> None:
+def log_architecture(run: "OutboxRun", model: Any) -> None:
     """Writes the layers and counts the parameters of a model."""
     lines: list[str] = []
     model.summary(
@@ -67,7 +67,7 @@ def log_architecture(run: "SpooledRun", model: Any) -> None:
 
 
 def log_results(
-    run: "SpooledRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
+    run: "OutboxRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
 ) -> None:
     """Writes what came out: metrics of best, last and kept epoch, history, answers to validation images, and figures.
 
@@ -90,7 +90,7 @@ def log_results(
     log_outcome(run, History.from_epochs(fitted.epochs), predictions, int(kept["epoch"]))
 
 
-def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages", sources: Mapping[str, str]) -> None:
+def log_model(run: "OutboxRun", kept: Any, val_split: "SplitImages", sources: Mapping[str, str]) -> None:
     """Saves the kept model with the run, and with it the user's code that loading it needs.
 
     Args:
@@ -110,7 +110,7 @@ def log_model(run: "SpooledRun", kept: Any, val_split: "SplitImages", sources: M
         )  # fmt: skip
 
 
-def log_time(run: "SpooledRun", clock: Clock) -> None:
+def log_time(run: "OutboxRun", clock: Clock) -> None:
     """Writes where the time went, as a table and in total; says it in the log."""
     import pandas as pd
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from catdog import tracking
+from catdog.registry.champion import promote
 from catdog.tracking.checkpoint import save_checkpoint
 from catdog.tracking.identity import Identity, identify
 from catdog.training import run_logging
@@ -35,7 +36,7 @@ from catdog.training.preparation import Prepared
 from catdog.training.progress import LiveProgress, Progress
 
 if TYPE_CHECKING:
-    from catdog.tracking import SpooledRun
+    from catdog.tracking import OutboxRun
     from catdog.training.input_stream import Rows
 
 log = logging.getLogger(__name__)
@@ -126,19 +127,19 @@ def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
     )
 
 
-def open_tracked(prepared: Prepared, built: Built) -> "AbstractContextManager[SpooledRun]":
+def open_tracked(prepared: Prepared, built: Built) -> "AbstractContextManager[OutboxRun]":
     """Returns the run in MLflow, new or the interrupted one, for a `with` that closes it."""
     config, job, clock = prepared.config, prepared.job, prepared.clock
     clock.enter("start")
     client = tracking.connect_unseen(config.tracking) if job.sweep_id else tracking.connect(config.tracking)
     clock.enter("tracking")
-    return tracking.open_run(client, config, job, built.identity, built.runtime)
+    return tracking.open_run(client, config, job, built.identity, built.runtime, promote)
 
 
-def start_or_resume(prepared: Prepared, built: Built, run: "SpooledRun") -> Fit:
+def start_or_resume(prepared: Prepared, built: Built, run: "OutboxRun") -> Fit:
     """Returns how far the training has come: nowhere, once its config and examples are recorded, or to its last checkpoint."""
     config, clock = prepared.config, prepared.clock
-    run.postman.charge = clock.charge
+    run.delivery.charge = clock.charge
     checkpoint = run.checkpoint
     if checkpoint is None:
         run_logging.log_config(run, config, prepared.job, prepared.dataset, built.identity.sources)
@@ -165,7 +166,7 @@ def start_or_resume(prepared: Prepared, built: Built, run: "SpooledRun") -> Fit:
 def fit_model(
     prepared: Prepared,
     built: Built,
-    run: "SpooledRun",
+    run: "OutboxRun",
     result: Fit,
     make_progress: Callable[[str, int, int, int], Progress] | None = None,
 ) -> None:
@@ -214,7 +215,7 @@ def fit_model(
         )
 
 
-def finish(prepared: Prepared, built: Built, run: "SpooledRun", result: Fit) -> None:
+def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> None:
     """Records the kept model, its answers to the validation images, and where the time went."""
     config, clock = prepared.config, prepared.clock
     clock.enter("final predictions")

@@ -13,18 +13,18 @@ def planted(row: int, column: int, colour: int) -> np.ndarray:
     return image
 
 
-def build_detector(policy: str = "float32", late_relu: bool = False, nested: bool = True):
+def build_detector(policy: str = "float32", relu_after_pooling: bool = False, nested: bool = True):
     """A kept model whose first class is red, second green: one convolution that adds up the colour, no training needed."""
     import keras
     from keras import layers
 
-    convolution = layers.Conv2D(2, 3, padding="same", activation=None if late_relu else "relu", dtype=policy)
+    convolution = layers.Conv2D(2, 3, padding="same", activation=None if relu_after_pooling else "relu", dtype=policy)
     chain = keras.Sequential([keras.Input((SIZE, SIZE, 3)), convolution])
     inputs = keras.Input((SIZE, SIZE, 3))
     features = layers.Rescaling(1 / 255, dtype="float32")(inputs)
     features = chain(features) if nested else convolution(features)
     features = layers.MaxPooling2D(dtype=policy)(layers.Dropout(0.5, dtype=policy)(features))
-    features = layers.ReLU(dtype=policy)(features) if late_relu else features
+    features = layers.ReLU(dtype=policy)(features) if relu_after_pooling else features
     logits = layers.Dense(2, name="logits", dtype="float32")(layers.Flatten(dtype=policy)(features))
     model = keras.Model(inputs, logits)
     kernel = np.zeros((3, 3, 3, 2), np.float32)
@@ -38,10 +38,10 @@ def build_detector(policy: str = "float32", late_relu: bool = False, nested: boo
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("late_relu", [False, True])
+@pytest.mark.parametrize("relu_after_pooling", [False, True])
 @pytest.mark.parametrize("nested", [False, True])
-def test_the_map_of_a_patch_detector_peaks_at_the_patch(policy, late_relu, nested):
-    model = build_detector(policy, late_relu, nested)
+def test_the_map_of_a_patch_detector_peaks_at_the_patch(policy, relu_after_pooling, nested):
+    model = build_detector(policy, relu_after_pooling, nested)
     images = np.stack([planted(3, 20, 0), planted(20, 5, 1), planted(3, 20, 0)])
     cams = compute_cams(model, images, np.array([[0, 1], [1, 0], [1, 0]]), side=16)
     assert cams.shape == (3, 2, 16, 16)

@@ -93,7 +93,7 @@ def test_changed_code_is_named(shelf, tmp_path) -> None:
 
 
 def test_another_precision_is_named(shelf) -> None:
-    """auto is what it becomes on the machine: the same as that precision by name."""
+    """Auto is what it becomes on the machine: the same as that precision by name."""
     client = mlflow.MlflowClient(f"sqlite:///{shelf.folder}/mlruns/mlflow.db")
     experiment_id = client.get_experiment_by_name("cats_vs_dogs").experiment_id
     run = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'", order_by=["attributes.start_time"])[0]
@@ -114,7 +114,7 @@ def test_an_interrupted_run_whose_checkpoints_are_gone_starts_again(shelf) -> No
     failing = ("study=gone", "trainer.learning_rate=1e30")
     assert shelf.train(*failing).code == 1
     assert shelf.plan(*failing) == "resume failed before the end of its first epoch"
-    shutil.rmtree(shelf.folder / "mlruns" / "spool")
+    shutil.rmtree(shelf.folder / "mlruns" / "outbox")
     assert shelf.plan(*failing) == "run failed before, and its checkpoints are gone"
 
 
@@ -145,7 +145,7 @@ def test_a_single_run_is_planned_too(shelf) -> None:
 
 
 def test_a_run_left_open_by_a_dead_process_is_closed(shelf) -> None:
-    """Open in MLflow, with no entry in the spool: told by the pid and start time that it carries."""
+    """Open in MLflow, with no entry in the outbox: told by the pid and start time that it carries."""
     client = mlflow.MlflowClient(f"sqlite:///{shelf.folder}/mlruns/mlflow.db")
     experiment_id = client.get_experiment_by_name("cats_vs_dogs").experiment_id
     done = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'")[0]

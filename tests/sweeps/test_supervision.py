@@ -123,7 +123,7 @@ def test_ctrl_c_closes_the_run_and_the_same_command_goes_on(tmp_path, cache) -> 
     resumed = find_run(tmp_path, "stopped", "cnn epochs=25")
     assert resumed.info.run_id == interrupted.info.run_id
     assert resumed.data.tags["catdog.owner"] != interrupted.data.tags["catdog.owner"]
-    assert list((tmp_path / "mlruns" / "spool").iterdir()) == []
+    assert list((tmp_path / "mlruns" / "outbox").iterdir()) == []
 
 
 @pytest.mark.slow
@@ -291,8 +291,8 @@ def test_a_run_has_one_owner(tmp_path, cache) -> None:
         read_until(process, "/500")
         single = run_catdog(tmp_path, cache, "train", *arguments)
         swept = run_catdog(tmp_path, cache, "train", "-m", *arguments)
-        # With another spool, as from another folder, MLflow tells who trains it.
-        elsewhere = run_catdog(tmp_path, cache, "train", *arguments, f"tracking.spool={tmp_path}/other")
+        # With another outbox, as from another folder, MLflow tells who trains it.
+        elsewhere = run_catdog(tmp_path, cache, "train", *arguments, f"tracking.outbox={tmp_path}/other")
         os.killpg(process.pid, signal.SIGTERM)
         out, _ = process.communicate(timeout=60)
     assert elsewhere.code == 2

@@ -53,7 +53,7 @@ def check_finished(folder: Path, study: str, epochs: int) -> None:
 
 def test_while_a_checkpoint_is_written(tmp_path, cache) -> None:
     (first, said), (second, then) = train_twice(
-        tmp_path, "2m", *TINY, "trainer.epochs=4", "model=cnn", "study=full", f"tracking.spool={tmp_path}/disk/spool",
+        tmp_path, "2m", *TINY, "trainer.epochs=4", "model=cnn", "study=full", f"tracking.outbox={tmp_path}/disk/outbox",
         CATDOG_CACHE=str(cache),
     )  # fmt: skip
     assert first == 2, said

@@ -1,4 +1,4 @@
-"""The spool: what is journaled survives a crash, is delivered in order and once, and belongs to one process."""
+"""The outbox: what is journaled survives a crash, is delivered in order and once, and belongs to one process."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from support import PROJECT
 
 from catdog.config import schema
 from catdog.system.errors import UserError
-from catdog.tracking.delivery import Postman, RefusedError, deliver_all, deliver_next
+from catdog.tracking.delivery import DeliveryWorker, RefusedError, deliver_all, deliver_next
 from catdog.tracking.outbox import Entry, entry_for, list_entries
 from catdog.tracking.ownership import BusyError, Owner
 from catdog.tracking.settlement import settle, settle_entries
 
 
 def facts(uri: str, name: str = "a run") -> dict:
-    tracking = {"uri": uri, "artifacts": None, "system_metrics": False, "spool": "spool", "wait_s": 1.0}
+    tracking = {"uri": uri, "artifacts": None, "system_metrics": False, "outbox": "outbox", "wait_s": 1.0}
     return {"kind": "run", "name": name, "study": "spooled", "tracking": tracking, "identity": "i"}
 
 
@@ -42,7 +42,7 @@ def client(uri: str, tmp_path: Path) -> mlflow.MlflowClient:
 
 @pytest.fixture
 def entry(tmp_path: Path, uri: str) -> Entry:
-    return entry_for(tmp_path / "spool", uri, "spooled", "run", "i").claim(facts(uri))
+    return entry_for(tmp_path / "outbox", uri, "spooled", "run", "i").claim(facts(uri))
 
 
 def journal(entry: Entry) -> None:
@@ -290,16 +290,16 @@ class Away:
 
 def test_a_store_that_is_away_stops_nobody_and_loses_nothing(entry, client) -> None:
     store = Away(client)
-    postman = Postman(store, entry)
+    delivery = DeliveryWorker(store, entry)
     began = time.monotonic()
     journal(entry)
-    postman.notify()
+    delivery.notify()
     assert time.monotonic() - began < 1, "the run does not wait"
-    assert not postman.wait(0.3)
+    assert not delivery.wait(0.3)
     assert entry.pending == len(entry.operations)
     store.away = False
-    assert postman.wait(30)
-    postman.stop()
+    assert delivery.wait(30)
+    delivery.stop()
     assert read_run(client) == WHOLE
 
 
@@ -315,9 +315,9 @@ def test_what_mlflow_refuses_is_kept_and_said(entry, client, caplog) -> None:
     assert entry.pending == 1
 
 
-def test_a_spool_that_cannot_be_written_is_named(tmp_path, uri) -> None:
+def test_an_outbox_that_cannot_be_written_is_named(tmp_path, uri) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"^tracking\.spool: cannot write .*tracking\.spool=PATH"):
+    with pytest.raises(UserError, match=r"^tracking\.outbox: cannot write .*tracking\.outbox=PATH"):
         entry_for(tmp_path / "file", uri, "s", "run", "i").claim(facts(uri))
 
 

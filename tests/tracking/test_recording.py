@@ -20,10 +20,8 @@ import catdog
 from catdog import UserError
 from catdog.comparison.analysis import analyse
 from catdog.comparison.load import load_comparison
-from catdog.config.commands import DecideConfig
 from catdog.data.handout import Split
 from catdog.registry.ledger import read_looks
-from catdog.search.decisions import decide
 from catdog.search.recorded import RecordingTrainer
 from catdog.tracking.artifacts import load_bytes, load_history, load_predictions, load_table
 from catdog.tracking.identity import variant_key
@@ -142,7 +140,7 @@ def test_a_recorded_run_has_what_is_read_of_catdogs_own(study, val, client):
     assert load_bytes(uri, "code/test_recording.py") == Path(__file__).read_bytes()
     for name in ("accuracy", "loss", "gap", "confusion"):
         assert load_bytes(uri, f"figures/{name}.png").startswith(b"\x89PNG")
-    assert not list_entries(Path(study.tracking.spool))
+    assert not list_entries(Path(study.tracking.outbox))
 
 
 def test_a_run_without_epochs_is_measured_by_its_answers(study, val, client):
@@ -192,7 +190,7 @@ def test_an_exception_closes_the_run_and_goes_on(study, val, client, error, stat
     assert again.run_id != run.run_id
     assert client.get_run(again.run_id).data.metrics["val/accuracy"] == 0.75
     assert [found.info.status for found in list_runs(client)] == ["FINISHED", status]
-    assert not list_entries(Path(study.tracking.spool))
+    assert not list_entries(Path(study.tracking.outbox))
 
 
 def test_a_run_without_answers_is_no_result(study, val, client):
@@ -221,14 +219,14 @@ def test_what_a_killed_script_left_is_closed_and_begun_again(study, val, client,
     script = KILLED.replace("URI", study.tracking.uri).replace("DATA", repr(DATA))
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(PROJECT)}, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert list_entries(Path(study.tracking.spool))
+    assert list_entries(Path(study.tracking.outbox))
     finished = record(study, val, code=["train.py"])
     found = {run.info.run_id: run.info.status for run in list_runs(client)}
     assert found.pop(finished) == "FINISHED"
     # MLflow may not have heard of the first one before it was killed.
     assert set(found.values()) <= {"KILLED"}
     assert client.get_run(finished).data.metrics["val/accuracy"] == pytest.approx(4 / 6)
-    assert not list_entries(Path(study.tracking.spool))
+    assert not list_entries(Path(study.tracking.outbox))
 
 
 class Away:
@@ -246,12 +244,12 @@ class Away:
 def test_a_store_that_goes_away_loses_nothing(study, val, client):
     study.tracking.wait_s = 0.2
     with study.record("net", dataset=DATA) as run:
-        run._run.postman.client = Away(client)
+        run._run.delivery.client = Away(client)
         run.log_epoch({"val/accuracy": 0.5})
         run.log_validation(val.files, val.labels, answer(val, 4))
     assert not run.has_arrived
     assert not [found for found in list_runs(client) if found.info.status == "FINISHED"]
-    delivered, left = settle_entries(client, Path(study.tracking.spool), study.tracking.uri, 30)
+    delivered, left = settle_entries(client, Path(study.tracking.outbox), study.tracking.uri, 30)
     assert (delivered, left) == (1, [])
     (found,) = list_runs(client)
     assert found.info.status == "FINISHED"
@@ -560,8 +558,7 @@ def test_a_decision_adds_seeds_of_functions_that_record(study, val, client):
         return train
 
     functions = {"good": make("good", 6), "fair": make("fair", 5), "bad": make("bad", 0)}
-    trainer = RecordingTrainer(client, study.tracking, study.recording, functions)
-    decision = decide(DecideConfig(margin=0.02, first_seeds=2, max_seeds=4), trainer)
+    decision = study.decide(train=functions, margin=0.02, first_seeds=2, max_seeds=4)
     assert len(trained) == len(set(trained))
     assert ("good", 0) in trained
     assert {(pair.first, pair.second) for pair in decision.pairs} == {

@@ -119,7 +119,7 @@ def test_a_server_that_stops_and_comes_back_misses_nothing(tmp_path, cache) -> N
         out, _ = training.communicate(timeout=240)
         assert training.returncode == 0, out
         check_whole(server.uri, "served", epochs)
-        assert list((tmp_path / "mlruns" / "spool").iterdir()) == []
+        assert list((tmp_path / "mlruns" / "outbox").iterdir()) == []
         client = mlflow.MlflowClient(server.uri, registry_uri=server.uri)
         assert len(client.search_model_versions("name='catdog'")) == 1
 
@@ -159,9 +159,9 @@ from catdog.tracking.delivery import deliver_all
 from catdog.tracking.outbox import entry_for
 folder, number = Path(sys.argv[1]), sys.argv[2]
 uri = f"sqlite:///{folder}/mlflow.db"
-tracking = {"uri": uri, "artifacts": str(folder / "artifacts"), "system_metrics": False, "spool": "s", "wait_s": 1.0}
+tracking = {"uri": uri, "artifacts": str(folder / "artifacts"), "system_metrics": False, "outbox": "s", "wait_s": 1.0}
 client = mlflow.MlflowClient(uri, registry_uri=uri)
-entry = entry_for(folder / "spool", uri, "many", "run", number)
+entry = entry_for(folder / "outbox", uri, "many", "run", number)
 entry.claim({"kind": "run", "name": f"writer {number}", "study": "many", "tracking": tracking, "identity": number})
 entry.append("create", name=f"writer {number}", tags={"catdog.kind": "run"}, sweep_id=None, time_ms=1)
 for epoch in range(1, 41):

@@ -36,7 +36,7 @@ class Folder:
 
     def compose(self, *overrides: str, store: str = "store") -> Config:
         place = (f"tracking.uri=sqlite:///{self.path}/{store}.db", f"tracking.artifacts={self.path}/{store}",
-                 f"tracking.spool={self.path}/{store}-spool", f"dataset.cache={self.cache}")  # fmt: skip
+                 f"tracking.outbox={self.path}/{store}-outbox", f"dataset.cache={self.cache}")  # fmt: skip
         return compose_config(*TINY, *place, "promote.enabled=false", *overrides)
 
     def train(self, *overrides: str, store: str = "store", stop_after: int | None = None) -> Outcome:

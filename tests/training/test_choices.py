@@ -299,27 +299,3 @@ def test_a_users_folder_of_yaml_files_is_searched(tmp_path, monkeypatch) -> None
         "my_models:resnet",
         {"depth": 3},
     )
-
-
-def test_the_config_of_an_older_run_is_read(tmp_path) -> None:
-    import mlflow
-    from omegaconf import OmegaConf
-
-    from catdog.deployment.evaluation import load_run_config
-
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    now = compose_config("model=augmented", "trainer.learning_rate=0.01")
-    stored = OmegaConf.to_container(OmegaConf.structured(now))
-    assert isinstance(stored, dict)
-    for key in ("optimizer", "loss", "model"):
-        del stored[key]
-    for key in ("class_weights", "callbacks"):
-        del stored["trainer"][key]
-    del stored["backbone"]["builder"]
-    stored["trainer"]["optimizer"] = "sgd"
-    experiment = mlflow.create_experiment("study", artifact_location=str(tmp_path / "artifacts"))
-    with mlflow.start_run(experiment_id=experiment) as run:
-        mlflow.log_text(OmegaConf.to_yaml(OmegaConf.create(stored)), "config/config.yaml")
-    loaded = load_run_config(mlflow.MlflowClient(), run.info.run_id)
-    assert (loaded.optimizer.algorithm, loaded.optimizer.settings) == ("SGD", {"algorithm": "SGD"})
-    assert (loaded.loss.function, loaded.trainer.learning_rate) == ("cross_entropy", 0.01)

@@ -80,11 +80,11 @@ def assert_same_bits(one: tuple, other: tuple) -> None:
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_late_relus_change_no_bit(policy: str) -> None:
-    assert_same_bits(train(NO_TRICKS, "speed.late_relu=true", policy=policy), train(NO_TRICKS, policy=policy))
+def test_relu_after_poolings_change_no_bit(policy: str) -> None:
+    assert_same_bits(train(NO_TRICKS, "speed.relu_after_pooling=true", policy=policy), train(NO_TRICKS, policy=policy))
 
 
-def test_late_relus_stand_after_the_pooling() -> None:
+def test_relu_after_poolings_stand_after_the_pooling() -> None:
     layers = build_model(compose_config("model=cnn"), 2, "float32")
     backbone = next(layer for layer in layers.layers if isinstance(layer, keras.Model))
     assert [layer.name for layer in backbone.layers] == [
@@ -289,7 +289,7 @@ def test_what_changes_no_bit_changes_no_digest() -> None:
     from catdog.config.schema import hash_config
 
     digest = hash_config(compose_config("model=mobilenet"), with_seed=True)
-    same = ("speed.late_relu=false", "speed.keep_features_mb=0", "speed.fast_features=false")
+    same = ("speed.relu_after_pooling=false", "speed.keep_features_mb=0", "speed.fast_features=false")
     other = ("speed.fold_norms=false", "speed.fast_augmentation=false", "speed.fast_dropout=false")
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) == digest for key in same)
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) != digest for key in other)

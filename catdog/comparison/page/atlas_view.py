@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -180,7 +181,7 @@ def _pack(
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _pack_cams(atlas: Atlas, order: np.ndarray, cams: Cams) -> dict | None:
+def _pack_cams(atlas: Atlas, order: np.ndarray, cams: Cams) -> dict[str, Any] | None:
     if not cams.variants:
         return None
     place = {int(image): number for number, image in enumerate(atlas.listed[: cams.images])}

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from catdog.data.synthetic import animals, camera, scenes, things
+from catdog.data.synthetic import animals, camera, kinds, scenes, things
 
-KINDS: tuple[str, ...] = tuple(animals.KINDS)
+KINDS: tuple[str, ...] = tuple(kinds.KINDS)
 """What `draw_animal` can draw."""
 
 # Pillow's polygons have hard edges: draw larger, then average.
@@ -37,7 +37,7 @@ def draw_animal(kind: str, rng: np.random.Generator, height: int, width: int) ->
     Raises:
         ValueError: `kind` is not one of `KINDS`.
     """
-    if kind not in animals.KINDS:
+    if kind not in kinds.KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; received {kind!r}")
     canvas, brush = scenes.draw_background(width * _OVERSAMPLING, height * _OVERSAMPLING, rng)
     right = width / height

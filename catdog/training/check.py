@@ -27,4 +27,4 @@ def check_own_code(config: Config, model: keras.Model, classes: int, policy: str
         key, reference = next(iter(own.items()))
         if config.model.builder:
             require_logits(model, reference)
-        check_saving(build_kept_model(config, model, classes, policy), key, reference)
+        check_saving(build_kept_model(config, model, policy), key, reference)

@@ -182,7 +182,7 @@ def fit(
     train_count: int,
     progress: Progress,
     on_epoch: Callable[[int, dict[str, float]], None],
-    on_state: Callable[[Fit], None] = lambda result: None,
+    on_state: Callable[[Fit], None] = lambda _: None,
     result: Fit | None = None,
     clock: Clock | None = None,
     class_weights: Mapping[int, float] | None = None,
@@ -256,9 +256,12 @@ class FiniteLoss(keras.callbacks.Callback):
         self.epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the number of the epoch, for the message."""
+        del logs
         self.epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Raises NonFiniteLossError if the loss is not finite."""
         # The logged loss is the mean since the start of the epoch: it becomes non-finite at the first step that is.
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
@@ -276,6 +279,8 @@ class Validated(keras.callbacks.Callback):
         self.weights: list[np.ndarray] = []
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Copies the weights."""
+        del logs
         self.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
 
 
@@ -307,23 +312,32 @@ class Record(keras.callbacks.Callback):
         self.started = self.trained = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restores the states of custom callbacks when a run resumes."""
+        del logs
         if self.result.callback_states is not None:
             restore_states(self.own, self.result.callback_states)
             self.result.callback_states = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Starts the epoch's clock."""
+        del epoch, logs
         self.clock.enter("training")
         return_freed()
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Shows the progress."""
+        del batch, logs
         self.progress.step()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Stops the clock of the epoch's training, and starts that of its validation."""
+        del logs
         self.clock.enter("validation")
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Collects the epoch's metrics and weights, saves a checkpoint, and reports the epoch."""
         logs = logs or {}
         ended = time.perf_counter()
         metrics = {

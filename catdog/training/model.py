@@ -264,7 +264,7 @@ def build_head(
     return layers.Dense(classes, dtype="float32", name="logits")(features)
 
 
-def build_kept_model(config: Config, trained: Any, classes: int, policy: str) -> Any:
+def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     """Returns the model that is saved: uint8 (B, H, W, 3) in [0, 255] in, float32 probabilities (B, classes) out.
 
     It keeps the precision that it was trained in. The exception is float16: on a CPU it is far slower than float32, so such a

@@ -221,7 +221,7 @@ def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> N
     clock.enter("final predictions")
     # Frees what only training needed, above all features, before the saved model is built; reference cycles would keep it.
     gc.collect()
-    kept = build_kept_model(config, built.model, len(prepared.dataset.classes), built.precision.policy)
+    kept = build_kept_model(config, built.model, built.precision.policy)
     clean_accuracy = predict_split(kept, prepared.train, config.trainer.batch_size).accuracy
     predictions = predict_split(kept, prepared.val, config.trainer.batch_size)
     clock.enter("figures")

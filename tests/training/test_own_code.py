@@ -79,7 +79,7 @@ def test_a_classifier_of_ones_own(folder) -> None:
     trained = build_model(config, 3, "mixed_bfloat16")
     assert trained.output.dtype == "float32"
     check_own_code(config, trained, 3, "mixed_bfloat16")
-    kept = build_kept_model(config, trained, 3, "mixed_bfloat16")
+    kept = build_kept_model(config, trained, "mixed_bfloat16")
     images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
     # The sum at the end of the block is the last that everything passes through before it is pooled.
     assert compute_cams(kept, images, np.zeros((2, 1), int), side=24).shape == (2, 1, 24, 24)

@@ -49,7 +49,7 @@ def build_extractor(preprocessing: Any, backbone: Any) -> Callable[[Any], Any]:
 
         done = tf.TensorArray(narrow.dtype, parts, infer_shape=False, element_shape=narrow.shape)
         # One after the other: in parallel, the parts' feature maps would compete for memory and caches.
-        _, done = tf.while_loop(lambda part, done: part < parts, take, (0, done), parallel_iterations=1)
+        _, done = tf.while_loop(lambda part, _: part < parts, take, (0, done), parallel_iterations=1)
         return rest(tf.ensure_shape(done.concat(), narrow.shape))
 
     return tf.function(extract, autograph=False)

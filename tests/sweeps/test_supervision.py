@@ -80,7 +80,7 @@ def test_a_run_whose_process_keeps_dying_is_failed_and_the_others_go_on(tmp_path
         read_until(process, "/500")
         find_job(process).kill()
         read_until(process, "starting it again from its last checkpoint, 1 of 1")
-        read_until(process, "goes on after epoch")
+        read_until(process, "resumes after epoch")
         read_until(process, "/500")
         find_job(process).kill()
         out, _ = process.communicate(timeout=200)

@@ -1,4 +1,4 @@
-"""`catdog COMMAND ...` and `python -m catdog COMMAND ...` are short for `python -m catdog.COMMAND ...`. Alone they list the commands."""
+"""`catdog COMMAND ...` and `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`. Alone they list the commands."""
 
 import difflib
 import runpy

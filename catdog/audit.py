@@ -1,4 +1,4 @@
-"""The command `audit`: looks for problems in the data that would spoil a comparison. `python -m catdog.audit --help` explains it."""
+"""The command `audit`: looks for data problems that would spoil a comparison. `python -m catdog.audit --help` explains it."""
 
 import logging
 import sys

@@ -362,7 +362,7 @@ class Study:
         promote: bool = True,
         code: Sequence[str | Path] | None = None,
     ) -> "AbstractContextManager[RecordedRun]":
-        """Records a run that another tool trains. The run is FINISHED when the block ends, FAILED or KILLED after an exception.
+        """Records a run that another tool trains. It is FINISHED when the block ends, FAILED or KILLED after an exception.
 
         If a finished run of the same variant, config, seed, data, code and libraries exists already, `run.is_finished` is true and
         nothing is written a second time; the script should then skip its work.
@@ -460,7 +460,7 @@ class Study:
             yield look
 
     def _connect_to_record(self) -> "MlflowClient":
-        """Returns a client of the store, which is created if needed. The first call delivers what earlier runs left in the outbox."""
+        """Returns a client of the store, which is created if needed. The first call delivers what is left in the outbox."""
         from catdog import tracking
         from catdog.registry.champion import promote
         from catdog.tracking.settlement import settle_entries
@@ -472,7 +472,7 @@ class Study:
         return client
 
     def _load_dataset(self, overrides: Sequence[str] | None) -> "Dataset":
-        """Returns the data set that the overrides name, or that of the last call, or the study's. Its files are hashed only once."""
+        """Returns the data set that the overrides name, or that of the last call, or the study's. Its files are hashed once."""
         from catdog import tracking
         from catdog.tracking.study_data import load_study_dataset
 

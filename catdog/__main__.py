@@ -1,4 +1,4 @@
-"""`catdog COMMAND ...` and `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`. Alone they list the commands."""
+"""`catdog COMMAND ...` and `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, a list of commands."""
 
 import difflib
 import runpy

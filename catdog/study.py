@@ -371,8 +371,8 @@ class Study:
             variant: what is compared, such as "resnet18-torch".
             seed: the run's seed; runs of one variant differ in nothing else.
             config: the settings that define the variant: numbers, texts, lists and dictionaries.
-            dataset: the images of the run, as for training: ["dataset=folder", "dataset.archive=PATH"]; None: those that this object
-                was given before, or those of the study's newest run.
+            dataset: the images of the run, as for training: ["dataset=folder", "dataset.archive=PATH"]; None: those that this
+                object was given before, or those of the study's newest run.
             reuse: exact, or never, which records the run again.
             promote: whether its model may become champion.
             code: the Python files that train; None: the file, or the notebook's cell, that calls this method.

@@ -70,7 +70,7 @@ def test_a_model_with_own_layers_carries_their_code(folder) -> None:
     (stored,) = [path for path in (folder.path / "store").rglob("my_layers.py") if "models" in path.parts]
     stored.unlink()
     (folder.path / "my_layers.py").unlink()
-    with pytest.raises(UserError, match=r"needs code of its own, my_layers.*No module named 'my_layers'"):
+    with pytest.raises(UserError, match=r"needs your own code, my_layers.*No module named 'my_layers'"):
         folder.load_model(uri)
 
 

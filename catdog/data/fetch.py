@@ -99,7 +99,9 @@ def _fetch_url(url: str, cache: Path) -> Path:
         return _extract(archive, cache)
     except _UnsoundZipError as error:
         archive.unlink(missing_ok=True)
-        message = f"the file from {shown} {error}. It was removed; run the same command again to download it anew. Or else:"
+        message = (
+            f"the file from {shown} {error}. It was removed; run the same command again to download it anew. Or else:"
+        )
         raise UserError(f"dataset.archive: {message} {_WAYS_OUT}") from error
 
 
@@ -133,7 +135,9 @@ def _extract_into(folder: Path, source: zipfile.ZipFile, entries: Mapping[PurePo
                     with source.open(info) as packed, target.open("xb") as file:
                         shutil.copyfileobj(packed, file)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _UnsoundZipError(f"holds several entries that have the same name {str(path)!r} on this disk") from error
+                raise _UnsoundZipError(
+                    f"holds several entries that have the same name {str(path)!r} on this disk"
+                ) from error
             except OSError as error:
                 if error.errno in _REFUSED_NAME:
                     raise _UnsoundZipError(f"holds a name that this disk refuses: {str(path)!r}") from error

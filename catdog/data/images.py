@@ -154,7 +154,9 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
             return UnreadableImageError("the file is empty" if empty else "not an image in a supported format")
         case Image.DecompressionBombError():
             return UnreadableImageError(f"too many pixels; the limit is {MAX_PIXELS:,}")
-        case OSError(errno=int()) if error.errno != errno.EINVAL:  # EINVAL: damaged content made Pillow seek to a bad offset
+        case OSError(errno=int()) if (
+            error.errno != errno.EINVAL
+        ):  # EINVAL: damaged content made Pillow seek to a bad offset
             return UnreadableImageError(f"cannot be read: {error.strerror}", lasting=False)
     truncated = "truncated" in str(error).lower()
     return UnreadableImageError("the file is cut short" if truncated else f"the file is damaged ({error})")

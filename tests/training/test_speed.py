@@ -192,7 +192,9 @@ def test_features_beyond_the_budget_are_computed_every_epoch(caplog) -> None:
         train_rows, val_rows = keep_features(head, many, VAL, augmented=False, budget_mb=2, batch_size=8)
     assert train_rows is many
     assert isinstance(val_rows, SplitFeatures)
-    assert re.search(r"features of train need 8 MB, more than is left of speed\.keep_features_mb=2: .* every epoch", caplog.text)
+    assert re.search(
+        r"features of train need 8 MB, more than is left of speed\.keep_features_mb=2: .* every epoch", caplog.text
+    )
 
 
 APPLICATIONS = [

@@ -33,7 +33,7 @@ splits and classes, wrong labels, imbalance, odd images. Trains nothing.
 def audit(composed: DictConfig) -> None:
     """Audits, prints the findings, and exits with code 3 if a finding is as severe as `fail_on`."""
     config = load_config(composed, AuditConfig)
-    from catdog.auditing.page import print_dataset, print_pipeline
+    from catdog.auditing.report import print_dataset, print_pipeline
     from catdog.study import Study
 
     # With JSON, stdout must contain nothing but the result.

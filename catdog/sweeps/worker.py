@@ -31,7 +31,6 @@ from catdog.system.memory import own_process
 
 if TYPE_CHECKING:
     from catdog.tracking import Job
-    from catdog.training.loop import Fit
 
 log = logging.getLogger(__name__)
 
@@ -150,13 +149,13 @@ class PipedProgress:
         if time.monotonic() - self.told > STEPS_EVERY_S:
             self._tell(epoch_ended=False)
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
         from catdog.training.progress import log_epoch
 
-        self.metrics, self.best, self.done = metrics, result.best["val/accuracy"], self.steps
+        self.metrics, self.best, self.done = metrics, best, self.steps
         self._tell(epoch_ended=True)
         left_s = (time.monotonic() - self.started) / (epoch - self.first_epoch + 1) * (self.epochs - epoch)
-        log_epoch(epoch, self.epochs, metrics, result, left_s, file_only=True)
+        log_epoch(epoch, self.epochs, metrics, best, left_s, file_only=True)
         self.epoch, self.done = epoch + 1, 0
 
     def _tell(self, *, epoch_ended: bool) -> None:

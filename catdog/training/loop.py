@@ -369,7 +369,7 @@ class Record(keras.callbacks.Callback):
         self.on_state(self.result)
         self.clock.enter("tracking")
         self.on_epoch(epoch + 1, metrics)
-        self.progress.finish_epoch(epoch + 1, metrics, self.result)
+        self.progress.finish_epoch(epoch + 1, metrics, self.result.best["val/accuracy"])
         self.model.stop_training = self.result.is_done(self.config)
 
 

@@ -3,12 +3,9 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from catdog.system.terminal import console
-
-if TYPE_CHECKING:
-    from catdog.training.loop import Fit
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +23,7 @@ class Progress(Protocol):
     def step(self) -> None:
         """Counts a training step."""
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
         """Shows an epoch's metrics."""
 
 
@@ -73,15 +70,15 @@ class LiveProgress:
         """Counts a training step."""
         self.bar.advance(self.task)
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
         """Shows an epoch's metrics, and logs them."""
         done = epoch - self.first_epoch + 1
         left_s = (time.perf_counter() - self.started) / done * (self.epochs - epoch)
         speed = f"{metrics['images_per_second']:,.0f} images/s"
-        accuracies = describe_accuracies(metrics, result.best["val/accuracy"])
+        accuracies = describe_accuracies(metrics, best)
         self.bar.update(self.task, epoch=min(epoch + 1, self.epochs), speed=speed, accuracies=accuracies)
         # A terminal has the live line instead; the log file gets every epoch.
-        log_epoch(epoch, self.epochs, metrics, result, left_s, file_only=console.is_terminal)
+        log_epoch(epoch, self.epochs, metrics, best, left_s, file_only=console.is_terminal)
 
 
 def describe_accuracies(metrics: Mapping[str, float], best: float) -> str:
@@ -93,7 +90,7 @@ def describe_accuracies(metrics: Mapping[str, float], best: float) -> str:
 
 
 def log_epoch(
-    epoch: int, epochs: int, metrics: Mapping[str, float], result: "Fit", left_s: float, *, file_only: bool
+    epoch: int, epochs: int, metrics: Mapping[str, float], best: float, left_s: float, *, file_only: bool
 ) -> None:
     """Logs the line of an epoch.
 
@@ -101,12 +98,12 @@ def log_epoch(
         epoch: its number, from 1.
         epochs: the number of the last epoch.
         metrics: the epoch's metrics.
-        result: the training so far.
+        best: the best val accuracy so far, in [0, 1].
         left_s: estimated seconds until the end.
         file_only: whether to write to the log file only, because the terminal has a live line.
     """
     log.info(
         "epoch %*d/%d  %s  %s images/s  ETA %d:%02d",
-        len(str(epochs)), epoch, epochs, describe_accuracies(metrics, result.best["val/accuracy"]),
+        len(str(epochs)), epoch, epochs, describe_accuracies(metrics, best),
         f"{metrics['images_per_second']:,.0f}", int(left_s) // 60, int(left_s) % 60, extra={"file_only": file_only},
     )  # fmt: skip

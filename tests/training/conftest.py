@@ -70,7 +70,7 @@ class Silent:
     def step(self) -> None:
         pass
 
-    def finish_epoch(self, epoch: int, metrics: dict, result: object) -> None:
+    def finish_epoch(self, epoch: int, metrics: dict, best: float) -> None:
         if epoch == self.stop_after:
             raise KeyboardInterrupt
 

@@ -4,8 +4,7 @@ A comment on the line before a block changes what is checked of it:
 
 - `<!-- test: skip -->` nothing;
 - `<!-- test: run -->` a Python block is run, with those before it on the same page, in the folder of a small study;
-- `<!-- test: file NAME -->` a Python block is the file NAME there, for the examples and commands of its page;
-- `<!-- api: check -->` Python is compiled only, as all others, and commands are not composed: what they show is being built.
+- `<!-- test: file NAME -->` a Python block is the file NAME there, for the examples and commands of its page.
 """
 
 import dataclasses
@@ -103,7 +102,7 @@ def list_anchors(page: Path) -> set[str]:
 def find_commands(page: Path) -> Iterator[tuple[str, str]]:
     """Yields (where, command line) of every catdog command of a page, in blocks and in the text."""
     for block in read_blocks(page):
-        if block.language or "test: skip" in block.marker or "api: check" in block.marker:
+        if block.language or "test: skip" in block.marker:
             continue
         for line in block.text.replace("\\\n", " ").splitlines():
             if re.match(r"(\$ )?(\w+=\S+ )*(python -m catdog\.|catdog )", line):
@@ -246,8 +245,6 @@ def test_a_wrong_command_is_found() -> None:
 
 @pytest.mark.parametrize("page", [README, *DOCS], ids=lambda page: str(page.relative_to(PROJECT)))
 def test_keys_and_targets_of_make_exist(page: Path) -> None:
-    if "<!-- api: check -->" in page.read_text(encoding="utf-8"):
-        pytest.skip("it shows what is being built")
     keys, groups = list_keys(), set(schema.GROUPS)
     targets = set(re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M))
     wrong = []
@@ -272,8 +269,6 @@ def _is_below(key: str, keys: set[str]) -> bool:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
     named = re.compile(r"(catdog|conf|tests|benchmarks|experiments|docs|hydra_plugins)/[a-z0-9_/.]*(\.\w+|/)")
-    if "<!-- api: check -->" in page.read_text(encoding="utf-8"):
-        pytest.skip("it shows what is being built")
     missing = [span for span in read_spans(page) if named.fullmatch(span) and not (PROJECT / span).exists()]
     # Files of the reader's, in an example.
     assert [name for name in missing if name != "conf/backbone/xception.yaml"] == []

@@ -107,11 +107,12 @@ def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path,
     killed = tmp_path / "killed"
     process = start(killed, site, cache, "catdog.train", "-m", *WORDS)
     assert process.stdout is not None
-    for line in process.stdout:
-        if "epoch 3/6" in line:
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with process.stdout as lines:
+        for line in lines:
+            if "epoch 3/6" in line:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     time.sleep(0.5)
     again = run(killed, site, cache, "catdog.train", "-m", *WORDS)
     assert "resume" in again

@@ -20,19 +20,13 @@ import catdog
 from catdog import UserError
 from catdog.comparison.analysis import analyse
 from catdog.comparison.load import load_comparison
-from catdog.config.commands import CompareConfig, EvaluateConfig, EvaluateDatasetConfig
 from catdog.data.handout import Split
-from catdog.deployment.evaluation import evaluate
-from catdog.deployment.prediction import predict
-from catdog.registry.champion import resolve_model
 from catdog.registry.ledger import read_looks
 from catdog.search.recorded import RecordingTrainer
 from catdog.tracking.artifacts import load_bytes, load_history, load_predictions, load_table
 from catdog.tracking.identity import variant_key
 from catdog.tracking.outbox import list_entries
 from catdog.tracking.settlement import settle_entries
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*Add type hints to the `predict` method:UserWarning")
 
 CLASSES = ("cats", "dogs")
 PER_CLASS = 12
@@ -92,8 +86,8 @@ def record(study: catdog.Study, val: Split, variant: str = "net", seed: int = 0,
     return run.run_id
 
 
-def compare(study: catdog.Study, client: mlflow.MlflowClient, **options):
-    return analyse(load_comparison(client, CompareConfig(study=study.name, tracking=study.tracking, **options)), 0.02)
+def compare(study: catdog.Study, client: mlflow.MlflowClient):
+    return analyse(load_comparison(client, study=study.name), 0.02)
 
 
 def list_runs(client: mlflow.MlflowClient, kind: str = "run", study: str = "pets") -> list:
@@ -602,17 +596,10 @@ def test_a_model_of_any_flavor_becomes_champion_evaluates_and_predicts(study, va
             run.log_model(save_model(folder / "m"))
         run.log_model(folder / "m", image_size=24)
         run.log_validation(val.files, val.labels, answer(val, 5))
-    uri, run_id, words = resolve_model(client, study.name, None)
-    assert (run_id, words) == (run.run_id, "catdog version 1")
-    result = evaluate(
-        client,
-        EvaluateConfig(
-            study=study.name, tracking=study.tracking, dataset=EvaluateDatasetConfig(cache=str(folder / "c"))
-        ),
-    )
-    assert result.counts.sum() == 4
-    table, unreadable, _ = predict([val.files[0]], uri, 4)
-    assert not unreadable
+    champion = study.champion()
+    assert (champion.run_id, champion.words, champion.image_size) == (run.run_id, "catdog version 1", 24)
+    assert study.evaluate().images == 4
+    table = champion.predict(str(val.files[0]))
     red = val.read(24, np.array([0]))[..., 0].mean() / 255
     assert table["probability_cats"][0] == pytest.approx(red, abs=1e-6)
     # The rule is the same as for catdog's own: a worse one is registered, and stays behind.
@@ -627,9 +614,8 @@ def test_a_model_that_answers_no_probabilities_is_told_so(study, val, client, fo
     with study.record("net", dataset=DATA) as run:
         run.log_model(save_model(folder / "m", logits=True), image_size=24)
         run.log_validation(val.files, val.labels, answer(val, 5))
-    uri, _, _ = resolve_model(client, study.name, None)
     with pytest.raises(UserError, match=r"^model: .* answer 2 probabilities for each image: it answered \["):
-        predict([val.files[0]], uri, 4)
+        study.champion().predict(str(val.files[0]))
 
 
 def test_a_keras_model_is_taken_as_it_is(study, val, client):
@@ -650,8 +636,7 @@ def test_a_keras_model_is_taken_as_it_is(study, val, client):
         run.log_model(model)
         run.log_validation(val.files, val.labels, model.predict_on_batch(val.read(32)))
     assert client.get_run(run.run_id).data.tags["catdog.image_size"] == "32"
-    uri, _, _ = resolve_model(client, study.name, run.run_id)
-    table, _, _ = predict(list(val.files), uri, 4)
+    table = study.model(run.run_id).predict([str(file) for file in val.files])
     stored = load_predictions(client.get_run(run.run_id).info.artifact_uri).probabilities[:, 0]
     assert np.allclose(table["probability_cats"], stored, atol=1e-6)
 

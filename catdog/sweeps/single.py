@@ -67,7 +67,7 @@ class SingleRun:
         if planned.state == "busy":
             raise UserError(f"{planned.name}: {planned.why}. Wait for it, or train another seed: seed=1.")
         discard_entries([planned])
-        log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
+        log.info("%s: %s", {"run": "new", "resume": "resuming"}[planned.state], planned.why)
         job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)
         try:
             return train(self.config, job, dataset=self.dataset)

@@ -355,7 +355,7 @@ def _is_installed(spec: ModuleSpec) -> bool:
 
 
 def is_watcher(name: str) -> bool:
-    """Returns whether nothing counts that this module does."""
+    """Returns whether a module belongs to the watchers, whose code does not count."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in WATCHERS)
 
 
@@ -369,23 +369,23 @@ def _hash(texts: Sequence[str]) -> str:
 
 
 class _Writer:
-    """Writes statements of one module down as what counts of them, and reaches what they name.
+    """Writes what counts of one module's statements as text, and marks the names that they use as reached.
 
     Args:
-        analysis: what is told of names that lead elsewhere.
-        module: where the statements are written.
+        analysis: receives the names that lead to other definitions.
+        module: the module that contains the statements.
     """
 
     def __init__(self, analysis: _Analysis, module: SourceModule) -> None:
         self.analysis = analysis
         self.module = module
         self.parts: list[str] = []
-        # Of each function or class that is being written: whether it is a class, and the names that it binds.
+        # For each function or class being written, outermost first: whether it is a class, and the names that it binds.
         self.scopes: list[tuple[bool, dict[str, Imported | None]]] = []
         self.quiet = False
 
     def write_statement(self, statement: ast.stmt) -> str:
-        """Returns one statement of the module's top level, empty where nothing of it counts."""
+        """Returns the text of one top-level statement; "" if nothing in it counts."""
         if is_main(statement):
             return ""
         self.parts = []
@@ -402,7 +402,7 @@ class _Writer:
         elif isinstance(node, list):
             self.parts.append("[")
             for item in node:
-                # In a dictionary, a key that is missing stands for `**`.
+                # In a dictionary display, a missing key stands for `**`.
                 self.parts.append("**") if item is None else self._visit(item)
                 self.parts.append(",")
             self.parts.append("]")
@@ -412,7 +412,7 @@ class _Writer:
     def _generic(self, node: ast.AST) -> None:
         self.parts.append(type(node).__name__ + "(")
         for name in node._fields:
-            # A newer Python may have fields that an older one has not: what is empty is left out.
+            # A newer Python may have fields that an older one lacks, so empty fields are left out.
             value = None if name in UNCOUNTED_FIELDS else getattr(node, name, None)
             if value is None or value == []:
                 continue
@@ -438,7 +438,7 @@ class _Writer:
                 self.parts.append(";\n")
 
     def _is_idle(self, statement: ast.stmt) -> bool:
-        """Whether a statement changes no result: it says something, or does nothing."""
+        """Returns whether a statement cannot change a result: it only reports something, or does nothing."""
         if isinstance(statement, ast.Pass | ast.Global | ast.Nonlocal):
             return True
         if isinstance(statement, ast.AnnAssign):
@@ -455,7 +455,7 @@ class _Writer:
         return isinstance(value, ast.Call) and self._only_watches(value.func)
 
     def _only_watches(self, node: ast.expr) -> bool:
-        """Whether what is called writes a log, prints, or belongs to a watcher."""
+        """Returns whether the called function logs, prints, or belongs to a watcher."""
         attributes = _read_chain(node)
         if not attributes:
             return False
@@ -471,7 +471,7 @@ class _Writer:
         return name == "print"
 
     def _makes_fields(self) -> bool:
-        """Whether an annotation of the class that is being written may make a field, as in a dataclass."""
+        """Returns whether an annotation in the class being written may define a field, as in a dataclass."""
         return bool(self.scopes) and self.scopes[-1][0] and "" in self.scopes[-1][1]
 
     def _annassign(self, node: ast.AnnAssign) -> None:
@@ -484,7 +484,7 @@ class _Writer:
                 self._visit(node.value)
             self.parts.append(")")
         else:
-            assert node.value is not None  # what has none is left out
+            assert node.value is not None  # _is_idle leaves out the others
             self._write_assign([node.target], node.value)
 
     def _assign(self, node: ast.Assign) -> None:
@@ -498,7 +498,7 @@ class _Writer:
         self.parts.append(")")
 
     def _raise(self, node: ast.Raise) -> None:
-        """A message ends a run, it does not change a result: the exception's name counts, and what makes the message does not."""
+        """Only the exception's name counts, not what builds its message: a message ends a run, but changes no result."""
         self.parts.append("Raise(")
         former, self.quiet = self.quiet, True
         if node.exc is not None:
@@ -546,7 +546,7 @@ class _Writer:
             self._visit(part)
         names = list_bound(node.body, self.module.package, self.module.has_walrus)
         if node.decorator_list or node.bases:
-            # No name: it says that an annotation may make a field here.
+            # "" is not a name. It records that an annotation may define a field here.
             names[""] = None
         self.scopes.append((True, names))
         self.parts.append(" body=")
@@ -578,9 +578,9 @@ class _Writer:
     # Names.
 
     def _look_up(self, name: str) -> tuple[Imported | None, bool, Binding | None]:
-        """Returns what an imported name stands for, whether a name is a function's own, and its binding at the top level."""
+        """Returns what the name imports, whether it is local to a scope, and its binding at the module's top level."""
         for depth, (is_class, names) in enumerate(reversed(self.scopes)):
-            # Methods do not see the names of their class.
+            # Methods do not see the names in their class body.
             if name in names and (not is_class or depth == 0):
                 return names[name], names[name] is None, None
         binding = self.module.table.get(name)
@@ -622,7 +622,7 @@ class _Writer:
         self.parts.append(repr(node.value))
 
     def _joinedstr(self, node: ast.JoinedStr) -> None:
-        """The pieces of an f-string, neighbours that are plain text as one: versions of Python divide them differently."""
+        """Writes an f-string with adjacent plain text joined: versions of Python divide it differently."""
         self.parts.append("JoinedStr(")
         plain = ""
         for value in node.values:
@@ -636,7 +636,7 @@ class _Writer:
 
 
 def _read_chain(node: ast.expr) -> list[str]:
-    """Returns such as ["keras", "ops", "mean"] of `keras.ops.mean`; empty for what does not begin with a name."""
+    """Returns ["keras", "ops", "mean"] for `keras.ops.mean`; empty for an expression that does not begin with a name."""
     found: list[str] = []
     while isinstance(node, ast.Attribute):
         found.append(node.attr)
@@ -653,7 +653,7 @@ def _acts(node: ast.AST) -> bool:
 
 
 def _without_help(keyword: ast.keyword) -> ast.keyword | None:
-    """Returns a call's keyword without the help text that `metadata={"help": ...}` holds; None where nothing is left."""
+    """Returns a call's keyword without the help text in `metadata={"help": ...}`; None if nothing is left."""
     if keyword.arg != "metadata" or not isinstance(keyword.value, ast.Dict):
         return keyword
     pairs = [

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# When checkpoints of an interrupted run that nobody resumed are removed.
+# Checkpoints of an interrupted run that is not resumed are removed after this time.
 FORGOTTEN_AFTER_S = 30 * 24 * 3600
 
 

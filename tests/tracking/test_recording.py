@@ -195,7 +195,7 @@ def test_an_exception_closes_the_run_and_goes_on(study, val, client, error, stat
 
 def test_a_run_without_answers_is_no_result(study, val, client):
     with (
-        pytest.raises(UserError, match=r"net seed=0: it has no answers.*run.log_validation"),
+        pytest.raises(UserError, match=r"net seed=0: it has no predictions.*run.log_validation"),
         study.record("net", dataset=DATA),
     ):
         pass

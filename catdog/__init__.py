@@ -16,12 +16,12 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Read by MLflow: what a server does not take, catdog keeps and delivers later, so MLflow's own minutes of retries are in the way.
+# Read by MLflow. catdog keeps what a server does not accept and delivers it later, so MLflow need not retry for minutes itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-# Imported when they are first asked for: `import catdog` is what every command begins with, and has to be quick.
+# Imported when they are first used: every command starts with `import catdog`, so it has to be fast.
 _PUBLIC = {"Comparison": "catdog.comparison.result", "Study": "catdog.study", "UserError": "catdog.system.errors"}
 
 

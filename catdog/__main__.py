@@ -1,4 +1,4 @@
-"""`catdog COMMAND ...`, or `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, the commands."""
+"""`catdog COMMAND ...` and `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, a list of commands."""
 
 import difflib
 import runpy
@@ -12,20 +12,20 @@ COMMANDS = {
     "train": "train a model, or with -m a sweep of them",
     "compare": "put the runs of a sweep side by side",
     "decide": "train seeds until it is clear which variant is better",
-    "audit": "look at a data set, or an input pipeline, for leaks and odd images",
+    "audit": "search a data set, or an input pipeline, for leaks and odd images",
     "evaluate": "evaluate the champion on the test split",
     "predict": "say what is in pictures",
-    "deliver": "deliver what a tracking server did not take while training lasted",
+    "deliver": "deliver the records that a tracking server did not accept during training",
 }
 
 
 def main() -> None:
-    """Runs the command that the first word names."""
+    """Runs the command that the first argument names."""
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("--help", "-h"):
         lines = [f"python -m catdog.{name:12} {meaning}" for name, meaning in COMMANDS.items()]
         console.print(
-            "\n".join([*lines, "", "Each explains itself with --help. `catdog COMMAND` is short for `python -m catdog.COMMAND`."]),
+            "\n".join([*lines, "", "Each has a --help. `catdog COMMAND` is short for `python -m catdog.COMMAND`."]),
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
         return
@@ -34,7 +34,7 @@ def main() -> None:
         hint = f" Did you mean {close[0]}?" if close else ""
         show_error(f"{command!r}: no such command.{hint} Commands: {', '.join(COMMANDS)}.")
         sys.exit(EXIT_USER_ERROR)
-    # As with `python -m`: what lies in the current folder can be imported, and sys.argv is the command's own.
+    # As with `python -m`: modules in the current folder can be imported, and sys.argv holds only the command's arguments.
     sys.path[0] = str(Path.cwd())
     del sys.argv[1]
     runpy.run_module(f"catdog.{command}", run_name="__main__", alter_sys=True)

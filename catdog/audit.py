@@ -1,4 +1,4 @@
-"""Looks for what would spoil a comparison. `python -m catdog.audit --help` explains it."""
+"""The command `audit`: looks for data problems that would spoil a comparison. `python -m catdog.audit --help` explains it."""
 
 import logging
 import sys
@@ -19,29 +19,29 @@ log = logging.getLogger(__name__)
 
 EXIT_FINDINGS = 3
 
-USAGE = """Looks for what would spoil a comparison: unreadable files, copies and near-copies within and across splits and classes,
-wrong labels, imbalance, odd images. Trains nothing.
+USAGE = """Looks for problems in the data that would spoil a comparison: unreadable files, copies and near-copies within and across
+splits and classes, wrong labels, imbalance, odd images. Trains nothing.
 
   python -m catdog.audit                                            the default data set
   python -m catdog.audit dataset=folder dataset.archive=path/to/images
   python -m catdog.audit pipeline=module:function                   any function that returns (train, val, test), of tf.data,
-                                                                    PyTorch or as lists: what moves between them
-  python -m catdog.audit pipeline=catdog.auditing.notebook:build    for example the notebook's own, on the default data set
+                                                                    PyTorch or as lists: finds images that move between them
+  python -m catdog.audit pipeline=catdog.auditing.notebook:build    an example: the original notebook's pipeline
   python -m catdog.audit format=json                                for scripts"""
 
 
 def audit(composed: DictConfig) -> None:
-    """Audits, prints the findings, and exits with code 3 where the config wants that for what was found."""
+    """Audits, prints the findings, and exits with code 3 if a finding is as severe as `fail_on`."""
     config = load_config(composed, AuditConfig)
     from catdog.auditing.page import print_dataset, print_pipeline
     from catdog.study import Study
 
-    # With JSON, stdout carries the result alone.
+    # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
     content: dict[str, object] = {}
     found: Findings
     if config.pipeline:
-        # Modules of the working folder, however this command was started.
+        # So that modules in the current folder can be imported, however this command was started.
         sys.path.insert(0, str(Path.cwd()))
         found = pipeline = Study().audit_pipeline(config.pipeline, config.epochs)
         print_pipeline(pipeline, console)

@@ -1,7 +1,7 @@
-"""The frame around the four entry points: help, composition by Hydra, and errors a user can act on.
+"""What all commands share: help, composition by Hydra, and errors that a user can act on.
 
-Hydra composes and runs; this module turns what goes wrong into one message and an exit code: 2 for a user's mistake,
-130 for Ctrl-C, 1 for a defect of ours, whose traceback is logged in full.
+Hydra composes the config and runs the command. This module turns every error into one message and an exit code: 2 for a user's
+mistake, 130 for Ctrl-C, 1 for a defect of catdog, whose full traceback is logged.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Of what format=json prints: a field that goes or changes its meaning makes it another one.
+# The version of the JSON documents. It changes if a field is removed or changes its meaning.
 FORMAT_VERSION = 1
 
 
@@ -46,7 +46,7 @@ Look first:
 
 
 def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps: bool = False) -> None:
-    """Composes the config named `root`, calls `task` with it, and exits with the code that says how it went.
+    """Composes the config named `root` and calls `task` with it. Exits with a code other than 0 if that fails.
 
     Args:
         root: name of the primary config in `conf/`, `config` or a key of `commands.ROOTS`.
@@ -60,10 +60,10 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
     own_process()
     terminal.shows_progress = True
-    # Read when MLflow is imported; what it has to say of its own accord is no news to a user.
+    # Read when MLflow is imported. Its informational messages are of no use to a user.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     schema.register()
-    # Otherwise Hydra prints its own, longer text for every exception and exits before we can say anything.
+    # Otherwise Hydra prints a longer text of its own for every exception, and exits before we can print ours.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     folder = schema.CONF
     if root != "config":
@@ -81,18 +81,16 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         show_error(f"a file in {schema.CONF} is not YAML: {' '.join(str(error).split())}")
         sys.exit(EXIT_USER_ERROR)
     except ValueError as error:
-        # Hydra's way to say that model=1 or dataset=null names no choice of a group.
+        # Hydra raises this if model=1 or dataset=null does not name a choice of the group.
         if "Config group override" not in str(error):
             raise
         show_error(explain_choice(error))
         sys.exit(EXIT_USER_ERROR)
     except OSError as error:
-        # Before any of our code runs, Hydra makes the folder for logs; a job's own errors do not come here.
+        # Hydra creates the folder for logs before any of our code runs. Errors of the task itself do not reach this line.
         if "catdog.sweeps.launch" in sys.modules:
             raise
-        advice = (
-            "Run in a folder you may write to, or name one for logs: hydra.run.dir=PATH, with -m hydra.sweep.dir=PATH."
-        )
+        advice = "Run in a folder you may write to, or name one for logs: hydra.run.dir=PATH, or with -m hydra.sweep.dir=PATH."
         show_error(f"cannot write {error.filename} ({error.strerror}). {advice}")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
@@ -101,13 +99,13 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
 
 
 def _expand_home(argument: str) -> str:
-    """Returns KEY=~/PATH with the home folder in it: shells expand ~ only at the start of a word, and Hydra refuses it."""
+    """Returns KEY=~/PATH with ~ replaced by the home folder: shells expand ~ only at the start of a word, and Hydra refuses it."""
     key, separator, value = argument.partition("=~")
     return f"{key}={os.path.expanduser('~' + value)}" if separator and value.startswith("/") else argument  # noqa: PTH111
 
 
 def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
-    """Returns `task` with its exceptions turned into exits: Hydra prints noise of its own around an exception in a job."""
+    """Returns `task` with its exceptions turned into exits, because Hydra surrounds an exception in a task with text of its own."""
 
     def guarded(composed: DictConfig) -> None:
         try:
@@ -117,7 +115,7 @@ def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             show_error(str(error))
             sys.exit(EXIT_USER_ERROR)
         except InterruptedRunError:
-            show_error("interrupted; the same command goes on with it.")
+            show_error("interrupted; the same command resumes the run.")
             sys.exit(EXIT_INTERRUPTED)
         except KeyboardInterrupt:
             show_error("interrupted.")
@@ -161,11 +159,11 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
 
 
 def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoReturn:
-    """Shows a plan that is all that was wanted, and exits.
+    """Shows a plan and exits, for `plan_only`.
 
     Args:
         runs: the plan.
-        again: the command that trains it.
+        again: the command that trains these runs.
         format: table or json.
     """
     from catdog.sweeps.plan import build_table, describe_plan
@@ -179,12 +177,12 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
 
 
 def show_result(result: Any) -> None:
-    """Prints a result to stdout, wherever the console writes what is said of it."""
+    """Prints a result to stdout, even if the console writes to stderr."""
     Console(width=console.width).print(result)
 
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:
-    """Prints a command's result as one JSON document: its format's version, the command, and the content; NaN becomes null."""
+    """Prints a command's result as one JSON document: the version of the format, the command, and the content. NaN becomes null."""
     document = to_plain({"format_version": FORMAT_VERSION, "command": command, **content})
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 

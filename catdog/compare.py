@@ -1,4 +1,4 @@
-"""Puts runs side by side. `python -m catdog.compare --help` explains it."""
+"""The command `compare`: puts runs side by side. `python -m catdog.compare --help` explains it."""
 
 import gc
 import logging
@@ -22,16 +22,15 @@ USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page wi
 
 
 def compare(composed: DictConfig) -> None:
-    """Writes tables, figures and the page, prints what was found, and says what to do next."""
+    """Writes tables, figures and the page, prints the result, and says what to do next."""
     config = load_config(composed, CompareConfig)
-    # Imports and thousands of runs are a million objects that stay: looking through them for garbage, again and again, took
-    # half the time.
+    # Imports and thousands of runs are a million objects that are never freed. Scanning them for garbage took half the time.
     gc.disable()
-    # Imported here, for --help and a mistake in the config to be quick.
+    # Imported here so that --help and config errors are fast.
     from catdog.comparison.page.tables import print_tables
     from catdog.study import Study
 
-    # With JSON, stdout carries the result alone.
+    # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
     comparison = Study(config.study, tracking_uri=config.tracking.uri).compare(
         margin=config.margin, sweep=config.sweep, runs=config.runs, gradcam=config.gradcam
@@ -39,7 +38,7 @@ def compare(composed: DictConfig) -> None:
     folder = comparison.save_folder(config.output)
     page = folder / "comparison.html"
     evaluate = next_command("evaluate", comparison.study, config.tracking.uri)
-    # The process ends: Python would look through all objects once more.
+    # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":
         cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": [evaluate]})

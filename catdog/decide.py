@@ -1,4 +1,4 @@
-"""Trains seeds until a comparison is decided. `python -m catdog.decide --help` explains it."""
+"""The command `decide`: trains seeds until a comparison is decided. `python -m catdog.decide --help` explains it."""
 
 import sys
 from collections.abc import Sequence
@@ -12,22 +12,23 @@ from catdog.config.schema import load_config
 from catdog.system.errors import EXIT_DEFECT, EXIT_USER_ERROR, UserError
 from catdog.system.terminal import console, show_error, show_next
 
-USAGE = """Trains seed after seed of some variants until each pair of them is decided: one is better, or they are as good as equal.
-It looks after every round, and is wrong no more often for it. Runs that exist already are reused; the same command goes on.
+USAGE = """Trains more and more seeds of some variants until each pair of them is decided: one is better, or they are equivalent.
+It looks at the results after every round; the error rate allows for these looks. Runs that exist already are reused, and after an
+interruption the same command resumes.
 
   python -m catdog.decide model=cnn,augmented margin=0.02 error=0.05 max_seeds=12
   python -m catdog.decide model=cnn trainer.learning_rate=0.001,0.0003 max_seeds=8
 
-Everything but the keys below is handed on to python -m catdog.train, as for a sweep: what varies makes the variants."""
+All keys except those below are passed on to python -m catdog.train, as for a sweep. Keys with several values make the variants."""
 
 OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds", "format")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns what is for this command, and what is for training.
+    """Returns the arguments of this command, and those that are passed on to training.
 
     Raises:
-        UserError: a key that this command sets itself.
+        UserError: an argument sets a key that this command sets itself.
     """
     own: list[str] = []
     rest: list[str] = []
@@ -37,19 +38,19 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         if key in ("seed", "hydra.launcher.plan_only", "hydra.launcher.only", "hydra.launcher.result_file"):
             raise UserError(
-                f"{key}: set by this command, received {item!r}. Leave it out; first_seeds and max_seeds say how many seeds."
+                f"{key}: set by this command, received {item!r}. Leave it out; first_seeds and max_seeds set the number of seeds."
             )
         (own if key in OWN_KEYS or item.startswith("-") else rest).append(item)
     return own, rest
 
 
 def run(composed: DictConfig, overrides: Sequence[str]) -> None:
-    """Decides, and shows each round, or at the end the decision as JSON."""
+    """Decides, and prints a table after each round, or with format=json the decision at the end."""
     config = load_config(composed, DecideConfig)
     from catdog.search.decisions import IncompleteRoundError, SweepTrainer, build_table, decide
     from catdog.train import train_sweep
 
-    # With JSON, stdout carries the result alone.
+    # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
     try:
         decision = decide(

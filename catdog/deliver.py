@@ -1,4 +1,4 @@
-"""Entry: what training left in the outbox -> the tracking store. `python -m catdog.deliver --help` explains it."""
+"""The command `deliver`: sends what is left in the outbox to the tracking store. `python -m catdog.deliver --help` explains it."""
 
 import sys
 from pathlib import Path
@@ -14,14 +14,14 @@ from catdog.system.wording import plural
 from catdog.tracking.outbox import list_entries
 from catdog.tracking.settlement import settle_entries
 
-USAGE = """Delivers metrics, tags, figures and models that a tracking server did not take while training lasted.
+USAGE = """Delivers metrics, tags, figures and models that a tracking server did not accept during training.
 
   python -m catdog.deliver
   python -m catdog.deliver tracking.uri=http://HOST:PORT tracking.wait_s=600"""
 
 
 def deliver(composed: DictConfig) -> None:
-    """Delivers everything for one store and says what is left."""
+    """Delivers everything for one store and reports what is left."""
     config = load_config(composed, DeliverConfig)
     from catdog import tracking
     from catdog.registry.champion import promote
@@ -31,7 +31,7 @@ def deliver(composed: DictConfig) -> None:
     entries = list_entries(root)
     uris = {entry.folder: entry.facts.get("tracking", {}).get("uri", "") for entry in entries}
     mine = [entry for entry in entries if uris[entry.folder] == config.tracking.uri]
-    # An entry goes with its delivery: what is said afterwards is read before.
+    # Delivery removes an entry, so read what is printed afterwards now.
     study = mine[0].facts.get("study", DEFAULT_STUDY) if mine else DEFAULT_STUDY
     command = "compare" if any(entry.folder.name.startswith("sweep") for entry in mine) else "evaluate"
     others = sorted({*uris.values()} - {config.tracking.uri, ""})

@@ -1,4 +1,4 @@
-"""Evaluates a model on the test split. `python -m catdog.evaluate --help` explains it."""
+"""The command `evaluate`: evaluates a model on the test split. `python -m catdog.evaluate --help` explains it."""
 
 import shlex
 import sys
@@ -11,8 +11,8 @@ from catdog.config.commands import EvaluateConfig
 from catdog.config.schema import load_config
 from catdog.system.terminal import console, show_next
 
-USAGE = """Evaluates the champion on the test split, which training never reads, and logs the result to the run it came from.
-Every look at a test split is counted: the more looks, the less its best result means.
+USAGE = """Evaluates the champion on the test split, which training never reads, and logs the result to the run that trained it.
+Every look at a test split is counted: the more looks, the less the best result means.
 
   python -m catdog.evaluate
   python -m catdog.evaluate study=quickstart
@@ -21,12 +21,12 @@ Every look at a test split is counted: the more looks, the less its best result 
 
 
 def evaluate(composed: DictConfig) -> None:
-    """Evaluates, prints what was found, and says what to do next."""
+    """Evaluates, prints the result, and says what to do next."""
     config = load_config(composed, EvaluateConfig)
     from catdog.deployment.evaluation import build_classes_table, build_looks_table
     from catdog.study import Study
 
-    # With JSON, stdout carries the result alone.
+    # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
     study = Study(config.study, tracking_uri=config.tracking.uri)
     model = study.model(config.model)

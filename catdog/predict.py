@@ -1,4 +1,4 @@
-"""Says what is in pictures. `python -m catdog.predict --help` explains it."""
+"""The command `predict`: says what is in pictures. `python -m catdog.predict --help` explains it."""
 
 import json
 import logging
@@ -24,13 +24,13 @@ USAGE = """Says what is in pictures: the class and its probability, for each fil
 
 
 def predict(composed: DictConfig, paths: list[str]) -> None:
-    """Predicts, prints, writes the sheet, and says what to do next."""
+    """Predicts, prints the answers, writes the contact sheet if there is to be one, and says what to do next."""
     config = load_config(composed, PredictConfig)
     from catdog.deployment import contact_sheet
     from catdog.deployment.prediction import build_answers_table, find_images, list_answers
     from catdog.study import Study
 
-    # stdout carries the answers alone, so that they can be piped.
+    # stdout must contain nothing but the answers, so that they can be piped.
     console.stderr = True
     files = find_images(paths)
     sheet = Path(config.sheet) if config.sheet else None
@@ -62,7 +62,7 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
 
 
 def main() -> None:
-    """Separates paths from options, which Hydra composes."""
+    """Separates the paths from the options, and lets Hydra compose the options."""
     paths, options = split_paths(sys.argv[1:])
     sys.argv[1:] = options
     cli.run_app("predict", lambda composed: predict(composed, paths), usage=USAGE)

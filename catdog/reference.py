@@ -1,6 +1,6 @@
-"""The reference of every command, group and key, as Markdown, from the schema: `make docs` writes docs/reference.md.
+"""Generates the reference of every command, group and key from the schema, as Markdown. `make docs` writes docs/reference.md.
 
-What a key may be is asked of the schema itself: each key is set to impossible values, and the error message that comes says what
+The allowed values of a key come from the schema's own checks: each key is set to impossible values, and the error message says what
 is allowed. So the page cannot claim a range that the code does not check.
 """
 
@@ -36,7 +36,7 @@ python -m catdog.train model=mobilenet trainer.epochs=3
 ```
 
 `python -m catdog.COMMAND --help` prints the same in the terminal, and `--cfg job` prints the composed config and stops.
-The column *value* gives the type and what is allowed; *default* is what applies without a word on the command line.
+The column *value* gives the type and what is allowed; *default* applies if the command line does not set the key.
 """
 EXIT_CODES = """## Exit codes
 
@@ -46,7 +46,7 @@ EXIT_CODES = """## Exit codes
 | 1 | a defect of catdog, or at least one run of a sweep failed; the traceback is shown and logged |
 | 2 | a mistake in the command, the config or the data; the message says which |
 | 3 | `audit` found something as severe as `fail_on` |
-| 130 | interrupted by Ctrl-C; the same command goes on |
+| 130 | interrupted by Ctrl-C; the same command resumes |
 """
 # Impossible values of each type, tried in this order.
 PROBES: dict[type, tuple[Any, ...]] = {
@@ -56,12 +56,12 @@ PROBES: dict[type, tuple[Any, ...]] = {
     list: ([], ["?"]),
     dict: ({"?": 0},),
 }
-# A longer default, such as a backbone's layers, is better read in the file of the choice.
+# A default longer than this, such as a backbone's layers, is easier to read in the file of the choice.
 LONGEST_DEFAULT = 90
 
 
 def render_reference() -> str:
-    """Returns docs/reference.md as the schema has it now."""
+    """Returns the text of docs/reference.md for the current schema."""
     roots = {"train": "config", **{name: name for name in commands.ROOTS}}
     parts = [HEAD, _render_commands()]
     for command, root in roots.items():
@@ -89,7 +89,7 @@ def _render_command(command: str, raw: dict[str, Any], config: Any) -> str:
     if held:
         lines += ["Groups: " + ", ".join(f"[{group}](#{group})" for group in held) + ".", ""]
     if command == "decide":
-        lines += ["Every other key is handed on to [train](#train).", ""]
+        lines += ["Every other key is passed on to [train](#train).", ""]
     return "\n".join(lines + _table(rows))
 
 
@@ -152,7 +152,7 @@ def compose_command(root: str, overrides: Sequence[str] = ()) -> tuple[dict[str,
             folder = schema.CONF / "command"
         with initialize_config_dir(str(folder), version_base="1.3"):
             composed = compose(root, overrides=list(overrides), return_hydra_config=True)
-    # Composed, so that a mistake in hydra.launcher is found, and of no further use.
+    # Hydra's section is only composed so that a mistake in hydra.launcher is found.
     with open_dict(composed):
         del composed["hydra"]
     raw = OmegaConf.to_container(composed, resolve=False)
@@ -161,11 +161,11 @@ def compose_command(root: str, overrides: Sequence[str] = ()) -> tuple[dict[str,
 
 @contextlib.contextmanager
 def _own_store() -> Iterator[None]:
-    """Keeps what is registered inside from Hydra's store, of which a process has one.
+    """Undoes what the block registers in Hydra's store, which is global to the process.
 
-    The groups that the commands register would hide those of the same name in `conf/` from a later composition of a run.
+    Otherwise the groups that the commands register would hide those of the same name in `conf/` when a run is composed later.
     """
-    # Hydra's plugins register what they bring once, and it is to stay.
+    # Hydra's plugins register their configs only once, so they must do it before the store is copied.
     Plugins.instance()
     store = ConfigStore.instance()
     former = store.repo
@@ -184,7 +184,7 @@ def _groups_of(kind: type) -> list[str]:
 def _rows(
     section: Any, raw: dict[str, Any], prefix: str = "", skip: Sequence[str] = ()
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Yields (key, what it may be, default, help) of a section's keys, those of sections within it included."""
+    """Yields (key, allowed values, default, help) of a section's keys, including those of sections within it."""
     hints = get_type_hints(type(section))
     for field in dataclasses.fields(section):
         if field.name in skip:
@@ -197,7 +197,7 @@ def _rows(
 
 
 def _describe_value(section: Any, name: str, hint: Any) -> str:
-    """Returns a key's type, and what its own error message allows, such as `int: 1 or more`."""
+    """Returns a key's type and the values that its error message allows, such as `int: 1 or more`."""
     union = get_origin(hint) in (types.UnionType, Union)
     members = [member for member in get_args(hint) if member is not type(None)] if union else [hint]
     kinds = [get_origin(member) or member for member in members]
@@ -210,7 +210,7 @@ def _describe_value(section: Any, name: str, hint: Any) -> str:
 
 
 def _probe(section: Any, name: str, kind: type) -> Iterator[str]:
-    """Yields what is allowed, in the words of the error messages that impossible values raise."""
+    """Yields the allowed values, in the words of the error messages that impossible values raise."""
     for impossible in PROBES.get(kind, ("?", -1) if kind is Any else ()):
         try:
             dataclasses.replace(section, **{name: impossible})
@@ -228,7 +228,7 @@ def _name_type(hint: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    """Returns a default as one would type it; empty where there is none."""
+    """Returns a default as a user would type it; empty if there is none."""
     text = str(value)
     from_environment = re.fullmatch(r"\$\{oc\.env:\w+,(.*)\}", text)
     if text == "???":

@@ -1,4 +1,4 @@
-"""The Python API: a study, and what can be done with it. The commands are thin shells around it."""
+"""The Python API: a study and its methods. The commands are thin shells around it."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 class Study:
     """A question and the runs that answer it: one MLflow experiment.
 
-    A study of another name or another store is another object; several in one process do not disturb each other. Nothing
-    is read or written before a method is called.
+    Make one object for each name and store; several objects in one process do not disturb each other. Nothing is read or written
+    before a method is called.
 
     Args:
-        name: the study's, as `study=` on the command line.
-        tracking_uri: address of the MLflow store, `sqlite:///PATH/mlflow.db` or `http://HOST:PORT`; None: that of the environment
-            variable MLFLOW_TRACKING_URI, or `sqlite:///mlruns/mlflow.db`.
+        name: the study's name, as `study=` on the command line.
+        tracking_uri: address of the MLflow store, `sqlite:///PATH/mlflow.db` or `http://HOST:PORT`; None: the environment variable
+            MLFLOW_TRACKING_URI, or else `sqlite:///mlruns/mlflow.db`.
 
     Raises:
         UserError: the name is empty or has a slash in it.
@@ -78,7 +78,7 @@ class Study:
     # Training -------------------------------------------------------------------------------------------------------------
 
     def plan(self, *overrides: str) -> "pd.DataFrame":
-        """Returns what `train` would do, and does nothing: one row a run.
+        """Returns what `train` would do, one row per run, without doing it.
 
         The columns are run, plan (reuse, resume, run, busy), why, run_id and seed.
 
@@ -96,20 +96,20 @@ class Study:
         return pd.DataFrame(describe_plan([job.planned for job in planned.jobs]))
 
     def train(self, *overrides: str, quiet: bool = False, **launcher: Any) -> "Sweep":
-        """Trains a sweep, each run in a process of its own; what is finished is reused, what was interrupted goes on.
+        """Trains a sweep, each run in its own process. Finished runs are reused, and interrupted runs are resumed.
 
         Args:
-            overrides: in Hydra's grammar, as after `python -m catdog.train -m`: "model=cnn,augmented", "seed=0,1,2". Without
-                several values it is a sweep of one run.
+            overrides: in Hydra's grammar, as after `python -m catdog.train -m`: "model=cnn,augmented", "seed=0,1,2". If no key has
+                several values, it is a sweep of one run.
             quiet: show no progress; otherwise it is shown in the terminal, or below the notebook's cell.
             launcher: options of the launcher, such as n_jobs=2, timeout_s=3600.
 
         Returns:
-            How it went. Runs that failed are in it, with their errors.
+            The finished sweep. It includes the runs that failed, with their errors.
 
         Raises:
-            UserError: what cannot be trained; it is found before the first run starts.
-            KeyboardInterrupt: Ctrl-C. The first one lets running runs close; the same call goes on with them.
+            UserError: something cannot be trained; this is found before the first run starts.
+            KeyboardInterrupt: Ctrl-C. At the first one, active runs save their state and close; the same call resumes them.
         """
         from catdog.sweeps.display import QuietDisplay, choose_display
         from catdog.sweeps.result import Sweep
@@ -130,20 +130,20 @@ class Study:
         train: Mapping[str, Callable[[int], Any]] | None = None,
         quiet: bool = False,
     ) -> "Decision":
-        """Trains seeds in rounds until each pair of variants is decided, and is not wrong more often for looking after each round.
+        """Trains seeds in rounds until each pair of variants is decided. The error rate allows for a look after each round.
 
         Args:
             overrides: what makes the variants, without seeds: "model=cnn,augmented".
             margin: a difference in accuracy up to this is as good as none.
-            error: how often any statement may be wrong, over all pairs and looks.
+            error: highest probability that any statement is wrong, over all pairs and looks.
             first_seeds: seeds of each variant before the first look.
-            max_seeds: seeds after which it ends, decided or not.
+            max_seeds: most seeds of each variant; then it ends, decided or not.
             train: instead of overrides, for runs of other tools: variant -> a function of a seed that records that run (`record`).
             quiet: show no progress.
 
         Raises:
             UserError: fewer than two variants, or a run failed.
-            KeyboardInterrupt: Ctrl-C; the same call goes on.
+            KeyboardInterrupt: Ctrl-C; the same call resumes.
         """
         from catdog.config.commands import DecideConfig
         from catdog.search.decisions import SweepTrainer, decide
@@ -175,7 +175,7 @@ class Study:
         return plan_sweep(runs, build_options(launcher, options), ["-m", *words])
 
     def _place(self) -> list[str]:
-        """Returns the overrides that say where the study is, as far as that is not the default."""
+        """Returns the overrides that name the study and its store; defaults are left out."""
         named = [] if self.name == DEFAULT_STUDY else [f"study={quote(self.name)}"]
         if self._tracking.uri == DEFAULT_URI:
             return named
@@ -185,13 +185,13 @@ class Study:
     # Results --------------------------------------------------------------------------------------------------------------
 
     def runs(self, config: str = "varying") -> "pd.DataFrame":
-        """Returns the study's training runs, whatever became of them, one row each, the first one first.
+        """Returns the study's training runs, whatever their status, one row each, the oldest first.
 
         Columns: run_id, name, variant, seed, status, start, one for each config key ("trainer.epochs"), one for each metric
-        ("val/accuracy": its last value), sweep, registered_model, precision, code (the beginning of its digest).
+        ("val/accuracy": its last value), sweep, registered_model, precision, code (the first digits of its digest).
 
         Args:
-            config: "varying", the keys whose values differ between the runs, or "all".
+            config: "varying" for the keys whose values differ between the runs, or "all".
 
         Raises:
             UserError: there is no such study in the store.
@@ -202,7 +202,7 @@ class Study:
         return build_runs_frame(list_runs(self._connect(), self.name), config)
 
     def history(self) -> "pd.DataFrame":
-        """Returns what the runs measured after each epoch: columns run_id, name, epoch, metric ("val/accuracy"), value.
+        """Returns the metrics of the runs after each epoch: columns run_id, name, epoch, metric ("val/accuracy"), value.
 
         Raises:
             UserError: there is no such study in the store.
@@ -226,7 +226,7 @@ class Study:
             margin: a difference in accuracy up to this is as good as none; 0.02: two points.
             sweep: run id of a sweep; None: the study's latest.
             runs: run ids to compare instead of a sweep.
-            gradcam: "auto" computes Grad-CAM for the page where it is not stored yet; "never" does not.
+            gradcam: "auto" computes Grad-CAM for the page if it is not stored yet; "never" does not.
 
         Raises:
             UserError: there is no such study, sweep or run, or none of them has finished.
@@ -291,14 +291,14 @@ class Study:
         return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
 
     def audit(self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str) -> "DatasetFindings":
-        """Looks for what in a data set would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.
+        """Looks for problems in a data set that would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.
 
         Args:
             dataset: the dataset section of a config, or its first override in Hydra's grammar: "dataset=folder".
-            overrides: further ones: "dataset.archive=path/to/images".
+            overrides: further overrides: "dataset.archive=path/to/images".
 
         Raises:
-            UserError: it cannot be had, or is no data set.
+            UserError: the data set cannot be read or downloaded, or is not valid.
         """
         from catdog.auditing.result import audit_dataset
         from catdog.config.composition import compose_run
@@ -307,37 +307,38 @@ class Study:
         return audit_dataset(config)
 
     def audit_pipeline(self, pipeline: "str | Callable[[], Any]", epochs: int = 5) -> "PipelineFindings":
-        """Looks at what moves between the splits of an input pipeline from epoch to epoch.
+        """Looks for images that move between the splits of an input pipeline from epoch to epoch.
 
         Args:
-            pipeline: a function that returns (train, val, test), each iterable again and again; or its name, "module:function".
-            epochs: how often each is iterated, at least 2.
+            pipeline: a function that returns (train, val, test), each of which can be iterated repeatedly; or its name,
+                "module:function".
+            epochs: how many times each is iterated, at least 2.
 
         Raises:
-            UserError: there is no such function, it fails, or returns something else.
+            UserError: there is no such function, it fails, or it returns something else.
         """
         from catdog.auditing.result import audit_pipeline
 
         return audit_pipeline(pipeline, epochs)
 
     def delete_run(self, run_id: str, *, force: bool = False) -> None:
-        """Deletes a training run, as MLflow does: `mlflow gc` removes it for good. Its checkpoints go at once.
+        """Marks a training run as deleted, as MLflow does; `mlflow gc` removes it for good. Its checkpoints are removed at once.
 
         Args:
-            run_id: of this study.
-            force: whether it may be the champion's; the champion is then forgotten.
+            run_id: a run of this study.
+            force: delete it even if it trained the champion; the study then has no champion.
 
         Raises:
-            UserError: it is no run of this study, is being trained, or is the champion's.
+            UserError: it is not a run of this study, it is being trained, or it trained the champion.
         """
         from catdog.registry.champion import delete_run
 
         delete_run(self._connect(), self.name, run_id, Path(self._tracking.outbox), force=force)
 
     def forget_champion(self) -> "TrainedModel":
-        """Takes the alias `champion` away, so that the next promotion has nobody to beat; returns the model that had it.
+        """Removes the alias `champion` and returns the model that had it. The next promotion is then made without a comparison.
 
-        Its version stays registered.
+        The model's version stays registered.
 
         Raises:
             UserError: there is no champion.
@@ -361,18 +362,18 @@ class Study:
         promote: bool = True,
         code: Sequence[str | Path] | None = None,
     ) -> "AbstractContextManager[RecordedRun]":
-        """Records a run that another tool trains; it is FINISHED when the block ends, FAILED or KILLED by an exception.
+        """Records a run that another tool trains. It is FINISHED when the block ends, FAILED or KILLED after an exception.
 
-        Where a finished run of the same variant, config, seed, data, code and libraries is there already, `run.is_finished` is true
-        and nothing is written twice: let the script skip its work then.
+        If a finished run of the same variant, config, seed, data, code and libraries exists already, `run.is_finished` is true and
+        nothing is written a second time; the script should then skip its work.
 
         Args:
             variant: what is compared, such as "resnet18-torch".
-            seed: the run's; runs of one variant differ in nothing else.
-            config: what makes the variant what it is: numbers, texts, lists and dictionaries.
-            dataset: which images the run is about, as for training: ["dataset=folder", "dataset.archive=PATH"]; None: those that
-                this object was given before, or those of the study's newest run.
-            reuse: exact, or never: it is recorded again.
+            seed: the run's seed; runs of one variant differ in nothing else.
+            config: the settings that define the variant: numbers, texts, lists and dictionaries.
+            dataset: the images of the run, as for training: ["dataset=folder", "dataset.archive=PATH"]; None: those that this
+                object was given before, or those of the study's newest run.
+            reuse: exact, or never, which records the run again.
             promote: whether its model may become champion.
             code: the Python files that train; None: the file, or the notebook's cell, that calls this method.
 
@@ -380,7 +381,7 @@ class Study:
             A context manager that gives a `RecordedRun`.
 
         Raises:
-            UserError: what is wrong in the arguments, or the images cannot be had.
+            UserError: an argument is wrong, or the images cannot be read or downloaded.
         """
         from catdog.registry.champion import promote as register
         from catdog.tracking.recording import read_scripts, record_run
@@ -393,10 +394,10 @@ class Study:
 
     @contextlib.contextmanager
     def recording(self, name: str = "recorded runs", *, promote: bool = True) -> "Iterator[Recording]":
-        """Holds all runs recorded in the block together, as those of a sweep: `compare` then takes them by default.
+        """Groups all runs recorded in the block, like the runs of a sweep. `compare` then uses them by default.
 
         Args:
-            name: what it is called in MLflow.
+            name: the group's name in MLflow.
             promote: whether the best run of its best variant may become champion.
 
         Raises:
@@ -417,15 +418,15 @@ class Study:
                 self._recording = None
 
     def split(self, name: str, *, dataset: Sequence[str] | None = None, look: "OpenLook | None" = None) -> "Split":
-        """Returns the files, labels and class names of train or val; those of test for a look in the ledger.
+        """Returns the files, labels and class names of a split. Those of test need a look that the ledger records.
 
         Args:
             name: train, val or test.
-            dataset: as of `record`.
-            look: for test: of `look`.
+            dataset: as for `record`.
+            look: for test, the look that `look` opened.
 
         Raises:
-            UserError: no such split, the images cannot be had, or test is asked for without a look.
+            UserError: there is no such split, the images cannot be read or downloaded, or test is asked for without a look.
         """
         from catdog.data.handout import hand_out
         from catdog.registry.ledger import require_look
@@ -439,15 +440,15 @@ class Study:
 
     @contextlib.contextmanager
     def look(self, run_id: str) -> "Iterator[OpenLook]":
-        """Records a look at the test split by one of the study's runs, before anything of it is given out.
+        """Records a look at the test split by one of the study's runs, before any test image is given out.
 
-        Within the block `split("test", look=look)` gives the images; `look.record({"test/accuracy": ...})` keeps what was found.
+        In the block, `split("test", look=look)` returns the images, and `look.record({"test/accuracy": ...})` stores the result.
 
         Args:
-            run_id: of the run whose model is looked at.
+            run_id: the run whose model is evaluated.
 
         Raises:
-            UserError: there is no such run, or its images cannot be had.
+            UserError: there is no such run, or its images cannot be read or downloaded.
         """
         from catdog.registry.ledger import open_run_look
         from catdog.tracking.study_data import load_run_dataset, require_run
@@ -459,7 +460,7 @@ class Study:
             yield look
 
     def _connect_to_record(self) -> "MlflowClient":
-        """Returns a client of the store, made by first use; delivers what earlier runs have left in the outbox."""
+        """Returns a client of the store, which is created if needed. The first call delivers what is left in the outbox."""
         from catdog import tracking
         from catdog.registry.champion import promote
         from catdog.tracking.settlement import settle_entries
@@ -471,7 +472,7 @@ class Study:
         return client
 
     def _load_dataset(self, overrides: Sequence[str] | None) -> "Dataset":
-        """Returns the data set that overrides name, or that of the last call, or the study's; its files are hashed once."""
+        """Returns the data set that the overrides name, or that of the last call, or the study's. Its files are hashed once."""
         from catdog import tracking
         from catdog.tracking.study_data import load_study_dataset
 

@@ -1,4 +1,4 @@
-"""Trains a model, or a sweep of them. `python -m catdog.train --help` explains it."""
+"""The command `train`: trains a model, or a sweep of them. `python -m catdog.train --help` explains it."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ USAGE = """Trains an image classifier, or with -m a sweep of them, and tracks ev
 
 
 def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", arguments: Sequence[str]) -> "SweepResult":
-    """Trains a sweep, shows plan, progress and outcome, and returns the result; exits after a plan that is all that is wanted."""
+    """Trains a sweep, shows plan, progress and outcome, and returns the result. With `plan_only` it shows the plan and exits."""
     from catdog.sweeps.display import Display
     from catdog.sweeps.launch import plan_sweep
     from catdog.sweeps.plan import build_table
@@ -46,7 +46,7 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
     from catdog.system.tempdir import open_scratch
 
     open_scratch()
-    # A scheduler's polite end is Ctrl-C.
+    # A scheduler's SIGTERM is treated as Ctrl-C.
     interrupts.listen(once=False)
     planned = plan_sweep(runs, options, arguments)
     if options.plan_only:
@@ -57,7 +57,7 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
         result = planned.run(Display)
     except KeyboardInterrupt:
         console.print(
-            f"stopped at once. Go on with the same command:\n{train_command(arguments)}",
+            f"stopped at once. Resume with the same command:\n{train_command(arguments)}",
             soft_wrap=True,
             highlight=False,
         )
@@ -70,9 +70,9 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
 
 
 def train_single(composed: DictConfig) -> None:
-    """Trains one run, or finds it finished, and says what to do next."""
+    """Trains one run, or finds that it is finished already, and says what to do next."""
     config = load_config(composed, Config)
-    # After the config's checks: a mistake is said before pandas and MLflow are imported.
+    # Imported after the config's checks, so that a mistake is reported before pandas and MLflow are imported.
     from catdog.sweeps.plan import build_table
     from catdog.sweeps.single import plan_single
     from catdog.system import interrupts
@@ -81,7 +81,7 @@ def train_single(composed: DictConfig) -> None:
     hydra = HydraConfig.get()
     options = read_single_options(list(hydra.overrides.hydra))
     open_scratch()
-    # A scheduler's polite end is Ctrl-C: the run is closed, and the same command goes on with it.
+    # A scheduler's SIGTERM is treated as Ctrl-C: the run is closed, and the same command resumes it.
     interrupts.listen(once=False)
     single = plan_single(
         config, hydra.runtime.choices["model"], list(hydra.overrides.task), plan_only=options.plan_only
@@ -91,7 +91,9 @@ def train_single(composed: DictConfig) -> None:
     outcome = None
     if single.planned.state == "reuse":
         console.print(build_table([single.planned]))
-        log.info("nothing to train: run %s is this one; reuse=never trains it again", single.planned.run_id)
+        log.info(
+            "nothing to train: run %s is the same and finished; reuse=never trains it again", single.planned.run_id
+        )
         single.reuse()
     else:
         outcome = single.train(Path(hydra.runtime.output_dir))
@@ -104,13 +106,13 @@ def train_single(composed: DictConfig) -> None:
 
 
 def launch(runs: "Sequence[ComposedRun]", options: "LauncherOptions") -> "SweepResult":
-    """What Hydra calls for `-m`: trains a sweep, says what to do next, and exits unless all runs have finished."""
+    """Hydra calls this for `-m`: trains a sweep, says what to do next, and exits with an error unless all runs have finished."""
     arguments = [item for item in sys.argv[1:] if not item.startswith("hydra.launcher.result_file=")]
     result = train_sweep(runs, options, arguments)
     if result.undelivered:
         show_error(result.undelivered)
     if options.result_file and result.is_complete:
-        # Whoever asked for this file says what comes next.
+        # The caller that asked for this file says what to do next.
         content = {"study": result.study, "sweep_id": result.sweep_id, "tracking": asdict(result.tracking)}
         Path(options.result_file).write_text(json.dumps(content), encoding="utf-8")
     else:

@@ -25,7 +25,9 @@ def test_the_notebook_runs_and_shows_what_it_says(tmp_path: Path, cache: Path, m
     monkeypatch.setenv("CATDOG_CACHE", str(cache))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(PROJECT / "docs" / "study.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     # No stray prints, and no warnings: progress is shown in one place.

@@ -1,1 +1,1 @@
-"""Looking at data before training on it: what is broken, doubled, mislabelled, or leaks."""
+"""Inspects data before training: broken files, duplicates, wrong labels, and leaks."""

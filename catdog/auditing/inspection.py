@@ -1,4 +1,4 @@
-"""A folder of images -> findings: what a data set has that would spoil a comparison."""
+"""Inspects a folder of images and returns findings: problems of a data set that would spoil a comparison."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from catdog.data.images import UnreadableImageError, decode_image, is_image_file
 from catdog.data.splits import SPLITS
 from catdog.system.wording import plural
 
-# How bad a finding is: a leak or a wrong label spoils results, a warning may, a note is good to know.
+# Severities: an error, such as a leak or a wrong label, spoils results; a warning may spoil them; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
-# A class with this many times the images of another is an imbalance worth knowing.
+# Classes are imbalanced if one has more than this many times the images of another.
 IMBALANCE = 1.5
-# Smaller than this, an image is enlarged by every shipped preprocessing; wider than that, it is squeezed.
+# An image smaller than this is enlarged a lot by every shipped preprocessing. One with a larger aspect ratio is badly distorted.
 TINY_PIXELS, WIDE_RATIO = 32, 4.0
 PLAIN_SPREAD = 2.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One finding of an audit.
 
     Attributes:
         severity: ERROR, WARNING or NOTE.
         kind: a short name, for tables.
-        words: what it is, and what to do about it.
+        words: a description, and what to do about it.
         files: the files concerned.
     """
 
@@ -43,14 +43,14 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What a data set holds.
+    """The contents of a data set.
 
     Attributes:
         root: its folder.
-        images: one row per image file: file, label, split (as the folders and the splitter's rule say, before it leaves any out),
-            sha256, width, height, mode, bytes, problem ("" where it can be read), used (whether training or evaluation reads it).
-        pairs: images that show the same picture, positions in `images`.
-        findings: worst first.
+        images: one row per image file: file, label, split (by the folders and the splitter's rule, before it leaves any out),
+            sha256, width, height, mode, bytes, problem ("" if it can be read), used (whether training or evaluation reads it).
+        pairs: pairs of images that show the same picture, as positions in `images`.
+        findings: the findings, worst first.
     """
 
     root: Path
@@ -60,12 +60,12 @@ class Audit:
 
 
 def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
-    """Returns what the images of a data set are like, each looked at, and each compared with all others.
+    """Inspects every image of a data set, compares each with all others, and returns the result.
 
     Args:
-        images: file, label, split, sha256, used.
-        root: folder that `file` is relative to.
-        cache: for the search for near-duplicates.
+        images: columns file, label, split, sha256, used.
+        root: the folder that `file` is relative to.
+        cache: the cache folder, used by the search for near-duplicates.
     """
     paths = [root / file for file in images["file"]]
     with ThreadPoolExecutor() as threads:
@@ -118,8 +118,8 @@ def _find_doubles(images: pd.DataFrame, pairs: Sequence[Pair]) -> list[Finding]:
             "dataset.near_duplicates=one_side keeps them apart",
         ),
         "mended": (
-            WARNING, "would leak", "show the same picture in two splits; catdog leaves out the one in the later split, other tools "
-            "will not",
+            WARNING, "would leak", "show the same picture in two splits; catdog leaves out the one in the later split, but other "
+            "tools will not",
         ),
         "double": (NOTE, "double", "show the same picture in one split: it counts twice"),
     }  # fmt: skip
@@ -165,7 +165,7 @@ def _find_odd(images: pd.DataFrame) -> list[Finding]:
     found = []
     for severity, kind, chosen, words in kinds:
         files = tuple(readable["file"][chosen])
-        # Where all are grey, grey tells nothing.
+        # If all images are grey, being grey tells nothing about the class.
         if files and not (kind == "grey" and len(files) == len(readable)):
             found.append(Finding(severity, kind, f"{plural(len(files), 'image')} {words}", files))
     return found
@@ -185,7 +185,7 @@ def _find_ignored(root: Path) -> list[Finding]:
         Finding(
             NOTE,
             "ignored",
-            f"{plural(len(others), 'file')} are no images by their names and are ignored",
+            f"{plural(len(others), 'file')} without the suffix of an image: ignored",
             tuple(others),
         )
     ]

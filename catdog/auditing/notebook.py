@@ -1,4 +1,4 @@
-"""The input pipeline of the notebook that the study grew from, to be audited: `audit pipeline=catdog.auditing.notebook:build`."""
+"""The input pipeline of the notebook that catdog grew from, as an example for `audit pipeline=catdog.auditing.notebook:build`."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ IMAGE_SIZE, BATCH_SIZE = (160, 160), 32
 
 
 def build() -> tuple[Any, Any, Any]:
-    """Returns (train, val, test) as the notebook, and Keras' transfer learning tutorial, make them.
+    """Returns (train, val, test) as the notebook and Keras's transfer learning tutorial make them.
 
-    The validation folder is shuffled as it is read, and a fifth of its batches is taken for test. It reads the data set cats_dogs:
-    CATDOG_ARCHIVE, or what is downloaded.
+    The validation folder is reshuffled each time it is read, and a fifth of its batches becomes test, so the two mix. It reads the
+    data set cats_dogs from CATDOG_ARCHIVE, or downloads it.
 
     Source: https://www.tensorflow.org/tutorials/images/transfer_learning, "Data preprocessing".
     """
-    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+    from catdog.training import preload  # noqa: F401  must come first: it keeps TensorFlow's import quiet
 
     # isort: split
     import keras

@@ -1,4 +1,4 @@
-"""The audit as one HTML page that needs nothing but itself."""
+"""The audit as one self-contained HTML page, and as text for the terminal."""
 
 from pathlib import Path
 
@@ -18,14 +18,15 @@ from catdog.system import wording
 
 PICTURE_BYTES = 7_000_000
 MOST_PAIRS, MOST_PICTURES = 300, 60
-# Findings whose files are pictures to look at.
+# The most files that the terminal lists for a finding.
 FILES_SHOWN = 5
 STYLES = {"error": "bold red", "warning": "yellow", "note": ""}
+# The kinds of findings whose files the page shows as pictures.
 SHOWN = ("plain", "tiny", "stretched", "grey")
 
 
 def build_pairs_frame(audit: Audit) -> pd.DataFrame:
-    """One row per pair of images that show the same picture, for CSV: worst first."""
+    """Returns one row per pair of images that show the same picture, for CSV: worst first."""
     rows = []
     for pair in audit.pairs:
         first, second = audit.images.iloc[pair.first], audit.images.iloc[pair.second]
@@ -47,7 +48,7 @@ def build_pairs_frame(audit: Audit) -> pd.DataFrame:
 
 
 def render_page(audit: Audit, name: str) -> str:
-    """The page as HTML: findings in words, pictures of pairs and of odd images."""
+    """Returns the page as HTML: findings in words, pictures of pairs and of odd images."""
     gallery = Gallery(lambda file: _load_picture(audit.root / file), PICTURE_BYTES)
     pairs = build_pairs_frame(audit)
     shown = [
@@ -83,7 +84,7 @@ def render_page(audit: Audit, name: str) -> str:
 
 
 def print_dataset(found: DatasetFindings, console: Console) -> None:
-    """Writes to a terminal what an audit of a data set looked at, and what it found."""
+    """Prints the images that an audit of a data set looked at, and its findings."""
     counts = found.images.groupby("split")["file"].count()
     sizes = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     words = f"looked at {wording.plural(len(found.images), 'image')} ({sizes}) in {found.audit.root}"
@@ -95,10 +96,10 @@ def print_dataset(found: DatasetFindings, console: Console) -> None:
 
 
 def print_pipeline(found: PipelineFindings, console: Console) -> None:
-    """Writes to a terminal what a pipeline's splits have shown, and what moved between them."""
+    """Prints how many images a pipeline's splits yielded, and what moved between them."""
     for row in found.splits.itertuples():
         console.print(
-            f"{row.split:5} {row.images:,} images an epoch, {row.different:,} different; "
+            f"{row.split:5} {row.images:,} images per epoch, {row.different:,} different; "
             f"{row.different_ever:,} different in {found.traffic.epochs} epochs",
             highlight=False,
         )  # fmt: skip

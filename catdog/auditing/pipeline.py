@@ -1,4 +1,4 @@
-"""Anyone's input pipeline -> what moves between its splits from epoch to epoch."""
+"""Watches any input pipeline and finds images that move between its splits from epoch to epoch."""
 
 import hashlib
 import importlib
@@ -12,19 +12,19 @@ from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 
-# How a mapping may call its images; else they are its first value.
+# The keys under which a mapping may have its images; otherwise they are its first value.
 IMAGE_KEYS = ("image", "images", "pixels", "pixel_values")
-# How many colour channels an image may have.
+# The numbers of colour channels that an image may have.
 COLOURS = (1, 3, 4)
 EXAMPLE = "def build():\n    ...\n    return train, val, test"
 
 
 @dataclass
 class Traffic:
-    """What was seen of a pipeline's images, told apart by their pixels.
+    """The images that a pipeline yielded, identified by their pixels.
 
     Attributes:
-        epochs: how often each data set was iterated.
+        epochs: how many times each data set was iterated.
         seen: split -> one set of image digests for each epoch.
         counts: split -> images in each epoch, copies counted.
     """
@@ -34,25 +34,25 @@ class Traffic:
     counts: dict[str, list[int]] = field(default_factory=dict)
 
     def ever(self, split: str, epochs: int | None = None) -> set[str]:
-        """The images that a split has shown in its first epochs, or in all."""
+        """The images that a split yielded in its first epochs, or in all."""
         return set().union(*self.seen[split][:epochs])
 
     def overlap(self, held_out: str, other: str, epochs: int | None = None) -> int:
-        """How many images of a held-out split's first epoch another split has shown by then."""
+        """How many images of a held-out split's first epoch another split yielded in its first epochs, or in all."""
         return len(self.seen[held_out][0] & self.ever(other, epochs))
 
     def shared(self, held_out: str, other: str) -> int:
-        """How many images a held-out split and another one have both shown, in whatever epochs."""
+        """How many images a held-out split and another one both yielded, in any epochs."""
         return len(self.ever(held_out) & self.ever(other))
 
     @property
     def leaks(self) -> bool:
-        """Whether any image of a held-out split served in another one, whenever."""
+        """Whether any image of a held-out split appeared in another split, in any epoch."""
         return any(self.shared(a, b) for a, b in (("test", "train"), ("test", "val"), ("val", "train")))
 
     @property
     def moves(self) -> list[str]:
-        """The held-out splits that are not the same images in every epoch."""
+        """The held-out splits that do not have the same images in every epoch."""
         return [split for split in ("val", "test") if any(epoch != self.seen[split][0] for epoch in self.seen[split])]
 
 
@@ -69,7 +69,8 @@ def load_pipeline(name: str) -> Callable[[], Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(
-            f"pipeline: no module {error.name!r}, received {name!r}. Run in the folder of {module_name}.py, or install it."
+            f"pipeline: no module {error.name!r}, received {name!r}. Run the command in the folder of {module_name}.py, or install "
+            "it."
         ) from error
     except Exception as error:
         raise UserError(f"pipeline: {module_name} cannot be imported: {type(error).__name__}: {error}.") from error
@@ -77,20 +78,20 @@ def load_pipeline(name: str) -> Callable[[], Any]:
     if found is None:
         raise UserError(f"pipeline: {module_name} has no {function!r}, received {name!r}.")
     if not callable(found):
-        raise UserError(f"pipeline: {name} is no function but {type(found).__name__}.")
+        raise UserError(f"pipeline: {name} must be a function, received {type(found).__name__}.")
     return found
 
 
 def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
-    """Returns what the three data sets of a pipeline show in some epochs, in the order of training: train, val; test at the end.
+    """Returns the images that the three data sets of a pipeline yield in some epochs.
 
     Args:
-        build: returns (train, val, test), each anything that can be iterated again and again, or a function that returns what
-            can be iterated once: a tf.data set, a PyTorch DataLoader, a Keras PyDataset, a list, a generator function. Its elements
-            are images, (images, labels), or mappings with the images first or called image, images or pixels; batched or not, with
-            the colours last or first, (B, H, W, C), (B, C, H, W), (H, W, C) or (C, H, W), of any numeric type that NumPy reads.
-        name: for messages.
-        epochs: how often each is iterated, at least 2 to see anything move.
+        build: returns (train, val, test). Each can be iterated repeatedly, or is a function that returns something to iterate once:
+            a tf.data set, a PyTorch DataLoader, a Keras PyDataset, a list, a generator function. Its elements are images,
+            (images, labels), or mappings with the images under a key of IMAGE_KEYS or else first; batched or not, with the colour
+            channels last or first, (B, H, W, C), (B, C, H, W), (H, W, C) or (C, H, W), of any numeric type that NumPy reads.
+        name: the pipeline's name, for messages.
+        epochs: how many times each is iterated, at least 2 to see anything move.
 
     Raises:
         UserError: the function fails, or returns something else.
@@ -121,7 +122,11 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
             except Exception as error:
                 raise UserError(f"pipeline: iterating over {split} failed: {type(error).__name__}: {error}.") from error
             if not count:
-                again = " after its first epoch. Return a function that makes it anew" if traffic.seen[split] else ""
+                again = (
+                    " after its first epoch. Return a function that creates it for each epoch"
+                    if traffic.seen[split]
+                    else ""
+                )
                 raise UserError(f"pipeline: {split} of {name}() has no images{again}.")
             traffic.seen[split].append(digests)
             traffic.counts[split].append(count)
@@ -129,28 +134,28 @@ def watch_pipeline(build: Callable[[], Any], name: str, epochs: int) -> Traffic:
 
 
 def _require_iterable(data: Any, split: str, name: str) -> None:
-    # -1 is TensorFlow's word for a data set without an end.
+    # TensorFlow's cardinality of an infinite data set is -1.
     if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
         raise UserError(f"pipeline: {split} of {name}() never ends. Return it without repeat().")
     if not (callable(data) or hasattr(data, "__iter__") or _is_sequence(data)):
         raise UserError(
-            f"pipeline: {split} of {name}() must be something to iterate over, or a function that returns such, received "
+            f"pipeline: {split} of {name}() must be something to iterate over, or a function that returns one, received "
             f"{type(data).__name__}."
         )
 
 
 def _is_sequence(data: Any) -> bool:
-    """Whether it is read by numbers up to its length, as a Keras PyDataset."""
+    """Whether the data is indexed by integers up to its length, like a Keras PyDataset."""
     return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _begin(data: Any) -> Iterator[Any]:
-    """Yields what a data set gives in one epoch."""
+    """Yields the elements of one epoch of a data set."""
     if callable(data) and not hasattr(data, "__iter__") and not _is_sequence(data):
         data = data()
     ends = getattr(data, "on_epoch_end", None)
     if _is_sequence(data) and (ends or not hasattr(data, "__iter__")):
-        # A Keras PyDataset has no end of its own when it is iterated over, and is told where an epoch ends.
+        # Iterating over a Keras PyDataset never ends, so it is indexed, and its `on_epoch_end` is called as Keras does.
         yield from (data[index] for index in range(len(data)))
         if ends:
             ends()
@@ -168,7 +173,7 @@ def _images_of(element: Any) -> np.ndarray:
     if images.ndim == 3:
         if images.shape[-1] in COLOURS:
             return images[None]
-        # One image with its colours first; else grey ones, (B, H, W).
+        # With 3 or 4 channels first it is one image; otherwise a batch of grey images, (B, H, W).
         return np.moveaxis(images, 0, -1)[None] if images.shape[0] in (3, 4) else images[..., None]
     if images.ndim != 4:
         raise UserError(
@@ -176,14 +181,14 @@ def _images_of(element: Any) -> np.ndarray:
             f"{images.shape}."
         )
     if images.shape[-1] not in COLOURS and images.shape[1] in COLOURS:
-        # PyTorch's order. It is one image to a data set that has its colours last.
+        # PyTorch's order of axes. Both orders must give the same digest for the same image.
         images = np.moveaxis(images, 1, -1)
     return images
 
 
 def _as_array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):
-        # A tensor of PyTorch's with gradients, or on a GPU, refuses to become an array.
+        # A PyTorch tensor with gradients or on a GPU cannot be converted to an array.
         value = value.detach().cpu()
     if hasattr(value, "numpy"):
         value = value.numpy()
@@ -191,13 +196,13 @@ def _as_array(value: Any) -> np.ndarray:
 
 
 def _digest(image: np.ndarray) -> str:
-    # In whole numbers where they are pixels: the same image may come as uint8 here and as float32 there.
+    # As float32 in any case: the same image may be uint8 in one split and float32 in another.
     pixels = image if image.dtype == np.uint8 else np.round(image.astype(np.float32), 3)
     return hashlib.sha256(np.ascontiguousarray(pixels, dtype=np.float32).tobytes()).hexdigest()
 
 
 def describe_traffic(traffic: Traffic) -> list[str]:
-    """Returns what was seen, in sentences: first whether it leaks."""
+    """Returns what was found in sentences; the first one says whether the pipeline leaks."""
     said = []
     test, val = len(traffic.seen["test"][0]), len(traffic.seen["val"][0])
     after = f"after {plural(traffic.epochs, 'epoch')}"
@@ -213,9 +218,9 @@ def describe_traffic(traffic: Traffic) -> list[str]:
         said.insert(0, "this pipeline leaks")
         if traffic.moves:
             said.append(
-                f"{' and '.join(traffic.moves)} {'are' if len(traffic.moves) > 1 else 'is'} not the same images in every epoch: a "
-                "data set that is shuffled anew at each pass is cut by take and skip. Divide the files first, or shuffle with "
-                "reshuffle_each_iteration=False"
+                f"{' and '.join(traffic.moves)} {'do' if len(traffic.moves) > 1 else 'does'} not have the same images in every "
+                "epoch. The usual cause is take and skip on a data set that is reshuffled at each pass. Split the files first, or shuffle "
+                "with reshuffle_each_iteration=False"
             )
         return said
     said.append(f"no image of test or val served elsewhere in {plural(traffic.epochs, 'epoch')}")

@@ -1,4 +1,4 @@
-"""What an audit found, for whoever asked: findings, tables, and the page."""
+"""The result of an audit for users: findings, tables, and the page."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What an audit found.
+    """The findings of an audit.
 
     Attributes:
-        subject: what was looked at: the data set's name, or the pipeline's.
+        subject: the name of the data set or the pipeline that was audited.
         found: the findings, worst first.
     """
 
@@ -31,7 +31,7 @@ class Findings:
 
     @property
     def severities(self) -> set[str]:
-        """Which of "error", "warning" and "note" there are."""
+        """The severities that occur: "error", "warning", "note"."""
         return {finding.severity for finding in self.found}
 
     @property
@@ -43,7 +43,7 @@ class Findings:
         return pd.DataFrame(rows, columns=["severity", "kind", "words", "files"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns it as lists, numbers and words: what `format=json` prints."""
+        """Returns the findings as lists, numbers and texts, as `format=json` prints them."""
         found = [
             {"severity": one.severity, "kind": one.kind, "words": one.words, "files": list(one.files)}
             for one in self.found
@@ -51,14 +51,14 @@ class Findings:
         return {"subject": self.subject, "findings": found}
 
     def _repr_html_(self) -> str:
-        """Returns the table of findings: what a notebook shows."""
+        """Returns what a notebook shows: the table of findings."""
         head = f"<p><strong>{html.escape(self.subject)}</strong></p>"
         return head + (self.findings.to_html(index=False, border=0) if self.found else "<p>nothing found</p>")
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetFindings(Findings):
-    """What an audit of a data set found.
+    """The findings of an audit of a data set.
 
     Attributes:
         audit: the images and their pairs.
@@ -73,13 +73,13 @@ class DatasetFindings(Findings):
 
     @cached_property
     def pairs(self) -> "pd.DataFrame":
-        """One row per pair of files that show the same picture, as of `catdog.auditing.page.build_pairs_frame`."""
+        """One row per pair of files that show the same picture, as in `catdog.auditing.page.build_pairs_frame`."""
         from catdog.auditing.page import build_pairs_frame
 
         return build_pairs_frame(self.audit)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the page, one HTML file that needs nothing but itself; returns its path.
+        """Writes the page, one self-contained HTML file, and returns its path.
 
         Raises:
             UserError: the file cannot be written.
@@ -113,7 +113,7 @@ class DatasetFindings(Findings):
         return folder
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns it as lists, numbers and words: what `format=json` prints."""
+        """Returns findings, counts and pairs as lists, numbers and texts, as `format=json` prints them."""
         splits = self.images.groupby("split")["file"].count()
         return {
             **super().to_dict(),
@@ -126,22 +126,22 @@ class DatasetFindings(Findings):
 
 @dataclass(frozen=True, eq=False)
 class PipelineFindings(Findings):
-    """What an audit of an input pipeline found.
+    """The findings of an audit of an input pipeline.
 
     Attributes:
-        traffic: which images were seen where, and when.
+        traffic: the images that each split yielded in each epoch.
     """
 
     traffic: Traffic
 
     @property
     def leaks(self) -> bool:
-        """Whether any image of a held-out split served in another one."""
+        """Whether any image of a held-out split appeared in another split."""
         return self.traffic.leaks
 
     @property
     def splits(self) -> "pd.DataFrame":
-        """One row per split: split, images (in the first epoch), different (images in it), different_ever (in all epochs)."""
+        """One row per split: split, images and different (distinct images) in the first epoch, different_ever in all epochs."""
         import pandas as pd
 
         traffic = self.traffic
@@ -154,8 +154,8 @@ class PipelineFindings(Findings):
     def overlaps(self) -> "pd.DataFrame":
         """One row per held-out split and another: split, other, after_one_epoch, after_all, shared.
 
-        The first two count images of the split's first epoch that the other has shown by then, the last images that both have ever
-        shown.
+        The first two count the images of the split's first epoch that the other split yields in its first epoch, and in all epochs.
+        `shared` counts the images that both splits yield in any epoch.
         """
         import pandas as pd
 
@@ -165,7 +165,7 @@ class PipelineFindings(Findings):
         return pd.DataFrame(rows, columns=["split", "other", "after_one_epoch", "after_all", "shared"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns it as lists, numbers and words: what `format=json` prints."""
+        """Returns findings and counts as lists, numbers and texts, as `format=json` prints them."""
         return {
             **super().to_dict(),
             "epochs": self.traffic.epochs,
@@ -176,10 +176,10 @@ class PipelineFindings(Findings):
 
 
 def audit_dataset(config: DatasetConfig) -> DatasetFindings:
-    """Returns what a data set holds, as it lies, and what the splitter makes of it.
+    """Audits a data set: the files as they are, and the splits that the splitter makes of them.
 
     Raises:
-        UserError: it cannot be had, or is no data set.
+        UserError: the data set cannot be read or downloaded, or is not valid.
     """
     from catdog.data.dataset import fetch_images, load_dataset
     from catdog.data.splits import assign_splits, hash_files
@@ -193,12 +193,12 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     try:
         used = load_dataset(config).manifest.images.set_index("file")["split"]
     except UserError as error:
-        # What training would refuse is what has to be looked at.
+        # A data set that training refuses must still be audited.
         used = rows.set_index("file")["split"]
         problems = [Finding(ERROR, "refused", f"training refuses this data set: {error}")]
     rows = rows.sort_values("file", kind="stable").reset_index(drop=True)
     rows["sha256"] = hash_files(root, list(rows["file"]))
-    # What the splitter moved is where it moved it to; what it left out, where it was.
+    # A file that the splitter moved has its new split; one that it left out keeps its original split.
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)
     found = inspect_images(rows[["file", "label", "split", "sha256", "used"]], root, Path(config.cache))
@@ -206,19 +206,19 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
 
 
 def audit_pipeline(pipeline: str | Callable[[], Any], epochs: int) -> PipelineFindings:
-    """Returns what moves between the splits of an input pipeline.
+    """Audits an input pipeline: finds images that move between its splits.
 
     Args:
         pipeline: the function that returns (train, val, test), or its name, module:function.
-        epochs: how often each is iterated, at least 2.
+        epochs: how many times each is iterated, at least 2.
 
     Raises:
-        UserError: there is no such function, it fails, or returns something else.
+        UserError: there is no such function, it fails, or it returns something else.
     """
     name = pipeline if isinstance(pipeline, str) else getattr(pipeline, "__name__", "pipeline")
     build = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     if epochs < 2:
-        raise UserError(f"epochs: must be 2 or more, received {epochs}. Nothing moves within one epoch.")
+        raise UserError(f"epochs: must be 2 or more, received {epochs}. A leak between epochs takes two to see.")
     traffic = watch_pipeline(build, name, epochs)
     verdict, *more = describe_traffic(traffic)
     leak = Finding(ERROR if traffic.leaks else NOTE, "leak" if traffic.leaks else "no leak", verdict)

@@ -9,18 +9,18 @@ from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant, group_by_variant, key_of, name_variants
 from catdog.comparison.verdicts import Verdict, judge_pairs
 
-# What is drawn for each variant is drawn for this many, the best: more cannot be told apart, and would make the page large.
+# The number of variants that are drawn, the best ones: more cannot be told apart, and would make the page large.
 MOST_DRAWN = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What follows from a comparison.
+    """The conclusions of a comparison.
 
     Args:
         comparison: the runs.
-        variants: of its finished runs, in the order of the first run of each.
-        verdicts: on pairs of variants, largest difference first; none where the runs saw different data.
+        variants: the variants of its finished runs, in the order of the first run of each.
+        verdicts: on pairs of variants, largest difference first; none if the runs saw different data.
         effects: the same pairs by ingredient.
         margin: differences in accuracy up to this are as good as none, in (0, 1).
     """
@@ -38,18 +38,18 @@ class Analysis:
 
     @property
     def best(self) -> Variant | None:
-        """The variant with the highest mean accuracy; None where there is none, or the runs saw different data."""
+        """The variant with the highest mean accuracy; None if there is no variant, or the runs saw different data."""
         return self.ranked[0] if self.variants and self.comparison.same_data else None
 
     @cached_property
     def drawn(self) -> list[Variant]:
-        """The variants that are drawn: all, or where there are too many the best, in the order of `variants`."""
+        """The variants that are drawn: all, or only the best if there are too many, in the order of `variants`."""
         chosen = {variant.name for variant in self.ranked[:MOST_DRAWN]}
         return [variant for variant in self.variants if variant.name in chosen]
 
     @cached_property
     def colours(self) -> dict[str, str]:
-        """Variant name -> itself, in the order that fixes each one's colour in every figure: those that are drawn come first."""
+        """Variant name -> itself. The order fixes each variant's colour in every figure; drawn variants come first."""
         drawn = [variant.name for variant in self.drawn]
         return {name: name for name in [*drawn, *(v.name for v in self.variants if v.name not in drawn)]}
 
@@ -70,7 +70,7 @@ class Analysis:
 
 
 def analyse(comparison: ComparedRuns, margin: float) -> Analysis:
-    """Returns what follows from a comparison.
+    """Returns the conclusions of a comparison.
 
     Args:
         comparison: the runs.

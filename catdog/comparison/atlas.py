@@ -1,16 +1,16 @@
-"""The error atlas: every image that some run got wrong, sorted by what that says; numbers only, the page draws them.
+"""The error atlas: every image that some run got wrong, sorted by the kind of error. Numbers only; the page draws them.
 
-An image is, in this order,
+An image has the first of these kinds that applies:
 
-- always right, if every run of every variant is right, and then it is not listed;
-- fixed by a variant, if nearly all of its seeds are right and nearly all of the reference variant's are wrong;
-- broken by a variant, the other way round;
-- nearly always wrong, if nearly all runs are, each variant counting the same: a hard image, or a wrong label;
-- seed noise, if nothing of this holds: then the seeds of one and the same variant disagree, and no variant nearly always does
-  what the reference nearly never does.
+- always right: every run of every variant is right. Such images are not listed;
+- fixed by a variant: nearly all of its seeds are right and nearly all of the reference variant's are wrong;
+- broken by a variant: the reverse;
+- nearly always wrong: nearly all runs are wrong, each variant counting the same. It is a hard image, or its label is wrong;
+- seed noise: none of the above. The seeds of a single variant disagree, and no variant nearly always does what the reference
+  nearly never does.
 
-So each image is in one list, whichever variant is the reference. Nearly all are 80%: 4 of 5 seeds, and all of up to 4. Of all runs
-that are wrong, not every single one is asked for: of 20 runs of weak models one is right by chance, whatever the image.
+So each image is in exactly one list, whichever variant is the reference. "Nearly all" means 80%: 4 of 5 seeds, and all of up to 4.
+"Nearly always wrong" does not ask for every run to be wrong: among 20 runs of weak models, one is right by chance on any image.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ NO_CLASS = -1
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the runs of one variant said about the atlas' images.
+    """The answers of one variant's runs to the atlas's images.
 
     Args:
-        variant: whose they are.
-        probabilities: float32 (S, N, C), by seed and image, in the order of the atlas' classes; 0 for a class a run does not know.
+        variant: the variant.
+        probabilities: float32 (S, N, C), by seed and image, in the order of the atlas's classes; 0 for a class a run does not know.
         labels: int (N,), the true classes.
     """
 
@@ -48,22 +48,22 @@ class Answers:
 
     @property
     def name(self) -> str:
-        """The variant's."""
+        """The variant's name."""
         return self.variant.name
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The class of each answer: int (S, N)."""
+        """The predicted class of each answer: int (S, N)."""
         return self.probabilities.argmax(axis=2)
 
     @cached_property
     def right(self) -> np.ndarray:
-        """Whether it is the true one: bool (S, N)."""
+        """Whether each answer is right: bool (S, N)."""
         return self.predicted == self.labels
 
     @cached_property
     def fraction_right(self) -> np.ndarray:
-        """How many of the runs are right on each image: float (N,) in [0, 1]."""
+        """The fraction of the runs that are right on each image: float (N,) in [0, 1]."""
         return self.right.mean(axis=0)
 
     @cached_property
@@ -73,7 +73,7 @@ class Answers:
 
     @cached_property
     def trust(self) -> np.ndarray:
-        """Its mean over the runs: float32 (N,)."""
+        """The mean of `of_label` over the runs: float32 (N,)."""
         return self.of_label.mean(axis=0)
 
     @property
@@ -84,7 +84,7 @@ class Answers:
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        """Images of each class taken for each class, the mean over runs: float64 (C, C), rows true."""
+        """The confusion matrix, the mean over runs: float64 (C, C), rows are the true class."""
         classes = self.probabilities.shape[2]
         place = self.labels * classes + self.predicted
         return np.bincount(place.ravel(), minlength=classes**2).reshape(classes, classes) / len(self.right)
@@ -92,12 +92,12 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Sorting:
-    """The images as one reference variant sees them.
+    """The kinds of the images with respect to one reference variant.
 
     Attributes:
         kinds: WRONG, FIXED, BROKEN, NOISE or RIGHT: int (N,).
-        by: for FIXED and BROKEN by which variants, for NOISE of which variants the seeds disagree: bool (V, N).
-        rank: place in the list of its kind, from 0: int (N,).
+        by: for FIXED and BROKEN, the variants that do it; for NOISE, the variants whose seeds disagree: bool (V, N).
+        rank: the image's place in the list of its kind, from 0: int (N,).
     """
 
     kinds: np.ndarray
@@ -107,14 +107,14 @@ class Sorting:
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """The images that all runs answered, and what each variant's runs said about them.
+    """The images that all runs answered, and the answers of each variant's runs.
 
     Args:
         files: N names.
-        labels: int (N,), places in `class_names`.
+        labels: int (N,), indices into `class_names`.
         class_names: every class that a run knows, C names.
-        answers: of each variant, V of them, in the order of the comparison.
-        best: place of the variant with the highest mean accuracy: who is asked about labels.
+        answers: one for each variant, V in all, in the order of the comparison.
+        best: index of the variant with the highest mean accuracy, which is used to find suspect labels.
     """
 
     files: Sequence[str]
@@ -125,17 +125,17 @@ class Atlas:
 
     @property
     def seeds_varied(self) -> bool:
-        """Whether any variant ran with two seeds or more: without, seed noise cannot be seen."""
+        """Whether any variant ran with two seeds or more. Otherwise seed noise cannot be seen."""
         return any(len(answers.right) > 1 for answers in self.answers)
 
     @cached_property
     def suspects(self) -> np.ndarray:
-        """The class that a suspect label should perhaps be, NO_CLASS where the label is not suspect: int (N,).
+        """The class that a suspect label should perhaps be, or NO_CLASS if the label is not suspect: int (N,).
 
-        Confident learning: an image belongs to the most probable of the classes whose probability is at least what images
-        that bear this label get on average; where that is not its own label, the label is suspect. Asked is the best variant,
-        the mean of its seeds, on images that it was not trained on. That they picked its kept epoch makes it a little too
-        trusting of their labels.
+        This is confident learning. Each class has a threshold: the mean probability of the class over the images with that label.
+        An image belongs to the most probable of the classes that reach their threshold. If that is not its own label, the label is
+        suspect. The probabilities are the mean over the best variant's seeds, on images that it was not trained on. Its kept epochs
+        were chosen on these images, so it trusts their labels a little too much.
 
         Source: Northcutt, Jiang and Chuang (2021), "Confident learning: estimating uncertainty in dataset labels", Journal of
         Artificial Intelligence Research 70:1373-1411.
@@ -144,7 +144,7 @@ class Atlas:
         images = np.arange(len(self.labels))
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         sums = np.bincount(self.labels, mean[images, self.labels], minlength=len(self.class_names))
-        # Of a class that no image bears, nobody knows what is usual.
+        # A class without images has no threshold.
         usual = np.divide(sums, counts, out=np.full(len(counts), np.inf), where=counts > 0)
         confident = np.where(mean >= usual, mean, -1.0)
         belongs = confident.argmax(axis=1)
@@ -153,17 +153,17 @@ class Atlas:
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
-        """Every variant's calibration by name, its seeds together; of fewer than two images, none."""
+        """Every variant's calibration by name, all its seeds together; empty if there are fewer than two images."""
         if len(self.labels) < 2:
             return {}
         return {one.name: measure_calibration(one.probabilities, self.labels) for one in self.answers}
 
     def sort(self, reference: int = 0) -> Sorting:
-        """Returns the images sorted as seen from the variant at this place.
+        """Returns the images sorted with the variant at this index as the reference.
 
-        In each list the most telling come first: of those nearly always wrong the suspect labels, then those whose label the best
-        variant finds least probable (its self-confidence, Northcutt et al. 2021); of those fixed or broken the largest change
-        of the label's mean probability; of seed noise the most evenly divided seeds.
+        In each list the most informative images come first. Nearly always wrong: suspect labels, then the images whose label the
+        best variant finds least probable (its self-confidence, Northcutt et al. 2021). Fixed and broken: the largest change of the
+        label's mean probability. Seed noise: the most evenly divided seeds.
         """
         share = np.stack([answers.fraction_right for answers in self.answers])
         verdicts = np.stack([answers.verdict for answers in self.answers])
@@ -187,9 +187,9 @@ class Atlas:
 
     @cached_property
     def listed(self) -> np.ndarray:
-        """Images that some run got wrong, by importance, from every list in turn: int (M,), places in `files`.
+        """The images that some run got wrong, by importance, taken from every list in turn: int (M,), indices into `files`.
 
-        Where there is no room for all, the first of every list are there.
+        So a page without room for all of them shows the first of every list.
         """
         sorting = self.sort()
         lists = [
@@ -200,7 +200,7 @@ class Atlas:
 
 
 def build_atlas(analysis: Analysis) -> Atlas | None:
-    """Returns the atlas of the variants that are drawn; None where no image was answered by all runs."""
+    """Returns the atlas of the variants that are drawn; None if no image was answered by all runs."""
     if not analysis.variants or not len(analysis.comparison.outcomes):
         return None
     files = analysis.comparison.outcomes.files
@@ -208,7 +208,7 @@ def build_atlas(analysis: Analysis) -> Atlas | None:
     records = [record for variant in chosen for record in variant.records]
     class_names = list(dict.fromkeys(name for record in records for name in record.class_names))
     named = records[0].answers["label"].loc[files]
-    # A label that no model knows, such as a class that was empty in training, has a place of its own, and probability 0.
+    # A label that no model knows, such as a class without training images, becomes a class with probability 0.
     class_names += sorted(set(named) - set(class_names))
     place = {name: index for index, name in enumerate(class_names)}
     labels = np.array([place[name] for name in named])

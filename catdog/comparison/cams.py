@@ -1,4 +1,4 @@
-"""Grad-CAM for the atlas: of one run of each variant, from its kept model or from what an earlier comparison left behind."""
+"""Grad-CAM for the atlas: maps of one run of each variant, from its kept model or stored by an earlier comparison."""
 
 import gc
 import io
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Finer than a map of 14 x 14 the eye sees no more in a picture of this size.
+# In a picture of this size, a map finer than 14 x 14 shows nothing more.
 SIDE = 14
-# Of the atlas' images, by importance; together with the variants' number they also decide what they add to the page.
+# Limits on the maps in the page: the number of images, taken by importance, and the bytes for all variants.
 MOST_IMAGES, MOST_BYTES = 600, 1_200_000
 FOLDER, FILE = "gradcam", "val.npz"
-# Of what is stored; raise it where the maps would come out otherwise.
+# The version of the stored maps. Raise it if a change of the code changes the maps.
 VERSION = 1
 
 
@@ -38,9 +38,9 @@ class VariantCams:
     """The maps of one variant.
 
     Args:
-        run: the run that stands for it.
-        predicted: maps of the class that this run predicted: uint8 (K, h, w), 255 where most of it is.
-        labelled: maps of the true class, in the same order; the same where the run is right.
+        run: the run that represents the variant.
+        predicted: maps of the class that this run predicted: uint8 (K, h, w), 255 is the maximum.
+        labelled: maps of the true class, in the same order; identical if the run is right.
     """
 
     run: RunRecord
@@ -50,12 +50,12 @@ class VariantCams:
 
 @dataclass(frozen=True, eq=False)
 class Cams:
-    """What there is of Grad-CAM.
+    """The Grad-CAM maps of an atlas.
 
     Args:
-        images: the first so many of the atlas' `listed` have maps.
-        variants: name -> its maps; fewer where some have none.
-        missing: why there is none, a sentence for each reason.
+        images: how many of the atlas's `listed` have maps, from the first.
+        variants: variant name -> its maps; variants without maps are left out.
+        missing: why variants have no maps, one sentence for each reason.
     """
 
     images: int
@@ -67,12 +67,12 @@ NO_CAMS = Cams(0, {})
 
 
 def collect_cams(client: "MlflowClient", atlas: Atlas | None, switch: str) -> Cams:
-    """Returns the Grad-CAM maps of the atlas' first images, and stores new ones with their runs, as `gradcam/val.npz`.
+    """Returns the Grad-CAM maps of the atlas's first images, and stores new ones with their runs, as `gradcam/val.npz`.
 
     Args:
-        client: of the tracking store.
-        atlas: whose images; None: there are none.
-        switch: "auto" computes what is missing where models and images are at hand; "never" takes what is stored.
+        client: a client of the tracking store.
+        atlas: the images; None: there are none.
+        switch: "auto" computes missing maps if model and images are available; "never" uses only what is stored.
     """
     if atlas is None or not len(atlas.listed):
         return NO_CAMS
@@ -98,7 +98,7 @@ def _collect(client: "MlflowClient", atlas: Atlas, answers: Answers, chosen: np.
     seed = answers.variant.records.index(record)
     files = [atlas.files[place] for place in chosen]
     if not set(atlas.class_names) <= set(record.class_names):
-        raise _NoCamError("its classes are not those of the others")
+        raise _NoCamError("its classes differ from those of the other variants")
     place = [record.class_names.index(name) for name in atlas.class_names]
     wanted = np.array([[place[answers.predicted[seed, i]], place[atlas.labels[i]]] for i in chosen])
     stored = _load_stored(record)
@@ -117,7 +117,7 @@ Stored = dict[tuple[str, int, int], np.ndarray]
 
 
 def _load_stored(record: RunRecord) -> Stored:
-    """Returns what an earlier comparison stored: (file, predicted class, true class) -> uint8 (2, h, w)."""
+    """Returns the maps that an earlier comparison stored: (file, predicted class, true class) -> uint8 (2, h, w)."""
     try:
         content = load_bytes(record.artifact_uri, f"{FOLDER}/{FILE}")
         if content is None:
@@ -130,7 +130,7 @@ def _load_stored(record: RunRecord) -> Stored:
                 for file, pair, maps in zip(arrays["files"], arrays["classes"], arrays["maps"], strict=True)
             }
     except (UserError, OSError, ValueError, KeyError) as error:
-        log.warning("the stored Grad-CAM of %s cannot be read (%s): computed again", record.name, error)
+        log.warning("the stored Grad-CAM of %s cannot be read (%s); it is computed again", record.name, error)
         return {}
 
 
@@ -152,7 +152,7 @@ def _store(client: "MlflowClient", record: RunRecord, stored: Stored) -> None:
         try:
             TrackedRun(client, record.run_id).log_file(path, FOLDER)
         except (OSError, MlflowException) as error:
-            # A page without a cache is still a page.
+            # Only the cache is lost; the page has the maps anyway.
             log.warning("Grad-CAM of %s cannot be stored with its run: %s", record.name, str(error).splitlines()[0])
 
 
@@ -164,8 +164,8 @@ def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], cl
     images = _load_images(find_pictures(record), files)
     words = f"Grad-CAM of {record.name}, {plural(len(files), 'image')}"
     with status_shown(words):
-        # Imported here: TensorFlow takes seconds, and most comparisons find their maps stored.
-        from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+        # Imported here: TensorFlow takes seconds to import, and most comparisons find their maps stored.
+        from catdog.training import preload  # noqa: F401  must come first: it keeps TensorFlow's import quiet
 
         # isort: split
         from catdog.comparison.gradcam import NoMapError, compute_cams
@@ -175,14 +175,14 @@ def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], cl
         try:
             model = load_model(client, uri)
             if isinstance(model, PyfuncModel):
-                raise _NoCamError("its model is none of Keras'")
+                raise _NoCamError("its model is not a Keras model")
             cams = compute_cams(model, images, classes, SIDE)
         except NoMapError as error:
             raise _NoCamError(str(error)) from error
         except UserError as error:
             raise _NoCamError("the files of its kept model are gone") from error
     log.info("%s", words)
-    # Nobody else does, here: a model is full of cycles.
+    # A model is full of reference cycles, and the command `compare` has switched automatic collection off.
     gc.collect()
     return np.rint(255 * cams).astype(np.uint8)
 
@@ -190,5 +190,5 @@ def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], cl
 def _load_images(picture: Callable[[str], np.ndarray | None], files: Sequence[str]) -> np.ndarray:
     images = [pixels for file in files if (pixels := picture(file)) is not None]
     if len(images) < len(files):
-        raise _NoCamError("the images are not in the cache in the size that it was trained at")
+        raise _NoCamError("the cache does not have the images in the size that it was trained with")
     return np.stack(images)

@@ -1,4 +1,4 @@
-"""What made the difference: in which ingredients two variants differ, and which pairs isolate one."""
+"""What made the difference: the ingredients in which two variants differ, and the pairs that isolate one ingredient."""
 
 import json
 import shlex
@@ -15,17 +15,17 @@ from catdog.config.schema import CONF, SAME_RESULT
 from catdog.statistics.contrasts import Contrast
 from catdog.tracking.identity import DEVICE_TAG, DIGITS, PRECISION_TAG, read_overrides
 
-# Groups whose choice is one ingredient, whatever keys it sets; a key that is overridden on top is another.
+# Groups whose choice is one ingredient, whatever keys it sets. A key that is overridden in addition is another ingredient.
 CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "loss", "speed")
-# Ingredients that are no config keys.
+# Ingredients that are not config keys.
 CODE, LIBRARIES, DEVICE = "code", "libraries", "device"
-# What a run is called, where it lies and when it is promoted changes no result.
+# Keys that change no result, such as names, paths and rules of promotion; the seed is not an ingredient either.
 UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *(f"speed.{key}" for key in SAME_RESULT))
 
 
 @dataclass(frozen=True)
 class Ingredient:
-    """One thing in which two variants differ: a config key or group, the code or a library, and what it is in either."""
+    """One thing in which two variants differ, with its value in each: a config key or group, the code, or a library."""
 
     key: str
     before: str
@@ -33,21 +33,22 @@ class Ingredient:
 
     @property
     def words(self) -> str:
-        """Such as "augmentation none -> flip_rotate"."""
+        """The change in words, such as "augmentation none -> flip_rotate"."""
         return f"{self.key} {self.before or 'none'} \N{RIGHTWARDS ARROW} {self.after or 'none'}"
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """A pair of variants, seen from the ingredients in which they differ.
+    """A pair of variants and the ingredients in which they differ.
 
     Args:
         before: the variant that comes first in the comparison.
         after: the other.
         ingredients: what changes from one to the other, at least one.
-        verdict: on the pair; its own order is by accuracy.
-        steps: names of variants that lead from one to the other, one ingredient at a time; empty where some are missing.
-        commands: for several ingredients without steps: they train the variants in between; empty where they are not known.
+        verdict: the verdict on the pair; its own order is by accuracy.
+        steps: names of variants that lead from one to the other, one ingredient at a time; empty if some are missing.
+        commands: if several ingredients change and there are no steps, commands that train the variants in between; empty if they
+            are not known.
     """
 
     before: Variant
@@ -64,12 +65,12 @@ class Effect:
 
     @property
     def difference(self) -> tuple[float, float, float]:
-        """What the change adds to the accuracy, with its 95% interval for this pair alone."""
+        """What the change adds to the accuracy: (estimate, low, high), with the 95% interval for this pair alone."""
         return self._turned(self.verdict.accuracy)
 
     @property
     def gap_difference(self) -> tuple[float, float, float]:
-        """What the change adds to the overfitting gap, with its 95% interval."""
+        """What the change adds to the overfitting gap: (estimate, low, high), with the 95% interval for this pair alone."""
         return self._turned(self.verdict.gap)
 
     def _turned(self, found: Contrast) -> tuple[float, float, float]:
@@ -89,7 +90,7 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
         before, after = sorted((verdict.first, verdict.second), key=lambda variant: order[variant.name])
         ingredients = differing_ingredients(settings[order[before.name]], settings[order[after.name]])
         path = _shortest_path(graph, codes, order[before.name], order[after.name]) if len(ingredients) > 1 else []
-        # A detour explains nothing.
+        # A longer path is a detour, which does not isolate the ingredients.
         steps = tuple(variants[place].name for place in path) if len(path) == len(ingredients) + 1 else ()
         commands = () if steps or len(ingredients) < 2 else separating_commands(before, after, ingredients)
         if ingredients:
@@ -102,7 +103,7 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
 
 
 def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Ingredient, ...]:
-    """Returns in what two runs differ, by their settings as `read_settings` has them."""
+    """Returns the ingredients in which two runs differ, from their settings as `read_settings` returns them."""
     values = {key: (before.get(key, ""), after.get(key, "")) for key in sorted({*before, *after})}
     changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     chosen = [group for group in CHOICES if f"{group}.name" in changed]
@@ -112,11 +113,11 @@ def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -
 
 
 def read_settings(record: RunRecord) -> dict[str, str]:
-    """Returns what a run's result depends on, beside data and seed: its config, code, libraries, precision, device."""
+    """Returns what a run's result depends on besides data and seed: its config, code, libraries, precision, device."""
     tags = record.tags
     found = {key: value for key, value in record.params.items() if _counts(key)}
     if PRECISION_TAG in tags:
-        # What `auto` was on that machine.
+        # The precision that `auto` became on that machine.
         found["trainer.precision"] = tags[PRECISION_TAG]
     if DEVICE_TAG in tags:
         found[DEVICE] = tags[DEVICE_TAG]
@@ -127,23 +128,24 @@ def read_settings(record: RunRecord) -> dict[str, str]:
 
 
 def _counts(key: str) -> bool:
-    """Whether a config key makes a difference; the name of a group's choice does where the choice is one ingredient."""
+    """Whether a config key can change the result. A group's `name` counts if the group's choice is one ingredient."""
     if any(key == name or key.startswith(name + ".") for name in UNRELATED):
         return False
     return not key.endswith(".name") or key.removesuffix(".name") in CHOICES
 
 
 def separating_commands(before: Variant, after: Variant, ingredients: Sequence[Ingredient]) -> tuple[str, ...]:
-    """Returns commands that train what lies between two variants, each with one ingredient more, with the seeds there are.
+    """Returns commands that train the variants between two variants, each with one more ingredient, with the same seeds.
 
-    Pixels before backbone, as a backbone with weights is particular about them. None where a change is not one override.
+    Preprocessing changes before the backbone, because a pretrained backbone expects a certain pixel range. There are no commands if
+    a change is not a single override.
     """
     base = read_overrides(before.records[0].tags)
     changes = [_override(ingredient) for ingredient in ingredients]
     if base is None or None in changes:
         return ()
     keys = {ingredient.key for ingredient in ingredients}
-    # What is changed comes after the model, which picks the groups; what the variant itself had changed there goes.
+    # Changes come after the model, which chooses the groups. The variant's own overrides of the changed keys are dropped.
     kept = [item for item in base if item.lstrip("+~").partition("=")[0] not in keys]
     seeds = ",".join(map(str, sorted({*before.seeds, *after.seeds})))
     commands = []
@@ -156,20 +158,20 @@ def separating_commands(before: Variant, after: Variant, ingredients: Sequence[I
 
 
 def _override(ingredient: Ingredient) -> str | None:
-    """Returns the ingredient's change as an override, None where it takes more than one word."""
+    """Returns the ingredient's change as an override, or None if it is not a single override."""
     if ingredient.key.partition(".")[0] in (CODE, LIBRARIES, DEVICE):
         return None
     if ingredient.key in CHOICES:
         file = CONF / ingredient.key / f"{ingredient.after}.yaml"
         return f"{ingredient.key}={ingredient.after}" if file.is_file() else None
     plain = ingredient.before and ingredient.after and ".layers." not in ingredient.key
-    # MLflow has Python's word for it.
+    # MLflow stores Python's None as text.
     value = "null" if ingredient.after == "None" else ingredient.after
     return f"{ingredient.key}={value}" if plain else None
 
 
 def _encode(settings: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str]]:
-    """Returns V variants' settings as numbers, int (V, K), and the K keys: those that are not the same in all."""
+    """Returns V variants' settings as codes, int (V, K), and the K keys whose values differ between variants."""
     table = pd.DataFrame(settings).fillna("")
     keys = [key for key in map(str, table) if table[key].nunique() > 1]
     codes = [pd.factorize(table[key])[0] for key in keys]
@@ -177,7 +179,7 @@ def _encode(settings: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str
 
 
 def _single_steps(codes: np.ndarray, keys: Sequence[str]) -> np.ndarray:
-    """Returns which variants differ in one ingredient, bool (V, V), as `differing_ingredients` would say of each pair."""
+    """Returns which pairs of variants differ in exactly one ingredient, as by `differing_ingredients`: bool (V, V)."""
     groups = [key.partition(".")[0] for key in keys]
     chosen = {group: keys.index(f"{group}.name") for group in CHOICES if f"{group}.name" in keys}
     steps = np.zeros((len(codes), len(codes)), dtype=bool)
@@ -186,14 +188,17 @@ def _single_steps(codes: np.ndarray, keys: Sequence[str]) -> np.ndarray:
         count = differs[:, [group not in chosen for group in groups]].sum(axis=1)
         for group, name in chosen.items():
             members = [place for place, other in enumerate(groups) if other == group and place != name]
-            # Another choice is one ingredient, whatever it sets.
+            # A different choice is one ingredient, whatever keys it sets.
             count += np.where(differs[:, name], 1, differs[:, members].sum(axis=1))
         row[:] = count == 1
     return steps
 
 
 def _shortest_path(steps: np.ndarray, codes: np.ndarray, start: int, end: int) -> list[int]:
-    """Returns the variants on a shortest way by single steps, each key as at its start or as at its end; empty if there is none."""
+    """Returns the variants on a shortest path of single steps, or an empty list.
+
+    On the path, every key has the value of either the start or the end.
+    """
     allowed = ((codes == codes[start]) | (codes == codes[end])).all(axis=1)
     before = {start: start}
     queue = [start]

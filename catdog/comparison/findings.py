@@ -1,4 +1,4 @@
-"""What a comparison shows, in sentences that claim no more than its data allows."""
+"""The findings of a comparison, in sentences that claim no more than the data supports."""
 
 from collections import defaultdict
 
@@ -9,12 +9,12 @@ from catdog.comparison.verdicts import NoVerdict, Verdict
 from catdog.statistics.judgements import Judgement
 from catdog.system.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
 
-# Farther apart, the accuracy counted from the kept model's predictions and the one tracked at its epoch are not of one
-# model. Nearer, other batch boundaries and bfloat16 explain it: they move single images.
+# If the accuracy counted from the kept model's predictions and the one tracked at its epoch differ by more than this, they do not
+# belong to the same model. Smaller differences come from other batch boundaries and bfloat16, which change single answers.
 TRACKED_TOLERANCE = 0.005
 TRACKED_TOLERANCE_IMAGES = 2
 NAMES_IN_HEADLINE = 4
-# Of a study of many runs that are all in doubt, so many are named.
+# If many runs are in doubt, only this many are named.
 MOST_WARNINGS = 5
 
 
@@ -51,7 +51,7 @@ def headline(analysis: Analysis) -> str:
 
 
 def sentences(analysis: Analysis) -> list[str]:
-    """What supports the headline and what limits it, most important first."""
+    """Returns what supports the headline and what limits it, most important first."""
     comparison, said = analysis.comparison, []
     if analysis.best is not None:
         said += _about_the_best(analysis)
@@ -61,20 +61,20 @@ def sentences(analysis: Analysis) -> list[str]:
         said.append(_about_seeds(analysis))
     if any(record.picked for record in comparison.ranked):
         said.append(
-            "A kept model is the best epoch's, picked on these same validation images, so its accuracy flatters it a "
-            "little; only the test split, which no training touches, is free of that."
+            "A kept model is that of the best epoch, picked on these same validation images, so its accuracy is slightly "
+            "optimistic. Only the test split, which training never reads, is free of this bias."
         )
     if comparison.looks:
         models = {look.run_id for look in comparison.looks}
         said.append(
-            f"Of that test split, the ledger has {plural(len(comparison.looks), 'look')} at {plural(len(models), 'model')}; no "
-            "number on this page comes from it, and no choice was made by it."
+            f"The ledger records {plural(len(comparison.looks), 'look')} at that test split, by {plural(len(models), 'model')}. No "
+            "number on this page comes from it, and no choice was based on it."
         )
     return said
 
 
 def warnings(comparison: ComparedRuns) -> list[str]:
-    """What a reader has to know before believing any number on the page; usually nothing."""
+    """Returns what a reader must know before believing any number on the page; usually nothing."""
     found: list[str] = []
     by_status: dict[str, list[str]] = defaultdict(list)
     for record in comparison.records:
@@ -83,23 +83,24 @@ def warnings(comparison: ComparedRuns) -> list[str]:
     for status, names in by_status.items():
         found.append(
             f"{plural(len(names), 'run')} did not finish ({status}): {_some(names)}. "
-            "Listed in the table, left out of the figures and of every comparison; there is no verdict without "
-            f"{'it' if len(names) == 1 else 'them'}. The sweep's command, typed again, goes on."
+            f"{'It is' if len(names) == 1 else 'They are'} listed in the table, but left out of the figures and of every "
+            f"comparison. There is no verdict without {'it' if len(names) == 1 else 'them'}. Run the sweep's command again to "
+            "resume."
         )
     if not by_status and comparison.sweep_status != FINISHED and comparison.finished:
         found.append(
             f"The sweep is not finished ({comparison.sweep_status}): runs are missing, so there is no verdict. "
-            "Its command, typed again, goes on."
+            "Run its command again to resume."
         )
     if not comparison.same_data:
         found.append(
             "The runs are not comparable: their data digests, validation images or labels differ. Only the "
             f"{plural(len(comparison.outcomes), 'image')} that all of them answered under the same label "
-            f"{'is' if len(comparison.outcomes) == 1 else 'are'} set side by side below."
+            f"{'is' if len(comparison.outcomes) == 1 else 'are'} compared below."
         )
     silent = [record.name for record in comparison.finished if not record.kept_images]
     if silent:
-        found.append(f"No validation predictions are stored for {_some(silent)}: shown in curves only.")
+        found.append(f"No validation predictions are stored for {_some(silent)}, so only the curves show them.")
     doubtful = [warning for record in comparison.ranked if (warning := _doubt(record))]
     found += doubtful[:MOST_WARNINGS]
     if len(doubtful) > MOST_WARNINGS:
@@ -115,7 +116,7 @@ def _doubt(record: RunRecord) -> str:
     return (
         f"{record.name}: its stored predictions are {percent_with_unit(record.kept_accuracy)} right, but the "
         f"accuracy tracked at epoch {record.kept_epoch} is {percent_with_unit(tracked)}. "
-        "One of the two is not the kept model's."
+        "One of the two does not belong to the kept model."
     )
 
 
@@ -185,17 +186,17 @@ def _about_seeds(analysis: Analysis) -> str:
         )
     if min(numbers) == 1:
         single = [variant.name for variant in analysis.variants if len(variant.records) == 1]
-        return f"Seeds were varied, but not for {_some(single)}: the seed noise there is unknown, and no verdict counts it."
+        return f"Seeds were varied, but not for {_some(single)}: the seed noise there is unknown, and no verdict includes it."
     spread = max(analysis.variants, key=lambda variant: variant.spread)
     count = f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
     return (
         f"Every variant ran with {count} seeds. From seed to seed the accuracy of {spread.name} varies most, with a standard "
-        f"deviation of {points(spread.spread)}; the intervals hold that and the choice of images."
+        f"deviation of {points(spread.spread)}; the intervals allow for that and for the choice of images."
     )
 
 
 def _level_with_best(analysis: Analysis) -> list[Variant]:
-    """The variants that are not told apart from the best one."""
+    """Returns the variants that are not told apart from the best one."""
     best = analysis.ranked[0]
     return [verdict.second for verdict in analysis.verdicts if verdict.first is best and not _is_told_apart(verdict)]
 
@@ -205,7 +206,7 @@ def _is_told_apart(verdict: Verdict) -> bool:
 
 
 def _some(names: list[str]) -> str:
-    """The names, or the first of very many."""
+    """Returns the names as a list in words; of very many only the first."""
     shown = names[: 2 * NAMES_IN_HEADLINE]
     return listed(shown) if len(shown) == len(names) else f"{', '.join(shown)} and {len(names) - len(shown)} more"
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of an image speak for a class, in the eyes of a kept model."""
+"""Grad-CAM: the parts of an image that count as evidence for a class, according to a kept model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,35 +9,35 @@ from catdog.training.fast.feature_extraction import find_bottlenecks, list_nodes
 from catdog.training.own_models import is_graph
 
 BATCH = 32
-# Relative to the largest logit: beyond it, the layers called one by one are not the model.
+# If probabilities differ by more than this, the layers called one by one do not compute the same function as the model.
 TOLERANCE = 0.05
 
 
 class NoMapError(Exception):
-    """Grad-CAM cannot be computed for this model; the text says why, in a user's words."""
+    """Grad-CAM cannot be computed for this model; the message says why, in terms that a user knows."""
 
 
 def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int) -> np.ndarray:
-    """Returns where each image speaks for each of some classes.
+    """Returns Grad-CAM maps: where each image contains evidence for each of some classes.
 
-    The last convolution's feature maps are weighted by the mean gradient of the class' logit, summed, and what speaks against
-    the class is cut off. Each map is divided by its own maximum: maps show where, not how strongly, and cannot be compared in
-    strength.
+    The last convolution's feature maps are weighted by the mean gradient of the class's logit and summed; negative values are set
+    to 0. Each map is divided by its own maximum: maps show where the evidence is, not how strong it is, so their strengths cannot
+    be compared.
 
-    Assumes that what follows the feature maps is the head; what an early layer sees is not shown.
+    Assumes that everything after the feature maps is the head. What early layers respond to is not shown.
 
     Args:
         model: a kept model, uint8 (B, H, W, 3) in [0, 255] -> probabilities (B, C).
         images: uint8 (N, H, W, 3) in [0, 255].
-        classes: int (N, K), the classes of interest of each image.
-        side: the maps' largest height and width; larger feature maps are averaged down to it.
+        classes: int (N, K), the classes of interest for each image.
+        side: the largest height and width of a map; larger feature maps are averaged down to it.
 
     Returns:
-        float32 (N, K, h, w) in [0, 1], all 0 where nothing speaks for the class.
+        float32 (N, K, h, w) in [0, 1], all 0 if there is no evidence for the class.
 
     Raises:
-        NoMapError: the model has no convolution, has no feature maps that everything passes through, or Keras runs on another
-            backend than TensorFlow.
+        NoMapError: the model has no convolution, has no feature maps that everything passes through, or Keras does not run on
+            TensorFlow.
 
     Source: Selvaraju et al. (2017), "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV.
     """
@@ -54,7 +54,7 @@ def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int)
 
 
 def split_model(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Returns a kept model in two: pixels -> the last convolution's feature maps, and from there to logits.
+    """Returns a kept model as two functions: pixels -> the last convolution's feature maps, and feature maps -> logits.
 
     Raises:
         NoMapError: it has no convolution, or is neither a chain of layers nor a graph with feature maps that all must pass.
@@ -63,22 +63,22 @@ def split_model(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]
     last = max((place for place, layer in enumerate(layers) if _convolves(layer)), default=None)
     if last is None:
         raise NoMapError("the model has no convolution")
-    # catdog trains with the ReLU behind the max-pooling, which is the same function; the maps are what it leaves.
+    # catdog trains with the ReLU after the max-pooling, which is the same function. The feature maps are the ReLU's output.
     behind = last + 1
     while behind < len(layers) and _kind(layers[behind]) in ("Dropout", "MaxPooling2D"):
         behind += 1
     if behind < len(layers) and _kind(layers[behind]) == "ReLU":
         layers.insert(last + 1, layers.pop(behind))
-    # What follows position by position belongs to the maps: their activation, above all.
+    # Element-wise layers that follow belong to the feature maps, above all their activation.
     while last + 1 < len(layers) and _kind(layers[last + 1]) in ("ReLU", "Activation", "BatchNormalization"):
         last += 1
-    # The probabilities of a sure model are flat, and so have no gradient; its logits do.
+    # A confident model's probabilities are saturated and have almost no gradient, but its logits do.
     end = len(layers) - (_kind(layers[-1]) == "Softmax")
     return _chain(layers[: last + 1]), _chain(layers[last + 1 : end])
 
 
 def _flatten(model: Any) -> list[Any]:
-    """Returns a model's layers in order, those of models inside it in their place if they are a chain as well."""
+    """Returns a model's layers in order. A nested model is replaced by its layers if it is a chain too."""
     import keras
 
     layers: list[Any] = []
@@ -93,7 +93,7 @@ def _flatten(model: Any) -> list[Any]:
 
 
 def _open_last(layers: list[Any]) -> list[Any]:
-    """Returns the layers with the last model among them that is a graph down to logits in two: to its feature maps, and on."""
+    """Returns the layers; if the last nested model is a graph that ends in logits, it is cut in two after its feature maps."""
     import keras
 
     place = max((place for place, layer in enumerate(layers) if _convolves(layer)), default=None)
@@ -108,13 +108,13 @@ def _open_last(layers: list[Any]) -> list[Any]:
     if maps is None:
         raise NoMapError("the model has no feature maps that everything passes through")
     first = keras.Model(graph.inputs[0], maps)
-    # With a linear layer behind, which ends what belongs to the maps, whatever comes next.
+    # As a model of its own, it ends the search for layers that belong to the feature maps.
     rest = keras.Model(maps, graph.outputs[0])
     return [*layers[:place], first, rest, *layers[place + 1 :]]
 
 
 def _find_maps(graph: Any) -> Any:
-    """Returns the last feature maps of a graph that all must pass on the way to its output, before they are pooled, or None."""
+    """Returns the last feature maps before pooling that every path to a graph's output passes through, or None."""
     nodes = list_nodes(graph)
     convolved = False
     found = None
@@ -129,7 +129,7 @@ def _find_maps(graph: Any) -> Any:
 
 
 def _is_chain(model: Any) -> bool:
-    """Whether a model is layers one after the other, each called once."""
+    """Whether a model is a sequence of layers, each called once."""
     import keras
 
     if not is_graph(model):
@@ -153,7 +153,7 @@ def _kind(layer: Any) -> str:
 def _chain(layers: list[Any]) -> Callable[[Any], Any]:
     def call(values: Any) -> Any:
         for layer in layers:
-            # A layer such as Rescaling takes no such argument.
+            # Some layers, such as Rescaling, have no argument `training`.
             values = layer(values, training=False) if getattr(layer, "_call_has_training_arg", False) else layer(values)
         return values
 
@@ -161,7 +161,7 @@ def _chain(layers: list[Any]) -> Callable[[Any], Any]:
 
 
 def _check(model: Any, extract: Callable[[Any], Any], finish: Callable[[Any], Any], image: np.ndarray) -> None:
-    """Raises NoMapError unless the two halves make the model."""
+    """Raises NoMapError unless the two halves together compute the same as the model."""
     from keras import ops
 
     try:
@@ -183,7 +183,7 @@ def _cams_of_batch(
     maps = extract(images)
     cams = []
     for column in classes.T:
-        # Keras has no gradients of its own.
+        # Keras has no API for gradients.
         with tf.GradientTape() as tape:
             tape.watch(maps)
             logits = ops.cast(finish(maps), "float32")

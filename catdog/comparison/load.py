@@ -1,4 +1,4 @@
-"""Runs in MLflow -> a comparison."""
+"""Loads a comparison from runs in MLflow."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -39,18 +39,18 @@ def load_comparison(
     sweep_id: str | None = None,
     run_ids: Sequence[str] | None = None,
 ) -> ComparedRuns:
-    """Returns the runs that were named, or a sweep's, by default those of the study's latest sweep.
+    """Returns the runs that are named, or those of a sweep; by default those of the study's latest sweep.
 
-    Where the study has no sweep, or a script recorded its newest run outside of one, it is all finished runs on its newest data.
+    If the study has no sweep, or a script recorded its newest run outside of one, these are all finished runs on its newest data.
 
     Args:
-        client: of the tracking store.
-        study: where the latest sweep is looked for.
+        client: a client of the tracking store.
+        study: the study whose latest sweep is the default.
         sweep_id: another sweep.
         run_ids: single runs, instead of a sweep.
 
     Raises:
-        UserError: no such study, sweep or run, or none of them finished.
+        UserError: there is no such study, sweep or run, or no run has finished.
     """
     sweep, runs = _find_runs(client, study, sweep_id, run_ids)
     records = [_load_record(client, run, sweep) for run in runs]
@@ -82,11 +82,9 @@ def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRu
     for run_id in dict.fromkeys(run_ids):
         run = find_run(client, run_id)
         if run is None:
-            raise UserError(
-                f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this tracking store."
-            )
+            raise UserError(f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this store.")
         if run.kind != RUN:
-            raise UserError(f"runs: {run_id} is no training run. If it is a sweep: sweep={run_id}")
+            raise UserError(f"runs: {run_id} is not a training run. If it is a sweep, use sweep={run_id}")
         found.append(run)
     return found
 
@@ -112,12 +110,12 @@ def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
     if sweep is None:
         raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
     if sweep.kind != SWEEP:
-        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run: runs=[{sweep_id}]")
+        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs=[{sweep_id}]")
     return sweep
 
 
 def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None) -> RunRecord:
-    # A run that a sweep reuses may be called otherwise in the one that trained it.
+    # A run that this sweep reuses may have another name in the sweep that trained it.
     _, name, variant = run.membership(sweep.run_id if sweep else "")
     return RunRecord(
         run_id=run.run_id,
@@ -135,9 +133,9 @@ def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None
 
 
 def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
-    """Returns a function from the name of a validation file to its picture, in the size that this run was trained at.
+    """Returns a function from the name of a validation file to its picture, in the size that this run was trained with.
 
-    The pictures are in the cache of decoded images; the data set's files are needed no more.
+    The pictures come from the cache of decoded images, so the data set's files are not needed.
     """
     from catdog.data.cache import load_cached_images
 
@@ -145,7 +143,7 @@ def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
     size = int(record.params.get("preprocessing.image_size") or record.tags.get(IMAGE_SIZE_TAG) or 0)
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}
-    # Where the run had its cache, or where this machine has it.
+    # The run's cache, or else this machine's.
     for cache in dict.fromkeys([record.params.get("dataset.cache") or default_cache(), default_cache()]):
         decoded = (
             load_cached_images(list(rows["sha256"]), height=size, width=size, cache=Path(cache)) if index else None
@@ -153,5 +151,5 @@ def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
         if decoded is not None:
             images = decoded.images
             return lambda file: images[index[file]] if file in index else None
-    log.warning("the validation images are not in the cache, %s: the page goes without pictures", cache)
-    return lambda file: None
+    log.warning("the validation images are not in the cache, %s: the page will have no pictures", cache)
+    return lambda _: None

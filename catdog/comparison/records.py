@@ -1,4 +1,4 @@
-"""What a comparison is made of: one record per run, and what follows from the records alone."""
+"""The records that a comparison is made of, one per run, and what can be computed from them alone."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,23 +23,23 @@ DATA_DIGEST_TAG = "catdog.data_digest"
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """One run as tracking knows it.
+    """One run as the tracking store knows it.
 
-    Two models hide in a run. The last epoch's accuracies are in `history`; the kept model, usually the best
-    epoch's, made `predictions`, and its accuracy is counted from them.
+    A run has two models. The accuracies of the last epoch's model are in `history`. The kept model, usually that of the best
+    epoch, made `predictions`, and its accuracy is counted from them.
 
     Args:
-        run_id: MLflow's.
-        name: what tells it apart in this comparison, "cnn" or "cnn seed=1".
-        variant: its config without the seed.
+        run_id: MLflow's run id.
+        name: its unique name in this comparison, "cnn" or "cnn seed=1".
+        variant: the name of its variant, which is its config without the seed.
         seed: the run's seed.
-        status: MLflow's: FINISHED, FAILED, KILLED or RUNNING.
+        status: MLflow's status: FINISHED, FAILED, KILLED or RUNNING.
         params: every leaf of the composed config, "trainer.epochs": "20".
-        tags: MLflow's.
+        tags: MLflow's tags.
         metrics: last values, "kept/epoch", "final/val_loss", "model/parameters" and so on; "test/accuracy" only after
             `evaluate`.
-        history: empty where the run failed early.
-        predictions: of the kept model on the validation split; empty where there are none.
+        history: the metrics by epoch; empty if the run failed early.
+        predictions: of the kept model on the validation split; empty if there are none.
         artifact_uri: where its files are.
     """
 
@@ -57,7 +57,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end; only then do its numbers belong beside others."""
+        """Whether the run has finished; only then can its numbers be compared with others."""
         return self.status == FINISHED
 
     @property
@@ -67,27 +67,27 @@ class RunRecord:
 
     @property
     def kept_epoch(self) -> int | None:
-        """The epoch whose model was kept, None where none was."""
+        """The epoch whose model was kept; None if no model was kept."""
         epoch = self.metric("kept/epoch") if "kept/epoch" in self.metrics else self.metric("best/epoch")
         return None if np.isnan(epoch) else int(epoch)
 
     @property
     def picked(self) -> bool:
-        """Whether the kept model was picked by its validation accuracy, which then flatters it."""
+        """Whether the kept model was chosen by its validation accuracy, which is then slightly optimistic."""
         return self.params.get("trainer.keep") != "last"
 
     @cached_property
     def seconds_per_epoch(self) -> float:
-        """The median: the first epoch also compiles and fills caches."""
+        """The median over epochs, because the first epoch also compiles and fills caches."""
         known = self.epochs > 0 and "epoch_seconds" in self.history
         return float(np.nanmedian(self.history["epoch_seconds"])) if known else NAN
 
     def metric(self, key: str) -> float:
-        """The last value of a metric, NaN where it was never logged."""
+        """The last value of a metric; NaN if it was never logged."""
         return float(self.metrics.get(key, NAN))
 
     def last(self, column: str) -> float:
-        """The last epoch's value of a column of `history`, NaN where there is none."""
+        """The last epoch's value of a column of `history`; NaN if there is none."""
         return self.history.last(column)
 
     def last_interval(self, column: str, images: int) -> tuple[float, float]:
@@ -126,7 +126,7 @@ class RunRecord:
         return self.predictions.class_names
 
     def answers_alike(self, other: "RunRecord") -> bool:
-        """Whether the other run answered the same images, in the same order and under the same labels."""
+        """Whether the other run answered the same images, in the same order and with the same labels."""
         return self.files.equals(other.files) and bool((self.predictions.labels == other.predictions.labels).all())
 
     @property
@@ -136,7 +136,7 @@ class RunRecord:
 
     @property
     def kept_correct(self) -> int:
-        """How many of them it got right."""
+        """How many validation images the kept model got right."""
         return self.predictions.correct
 
     @property
@@ -146,13 +146,13 @@ class RunRecord:
 
     @cached_property
     def kept_interval(self) -> tuple[float, float]:
-        """Its 95% Wilson interval; NaN without predictions."""
+        """The 95% Wilson interval of `kept_accuracy`; NaN without predictions."""
         return wilson_interval(self.kept_correct, self.kept_images) if self.kept_images else NO_INTERVAL
 
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """Who got which image right.
+    """Which run got which image right.
 
     Args:
         files: the N images' names, an index called file.
@@ -170,7 +170,7 @@ class Outcomes:
 
     def of(self, runs: Sequence[str]) -> np.ndarray:
         """Returns whether these runs are right: bool (S, N), in the order in which they are named."""
-        # Image after image in memory: sums over them do not depend on which runs are asked for, to the last bit.
+        # Each run's images are contiguous in memory, so sums over them are bit-identical whichever runs are chosen.
         return np.ascontiguousarray(self.right[:, [self._places[run] for run in runs]].T)
 
     @cached_property
@@ -184,18 +184,18 @@ class ComparedRuns:
 
     Args:
         study: the MLflow experiment.
-        sweep_id: the parent run's id.
-        records: the runs, in the order in which they are shown; equal names get a piece of their run id.
-        class_names: in the model's order.
+        sweep_id: the parent run's id; "" for single runs.
+        records: the runs, in the order in which they are shown; the first digits of the run id are added to equal names.
+        class_names: the classes, in the model's order.
         baseline: validation accuracy of always answering the most common class, in [0, 1].
         train_images: size of the training split.
         val_images: size of the validation split.
         data_digest: sha256 of the data.
-        command: the line that made the sweep.
+        command: the command line that started the sweep.
         created: when the comparison was made.
-        picture: file, as in `predictions`, -> uint8 (H, W, 3), or None where it is not available.
-        sweep_status: MLflow's status of the sweep: FINISHED once every run of it has finished.
-        looks: at the test split of these runs' data, by whatever model, the first one first.
+        picture: file, as in `predictions`, -> uint8 (H, W, 3), or None if it is not available.
+        sweep_status: MLflow's status of the sweep: FINISHED once all its runs have finished.
+        looks: the looks at the test split of this data, by any model, the oldest first.
     """
 
     study: str
@@ -222,17 +222,17 @@ class ComparedRuns:
 
     @property
     def finished(self) -> list[RunRecord]:
-        """The runs that came to their end."""
+        """The runs that have finished."""
         return [record for record in self.records if record.finished]
 
     @cached_property
     def complete(self) -> bool:
-        """Whether every run that was asked for has finished and has predictions."""
+        """Whether the sweep and all its runs have finished, and every run has predictions."""
         return self.sweep_status == FINISHED and all(record.finished and record.kept_images for record in self.records)
 
     @cached_property
     def ranked(self) -> list[RunRecord]:
-        """Finished runs that have predictions, best kept validation accuracy first."""
+        """The finished runs with predictions, the highest validation accuracy of the kept model first."""
         predicted = [record for record in self.finished if record.kept_images]
         return sorted(predicted, key=lambda record: -record.kept_accuracy)
 
@@ -240,14 +240,14 @@ class ComparedRuns:
     def outcomes(self) -> Outcomes:
         """Which finished run with predictions got which image right.
 
-        Only images that all of them answered, and under the same label: anything else is not a paired comparison.
+        Only images that all of them answered with the same label are included; otherwise the comparison would not be paired.
         """
         records = [record for record in self.finished if record.kept_images]
         names = [record.name for record in records]
         if not records:
             return Outcomes(pd.Index([], dtype=object, name="file"), names, np.zeros((0, 0), dtype=bool))
         if all(record.answers_alike(records[0]) for record in records):
-            # The usual case, and with a thousand runs a hundred times as fast.
+            # A shortcut for the usual case: with a thousand runs it is a hundred times as fast.
             return Outcomes(records[0].files, names, np.stack([record.predictions.right for record in records], axis=1))
         labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
@@ -256,6 +256,6 @@ class ComparedRuns:
 
     @cached_property
     def same_data(self) -> bool:
-        """Whether all finished runs saw the same data: one digest, the same images answered under the same labels."""
+        """Whether all finished runs saw the same data: one digest, and the same images with the same labels."""
         digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)

@@ -1,4 +1,4 @@
-"""What a comparison found, for whoever asked: tables, figures, verdicts, and the page."""
+"""The result of a comparison for users: tables, figures, verdicts, and the page."""
 
 import base64
 import html
@@ -34,19 +34,19 @@ log = logging.getLogger(__name__)
 FIGURE_DPI = 150
 SMALL_DPI = 80
 MOST_ROWS = 20
-# Matplotlib keeps its settings in the process.
+# Matplotlib's settings are global to the process.
 _drawing = threading.Lock()
 
 
 class Comparison:
-    """Runs of one question, side by side: what was measured, what is decided, and what made the difference.
+    """The runs of one question, side by side: what was measured, what is decided, and what made the difference.
 
-    Accuracies and differences are fractions in [0, 1]. Tables and figures are made when they are first asked for.
+    Accuracies are fractions in [0, 1], differences in [-1, 1]. Tables and figures are made when they are first used.
 
     Args:
-        client: of the tracking store.
-        analysis: of the runs.
-        gradcam: "auto" computes Grad-CAM for the page where it is not stored yet; "never" does not.
+        client: a client of the tracking store.
+        analysis: the analysis of the runs.
+        gradcam: "auto" computes Grad-CAM for the page if it is not stored yet; "never" does not.
     """
 
     def __init__(self, client: "MlflowClient", analysis: Analysis, gradcam: str = "auto") -> None:
@@ -61,7 +61,7 @@ class Comparison:
 
     @property
     def sweep_id(self) -> str:
-        """The run id of the sweep that is compared; "" where single runs are."""
+        """The run id of the sweep that is compared; "" if single runs are compared."""
         return self.analysis.comparison.sweep_id
 
     @property
@@ -76,22 +76,22 @@ class Comparison:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """What supports the headline, and what limits it."""
+        """The sentences that support the headline, and those that limit it."""
         return [_with_spaces(text) for text in findings.sentences(self.analysis)]
 
     @cached_property
     def warnings(self) -> list[str]:
-        """What to know before believing any number; usually nothing."""
+        """What a reader must know before believing any number; usually nothing."""
         return [_with_spaces(text) for text in findings.warnings(self.analysis.comparison)]
 
     @cached_property
     def runs(self) -> "pd.DataFrame":
-        """One row per run; columns as of `catdog.comparison.page.tables.build_frame`."""
+        """One row per run; columns as in `catdog.comparison.page.tables.build_frame`."""
         return build_frame(self.analysis.comparison)
 
     @cached_property
     def variants(self) -> "pd.DataFrame":
-        """One row per variant, the best first; columns as of `catdog.comparison.page.tables.build_variants_frame`.
+        """One row per variant, the best first; columns as in `catdog.comparison.page.tables.build_variants_frame`.
 
         variant, seeds (how many), kept_val_accuracy (the mean over seeds) with the interval from kept_val_low to kept_val_high,
         kept_val_seed_sd, kept_gap_accuracy, last_train_accuracy, last_val_accuracy, last_gap_accuracy, val_images.
@@ -100,20 +100,20 @@ class Comparison:
 
     @cached_property
     def pairs(self) -> "pd.DataFrame":
-        """One row per pair of variants, the largest difference first; none where the runs saw different data.
+        """One row per pair of variants, the largest difference first; none if the runs saw different data.
 
-        first, second, accuracy_difference (first less second) with its own 95% interval from low to high, that of all pairs
-        together (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better", "equivalent",
-        "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
+        first, second, accuracy_difference (first minus second) with its own 95% interval from low to high, the simultaneous
+        interval for all pairs (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better",
+        "equivalent", "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
         `catdog.comparison.page.tables.build_pairs_frame`.
         """
         return build_pairs_frame(self.analysis)
 
     @cached_property
     def effects(self) -> "pd.DataFrame":
-        """One row per pair of variants, by what changes from one to the other; those of one ingredient first.
+        """One row per pair of variants, with what changes from one to the other; pairs with one ingredient first.
 
-        before, after, differs_in, ingredients (how many), accuracy_difference (after less before), low, high, gap_difference,
+        before, after, differs_in, ingredients (how many), accuracy_difference (after minus before), low, high, gap_difference,
         gap_low, gap_high, steps, commands: `catdog.comparison.page.tables.build_effects_frame`.
         """
         return build_effects_frame(self.analysis)
@@ -122,32 +122,32 @@ class Comparison:
     def images(self) -> "pd.DataFrame":
         """One row per validation image that all runs answered: file, label, kind, by, suspect, and right_NAME for each variant.
 
-        As of `catdog.comparison.page.tables.build_images_frame`.
+        As in `catdog.comparison.page.tables.build_images_frame`.
         """
         return build_images_frame(self._atlas)
 
     @property
     def figure_names(self) -> list[str]:
-        """What `figure` takes: the figures that these runs allow."""
+        """The names that `figure` accepts: the figures that these runs allow."""
         return list(self._figures)
 
     def figure(self, name: str) -> "Figure":
         """Returns a figure: "accuracy", "loss", "gap", "final_accuracy", "differences", "effects" and so on.
 
         Raises:
-            UserError: there is no such figure of these runs.
+            UserError: there is no such figure for these runs.
         """
         if name not in self._figures:
             raise UserError(f"figure: must be one of {', '.join(self._figures)}, received {name!r}.")
         return self._figures[name]
 
     def verdicts(self) -> list[dict[str, Any]]:
-        """Returns what is decided on each pair: first, second, kind, verdict (in words), accuracy_difference, low, high."""
+        """Returns the decision on each pair: first, second, kind, verdict (in words), accuracy_difference, low, high."""
         columns = ["first", "second", "kind", "verdict", "accuracy_difference", "low", "high"]
         return [{str(key): value for key, value in row.items()} for row in self.pairs[columns].to_dict("records")]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all but images and figures as lists, numbers and words: what `format=json` prints."""
+        """Returns everything except images and figures as lists, numbers and texts, as `format=json` prints it."""
         compared = self.analysis.comparison
         return {
             "study": self.study,
@@ -168,9 +168,9 @@ class Comparison:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Writes the page, one HTML file that needs nothing but itself; returns its path.
+        """Writes the page, one self-contained HTML file, and returns its path.
 
-        Grad-CAM is computed first where it is wanted and not stored yet, and stored with the runs.
+        If Grad-CAM is wanted and not stored yet, it is computed first and stored with the runs.
 
         Raises:
             UserError: the file cannot be written.
@@ -184,10 +184,10 @@ class Comparison:
         return path
 
     def save_folder(self, parent: str | Path) -> Path:
-        """Writes page, tables (CSV) and figures (PNG) into a folder of this comparison's own, and stores them with its sweep.
+        """Writes page, tables (CSV) and figures (PNG) to this comparison's own folder, and stores them with its sweep.
 
         Args:
-            parent: folder of the folder, which is named after the sweep or the runs.
+            parent: where that folder is made; it is named after the sweep or the runs.
 
         Returns:
             The folder: comparison.html, table.csv, variants.csv, pairs.csv, figures/.
@@ -200,12 +200,12 @@ class Comparison:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, frame in {"table": self.runs, "variants": self.variants, "pairs": self.pairs}.items():
-                # Without a pair there is no table of them, nor one of an earlier comparison.
+                # If there are no pairs, no table is written, and one from an earlier comparison must not stay.
                 (folder / f"{name}.csv").unlink(missing_ok=True)
                 if len(frame):
                     frame.to_csv(folder / f"{name}.csv", index=False)
             (folder / "comparison.html").write_text(page, encoding="utf-8")
-            # An earlier comparison may have had others.
+            # An earlier comparison may have left other figures.
             shutil.rmtree(folder / "figures", ignore_errors=True)
             (folder / "figures").mkdir(exist_ok=True)
             with _drawing:
@@ -223,7 +223,7 @@ class Comparison:
         return f"Comparison({self.study!r}: {self.headline})"
 
     def _repr_html_(self) -> str:
-        """Returns the headline, the tables of variants and pairs, and the accuracy figure: what a notebook shows."""
+        """Returns what a notebook shows: the headline, the tables of variants and pairs, and the accuracy figure."""
         parts = [f"<p><strong>{html.escape(self.headline)}</strong></p>"]
         parts += [f"<p>{html.escape(text)}</p>" for text in self.warnings]
         parts += [_as_html(_shorten_variants(self.variants)), _as_html(_shorten_pairs(self.pairs))]
@@ -237,7 +237,7 @@ class Comparison:
 
     @property
     def _key(self) -> str:
-        """What tells this comparison's folder apart."""
+        """The name of this comparison's folder."""
         run_ids = [record.run_id for record in self.analysis.comparison.records]
         return self.sweep_id or (run_ids[0] if len(run_ids) == 1 else hash_text(" ".join(run_ids))[:32])
 
@@ -264,7 +264,7 @@ class Comparison:
 
 
 def _with_spaces(text: str) -> str:
-    # Outside a page nobody breaks lines, and a script looks for the space that it knows.
+    # Non-breaking spaces are only needed in a page, and a script would search for ordinary ones.
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 

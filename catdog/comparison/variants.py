@@ -1,4 +1,4 @@
-"""Runs grouped by what they are: a variant is a config without its seed, and its runs are its seeds."""
+"""Runs grouped by variant: a variant is a config without its seed, and it has one run for each seed."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Variant:
     """One variant and its finished runs, one for each seed.
 
     Args:
-        name: as the runs call it; variants of equal names get a piece of their digest.
+        name: the name that the runs give it; the first digits of the digest are added to equal names.
         records: finished runs with predictions, by seed; at least one.
         right: bool (S, N), whether each run's kept model is right on each image that all runs of the comparison answered.
     """
@@ -50,7 +50,7 @@ class Variant:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The accuracy's 95% interval over seeds and images, over images alone with one seed; NaN without common images."""
+        """The accuracy's 95% interval over seeds and images, or over images alone with one seed; NaN without common images."""
         if len(self.records) == 1:
             return self.records[0].kept_interval
         low, high = contrasts.accuracy_interval(self.right) if self.right.shape[1] > 1 else NO_INTERVAL
@@ -58,10 +58,10 @@ class Variant:
 
     @cached_property
     def gaps(self) -> np.ndarray:
-        """The kept models' overfitting gaps by seed and image, train less val accuracy: float64 (S, N), whose mean is the gap.
+        """The kept models' overfitting gaps by seed and image, training minus validation accuracy: float64 (S, N).
 
-        The training accuracy is the one measured without dropout and augmentation, the same for all images; NaN where a run has
-        none.
+        Their mean is the overfitting gap. The training accuracy is measured without dropout and augmentation and is the same for
+        all images of a run; NaN if a run has none.
         """
         clean = np.array([record.metric("train/accuracy_clean") for record in self.records])
         return clean[:, None] - self.right
@@ -73,7 +73,7 @@ class Variant:
 
     @cached_property
     def histories(self) -> dict[str, pd.DataFrame]:
-        """Run name -> history as a table with the index `epoch`, of the runs that have one."""
+        """Run name -> history as a table with the index `epoch`, for the runs that have one."""
         return {record.name: record.history.to_frame() for record in self.records if record.epochs}
 
     def mean_of(self, column: str) -> float:
@@ -88,19 +88,19 @@ class Variant:
 
     @cached_property
     def seconds_per_epoch(self) -> float:
-        """The median over its runs."""
+        """The median over its runs of their seconds per epoch."""
         return float(np.median([record.seconds_per_epoch for record in self.records]))
 
     @cached_property
     def representative(self) -> RunRecord:
-        """The run to look at, where one has to stand for all: that of the median accuracy, the lower one of an even number."""
+        """The run that represents the variant: the one of median accuracy, or the lower of the two middle ones."""
         return sorted(self.records, key=lambda record: record.kept_accuracy)[(len(self.records) - 1) // 2]
 
 
 def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
     """Returns the variants of the finished runs that have predictions, in the order of their first runs.
 
-    Of several runs of one variant and one seed the last counts: on a CPU they are copies, and copies show no spread.
+    If a variant has several runs with the same seed, only the last counts: on a CPU they are identical and show no seed noise.
     """
     chosen: dict[str, dict[int, RunRecord]] = {}
     for record in comparison.finished:
@@ -119,25 +119,25 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
 
 
 def key_of(record: RunRecord) -> str:
-    """Returns what the runs of a variant share; the name where a run's tags do not say."""
+    """Returns the key that the runs of a variant share; the variant's name if a run's tags have no key."""
     return variant_key(record.tags) or record.variant
 
 
 def name_variants(comparison: ComparedRuns) -> dict[str, str]:
-    """Returns the name of every variant by its key; two variants that are called the same get a piece of their digests."""
+    """Returns key -> name for every variant; the first digits of the key are added to equal names."""
     first = {key_of(record): record.variant for record in reversed(comparison.records)}
     times = Counter(first.values())
     return {key: name if times[name] == 1 else f"{name} {key[:8]}" for key, name in first.items()}
 
 
 def compare_accuracy(first: Variant, second: Variant) -> Contrast:
-    """Returns the difference of two variants' accuracies on the same images, first less second."""
+    """Returns the difference of two variants' accuracies on the same images, first minus second."""
     return contrasts.contrast(first.right, second.right)
 
 
 def compare_gap(first: Variant, second: Variant) -> Contrast:
-    """Returns the difference of two variants' overfitting gaps, first less second.
+    """Returns the difference of two variants' overfitting gaps, first minus second.
 
-    Its interval holds the noise of seeds and of validation images; the training images are taken as they are.
+    Its interval covers the noise of seeds and of validation images; the training images are treated as fixed.
     """
     return contrasts.contrast(first.gaps, second.gaps)

@@ -1,4 +1,4 @@
-"""Pairs of variants: what is decided, in words, and what is not."""
+"""Verdicts on pairs of variants: what is decided and what is not, in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.system.wording import at_least, at_most, listed, plural, points
 
-# Beyond this many variants only the pairs with the best are shown, though all are corrected for.
+# With more variants than this, only pairs with the best one are shown; the correction still counts all pairs.
 MOST_VARIANTS = 8
 
 
@@ -22,23 +22,24 @@ class NoVerdict(StrEnum):
     """Why nothing is decided about two variants, whatever their difference."""
 
     ONE_SEED = "one seed"
-    """What is said is said of the two models, not of the variants."""
+    """The result is about these two models, not about the variants."""
     INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """A pair of variants and what can be said of it.
+    """A pair of variants and what can be said about it.
 
     Args:
-        first: the one with the higher mean accuracy.
+        first: the variant with the higher mean accuracy.
         second: the other.
-        accuracy: the difference in accuracy, first less second; its own interval is for this pair alone.
-        gap: the difference in the overfitting gap, first less second.
-        p: of the difference in accuracy, corrected for the number of pairs by Holm's method.
-        low: lower bound of the difference in accuracy; with `high`, all pairs' intervals hold together in 95% of studies.
+        accuracy: the difference in accuracy, first minus second; its own interval is for this pair alone.
+        gap: the difference in the overfitting gap, first minus second.
+        p: p-value of the difference in accuracy, corrected for the number of pairs by Holm's method.
+        low: lower bound of the simultaneous interval of the difference in accuracy: all pairs' intervals hold together in 95% of
+            studies.
         high: upper bound.
-        kind: what is decided, or why nothing is.
+        kind: what is decided, or why nothing is decided.
         words: the verdict as a sentence.
     """
 
@@ -54,15 +55,15 @@ class Verdict:
 
 
 def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: float) -> list[Verdict]:
-    """Returns the verdicts on the pairs of variants, largest difference first; none where the runs saw different data.
+    """Returns the verdicts on the pairs of variants, largest difference first; none if the runs saw different data.
 
-    A pair is decided where the difference is significant at 5% after Holm's correction, or where its interval, widened so that
-    all pairs' intervals hold together (Bonferroni), lies within the margin. So in at most 5% of studies any pair is wrongly
-    called better, however many pairs there are.
+    A pair is decided if the difference is significant at 5% after Holm's correction, or if its interval, widened so that all
+    pairs' intervals hold together (Bonferroni), lies within the margin. So a variant is wrongly called better in at most 5% of
+    studies, however many pairs there are.
 
     Args:
-        comparison: where the variants come from; if it is incomplete, no verdict is given.
-        variants: with the same images.
+        comparison: where the variants come from; if it is incomplete, nothing is decided.
+        variants: the variants, with answers to the same images.
         margin: differences in accuracy up to this are as good as none, in (0, 1).
     """
     if not comparison.same_data or len(variants) < 2 or len(comparison.outcomes) < 2:
@@ -71,7 +72,7 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
     pairs = [(a, b) for a, b in combinations(ranked, 2) if len(ranked) <= MOST_VARIANTS or a is ranked[0]]
     count = len(ranked) * (len(ranked) - 1) // 2
     found = [(a, b, compare_accuracy(a, b), compare_gap(a, b)) for a, b in pairs]
-    # Pairs that are not shown count as if they had shown nothing.
+    # Pairs that are not shown count with a p-value of 1.
     padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
     corrected = correct_by_holm(np.array(padded))[: len(found)]
     together = 1 - (1 - CONFIDENCE) / count
@@ -111,21 +112,21 @@ def _word(
             return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
         return f"not told apart; {_unvaried(first, second)} ran with one seed"
     if kind == Judgement.BETTER:
-        # Holm's test may see a difference that the wider interval does not put a number to.
+        # Holm's test may find a difference although the wider interval contains 0.
         by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
         return f"{first.name} is better{by}"
     if kind == Judgement.EQUIVALENT:
         return f"no difference of more than {at_most(max(-low, high))}"
     images = f"these {accuracy.images:,} images alone leave ±{points(accuracy.image_half_width(together))}"
     if kind == Judgement.FUTILE:
-        return f"undecided, and more seeds will not do: {images}"
+        return f"undecided, and more seeds will not help: {images}"
     needed = accuracy.seeds_to_decide(margin, together)
     if needed is None:
-        # Should the difference stay where it is; it need not.
+        # This assumes that the difference stays as it is, which it need not.
         return f"undecided; more images would help more than seeds: {images}"
     return f"undecided; about {plural(needed, 'seed')} of each needed"
 
 
 def _unvaried(first: Variant, second: Variant) -> str:
-    """Returns which of two variants ran with one seed."""
+    """Returns the names of those of two variants that ran with one seed."""
     return listed([variant.name for variant in (first, second) if len(variant.records) == 1])

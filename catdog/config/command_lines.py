@@ -1,4 +1,4 @@
-"""Commands to be typed next, as catdog prints them."""
+"""The commands that catdog suggests to a user, ready to be copied into a shell."""
 
 import os
 import shlex
@@ -9,13 +9,13 @@ from catdog.config import schema
 
 
 def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
-    """Returns a catdog command to be copied into a shell: it works on the same study in the same store.
+    """Returns a catdog command that can be copied into a shell. It works on the same study in the same store.
 
     Args:
         command: train, compare, evaluate or predict.
-        study: left out where it is the default.
-        uri: tracking address, left out where it is the default.
-        arguments: further ones.
+        study: the study's name; the default is not written out.
+        uri: the tracking address; the default is not written out.
+        arguments: further arguments of the command.
     """
     options = [*arguments]
     if study != schema.DEFAULT_STUDY:
@@ -26,24 +26,24 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
 
 
 def train_command(arguments: Sequence[str], *, without: Sequence[str] = ()) -> str:
-    """Returns a command line of `train`, to be typed again.
+    """Returns a `train` command line that can be run again.
 
     Args:
-        arguments: its words.
-        without: beginnings of words that are left out.
+        arguments: the arguments of the command.
+        without: prefixes; an argument that starts with one of them is left out.
     """
     kept = [item for item in arguments if not item.startswith(tuple(without))]
     return shlex.join([python_command(), "-m", "catdog.train", *kept])
 
 
 def quote(value: str) -> str:
-    """Returns a value as Hydra's grammar takes it: in quotation marks where it has more than plain characters."""
+    """Returns a value in Hydra's grammar. It is quoted if it contains anything but plain characters."""
     plain = bool(value) and all(character.isalnum() or character in "_-./:" for character in value)
     return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def python_command() -> str:
-    """Returns how this Python is called: by its path where it is a virtual environment's that is not activated."""
+    """Returns the command that starts this Python: its path if it belongs to a virtual environment that is not activated."""
     if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
         return "python"
     relative = os.path.relpath(sys.executable)
@@ -51,7 +51,7 @@ def python_command() -> str:
 
 
 def ui_command(uri: str) -> str:
-    """Returns the command, or the address, that shows the store in a browser."""
+    """Returns the command that shows the store in a browser, or the address of a server."""
     if uri.startswith("http"):
         return uri
     python = python_command()

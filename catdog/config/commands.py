@@ -1,6 +1,6 @@
-"""The options of the commands that read what training has written: one dataclass each, and the ranges of its keys.
+"""The options of the commands other than `train`: one dataclass for each command, with the ranges of its keys.
 
-Apart from a run's own schema (`catdog.config.schema`), as they affect no run: an option more or less makes no run another one.
+They are separate from the schema of a run (`catdog.config.schema`) because they do not affect any run's result or identity.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +24,8 @@ from catdog.config.schema import (
 
 @dataclass
 class CompareConfig:
+    """The options of `compare`."""
+
     study: str = option("the study whose latest sweep is compared", DEFAULT_STUDY)
     sweep: str | None = option("run id of a sweep; null: the study's latest", None)
     runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
@@ -41,12 +43,16 @@ class CompareConfig:
 
 @dataclass
 class EvaluateDatasetConfig:
-    archive: str | None = option("where the run's data set lies now, if it has moved", None)
+    """The data set keys of `evaluate`: only where the files are, because the run says which data set it is."""
+
+    archive: str | None = option("where the run's data set is now, if it has moved", None)
     cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
 
 
 @dataclass
 class EvaluateConfig:
+    """The options of `evaluate`."""
+
     study: str = option("the study whose champion is evaluated", DEFAULT_STUDY)
     model: str | None = option(
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
@@ -63,6 +69,8 @@ class EvaluateConfig:
 
 @dataclass
 class PredictConfig:
+    """The options of `predict`."""
+
     study: str = option("the study whose champion predicts", DEFAULT_STUDY)
     model: str | None = option(
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
@@ -82,34 +90,40 @@ class PredictConfig:
 
 @dataclass
 class DeliverConfig:
+    """The options of `deliver`."""
+
     tracking: TrackingConfig = MISSING
 
 
 @dataclass
 class AuditConfig:
+    """The options of `audit`."""
+
     dataset: DatasetConfig = MISSING
     pipeline: str | None = option(
         "module:function that returns (train, val, test), each an iterable of images, instead of a data set", None
     )
-    epochs: int = option("how often the pipeline's data sets are iterated", 5)
+    epochs: int = option("how many times the pipeline's data sets are iterated", 5)
     fail_on: str = option(
-        "exit with code 3 where there are findings of this severity: error, warning or never", "never"
+        "exit with code 3 if there is a finding of at least this severity: error, warning or never", "never"
     )
     format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     output: str = option("folder for the page and the tables", "audits")
 
     def __post_init__(self) -> None:
         require_choice("format", ("table", "json"), self.format)
-        require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "Nothing moves within one epoch.")
+        require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "A leak between epochs takes two to see.")
         require_choice("fail_on", ("error", "warning", "never"), self.fail_on)
 
 
 @dataclass
 class DecideConfig:
+    """The options of `decide`."""
+
     margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
-    error: float = option("how often any statement may be wrong, over all pairs and looks", 0.05)
+    error: float = option("highest probability that any statement is wrong, over all pairs and looks", 0.05)
     first_seeds: int = option("seeds of each variant before the first look", 3)
-    max_seeds: int = option("seeds of each variant after which it ends, decided or not", 12)
+    max_seeds: int = option("most seeds of each variant; then it ends, decided or not", 12)
     format: str = option("table, or json: one document on stdout", "table")
 
     def __post_init__(self) -> None:
@@ -132,12 +146,12 @@ ROOTS: dict[str, type] = {
 }
 
 
-# Groups of files in conf/ that the commands compose as well.
+# Config groups in conf/ that these commands compose too.
 STORED_GROUPS = ("tracking", "dataset", "hydra/job_logging", "hydra/hydra_logging")
 
 
 def unregister(repo: dict[str, Any]) -> None:
-    """Removes from a copy of Hydra's store what `register` adds to it beside schemas."""
+    """Removes the config groups that `register` added from a copy of Hydra's store; the schemas stay."""
     for group in STORED_GROUPS:
         parent, _, name = group.rpartition("/")
         holder = repo.get(parent, {}) if parent else repo
@@ -149,9 +163,9 @@ HYDRA_FLAGS = ("--cfg", "-c", "--resolve", "--info", "--package", "-p", "--help"
 
 
 def split_paths(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Returns (paths, options) of predict's command line.
+    """Returns the command line of `predict` as (paths, options).
 
-    KEY=VALUE with a key that predict knows is an option, whatever lies on disk; all else without a leading dash is a path.
+    KEY=VALUE with a key of `predict` is an option, even if a file has that name. Everything else is a path, except Hydra's flags.
     """
     keys = {key for key, _, _ in list_options(PredictConfig)} | {"tracking", "hydra"}
     options, paths = [], []
@@ -167,10 +181,10 @@ def split_paths(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def register() -> None:
-    """Registers the commands' schemas, and the groups that they compose, so that Hydra need not search `conf/` for them.
+    """Registers the commands' schemas and the groups they compose, so that Hydra does not have to search `conf/` for them.
 
-    Hydra takes KEY=VALUE for the choice of a group wherever a folder on its search path is called KEY: `conf/model/` would
-    turn model=RUN_ID into a choice. These commands search `conf/command/` alone.
+    If a folder on Hydra's search path is called KEY, Hydra reads KEY=VALUE as the choice of a group. With `conf/` on the path,
+    `conf/model/` would turn model=RUN_ID into such a choice. So these commands search `conf/command/` only.
     """
     store = ConfigStore.instance()
     for name, schema in ROOTS.items():

@@ -1,4 +1,4 @@
-"""Composition: command lines in Hydra's grammar -> configs of runs; and what is wrong with one, in a user's words."""
+"""Composition: turns command lines in Hydra's grammar into configs of runs, and Hydra's errors into messages for users."""
 
 import contextlib
 import copy
@@ -24,7 +24,7 @@ from catdog.config import commands, schema
 from catdog.config.schema import Config, load_config
 from catdog.system.errors import UserError
 
-# Hydra keeps its state in the process.
+# Hydra's state is global to the process.
 _lock = threading.RLock()
 
 
@@ -35,7 +35,7 @@ class ComposedRun:
     Attributes:
         composed: the config with Hydra's own section.
         config: the same as dataclasses, checked.
-        overrides: what the command line says of the run, such as ["model=cnn", "seed=1"].
+        overrides: the command line's overrides for this run, such as ["model=cnn", "seed=1"].
     """
 
     composed: DictConfig
@@ -55,20 +55,20 @@ def compose_sweep(overrides: Sequence[str]) -> tuple[list[ComposedRun], DictConf
         overrides: in Hydra's grammar, as after `python -m catdog.train -m`: "model=cnn,augmented", "seed=0,1,2".
 
     Raises:
-        UserError: what cannot be composed, in one message.
+        UserError: the config cannot be composed; the message says why.
     """
     with open_hydra() as loader, explained():
         base = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
-        # Resolved once: the folder is named after this moment, and all runs share it.
+        # Resolved here, once: the folder's name contains the current time, and all runs must share the folder.
         _ = base.hydra.sweep.dir
-        return expand_sweep(loader, base, _split(loader, base, overrides)), base.hydra.launcher
+        return expand_sweep(loader, base, _split(loader, base)), base.hydra.launcher
 
 
 def compose_run(overrides: Sequence[str]) -> ComposedRun:
     """Returns the one run that a command line makes.
 
     Raises:
-        UserError: what cannot be composed, or makes several runs, in one message.
+        UserError: the config cannot be composed, or it makes several runs; the message says which.
     """
     runs, _ = compose_sweep(overrides)
     if len(runs) != 1:
@@ -77,12 +77,12 @@ def compose_run(overrides: Sequence[str]) -> ComposedRun:
 
 
 def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[ComposedRun]:
-    """Returns each job of a sweep composed and checked.
+    """Returns the jobs of a sweep, each composed and checked.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's config loader.
         base: the sweep's config.
-        job_overrides: what each job overrides.
+        job_overrides: the overrides of each job.
 
     Raises:
         UserError: a value out of range, or groups that contradict each other.
@@ -104,8 +104,8 @@ def _without_hydra(composed: DictConfig) -> DictConfig:
     return task
 
 
-def _split(loader: ConfigLoader, base: DictConfig, overrides: Sequence[str]) -> list[list[str]]:
-    """Returns the overrides of each job, as Hydra's own sweeper makes them; an experiment may bring some."""
+def _split(loader: ConfigLoader, base: DictConfig) -> list[list[str]]:
+    """Returns the overrides of each job, in the order of Hydra's own sweeper; an experiment file may add some."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     brought = OmegaConf.to_container(base.hydra.sweeper.params) if base.hydra.sweeper.params else {}
@@ -119,16 +119,16 @@ def _split(loader: ConfigLoader, base: DictConfig, overrides: Sequence[str]) -> 
 
 @contextlib.contextmanager
 def open_hydra() -> Iterator[ConfigLoader]:
-    """Opens Hydra on the configs of runs, one thread at a time, and puts back what the process had of Hydra's before."""
+    """Opens Hydra on the configs of runs, one thread at a time. Afterwards Hydra's global state is as it was before."""
     with _lock:
-        # Hydra's plugins register what they bring once, and it is to stay.
+        # Hydra's plugins register their configs only once, so they must do it before the store is copied.
         Plugins.instance()
         store = ConfigStore.instance()
         former = store.repo
         store.repo = copy.deepcopy(former)
-        # What a command registers for itself would stand before the files of the same name in conf/.
+        # The groups that a command registers for itself would hide the files of the same name in conf/.
         commands.unregister(store.repo)
-        # A command composes runs while Hydra, which composed its own options, is still open.
+        # A command may compose runs while Hydra is still open from composing the command's own options.
         opened, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
         try:
             schema.register()
@@ -150,19 +150,19 @@ def explained() -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error, "config")) from error
     except ValueError as error:
-        # Hydra's way to say that model=1 or dataset=null names no choice of a group.
+        # Hydra raises this if model=1 or dataset=null does not name a choice of the group.
         if "Config group override" not in str(error):
             raise
         raise UserError(explain_choice(error)) from error
 
 
 def explain_choice(error: ValueError) -> str:
-    """Returns the message for a GROUP=CHOICE whose choice is no name."""
+    """Returns the message for GROUP=CHOICE where the choice is not a name."""
     return f"{error}. A GROUP=CHOICE takes the name of a choice; --help lists them."
 
 
 def explain(error: Exception, root: str) -> str:
-    """Returns one message for an error of composition: the key, what is allowed, what was received."""
+    """Returns the message for an error of composition: the key, what is allowed, what was received."""
     text = str(error)
     cause = error.__cause__
     ambiguous = re.search(r"Ambiguous value for argument '(.*)'", text)
@@ -220,4 +220,5 @@ def list_choices(group: str) -> list[str]:
 
 
 def schema_of(root: str) -> type:
+    """Returns the dataclass of a primary config: `config` for training, or a key of `commands.ROOTS`."""
     return schema.Config if root == "config" else commands.ROOTS[root]

@@ -1,8 +1,9 @@
 """The schema of a run's config: one dataclass per group, the ranges of its keys, and the rules across groups.
 
-Hydra composes `conf/` against these dataclasses, so an unknown key or a wrong type fails at composition; `load_config` then
-turns the composed config into them, which checks ranges (`__post_init__` of each group) and rules across groups (of the
-root). No Keras, TensorFlow or MLflow is imported here: `--help`, `--cfg job` and a config error must answer in under a second.
+Hydra composes `conf/` against these dataclasses, so an unknown key or a wrong type fails at composition. `load_config` then
+turns the composed config into dataclasses. This checks the ranges of each group (its `__post_init__`) and the rules across groups
+(the `__post_init__` of `Config`). No Keras, TensorFlow or MLflow is imported here: `--help`, `--cfg job` and a config error must
+answer in under a second.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
-# What is called otherwise now, and what to write instead.
+# Keys that have been renamed, and what to write instead.
 MOVED_KEYS = {
     "trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw",
     "speed.late_relu": "speed.relu_after_pooling",
@@ -78,7 +79,9 @@ def require_reference(key: str, received: str | None, *, or_name: str = "") -> N
     """Raises a UserError unless the value is None, `module:object`, or, where allowed, a name without a colon.
 
     Args:
-        or_name: what a name without a colon means, for the message; empty where there must be a colon.
+        key: the config key, for the message.
+        received: the value.
+        or_name: what a name without a colon means, for the message; empty if only `module:object` is allowed.
     """
     is_name = received is not None and bool(or_name) and received.isidentifier()
     require(
@@ -107,6 +110,8 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
 
 @dataclass
 class DrawingConfig:
+    """What `dataset=synthetic` draws."""
+
     seed: int = option("seed of the drawn images", 7)
     train_per_class: int = option("drawn training images per class", 200)
     validation_per_class: int = option("drawn validation images per class, divided into val and test", 250)
@@ -124,19 +129,21 @@ class DrawingConfig:
 
 @dataclass
 class DatasetConfig:
-    name: str = option("how tables and MLflow call the data set")
+    """The images, and how they are divided into train, val and test."""
+
+    name: str = option("the data set's name in tables and in MLflow")
     source: str = option("archive (a URL, a zip or a folder) or drawn (pictures drawn from a seed)", "archive")
     archive: str | None = option("URL, local zip or local folder with one folder per class", None)
-    holdout_fraction: float = option("share of each class held out of training where the data has no validation/", 0.4)
+    holdout_fraction: float = option("share of each class held out of training if the data has no validation/", 0.4)
     test_fraction: float = option(
-        "share of the held-out images that becomes test, the rest is val; dataset=folder: 0.5", 0.2
+        "share of the held-out images that becomes test; the rest is val; dataset=folder: 0.5", 0.2
     )
     split_seed: int = option("seed of the splits; `seed` never moves an image", 0)
     near_duplicates: str = option(
-        "one_side: mirrored, resized or cropped copies never get into two splits; ignore", "one_side"
+        "one_side: mirrored, resized or cropped copies never end up in two splits; ignore: they may", "one_side"
     )
-    max_images_per_class: int | None = option("take the first N of each class and split, for a quick look", None)
-    max_unreadable_fraction: float = option("more unreadable files than this is an error", 0.05)
+    max_images_per_class: int | None = option("take only the first N of each class and split, for a quick look", None)
+    max_unreadable_fraction: float = option("a larger share of unreadable files than this is an error", 0.05)
     cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
     drawing: DrawingConfig = field(default_factory=DrawingConfig, metadata={"help": "what dataset=synthetic draws"})
 
@@ -162,8 +169,12 @@ class DatasetConfig:
 
 @dataclass
 class AugmentationConfig:
-    name: str = option("how tables call it")
-    layers: dict[str, Any] = option("Keras layers by a name of yours, in order: {layer: RandomFlip, mode: ...}", {})
+    """The layers that vary training images at random."""
+
+    name: str = option("its name in tables")
+    layers: dict[str, Any] = option(
+        "Keras layers in order, each under a name you choose: {layer: RandomFlip, mode: ...}", {}
+    )
 
     def __post_init__(self) -> None:
         _require_layers("augmentation.layers", self.layers)
@@ -171,8 +182,10 @@ class AugmentationConfig:
 
 @dataclass
 class PreprocessingConfig:
-    name: str = option("how tables call it")
-    pixel_range: list[float] = option("what pixels 0 and 255 become, as [low, high]", [0.0, 1.0])
+    """The size and the pixel range in which images reach the backbone."""
+
+    name: str = option("its name in tables")
+    pixel_range: list[float] = option("the values that pixels 0 and 255 are scaled to, as [low, high]", [0.0, 1.0])
     image_size: int = option("height and width in pixels that every image is resized to", 160)
 
     def __post_init__(self) -> None:
@@ -185,16 +198,19 @@ class PreprocessingConfig:
 
 @dataclass
 class BackboneConfig:
-    name: str = option("how tables call it")
+    """The part of the model that turns images into feature maps."""
+
+    name: str = option("its name in tables")
     application: str | None = option(
         "a model of keras.applications, such as MobileNetV2; null: built from layers", None
     )
     builder: str | None = option(
-        "your own function, module:function: image shape and options -> keras.Model of feature maps; instead of the two",
+        "your own function, module:function: image shape and options -> keras.Model of feature maps; replaces application and "
+        "layers",
         None,
     )
     options: dict[str, Any] = option("further arguments of the application or the builder", {})
-    layers: dict[str, Any] = option("layers by name, in order, where application and builder are null", {})
+    layers: dict[str, Any] = option("layers by name, in order, if application and builder are null", {})
     weights: str | None = option("imagenet, null (random) or a weights file (CATDOG_WEIGHTS)", None)
     trainable_layers: Any = option("0 (frozen), all, or N: the last N layers", "all")
     pixel_range: list[float] | None = option("[low, high] that its weights expect; null: any", None)
@@ -202,7 +218,7 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         require_reference("backbone.builder", self.builder)
         if self.builder and (self.layers or self.application):
-            # On the command line it takes the place of what the chosen file names, and that file's name with it.
+            # A builder given on the command line replaces the backbone of the chosen file, and that file's name too.
             self.layers, self.application, self.name = {}, None, self.builder
         _require_layers("backbone.layers", self.layers)
         require(
@@ -211,7 +227,7 @@ class BackboneConfig:
             {"application": self.application, "layers": list(self.layers)},
         )  # fmt: skip
         train = self.trainable_layers
-        # A bool is an int to Python.
+        # In Python a bool is an int.
         valid = train == "all" or (isinstance(train, int) and not isinstance(train, bool) and train >= 0)
         require(valid, "backbone.trainable_layers", "0 or more, or all", self.trainable_layers)
         require(
@@ -227,7 +243,9 @@ class BackboneConfig:
 
 @dataclass
 class HeadConfig:
-    name: str = option("how tables call it")
+    """The part of the model that turns feature maps into logits."""
+
+    name: str = option("its name in tables")
     dropout: float = option("share of the backbone's features dropped in training", 0.5)
     pooling: str = option("max (2 x 2, then flatten), or global_average", "max")
     units: int = option("units of the dense layer before the output", 128)
@@ -240,9 +258,11 @@ class HeadConfig:
 
 @dataclass
 class ModelConfig:
+    """A whole model of the user's own, instead of backbone and head."""
+
     builder: str | None = option(
-        "your own function, module:function: image shape, classes and options -> keras.Model of logits; instead of backbone "
-        "and head",
+        "your own function, module:function: image shape, classes and options -> keras.Model of logits; replaces backbone and "
+        "head",
         None,
     )
     options: dict[str, Any] = option("further arguments of model.builder", {})
@@ -256,18 +276,21 @@ class ModelConfig:
 
 @dataclass
 class OptimizerConfig:
-    name: str = option("how tables call it", "adam")
+    """The optimizer and its arguments; the learning rate is in `TrainerConfig`."""
+
+    name: str = option("its name in tables", "adam")
     algorithm: str = option("a class of keras.optimizers, or your own as module:class", "Adam")
     weight_decay: float | None = option(
-        "share of a weight taken off at each step, times the learning rate; not of biases and norms; null: the class' own",
+        "decoupled weight decay: each step subtracts this times the learning rate times the weight; never for biases and norms; "
+        "null: the class's default",
         None,
     )
-    momentum: float | None = option("0 or more and less than 1; null: the class' own", None)
-    nesterov: bool | None = option("Nesterov's momentum; null: the class' own", None)
+    momentum: float | None = option("0 or more and less than 1; null: the class's default", None)
+    nesterov: bool | None = option("use Nesterov momentum; null: the class's default", None)
     betas: list[float] | None = option(
-        "decay rates of the moving averages, [first, second]; null: the class' own", None
+        "decay rates of the moving averages, [first, second]; null: the class's default", None
     )
-    epsilon: float | None = option("added to a divisor against division by 0; null: the class' own", None)
+    epsilon: float | None = option("added to a divisor to avoid division by 0; null: the class's default", None)
     clipnorm: float | None = option("largest norm of each weight's gradient; null: not clipped", None)
     global_clipnorm: float | None = option("largest norm of all gradients together; null: not clipped", None)
     clipvalue: float | None = option("largest absolute value in a gradient; null: not clipped", None)
@@ -292,20 +315,24 @@ class OptimizerConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is set, as opposed to left to the class, without the name."""
+        """The settings that are given, without those left to the class and without the name."""
         kept = {key: value for key, value in asdict(self).items() if value is not None and value != {}}
         return {key: value for key, value in kept.items() if key != "name"}
 
 
 @dataclass
 class LossConfig:
-    name: str = option("how tables call it", "cross_entropy")
+    """The training loss."""
+
+    name: str = option("its name in tables", "cross_entropy")
     function: str = option(
         "cross_entropy, focal, or your own as module:function: labels and logits -> the loss of each image",
         "cross_entropy",
     )
     label_smoothing: float = option("share of each label that is spread over all classes", 0.0)
-    gamma: float | None = option("focal: how much less a sure image counts; null: 2", None)
+    gamma: float | None = option(
+        "focal: the larger, the less an image counts that is already classified well; null: 2", None
+    )
     alpha: float | None = option("focal: factor of the whole loss; null: 0.25", None)
     options: dict[str, Any] = option("further arguments of your own function", {})
 
@@ -330,34 +357,37 @@ class LossConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What differs from cross-entropy without smoothing, without the name."""
+        """The settings that differ from cross-entropy without smoothing, without the name."""
         default = asdict(LossConfig())
         return {key: value for key, value in asdict(self).items() if key != "name" and value != default[key]}
 
 
 @dataclass
 class TrainerConfig:
+    """How a model is trained."""
+
     epochs: int = option("passes over the training images", 20)
     batch_size: int = option("images per step", 32)
     learning_rate: float = option("the optimizer's learning rate", 0.001)
-    precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto takes the fastest safe one", "auto")
-    devices: str = option("one: the first GPU, else the CPU; all: every GPU, by MirroredStrategy", "one")
+    precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto picks the fastest safe one", "auto")
+    devices: str = option("one: the first GPU, or the CPU if there is none; all: every GPU, by MirroredStrategy", "one")
     schedule: str = option("constant, or cosine: the learning rate falls to 0 over trainer.epochs", "constant")
     warmup_epochs: int = option("epochs over which the learning rate rises from 0", 0)
     patience: int | None = option("stop after this many epochs without a better val accuracy; null: never", None)
-    deterministic: bool = option("the same bits every time, also after an interruption; slower on a GPU", True)
+    deterministic: bool = option("bit-identical results every time, also after an interruption; slower on a GPU", True)
     jit: str = option(
         "compile steps with XLA: always, never, or auto: on one GPU, unless trainer.deterministic", "auto"
     )
     keep: str = option(
-        "best: the epoch of the highest val accuracy, ties to the lower loss; last: the last epoch", "best"
+        "which epoch's model is kept: best: the highest val accuracy, then the lower val loss; last: the last epoch",
+        "best",
     )
     class_weights: Any = option(
         "none; balanced: every class counts the same in the training loss, however many images it has; or {CLASS: WEIGHT}",
         "none",
     )
     callbacks: Any = option(
-        "your own Keras callbacks: [module:class], or by a name of yours {ema: {callback: module:class, ...its options}}",
+        "your own Keras callbacks: [module:class], or under a name you choose: {ema: {callback: module:class, ...its options}}",
         None,
     )
 
@@ -424,19 +454,23 @@ def list_callbacks(callbacks: Any) -> list[tuple[str, str, dict[str, Any]]]:
 
 @dataclass
 class SpeedConfig:
-    name: str = option("how tables call it")
+    """Switches for the parts of training that make it faster."""
+
+    name: str = option("its name in tables")
     fold_norms: bool = option("fold a frozen backbone's batch norms into its convolutions", True)
     relu_after_pooling: bool = option(
-        "ReLU after max-pooling instead of before it: the same function of fewer elements", True
+        "ReLU after max-pooling instead of before it: the same result from fewer elements", True
     )
-    fast_dropout: bool = option("dropout in the head from 8 random bits an element instead of 32", True)
-    fast_augmentation: bool = option("augment by OpenCV on 8 bits, where it knows the Keras layers", True)
+    fast_dropout: bool = option("dropout in the head draws 8 random bits for each element instead of 32", True)
+    fast_augmentation: bool = option("augment with OpenCV on 8-bit pixels, if it supports the Keras layers", True)
     fast_features: bool = option(
-        "on a CPU, extract a frozen backbone's features with constant weights and its first layers a few images at a time",
+        "on a CPU, extract a frozen backbone's features with constant weights, and run its first layers on a few images at a time",
         True,
     )
     keep_features_mb: int = option(
-        "memory for a frozen backbone's features of images that are not augmented; more are computed every epoch", 1024
+        "memory for a frozen backbone's features of images that are not augmented; features that do not fit are computed again "
+        "every epoch",
+        1024,
     )
 
     def __post_init__(self) -> None:
@@ -445,13 +479,15 @@ class SpeedConfig:
 
 @dataclass
 class TrackingConfig:
+    """Where runs are recorded."""
+
     uri: str = option("MLflow's tracking address (MLFLOW_TRACKING_URI)")
     artifacts: str | None = option("folder for artifacts of new studies; null: the server decides", None)
     system_metrics: bool = option("log CPU, memory and GPU use while a run lasts", False)
     outbox: str = option(
-        "folder for checkpoints and for what MLflow does not have yet, of unfinished runs", "mlruns/outbox"
+        "folder for unfinished runs: their checkpoints, and the records that MLflow does not have yet", "mlruns/outbox"
     )
-    wait_s: float = option("how long a command that is done waits for a tracking server that does not answer", 60.0)
+    wait_s: float = option("how long a finished command waits for a tracking server that does not answer", 60.0)
 
     def __post_init__(self) -> None:
         require(self.wait_s >= 0, "tracking.wait_s", "0 or more seconds", self.wait_s)
@@ -459,14 +495,16 @@ class TrackingConfig:
 
 @dataclass
 class PromoteConfig:
+    """When the best run of a sweep becomes champion."""
+
     enabled: bool = option("register the best run of a sweep", True)
     registered_model: str = option("name in the MLflow registry", "catdog")
     replace_other_data: bool = option("move the champion even if it was chosen on other data or another split", False)
     margin: float = option(
-        "the champion moves if the interval excludes that the new model is worse by more than this", 0.01
+        "the new model becomes champion if the interval excludes that it is worse by more than this", 0.01
     )
-    calibration_margin: float = option("and its calibration error is at most this much worse", 0.02)
-    force: bool = option("move the champion in any case, and record that", False)
+    calibration_margin: float = option("and if its calibration error is at most this much worse", 0.02)
+    force: bool = option("make it champion in any case, and record that it was forced", False)
 
     def __post_init__(self) -> None:
         require(0 <= self.margin < 1, "promote.margin", "0 or more and less than 1", self.margin)
@@ -480,14 +518,15 @@ class Config:
     study: str = option("the question; one MLflow experiment", DEFAULT_STUDY)
     seed: int = option("seed of the initial weights, the order of images, augmentation and dropout", 0)
     reuse: str = option(
-        "exact: a finished run of the same config, data, code, libraries and precision is not repeated; never", "exact"
+        "exact: a finished run of the same config, data, code, libraries and precision is not repeated; never: it is",
+        "exact",
     )
     dataset: DatasetConfig = MISSING
     augmentation: AugmentationConfig = MISSING
     preprocessing: PreprocessingConfig = MISSING
     backbone: BackboneConfig = MISSING
     head: HeadConfig = MISSING
-    # No group of its own: conf/model/ picks other groups.
+    # Not a config group: the files in conf/model/ choose other groups.
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = MISSING
     loss: LossConfig = MISSING
@@ -530,7 +569,7 @@ AnyConfig = TypeVar("AnyConfig")
 
 
 def load_tracking(uri: str) -> TrackingConfig:
-    """Returns the tracking section for a store: `conf/tracking/local.yaml` with this address, `server.yaml` for a server."""
+    """Returns the tracking section for a store: `conf/tracking/local.yaml`, or `server.yaml` for a server, with this address."""
     choice = "server" if uri.startswith(("http://", "https://")) else "local"
     content = OmegaConf.load(CONF / "tracking" / f"{choice}.yaml")
     assert isinstance(content, DictConfig)
@@ -542,7 +581,7 @@ def load_tracking(uri: str) -> TrackingConfig:
 
 
 def require_study(study: str) -> None:
-    """Raises a UserError unless this can be a study's name."""
+    """Raises a UserError unless this is a valid name of a study."""
     require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)
 
 
@@ -569,7 +608,7 @@ def register() -> None:
 
 
 def _open_options(node: Any) -> Any:
-    """Returns a schema whose keys `options` take any key without Hydra's `+`: what they mean, the function says."""
+    """Returns a schema whose `options` accept any key without Hydra's `+`: only the user's function knows which keys are valid."""
     for key in node:
         held = None if OmegaConf.is_missing(node, key) else node[key]
         if isinstance(held, DictConfig):
@@ -606,7 +645,7 @@ def nested_schema(schema: type, name: str) -> type | None:
 
 
 def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None:
-    """Refuses keys that were added with Hydra's `+`: the schema would carry them along and nothing would read them."""
+    """Refuses keys that were added with Hydra's `+`: they would be accepted, but nothing would read them."""
     known = [f.name for f in fields(schema)]
     for name in map(str, composed):
         require(name in known, f"{prefix}{name}", "a key that catdog knows: " + ", ".join(known), name)
@@ -616,7 +655,7 @@ def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Returns every leaf of a config dataclass by its dotted key, such as `trainer.epochs`."""
+    """Returns the value of every leaf of a config dataclass under its dotted key, such as `trainer.epochs`."""
     leaves: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -637,18 +676,21 @@ def hash_text(text: str) -> str:
 
 @functools.cache
 def _hash_file(path: str, size: int, changed_ns: int) -> str:
-    """Returns the sha256 of a file, read once as long as size and time of change stay."""
+    """Returns the sha256 of a file, which is read only once while its size and modification time stay the same."""
+    # They are only there for the cache's key.
+    del size, changed_ns
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def hash_config(config: Config, *, with_seed: bool) -> str:
-    """Returns the digest of what in the config affects training; where things lie and what they are called does not.
+    """Returns the digest of those parts of the config that affect training. Paths and names do not.
+
+    `trainer.precision` is left out. A run's identity contains the precision that was really used, beside this digest: `auto` that
+    became float32 is the same as float32.
 
     Args:
+        config: the config of a run.
         with_seed: False gives the digest of the variant, which all seeds share.
-
-    What `trainer.precision` became on the machine counts in a run's identity, beside this digest: auto that became float32 and
-    float32 are the same.
     """
     content = asdict(config)
     relevant = {group: content[group] for group in RESULT_GROUPS}
@@ -659,7 +701,7 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
     for group in relevant.values():
         group.pop("name", None)
         if "layers" in group:
-            # In their order: a flip before a rotation is not a rotation before a flip.
+            # As a list, because their order matters: a flip before a rotation is not a rotation before a flip.
             group["layers"] = list(group["layers"].items())
     weights = None if config.model.builder else config.backbone.weights
     if weights and Path(weights).is_file():
@@ -671,9 +713,9 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
 
 
 def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
-    """Takes from what is hashed the keys that are younger than some runs, where they are at their defaults.
+    """Removes keys that were added to the schema later from what is hashed, if they have their defaults.
 
-    A run from before there was such a key then has the digest of one that leaves it alone.
+    So a run from before such a key existed has the same digest as a new run that does not set the key.
     """
     relevant["optimizer"], relevant["loss"] = config.optimizer.settings, config.loss.settings
     if config.optimizer.settings == OptimizerConfig().settings:
@@ -690,20 +732,20 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
     if backbone["builder"] is None:
         del backbone["builder"]
     if config.model.builder:
-        # It takes the place of backbone and head.
+        # The builder replaces backbone and head.
         del relevant["backbone"], relevant["head"]
     else:
         del relevant["model"]
 
 
 def older_optimizer(former: str) -> dict[str, Any]:
-    """Returns the section `optimizer` of a run from when it was a key of the trainer: adam, adamw, sgd or rmsprop."""
+    """Returns the section `optimizer` of an old run, whose optimizer was a key of the trainer: adam, adamw, sgd or rmsprop."""
     names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
     return asdict(OptimizerConfig(name=former, algorithm=names[former]))
 
 
 def complete_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Returns the params of a run as MLflow has them, with those that are younger than the run, as it was trained."""
+    """Returns a run's MLflow params, and adds those that did not exist yet when it was trained, with the values it used."""
     if "optimizer.algorithm" in params:
         return dict(params)
     sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),
@@ -714,7 +756,7 @@ def complete_params(params: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_references(config: Config) -> dict[str, str]:
-    """Returns what the config names of the user's own code: module:object by config key."""
+    """Returns the user's own code that the config names: config key -> module:object."""
     named = {
         "model.builder": config.model.builder,
         "optimizer.algorithm": config.optimizer.algorithm,
@@ -736,7 +778,7 @@ def list_options(schema: type, prefix: str = "") -> list[tuple[str, Any, str]]:
         if nested:
             options += list_options(nested, f"{prefix}{f.name}.")
             continue
-        # Containers have a factory for a default; an interpolation such as ${catdog_cache:} says nothing to a reader.
+        # Containers have a default factory instead of a default. An interpolation such as ${catdog_cache:} tells a reader nothing.
         plain = f.default is not dataclasses.MISSING and f.default != MISSING and not str(f.default).startswith("${")
         options.append((prefix + f.name, f.default if plain else "", f.metadata.get("help", "")))
     return options

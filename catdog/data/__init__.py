@@ -1,1 +1,1 @@
-"""The data stage: sources, splits, decoded cache, input stream."""
+"""Data sets: their sources, splits, decoded cache, duplicates, and predictions for their images."""

@@ -1,4 +1,4 @@
-"""Answers to validation images that another tool gives, checked against the study's images."""
+"""Checks another tool's predictions for validation images against the study's images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from catdog.data.splits import hash_files
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 
-# Of the sum of an image's probabilities, which is 1.
+# How far the sum of an image's probabilities may be from 1.
 SUM_TOLERANCE = 1e-3
 MOST_SHOWN = 3
 
@@ -26,20 +26,20 @@ def check_answers(
     probabilities: Any,
     class_names: Sequence[str] | None = None,
 ) -> Predictions:
-    """Returns answers as the study has them: its files, in its order, under its labels and classes.
+    """Returns the answers in the study's form: with its files, in its order, and with its labels and classes.
 
-    Answers to files of the study that cannot be read are left out, as catdog's own models do not answer them.
+    Answers for files that cannot be read are left out, because catdog's own models do not answer them either.
 
     Args:
-        dataset: the study's.
-        readable: the validation files that have to be answered, by their names in the study.
-        files: of each answer: its name in the study, or where the file lies; a copy elsewhere is known by its content.
-        labels: of each answer: class names, or indices into `class_names`.
-        probabilities: numbers (N, C) in [0, 1], each row with the sum 1, or a DataFrame whose columns are the classes.
-        class_names: of the columns of `probabilities` and of the indices; None: those of the study, in its order.
+        dataset: the study's data set.
+        readable: the validation files that need an answer, by their names in the study.
+        files: the file of each answer: its name in the study or its path. A copy elsewhere is recognized by its content.
+        labels: the true class of each answer: class names, or indices into `class_names`.
+        probabilities: numbers (N, C) in [0, 1], each row with the sum 1, or a DataFrame with one column per class.
+        class_names: the classes of the columns of `probabilities`, which the indices refer to; None: the study's, in its order.
 
     Raises:
-        UserError: what is wrong, or missing, with the first files and their number.
+        UserError: something is wrong or missing; the message names the first files and says how many there are.
     """
     table, columns = _read_probabilities(probabilities, class_names, dataset.classes)
     files = [Path(file) if isinstance(file, str | Path) else Path(str(file)) for file in files]
@@ -67,7 +67,7 @@ def _wrong(problem: str, advice: str) -> UserError:
 
 
 def _refuse(bad: Sequence[str], problem: str, advice: str) -> None:
-    """Raises a UserError that names the first of what is bad and says how many there are, unless there is none."""
+    """Raises a UserError that names the first bad items and says how many there are, unless there are none."""
     if bad:
         more = f" and {len(bad) - MOST_SHOWN:,} more" if len(bad) > MOST_SHOWN else ""
         raise _wrong(f"{problem}: {len(bad):,} ({', '.join(bad[:MOST_SHOWN])}{more})", advice)
@@ -94,7 +94,7 @@ def _read_probabilities(
         raise _wrong(
             f"the probabilities must have the shape (N, {len(columns)}), one column for each of {', '.join(columns)}, "
             f"received {table.shape}",
-            "Of two classes both have a column.",
+            "With two classes, give a column for each of them.",
         )
     return table, columns
 
@@ -129,7 +129,7 @@ def _require_numbers(table: np.ndarray, names: Sequence[str]) -> None:
 
 
 def _find_names(dataset: Dataset, files: Sequence[Path]) -> list[str]:
-    """Returns what files are called in the study: by where they lie, or by what they hold; else as they were given."""
+    """Returns the names of files in the study, found by path or by content; an unknown file keeps its given name."""
     rows = dataset.manifest.select("val")
     known = set(rows["file"])
     root = dataset.manifest.root.resolve()
@@ -150,7 +150,7 @@ def _find_names(dataset: Dataset, files: Sequence[Path]) -> list[str]:
     for place, digest in zip(elsewhere, digests, strict=True):
         alike = by_digest.get(digest, [])
         if alike:
-            # Of files with equal bytes the one that is called the same.
+            # Among files with the same bytes, the one with the same name.
             same = [name for name in alike if Path(name).name == files[place].name]
             names[place] = (same or alike)[0]
             alike.remove(names[place])

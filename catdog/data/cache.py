@@ -1,4 +1,4 @@
-"""Decoded images, kept on disk so that a data set is decoded once for each image size."""
+"""Keeps decoded images on disk, so that a data set is decoded only once for each image size."""
 
 import hashlib
 import json
@@ -30,8 +30,8 @@ class DecodedImages:
     """Images at one size, in the order of the files they were decoded from.
 
     Attributes:
-        images: uint8 (N, H, W, 3) in [0, 255], RGB, read-only and mapped from disk; unreadable rows are zero.
-        unreadable: why a row is zero, by its index.
+        images: uint8 (N, H, W, 3) in [0, 255], RGB, read-only and memory-mapped; the rows of unreadable files are zero.
+        unreadable: the reason for each such row, by its index.
     """
 
     images: np.ndarray
@@ -39,20 +39,20 @@ class DecodedImages:
 
 
 class _DamagedCacheError(Exception):
-    """A cache folder that does not hold what was once written there."""
+    """The content of a cache folder is not what was written there."""
 
 
 def load_images(
     files: Sequence[Path], digests: Sequence[str], *, height: int, width: int, cache: Path
 ) -> DecodedImages:
-    """Returns the images of `files`, from the cache or, once, decoded into it.
+    """Returns the images of `files` from the cache; the first time, decodes them into it.
 
-    Memory stays at some 20 MB whatever the number of images. Processes that want the same images at once decode them
-    once.
+    It takes about 20 MB of memory for any number of images. If several processes want the same images at the same time, only
+    one decodes them.
 
     Args:
         files: the image files.
-        digests: the sha256 of each file's content; with the size, they are the key in the cache.
+        digests: the sha256 of each file's content; together with the size, they are the key in the cache.
         height: rows of every image.
         width: columns of every image.
         cache: the folder of the cache; the images are kept in its `decoded/`.
@@ -61,7 +61,7 @@ def load_images(
         The images; row i belongs to `files[i]`.
 
     Raises:
-        UserError: the cache cannot be written or its disk is full.
+        UserError: the cache cannot be written, or its disk is full.
     """
     if len(files) != len(digests):
         raise ValueError(f"{len(files)} files, but {len(digests)} digests")
@@ -77,7 +77,7 @@ def load_images(
 
 
 def load_cached_images(digests: Sequence[str], *, height: int, width: int, cache: Path) -> DecodedImages | None:
-    """Returns the images that were once decoded for `digests`, or None; the files themselves are not needed.
+    """Returns images that were decoded earlier, or None; it does not need the files.
 
     Args:
         digests: the sha256 of each file's content, in the order in which they were decoded.
@@ -86,7 +86,7 @@ def load_cached_images(digests: Sequence[str], *, height: int, width: int, cache
         cache: the folder of the cache.
 
     Returns:
-        The images, or None where the cache does not hold them undamaged.
+        The images, or None if they are not in the cache or are damaged.
     """
     try:
         return _load(_cache_folder(digests, height, width, cache))
@@ -100,7 +100,7 @@ def _cache_folder(digests: Sequence[str], height: int, width: int, cache: Path) 
 
 
 def _decode_into(folder: Path, files: Sequence[Path], height: int, width: int) -> DecodedImages:
-    """Decodes `files` into `folder`, whose lock the caller holds, and returns what is there then."""
+    """Decodes `files` into `folder`, whose lock the caller holds, and returns the images."""
     start_s = time.monotonic()
     with staged(folder) as stage:
         require_free_space(folder.parent, len(files) * height * width * 3)
@@ -120,7 +120,7 @@ def _decode_into(folder: Path, files: Sequence[Path], height: int, width: int) -
 
 
 def _write_images(path: Path, files: Sequence[Path], height: int, width: int) -> dict[int, UnreadableImageError]:
-    """Writes the .npy file of `files`, block by block; returns why a row is zero, by its index."""
+    """Writes the .npy file of `files` block by block, and returns the error of each unreadable file by row."""
     block_rows = max(1, _BLOCK_BYTES // (height * width * 3))
     block = np.empty((min(block_rows, len(files)), height, width, 3), np.uint8)
     failures = {}
@@ -169,9 +169,9 @@ def _load_or_warn(folder: Path) -> DecodedImages | None:
 
 
 def _load(folder: Path, complete: bool = False) -> DecodedImages | None:
-    """Returns the images in `folder`; None where it does not exist, or is not complete though it should be.
+    """Returns the images in `folder`; None if it does not exist, or if it must be complete and is not.
 
-    A cache is not complete when files in it were unreadable for a reason that may have passed.
+    A cache is incomplete if files were unreadable for a reason that may be gone by now.
     """
     if not folder.exists():
         return None
@@ -196,14 +196,14 @@ def _open(folder: Path, unreadable: dict[int, str]) -> DecodedImages:
 
 
 def release(images: np.ndarray) -> None:
-    """Takes what was read of a mapped file out of this process' memory, whatever its size; the system keeps it in its own."""
+    """Removes the pages of a memory-mapped file from this process' memory; they stay in the system's page cache."""
     mapped = getattr(images, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _checksum(path: Path) -> int:
-    """Returns the CRC-32 of a file, read at several GB/s: it finds accidents, which are all that happens to a cache."""
+    """Returns the CRC-32 of a file, at several GB/s; it detects accidental damage, and a cache needs no more."""
     checksum = 0
     buffer = bytearray(2**20)
     with path.open("rb", buffering=0) as file:

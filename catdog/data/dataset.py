@@ -1,4 +1,4 @@
-"""The data stage: a dataset section of the config -> splits whose images are decoded and memory-mapped."""
+"""Turns the config's section `dataset` into splits, whose images are decoded and memory-mapped."""
 
 import logging
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class SplitImages:
     """The readable images of one split.
 
     Attributes:
-        decoded: uint8 (N, H, W, 3) in [0, 255], memory-mapped; N counts unreadable files as well.
-        rows: int64 (M,), the rows of `decoded` that could be read.
+        decoded: uint8 (N, H, W, 3) in [0, 255], memory-mapped; N includes unreadable files.
+        rows: int64 (M,), the rows of `decoded` with readable images.
         labels: int32 (M,), class indices.
         files: M file names, relative to the data set's root.
         classes: class names in the order of their indices.
-        unreadable: reason by file name for the N - M others.
+        unreadable: for each of the N - M other files, the reason by file name.
     """
 
     decoded: np.ndarray
@@ -47,10 +47,12 @@ class SplitImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of one image: (H, W, 3)."""
         return self.decoded.shape[1:]
 
     @property
     def dtype(self) -> str:
+        """The name of the pixels' type."""
         return self.decoded.dtype.name
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +71,7 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their indices."""
         return self.manifest.classes
 
     def load_split(self, split: str, image_size: int, *, look: "OpenLook | None" = None) -> SplitImages:
@@ -77,15 +80,15 @@ class Dataset:
         Args:
             split: train, val or test.
             image_size: height and width in pixels.
-            look: for test: the entry in the ledger that this is for, of `catdog.registry.ledger.open_look`.
+            look: for test: the entry in the ledger, as `catdog.registry.ledger.open_look` returns it.
 
         Raises:
-            UserError: more unreadable files than `dataset.max_unreadable_fraction`.
-            ValueError: test is asked for without such an entry.
+            UserError: there are more unreadable files than `dataset.max_unreadable_fraction` allows.
+            ValueError: test is requested without an entry in the ledger.
         """
         if split == "test" and look is None:
             raise ValueError(
-                "test images are given out against an entry in the ledger: catdog.registry.ledger.open_look"
+                "the test images need an entry in the ledger of test looks: catdog.registry.ledger.open_look makes one"
             )
         rows = self.manifest.select(split)
         log.info("%s: %s images at %s x %s", split, f"{len(rows):,}", image_size, image_size)
@@ -111,7 +114,7 @@ class Dataset:
         more = [f"and {len(unreadable) - len(named)} more"] if len(unreadable) > len(named) else []
         listing = "\n  ".join(named + more)
         summary = f"{len(unreadable)} of {total} files of {split} are unreadable"
-        # One bad file is no reason to refuse a small split.
+        # A single bad file is always allowed, even in a small split.
         if len(unreadable) > max(1, self.config.max_unreadable_fraction * total):
             raise UserError(
                 f"{summary}, more than dataset.max_unreadable_fraction={self.config.max_unreadable_fraction:g} allows. Repair "
@@ -121,10 +124,10 @@ class Dataset:
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
-    """Returns the data set that a config describes, fetched or drawn where need be, its splits fixed.
+    """Returns the data set that a config describes, with fixed splits; downloads or draws its images if necessary.
 
     Raises:
-        UserError: the archive cannot be had or read, or its images make no data set.
+        UserError: the archive cannot be fetched or read, or its images do not form a data set.
     """
     root = fetch_images(config)
     manifest = build_manifest(
@@ -134,7 +137,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
         max_images_per_class=config.max_images_per_class,
-        # Drawn images are all different, however alike some look.
+        # All drawn images are different, even if some look alike.
         duplicates_cache=Path(config.cache)
         if config.near_duplicates == "one_side" and config.source != "drawn"
         else None,
@@ -143,10 +146,10 @@ def load_dataset(config: DatasetConfig) -> Dataset:
 
 
 def fetch_images(config: DatasetConfig) -> Path:
-    """Returns the folder of a data set's images, downloaded, extracted or drawn where need be.
+    """Returns the folder of a data set's images; downloads, extracts or draws them if necessary.
 
     Raises:
-        UserError: the archive cannot be had or read.
+        UserError: the archive cannot be fetched or read.
     """
     if config.source == "drawn":
         return draw_images(config.drawing, Path(config.cache))
@@ -155,12 +158,12 @@ def fetch_images(config: DatasetConfig) -> Path:
 
 
 def draw_images(config: DrawingConfig, cache: Path) -> Path:
-    """Returns the folder of the drawn images, drawing them once."""
+    """Returns the folder of the drawn images; draws them the first time."""
     import time
 
     from catdog.data import synthetic
 
-    # The code that draws is part of what is drawn.
+    # The code that draws is part of the key: other code may draw other images.
     sources = [path.read_text(encoding="utf-8") for path in sorted(Path(synthetic.__file__).parent.glob("*.py"))]
     folder = cache / "drawn" / hash_text(f"{config} {sources}")[:16]
     with locked(folder, "drawing these images"):
@@ -179,7 +182,7 @@ def draw_images(config: DrawingConfig, cache: Path) -> Path:
 
 
 def describe_dataset(dataset: Dataset) -> str:
-    """Returns the lines that a run's log opens with: counts, majority-class baseline, digest, files left out."""
+    """Returns the first lines of a run's log: counts, majority-class baseline, digest, files left out."""
     counts = dataset.manifest.images.groupby(["split", "label"]).size().unstack(fill_value=0)
     lines = [f"data set {dataset.config.name}, digest {dataset.manifest.digest[:12]}"]
     for split in SPLITS:
@@ -191,8 +194,8 @@ def describe_dataset(dataset: Dataset) -> str:
     if dataset.manifest.conflicts:
         shown = [f"{a!r} and {b!r}" for a, b in dataset.manifest.conflicts[:MAX_NAMED_FILES]]
         lines.append(
-            f"  {len(dataset.manifest.conflicts)} pairs of the same picture have different classes (python -m catdog.audit shows "
-            "them): " + "; ".join(shown)
+            f"  {len(dataset.manifest.conflicts)} pairs of files show the same picture but have different classes (python -m "
+            "catdog.audit shows them): " + "; ".join(shown)
         )
     if dataset.manifest.left_out:
         pairs = [f"{file!r} = {twin!r}" for file, twin in list(dataset.manifest.left_out.items())[:MAX_NAMED_FILES]]
@@ -203,6 +206,6 @@ def describe_dataset(dataset: Dataset) -> str:
 
 
 def majority_fraction(manifest: Manifest) -> float:
-    """Returns the share of val, in [0, 1], that the most frequent class of train makes up: the accuracy to beat."""
+    """Returns the fraction of val, in [0, 1], that belongs to the most frequent class of train: the accuracy to beat."""
     majority = manifest.select("train")["label"].value_counts().idxmax()
     return float((manifest.select("val")["label"] == majority).mean())

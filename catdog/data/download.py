@@ -1,4 +1,4 @@
-"""A URL -> a file, in the face of networks that are absent, slow or broken."""
+"""Downloads a file from a URL, and copes with networks that are missing, slow or unreliable."""
 
 import hashlib
 import logging
@@ -18,43 +18,43 @@ from catdog.data.staging import locked, require_free_space
 
 logger = logging.getLogger(__name__)
 
-# From the name lookup to the headers of the answer; with the imports before it, a user hears of it within 20 s.
+# From the name lookup to the headers of the response. With the imports before it, a user gets the message within 20 s.
 CONNECT_TIMEOUT_S = 10.0
-# The same after a break in the middle; with the pauses, all reconnections end within 20 s.
+# The same after an interruption; together with the pauses, all reconnections end within 20 s.
 RECONNECT_TIMEOUT_S = 5.0
 RECONNECT_PAUSES_S = (0.5, 1.0, 2.0)
-# The longest silence in the middle of an answer.
+# The longest time without data in the middle of a response.
 STALL_TIMEOUT_S = 20.0
 
 _CHUNK_BYTES = 2**16
 
 
 class UnreachableError(OSError):
-    """A URL that gives no answer or no content; the message is a short reason without the URL."""
+    """There is no response or no content from a URL; the message is a short reason without the URL."""
 
 
 class BrokenDownloadError(UnreachableError):
-    """A download that broke off after it had begun, and goes on from there when it is tried again."""
+    """A download was interrupted after it had begun; the next attempt resumes it."""
 
 
 def check_reachable(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """Raises unless the host of `url` answers; that it has nothing at this very URL (404) is an answer too.
+    """Raises an error unless the host of `url` responds; a 404 counts as a response.
 
     Args:
-        url: an http(s) URL; a folder will do.
-        timeout_s: the longest that this takes, name lookup and redirects included.
+        url: an http(s) URL, which may be a folder's.
+        timeout_s: the longest time that this takes, including name lookup and redirects.
 
     Raises:
-        UnreachableError: an OSError whose message is a short reason.
+        UnreachableError: there is no response; an OSError whose message is a short reason.
     """
     _request(url, {}, timeout_s).close()
 
 
 def download_file(url: str, folder: Path) -> Path:
-    """Returns the file that `url` was downloaded to, now or earlier; it is kept for ever.
+    """Returns the file that `url` was downloaded to, now or earlier; the file is never deleted.
 
-    A download that breaks off is taken up where it stopped, by this call and by later ones. Processes that want the
-    same URL at once download it once.
+    An interrupted download is resumed where it stopped, by this call and by later ones. If several processes want the same URL
+    at the same time, only one downloads it.
 
     Args:
         url: an http(s) URL.
@@ -64,8 +64,8 @@ def download_file(url: str, folder: Path) -> Path:
         A file in `folder`, named after the URL.
 
     Raises:
-        UnreachableError: there was no answer within CONNECT_TIMEOUT_S, or the answer was an error.
-        BrokenDownloadError: the download broke off, and so it did when it was taken up.
+        UnreachableError: there was no response within CONNECT_TIMEOUT_S, or the response was an error.
+        BrokenDownloadError: the download was interrupted, and all attempts to resume it failed.
         UserError: the folder cannot be written, or its disk is full.
     """
     name = re.sub(r"[^\w.-]+", "_", unquote(urlsplit(url).path).rpartition("/")[2])[-80:] or "file"
@@ -92,15 +92,15 @@ def _download_all(url: str, part: Path) -> None:
             return
         except UnreachableError as error:
             if attempt == 0 and not isinstance(error, BrokenDownloadError):
-                raise  # nothing has come yet: the user hears of it at once
+                raise  # nothing has arrived yet: report it at once
             problem = error
             logger.info("the download broke off: %s", error)
     raise BrokenDownloadError(*problem.args) from problem
 
 
 def _download_rest(url: str, part: Path, timeout_s: float) -> None:
-    """Downloads into `part` what it lacks, or all of it where the server sends another version or no parts."""
-    headers = {"Accept-Encoding": "identity"}  # sizes and ranges then count the bytes of the file
+    """Downloads what `part` lacks, or all of it if the server sends another version or no ranges."""
+    headers = {"Accept-Encoding": "identity"}  # so that sizes and ranges count the bytes of the file
     have = part.stat().st_size if part.exists() and _validator_file(part).exists() else 0
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": _validator_file(part).read_text("utf-8")}
@@ -111,12 +111,12 @@ def _download_rest(url: str, part: Path, timeout_s: float) -> None:
         start, total = _extent(response)
         if start not in (0, have):
             if not have:
-                raise UnreachableError("the server sends a part of it that was not asked for")
-            part.unlink()  # the server has no such part: start over
+                raise UnreachableError("the server sends a range of the file that was not requested")
+            part.unlink()  # the server does not have this range: start over
             _download_rest(url, part, timeout_s)
             return
         if start == 0:
-            part.write_bytes(b"")  # before the validator: a kill in between must not mix two versions
+            part.write_bytes(b"")  # before the validator, so that a kill in between cannot mix two versions
             _write_validator(part, response)
         if total is not None:
             require_free_space(part.parent, total - start)
@@ -128,13 +128,13 @@ def _download_rest(url: str, part: Path, timeout_s: float) -> None:
             except requests.RequestException as error:
                 raise BrokenDownloadError(_reason(error)) from error
             file.flush()
-            os.fsync(file.fileno())  # a loss of power must not leave a file that counts as whole and is not
+            os.fsync(file.fileno())  # after a power loss, an incomplete file must not count as complete
             if total is not None and file.tell() != total:
-                raise BrokenDownloadError(f"{file.tell():,} of {total:,} bytes came")
+                raise BrokenDownloadError(f"only {file.tell():,} of {total:,} bytes arrived")
 
 
 def _extent(response: requests.Response) -> tuple[int, int | None]:
-    """Returns where in the file the answer begins (-1: not told) and the length of the whole file (None: not told)."""
+    """Returns where in the file the response begins (-1: unknown) and the length of the whole file (None: unknown)."""
     if response.status_code == requests.codes.ok:
         encoded = "Content-Encoding" in response.headers  # the length is then that of the encoded bytes
         length = response.headers.get("Content-Length", "")
@@ -148,7 +148,7 @@ def _validator_file(part: Path) -> Path:
 
 
 def _write_validator(part: Path, response: requests.Response) -> None:
-    """Keeps what tells this version of the file from others; without it the download cannot be taken up.
+    """Stores what identifies this version of the file; without it, the download cannot be resumed.
 
     Source: RFC 9110, 13.1.5: If-Range takes a strong ETag or a date.
     """
@@ -161,10 +161,10 @@ def _write_validator(part: Path, response: requests.Response) -> None:
 
 
 def _request(url: str, headers: dict[str, str], timeout_s: float) -> requests.Response:
-    """Returns the answer to a GET, whatever its status, its headers received, its body not yet.
+    """Returns the response to a GET request with any status, when its headers have arrived but not its body.
 
-    The request runs in a thread that is left behind when its time is up: the timeout of a socket counts for each of the
-    addresses that a name resolves to, and does not cover the name lookup.
+    The request runs in a thread, which is abandoned after the timeout. A socket's own timeout is not enough: it applies to each
+    address of the host in turn, and does not cover the name lookup.
     """
     outcomes: queue.SimpleQueue[requests.Response | Exception] = queue.SimpleQueue()
     abandoned = threading.Event()
@@ -193,7 +193,7 @@ def _request(url: str, headers: dict[str, str], timeout_s: float) -> requests.Re
 
 
 def _reason(error: BaseException) -> str:
-    """Returns what the operating system said at the bottom of a chain of exceptions, or else the top one's message."""
+    """Returns the operating system's reason from a chain of exceptions, or else the message of the first one."""
     reason = str(error)
     cause: BaseException | None = error
     while cause is not None:

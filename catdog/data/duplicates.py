@@ -1,4 +1,4 @@
-"""Which images are the same picture: copies, mirrored, resized, recompressed or slightly cropped ones."""
+"""Finds images of the same picture: copies, and mirrored, resized, recompressed or slightly cropped versions."""
 
 import hashlib
 import logging
@@ -20,34 +20,36 @@ log = logging.getLogger(__name__)
 
 # Pictures are compared at this size, in grey.
 SIDE = 96
-# A picture is described by its lowest frequencies: SPECTRUM x SPECTRUM coefficients, without the mean, of the cosine transform of
-# SHRUNK x SHRUNK pixels.
+# A picture is described by its lowest frequencies: SPECTRUM x SPECTRUM coefficients of the cosine transform of SHRUNK x SHRUNK
+# pixels, without the mean.
 SHRUNK, SPECTRUM = 32, 8
-# Shares cut off the four sides (top, right, bottom, left) of what is described besides the whole picture: a cropped copy is then
-# near one of them.
+# Fractions cut off the four sides (top, right, bottom, left). These crops are described as well as the whole picture, so that a
+# cropped copy is similar to one of them.
 CROPS = (
     (0.05, 0.05, 0.05, 0.05), (0.05, 0.05, 0, 0), (0, 0.05, 0.05, 0), (0, 0, 0.05, 0.05), (0.05, 0, 0, 0.05),
 )  # fmt: skip
-# Pairs are looked at whose descriptions correlate so much, mirrored and cropped as is best; first, for speed, by their
-# COARSE x COARSE lowest frequencies. Of 4.5 million pairs of different photos not one is looked at, of as many of drawn images 30.
+# A pair is a candidate if its descriptions correlate this much, for the best mirroring and crop. To save time, the COARSE x COARSE
+# lowest frequencies are compared first. Of 4.5 million pairs of different photos none was a candidate; of as many pairs of drawn
+# images, 30 were.
 ALIKE, COARSE = 0.93, 5
-# Of two pictures that are the same, laid over each other as well as can be: the least correlation, also of their fine detail, which
-# tells simple shapes apart, and the largest difference in mean colour, in steps of 255. On 3,000 photos of cats and dogs, 1,596 of
-# 1,600 planted copies were found, 291 of 400 with a tenth of a side cut off, and no pair of different photos
-# (`python benchmarks/planted.py`).
+# Two pictures are the same if, aligned as well as possible, they reach this correlation, this correlation of their fine detail
+# (which distinguishes simple shapes), and at most this difference in mean colour, on the scale of 0 to 255. On 3,000 photos of cats
+# and dogs, 1,596 of 1,600 planted copies were found, 291 of 400 copies with a tenth of a side cut off, and no pair of different
+# photos (`python benchmarks/planted.py`).
 SAME_PICTURE, SAME_DETAIL, SAME_COLOUR = 0.98, 0.94, 8.0
-# Laid over at these scales, the plain one first so that it wins a tie, copies had 0.87 or more; from there the place is fitted.
+# Alignment starts with these scales; 1.0 comes first so that it wins a tie. There copies correlated by 0.87 or more. The alignment
+# is then fitted from the best scale.
 SCALES, ROUGHLY_SAME = (1.0, 0.95, 1.05, 0.90, 1.10), 0.85
-# Of whole pictures, one of which may be cropped.
+# The largest difference in mean colour between whole pictures, one of which may be a crop of the other.
 ROUGHLY_SAME_COLOUR = 32.0
 FIT_STEPS, FIT_CHANGE, MOST_SHEAR, MOST_STRETCH = 50, 1e-4, 0.02, 0.13
-# Of the middle of one picture, the share that has to lie on the other.
+# The fraction of the middle of one picture that must lie within the other.
 MOSTLY = 0.8
-# A scale or a shift beyond this is a crop.
+# A larger change of scale, or a larger shift in pixels, is a crop.
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
 VERSION = f"3/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}"
 IMAGES_AT_ONCE = 256
-# Minutes of work on two cores: a pair takes about 3 CPU ms.
+# A pair takes about 3 CPU ms: so many take minutes on two cores.
 MOST_CANDIDATES = 50_000
 FOUND = "found.npz"
 
@@ -57,10 +59,10 @@ class Pair:
     """Two images that show the same picture.
 
     Attributes:
-        first: position of one of them in the list that was searched.
-        second: position of the other, larger than `first`.
+        first: position of one image in the list that was searched.
+        second: position of the other image, larger than `first`.
         kind: copy (the same bytes), mirrored, cropped, or near-copy (resized or recompressed).
-        similarity: correlation of the two, in [0, 1]; 1 for copies.
+        similarity: correlation of the two images, in [0, 1]; 1 for copies.
     """
 
     first: int
@@ -70,23 +72,23 @@ class Pair:
 
 
 def find_pairs(paths: Sequence[Path], digests: Sequence[str], cache: Path) -> list[Pair]:
-    """Returns all pairs of images that show the same picture; unreadable files are in none but those of equal bytes.
+    """Returns all pairs of images that show the same picture; unreadable files only pair with files of the same bytes.
 
-    The lowest frequencies of the pictures, their mirror images and five crops of each tell the candidates. Those are then laid over
-    each other, shifted and stretched as fits best, and correlated. What was found is kept in the cache, by content: a second call
-    reads it.
+    Candidates are found by comparing the lowest frequencies of each picture, its mirror image and five crops. The pictures of a
+    candidate pair are then aligned by shifting and stretching, and correlated. The findings are kept in the cache, by content: a
+    second call reads them.
 
-    Not found: rotated pictures, larger crops than a tenth of a side (and a third of those), copies in other colours or in grey,
-    other exposures of a scene.
+    Not found: rotated pictures, crops by more than a tenth of a side and about a quarter of those by a tenth, copies in other
+    colours or in grey, other exposures of a scene.
 
     Args:
         paths: N files.
         digests: sha256 of each file's bytes.
-        cache: folder; the findings go below `duplicates/`.
+        cache: folder of the cache; the findings are kept in its `duplicates/`.
 
     Source: the coefficients of the DCT hash of Zauner (2010), "Implementation and benchmarking of perceptual image hash functions",
-    unrounded: as 64 bits they made 240 times as many candidates of the same photos. OpenCV's dct and, to lay pictures
-    over each other, matchTemplate and findTransformECC (Evangelidis and Psarakis, 2008).
+    but not rounded: as 64 bits they gave 240 times as many candidates for the same photos. OpenCV's dct and, to align pictures,
+    matchTemplate and findTransformECC (Evangelidis and Psarakis, 2008).
     """
     first_of: dict[str, int] = {}
     for position, digest in enumerate(digests):
@@ -105,7 +107,7 @@ def find_pairs(paths: Sequence[Path], digests: Sequence[str], cache: Path) -> li
 
 
 def group_pairs(pairs: Sequence[Pair], count: int) -> np.ndarray:
-    """Returns a group for each of `count` images: int64 (count,), equal for those that pairs connect."""
+    """Returns the group of each of `count` images: int64 (count,), the same number for images that pairs connect."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -118,7 +120,7 @@ def _load_or_search(files: dict[str, Path], cache: Path) -> list[tuple[str, str,
     """Returns (digest, digest, kind, similarity) of every near pair."""
     names = sorted(files)
     key = hashlib.sha256("\n".join([VERSION, *names]).encode()).hexdigest()[:32]
-    # By version: hashes of another one are not comparable.
+    # By version: descriptions of different versions cannot be compared.
     kept = cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
     with locked(kept, "looking for near-duplicates"):
         if not kept.exists():
@@ -132,7 +134,7 @@ def _load_or_search(files: dict[str, Path], cache: Path) -> list[tuple[str, str,
 
 
 def _search(names: list[str], paths: list[Path], folder: Path) -> dict[str, np.ndarray]:
-    """Returns what describes files, and their pairs in columns; names are their digests, folder has earlier findings."""
+    """Returns descriptions of files, and their pairs in columns; `names` are digests, `folder` holds earlier findings."""
     known = _load_descriptions(folder)
     todo = [position for position, name in enumerate(names) if name not in known]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -150,7 +152,7 @@ def _search(names: list[str], paths: list[Path], folder: Path) -> dict[str, np.n
 
 
 def _load_descriptions(folder: Path) -> dict[str, np.ndarray]:
-    """Returns descriptions by digest, of the last search: of images that were there already."""
+    """Returns the descriptions of the last search by digest, so that known images need not be described again."""
     files = sorted(folder.glob(f"*/{FOUND}"), key=lambda file: file.stat().st_mtime)
     if not files:
         return {}
@@ -164,14 +166,14 @@ def _load(path: Path) -> np.ndarray:
 
 
 def _soften(picture: np.ndarray) -> np.ndarray:
-    """Returns a picture in grey, without what compression changes: float32 (SIDE, SIDE)."""
+    """Returns a picture in grey, blurred to remove traces of compression: float32 (SIDE, SIDE)."""
     return cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1.2).astype(np.float32)
 
 
 def _describe_file(path: Path) -> np.ndarray:
-    """Returns what describes a picture and its crops: float16 (1 + crops, SPECTRUM**2 - 1).
+    """Returns the descriptions of a picture and its crops: float16 (1 + crops, SPECTRUM**2 - 1).
 
-    Each of length 1, so that a product of two is their correlation; zeros where the file cannot be read, or shows nothing.
+    Each has length 1, so that the dot product of two is their correlation. It is zero for an unreadable file or an empty picture.
     """
     described = np.zeros((1 + len(CROPS), SPECTRUM**2 - 1), dtype=np.float16)
     try:
@@ -183,28 +185,28 @@ def _describe_file(path: Path) -> np.ndarray:
         part = grey[top : SIDE - bottom, left : SIDE - right]
         shrunk = cv2.resize(part, (SHRUNK, SHRUNK), interpolation=cv2.INTER_AREA).astype(np.float32)
         low = cv2.dct(shrunk)[:SPECTRUM, :SPECTRUM].ravel()[1:]
-        # An empty page would be like every other one.
+        # All empty pictures would look alike.
         if (length := np.linalg.norm(low)) > 1:
             described[row] = low / length
     return described
 
 
 def _find_candidates(descriptions: np.ndarray) -> list[tuple[int, int, bool]]:
-    """Returns (first, second, whether mirrored) of the pairs that look alike, first < second, in order.
+    """Returns (first, second, whether mirrored) of the pairs that look alike, with first < second, sorted.
 
     Args:
         descriptions: float32 (N, 1 + crops, SPECTRUM**2 - 1), as `_describe_file` makes them.
     """
     count, views, _ = descriptions.shape
     rows, columns = np.divmod(np.arange(1, SPECTRUM**2), SPECTRUM)
-    # In a mirror, the coefficients of odd columns change their sign: their share of a product is added, or taken away.
+    # Mirroring changes the sign of coefficients in odd columns: their part of the dot product is added or subtracted.
     turned = columns % 2 == 1
     coarse = (rows < COARSE) & (columns < COARSE)
     lengths = np.maximum(np.linalg.norm(descriptions[..., coarse], axis=2, keepdims=True), 1e-6)
     plain, odd = (descriptions[..., coarse & half] / lengths for half in (~turned, turned))
     best: dict[tuple[int, int], tuple[float, bool]] = {}
     for start, onto in product(range(0, count, IMAGES_AT_ONCE), repeat=2):
-        # Whole pictures of a block, and all views of another.
+        # The whole pictures of one block, and the pictures and crops of the other.
         one, other = slice(start, start + IMAGES_AT_ONCE), slice(onto, onto + IMAGES_AT_ONCE)
         even_part, likeness = (half[one, 0] @ half[other].reshape(-1, half.shape[2]).T for half in (plain, odd))
         np.abs(likeness, out=likeness)
@@ -222,8 +224,8 @@ def _find_candidates(descriptions: np.ndarray) -> list[tuple[int, int, bool]]:
             best[pair] = max(best.get(pair, found), found)
         if len(best) > MOST_CANDIDATES:
             raise UserError(
-                f"dataset.near_duplicates: more than {MOST_CANDIDATES:,} pairs of these images look alike at first sight, such as "
-                "digits or X-rays do; to compare them all would take very long. Set dataset.near_duplicates=ignore."
+                f"dataset.near_duplicates: more than {MOST_CANDIDATES:,} pairs of these images look alike at first sight, as "
+                "digits or X-rays do. Comparing all of them would take very long. Set dataset.near_duplicates=ignore."
             )
     return [(a, b, mirrored) for (a, b), (_, mirrored) in sorted(best.items())]
 
@@ -234,7 +236,7 @@ def _compare(first: Path, second: Path, mirrored: bool) -> tuple[str, float] | N
         a, b = _load(first), _load(second)
     except UnreadableImageError:
         return None
-    # Most candidates are of other colours, and are done with here.
+    # Most candidates have different colours and end here.
     if np.abs(a.mean(axis=(0, 1)) - b.mean(axis=(0, 1))).max() > ROUGHLY_SAME_COLOUR:
         return None
     if mirrored:
@@ -248,7 +250,7 @@ def _compare(first: Path, second: Path, mirrored: bool) -> tuple[str, float] | N
 
 @dataclass(frozen=True)
 class _Match:
-    """How two pictures lie on each other best: correlation, of fine detail as well, difference in colour, whether one is a crop."""
+    """The best alignment of two pictures: correlation, that of fine detail, colour difference, and whether one is a crop."""
 
     similarity: float = -1.0
     detail: float = -1.0
@@ -257,7 +259,7 @@ class _Match:
 
 
 def _lay_over(picture: np.ndarray, other: np.ndarray) -> _Match:
-    """Returns how the middle of one picture lies best on the other, shifted and stretched."""
+    """Returns the best alignment of the middle of `other` on `picture`, shifted and stretched."""
     edge = SIDE // 10
     side = SIDE - 2 * edge
     grey, middle = _soften(picture), _soften(other)[edge:-edge, edge:-edge]
@@ -276,10 +278,10 @@ def _lay_over(picture: np.ndarray, other: np.ndarray) -> _Match:
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, FIT_STEPS, FIT_CHANGE)
     try:
         similarity, place = cv2.findTransformECC(middle, grey, place, cv2.MOTION_AFFINE, stop, None, 1)
-    except cv2.error:  # It does not converge: they have little in common.
+    except cv2.error:  # The fit does not converge: the pictures have little in common.
         return _Match()
     scales = np.diagonal(place)
-    # A crop is neither turned nor sheared, and only so much larger.
+    # A crop is neither rotated nor sheared, and stretched only a little.
     if max(abs(place[0, 1]), abs(place[1, 0])) > MOST_SHEAR or np.abs(scales - 1).max() > MOST_STRETCH:
         return _Match()
     views, flags = (picture, np.ones((SIDE, SIDE), dtype=np.uint8)), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP

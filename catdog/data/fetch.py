@@ -1,4 +1,4 @@
-"""A URL, a zip or a folder -> the local folder that holds the images."""
+"""Turns a URL, a zip or a folder into the local folder that holds the images."""
 
 import errno
 import hashlib
@@ -34,11 +34,11 @@ _REFUSED_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
 class _UnsoundZipError(Exception):
-    """A file that is no zip, a damaged zip, or one not to be extracted; the message continues "the file ..."."""
+    """A file is not a zip, is damaged, or is not safe to extract; the message continues a sentence "the file ..."."""
 
 
 def fetch_archive(location: str, cache: Path) -> Path:
-    """Returns the folder that holds the images of `location`, downloaded and extracted into the cache where needed.
+    """Returns the folder that holds the images of `location`; downloads and extracts them into the cache if necessary.
 
     Args:
         location: an http(s) URL of a zip, a local zip or a local folder.
@@ -48,8 +48,7 @@ def fetch_archive(location: str, cache: Path) -> Path:
         The folder that directly holds the folders of the splits or of the classes.
 
     Raises:
-        UserError: there is nothing at `location`, it cannot be reached, it is no sound zip, or the cache cannot be
-            written.
+        UserError: there is nothing at `location`, it cannot be reached, it is not a valid zip, or the cache cannot be written.
     """
     if re.match(r"https?://", location, re.IGNORECASE):
         return find_images_root(_fetch_url(location, cache))
@@ -92,7 +91,7 @@ def _fetch_url(url: str, cache: Path) -> Path:
     try:
         archive = download_file(url, cache / "downloads")
     except BrokenDownloadError as error:
-        message = f"the download of {shown} broke off: {error}. Start again to go on where it stopped. Or else:"
+        message = f"the download of {shown} broke off: {error}. Run the same command again to resume it. Or else:"
         raise UserError(f"dataset.archive: {message} {_WAYS_OUT}") from error
     except UnreachableError as error:
         raise UserError(f"dataset.archive: {shown} cannot be downloaded: {error}. {_WAYS_OUT}") from error
@@ -100,7 +99,9 @@ def _fetch_url(url: str, cache: Path) -> Path:
         return _extract(archive, cache)
     except _UnsoundZipError as error:
         archive.unlink(missing_ok=True)
-        message = f"what {shown} sent {error}. It was removed; start again to download it anew. Or else:"
+        message = (
+            f"the file from {shown} {error}. It was removed; run the same command again to download it anew. Or else:"
+        )
         raise UserError(f"dataset.archive: {message} {_WAYS_OUT}") from error
 
 
@@ -111,7 +112,7 @@ def _extract(archive: Path, cache: Path) -> Path:
         folder = cache / "extracted" / _content_key(entries)
         if not _is_extracted(folder, entries):
             with locked(folder, f"extracting {archive.name}"):
-                if not _is_extracted(folder, entries):  # else another process has done it while this one waited
+                if not _is_extracted(folder, entries):  # another process may have done it while this one waited
                     if folder.exists():
                         logger.warning("files in %s were changed or removed: extracting it again", folder)
                     _extract_into(folder, source, entries)
@@ -122,7 +123,7 @@ def _extract_into(folder: Path, source: zipfile.ZipFile, entries: Mapping[PurePo
     start_s = time.monotonic()
     size_bytes = sum(info.file_size for info in entries.values())
     with staged(folder) as stage, reported_progress("extracting", len(entries), "files") as advance:
-        # zipfile reads no more of an entry than it declares, so this is also the guard against zip bombs.
+        # zipfile reads no more of an entry than its declared size, so this check also protects from zip bombs.
         require_free_space(folder.parent, size_bytes)
         for path, info in entries.items():
             target = stage / path
@@ -134,7 +135,9 @@ def _extract_into(folder: Path, source: zipfile.ZipFile, entries: Mapping[PurePo
                     with source.open(info) as packed, target.open("xb") as file:
                         shutil.copyfileobj(packed, file)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _UnsoundZipError(f"holds more than one entry that is {str(path)!r} on this disk") from error
+                raise _UnsoundZipError(
+                    f"holds several entries that have the same name {str(path)!r} on this disk"
+                ) from error
             except OSError as error:
                 if error.errno in _REFUSED_NAME:
                     raise _UnsoundZipError(f"holds a name that this disk refuses: {str(path)!r}") from error
@@ -171,7 +174,7 @@ def _safe_entries(source: zipfile.ZipFile) -> dict[PurePosixPath, zipfile.ZipInf
 
 
 def _entry_name(info: zipfile.ZipInfo) -> str:
-    # macOS writes UTF-8 without the flag that says so; zipfile then reads it as code page 437.
+    # macOS writes names in UTF-8 without setting its flag; zipfile then reads them as code page 437.
     if info.flag_bits & 0x800:
         return info.filename
     try:
@@ -181,8 +184,8 @@ def _entry_name(info: zipfile.ZipInfo) -> str:
 
 
 def _content_key(entries: Mapping[PurePosixPath, zipfile.ZipInfo]) -> str:
-    # The CRC and size of every file: changes with any content, not with the archive's place or time, and needs no
-    # reading of the files.
+    # The CRC and size of every file: the key changes with any content, but not with the archive's path or time, and it
+    # needs no reading of the files.
     listing = sorted(f"{path}\0{info.CRC}\0{info.file_size}\n" for path, info in entries.items())
     return hashlib.sha256("".join(listing).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
@@ -198,16 +201,16 @@ def _is_extracted(folder: Path, entries: Mapping[PurePosixPath, zipfile.ZipInfo]
 
 @contextmanager
 def _damage_named(archive: Path) -> Iterator[None]:
-    """Turns what zipfile raises about a file's content into _UnsoundZipError."""
+    """Turns zipfile's exceptions about a file's content into _UnsoundZipError."""
     try:
         yield
     except NotImplementedError as error:  # a compression method that zipfile lacks, such as Deflate64
         raise _UnsoundZipError(f"cannot be extracted: {error}") from error
     except _DAMAGE as error:
         with archive.open("rb") as file:
-            is_zip = file.read(2) == b"PK"  # how every local entry begins; the end may be missing
+            is_zip = file.read(2) == b"PK"  # the first bytes of every entry; the end of the file may be missing
         raise _UnsoundZipError(f"is cut short or damaged ({error})" if is_zip else "is not a zip archive") from error
     except OSError as error:
-        if error.errno is None:  # bz2's way to say that its data are damaged
+        if error.errno is None:  # bz2 raises this for damaged data
             raise _UnsoundZipError(f"is cut short or damaged ({error})") from error
         raise

@@ -1,4 +1,4 @@
-"""A split as it is handed to other tools: files, labels and class names."""
+"""A split for other tools: files, labels and class names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,20 +14,20 @@ from catdog.system.errors import UserError
 if TYPE_CHECKING:
     from catdog.registry.ledger import OpenLook
 
-# At this size an image is decoded to see whether it can be, and is shown on the page of a comparison.
+# Images are decoded at this size to find unreadable files. The page of a comparison shows images at the same size.
 PICTURE_SIZE = 160
 
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split that can be read. `files, labels, class_names = split` takes it apart.
+    """The readable images of one split. It can be unpacked: `files, labels, class_names = split`.
 
     Attributes:
         name: train, val or test.
-        files: where they lie.
+        files: the paths of the image files.
         labels: int32 (N,), the index of each file's class in `class_names`.
-        class_names: in the order of their indices.
-        names: what each file is called in the study: its path below the data set's folder.
+        class_names: the class names, in the order of their indices.
+        names: each file's name in the study: its path below the data set's folder.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Split:
 
         Args:
             image_size: height and width in pixels.
-            indices: int64 (B,), which of `files`; None: all of them.
+            indices: int64 (B,), positions in `files`; None reads all of them.
 
         Returns:
             uint8 (B, H, W, 3) in [0, 255], RGB.
@@ -62,13 +62,13 @@ def hand_out(dataset: Dataset, name: str, look: "OpenLook | None" = None) -> Spl
     """Returns a split of a data set, without the files that cannot be read.
 
     Args:
-        dataset: whose.
+        dataset: the data set.
         name: train, val or test.
-        look: for test: the entry in the ledger that this is for.
+        look: for test: the entry in the ledger, as `catdog.registry.ledger.open_look` returns it.
 
     Raises:
-        UserError: no such split.
-        ValueError: test is asked for without such an entry.
+        UserError: there is no such split.
+        ValueError: test is requested without an entry in the ledger.
     """
     if name not in SPLITS:
         raise UserError(f"split: must be one of {', '.join(SPLITS)}, received {name!r}.")

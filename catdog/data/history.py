@@ -1,4 +1,4 @@
-"""What a training measured after each epoch."""
+"""The metrics that a training measured after each epoch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EPOCH = "epoch"
-# What every training of catdog measures, in this order.
+# The metrics of every catdog training, in this order.
 HISTORY_KEYS = (
     "train/loss",
     "train/accuracy",
@@ -28,8 +28,8 @@ class History:
     """The metrics of a run by epoch.
 
     Args:
-        epochs: int (E,), from 1, rising.
-        columns: metric -> float64 (E,), NaN where it was not measured; usually those of HISTORY_KEYS.
+        epochs: int (E,), increasing, from 1.
+        columns: metric -> float64 (E,), NaN where it was not measured; usually the metrics of HISTORY_KEYS.
 
     Raises:
         ValueError: a column has more or fewer values than there are epochs.
@@ -50,14 +50,14 @@ class History:
 
     @classmethod
     def from_epochs(cls, epochs: Sequence[Mapping[str, float]]) -> "History":
-        """Returns the history of these epochs: metric -> value, with the key `epoch`."""
+        """Returns the history of epochs that are given as mappings metric -> value, each with the key `epoch`."""
         keys = dict.fromkeys(key for epoch in epochs for key in epoch if key != EPOCH)
         columns = {key: np.array([epoch.get(key, np.nan) for epoch in epochs], dtype=float) for key in keys}
         return cls(np.array([epoch[EPOCH] for epoch in epochs], dtype=int), columns)
 
     @classmethod
     def from_points(cls, points: Mapping[str, Mapping[int, float]]) -> "History":
-        """Returns the history of metrics that are known point by point: metric -> epoch -> value."""
+        """Returns the history of metrics that are given as metric -> epoch -> value."""
         epochs = sorted({epoch for series in points.values() for epoch in series})
         columns = {
             key: np.array([series.get(epoch, np.nan) for epoch in epochs], dtype=float)
@@ -67,12 +67,12 @@ class History:
 
     @classmethod
     def from_csv(cls, content: bytes) -> "History":
-        """Returns what a CSV file holds: a column `epoch`, and one for each metric.
+        """Returns the history in a CSV file with a column `epoch` and one column for each metric.
 
         Raises:
-            ValueError: it is not such a table.
+            ValueError: the file is not such a table.
         """
-        # Nothing but numbers, so pandas' reader, which takes eight times as long, has nothing to find out.
+        # All columns are numbers, so pandas' reader is not needed; it takes eight times as long.
         head, *lines = content.decode().splitlines() or [""]
         keys = head.split(",")
         values = np.array([[float(cell or "nan") for cell in line.split(",")] for line in lines]).reshape(-1, len(keys))

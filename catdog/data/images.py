@@ -1,4 +1,4 @@
-"""One file -> pixels, whatever its format, or the reason why not."""
+"""Decodes an image file of any common format, or gives the reason why it cannot be read."""
 
 import errno
 import threading
@@ -15,17 +15,17 @@ IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
 
-# Part of the key of every decoded cache. Count up when `decode_image` gives other pixels for any file.
+# Part of the key of every decoded cache. Increase it when `decode_image` returns other pixels for any file.
 DECODER_VERSION = f"1/pillow-{PIL.__version__.split('.')[0]}"
 
-# What Pillow itself refuses as a decompression bomb: 13,377 x 13,377, or 20,000 x 8,947.
+# Above this, Pillow itself refuses an image as a decompression bomb: 13,377 x 13,377, or 20,000 x 8,947.
 MAX_PIXELS = 178_956_970
 
-# Pillow tells the format from the content and knows 40: some run other programs (EPS: Ghostscript), others take nearly
-# any bytes for an image (TGA).
+# Pillow recognizes 40 formats by content. Some of them run other programs (EPS: Ghostscript), and some accept nearly any bytes as
+# an image (TGA).
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
-# Decoded one at a time, so that memory is not the number of threads times the largest image (4 bytes a pixel, twice).
+# Larger images are decoded one at a time: otherwise each thread could need the memory of the largest (4 bytes a pixel, twice).
 _LARGE_PIXELS = 16_000_000
 _one_large_image = threading.Lock()
 
@@ -42,11 +42,11 @@ _UPRIGHT = {
 
 
 class UnreadableImageError(Exception):
-    """A file that gives no image; the message is a short reason without the path.
+    """A file cannot be read as an image; the message is a short reason without the path.
 
     Attributes:
-        lasting: whether the reason lies in the file's content, so that it holds until the content changes. A missing
-            file or a lack of permission or memory may be mended without that.
+        lasting: whether the reason is the file's content, so that it remains until the content changes. A missing file, or a
+            lack of permission or memory, may be only temporary.
     """
 
     def __init__(self, reason: str, lasting: bool = True) -> None:
@@ -55,23 +55,23 @@ class UnreadableImageError(Exception):
 
 
 def is_image_file(path: Path) -> bool:
-    """Returns whether the name of `path` is an image's; the disk is not looked at.
+    """Returns whether `path` has the name of an image file; it does not access the disk.
 
-    Hidden files are not, and so neither are `.DS_Store` and the `._photo.jpg` that macOS leaves beside `photo.jpg`.
+    Hidden files do not count: neither `.DS_Store` nor the `._photo.jpg` that macOS creates beside `photo.jpg`.
     """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def decode_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Returns the image in `path` as the model sees it, before any preprocessing.
+    """Returns the image in `path` as the model gets it, before any preprocessing.
 
-    The first frame is turned upright as its EXIF orientation says, stretched to the size (the aspect ratio is not kept)
-    with antialiased bilinear resampling, and laid on white where it is transparent, as viewers show it. 16-bit grey
-    is scaled to 8 bits by its range, 0 to 65535. Colour profiles are ignored. The same file gives the same pixels
-    on every call. Safe to call from several threads.
+    The first frame is rotated upright by its EXIF orientation, resized with antialiased bilinear resampling (without keeping the
+    aspect ratio), and put on a white background if it is transparent, as viewers show it. 16-bit grey is scaled from its range, 0
+    to 65535, to 8 bits. Colour profiles are ignored. The same file gives the same pixels on every call. The function is
+    thread-safe.
 
     Args:
-        path: an image file; its format is told by its content.
+        path: an image file; its format is recognized by its content.
         height: rows of the result.
         width: columns of the result.
 
@@ -79,14 +79,14 @@ def decode_image(path: Path, height: int, width: int) -> np.ndarray:
         uint8 (height, width, 3), RGB in [0, 255].
 
     Raises:
-        UnreadableImageError: the file cannot be read, is no image, is damaged, or has more than MAX_PIXELS.
+        UnreadableImageError: the file cannot be read, is not an image, is damaged, or has more than MAX_PIXELS.
     """
     try:
         with _quiet_pillow(), Image.open(path, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImageError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
-            # JPEG only: decodes at 1/2, 1/4 or 1/8 where that still leaves twice the target for the resampling.
-            # The longer side serves both, because the image may yet be turned.
+            # For JPEG only: decodes at 1/2, 1/4 or 1/8 if the result is still at least twice the target size. Both sides get
+            # the longer one as a target, because the image may be rotated later.
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
             with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
                 image.load()
@@ -100,7 +100,7 @@ def decode_image(path: Path, height: int, width: int) -> np.ndarray:
 def _upright_rgb(image: Image.Image, height: int, width: int) -> Image.Image:
     turn = _UPRIGHT.get(_orientation(image))
     size = (width, height)
-    if turn is not None:  # turned after the resampling, when there is less to turn
+    if turn is not None:  # rotated after the resampling, when there are fewer pixels
         swaps = turn not in (
             Image.Transpose.FLIP_LEFT_RIGHT,
             Image.Transpose.ROTATE_180,
@@ -116,13 +116,13 @@ def _upright_rgb(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _resampled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Returns `image` as L, RGB or RGBA in `size`; RGBA is resampled with its colours weighted by their opacity."""
+    """Returns `image` as L, RGB or RGBA at `size`; in RGBA images, colours are weighted by their opacity."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
         grey = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise UnreadableImageError("32-bit pixels, which have no agreed range; 8 and 16 bits are read")
+        raise UnreadableImageError("32-bit pixels, which have no standard range; only 8 and 16 bits are supported")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode == "1":
@@ -151,10 +151,12 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
             return UnreadableImageError("not enough memory to decode it", lasting=False)
         case UnidentifiedImageError():
             empty = path.stat().st_size == 0
-            return UnreadableImageError("the file is empty" if empty else "not an image in a format that is read")
+            return UnreadableImageError("the file is empty" if empty else "not an image in a supported format")
         case Image.DecompressionBombError():
             return UnreadableImageError(f"too many pixels; the limit is {MAX_PIXELS:,}")
-        case OSError(errno=int()) if error.errno != errno.EINVAL:  # EINVAL: a seek to where the damage points
+        case OSError(errno=int()) if (
+            error.errno != errno.EINVAL
+        ):  # EINVAL: damaged content made Pillow seek to a bad offset
             return UnreadableImageError(f"cannot be read: {error.strerror}", lasting=False)
     truncated = "truncated" in str(error).lower()
     return UnreadableImageError("the file is cut short" if truncated else f"the file is damaged ({error})")
@@ -167,10 +169,10 @@ _quiet_filters = warnings.catch_warnings()
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Drops Pillow's warnings during the block: a file is readable or it is not.
+    """Suppresses Pillow's warnings during the block: a file is readable or it is not.
 
-    `warnings.catch_warnings` alone is not safe in threads: the one that enters last may restore the others' filters.
-    Here the first thread in sets the filter and the last one out takes it away.
+    `warnings.catch_warnings` alone is not thread-safe: the thread that enters last may restore the filters of others. Here the
+    first thread that enters sets the filter, and the last one that leaves removes it.
     """
     global _quiet_depth, _quiet_filters
     with _quiet_lock:

@@ -1,4 +1,4 @@
-"""A model's answers to images: one probability for each class, beside the image's file and label."""
+"""A model's predictions for images: one probability for each class, with the image's file and label."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ UNKNOWN = -1
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model answered to N images, with probabilities for C classes.
+    """A model's predictions for N images, with probabilities for C classes.
 
     As a table, and in the CSV files that runs store, it has the columns file and label, and then one for each class. A class may
     itself be called "file" or "label".
@@ -29,8 +29,8 @@ class Predictions:
     Args:
         files: object (N,), the images' names, str.
         labels: object (N,), the names of their true classes, str. The model need not know all of them.
-        class_names: of the C classes that the model knows, in its order, each once.
-        probabilities: float (N, C) in [0, 1]. The type stays as it is: a float32 is written with as many digits as it has.
+        class_names: the names of the C classes that the model knows, in its order, without repetition.
+        probabilities: float (N, C) in [0, 1]. The type is kept: a float32 is written with a float32's digits.
 
     Raises:
         ValueError: the lengths do not fit, or a class is named twice.
@@ -55,17 +55,17 @@ class Predictions:
     def build(
         cls, files: Iterable[str], labels: Iterable[str], class_names: Iterable[str], probabilities: np.ndarray
     ) -> "Predictions":
-        """Returns the predictions for these files, labels and classes, whatever holds them."""
+        """Returns the predictions for these files, labels and classes, given as any iterables."""
         return cls(_as_text(files), _as_text(labels), tuple(map(str, class_names)), probabilities)
 
     @classmethod
     def empty(cls) -> "Predictions":
-        """Returns predictions of no classes for no images: what a run without stored answers has."""
+        """Returns predictions without classes and images, for a run without stored predictions."""
         return cls.build((), (), (), np.zeros((0, 0)))
 
     @classmethod
     def from_frame(cls, frame: "pd.DataFrame") -> "Predictions":
-        """Returns what a table holds: columns file, label, then one per class."""
+        """Returns the predictions in a table with the columns file and label, then one per class."""
         if tuple(frame.columns[: len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"needs the columns {', '.join(COLUMNS)} first, got {', '.join(map(str, frame.columns))}")
         classes = frame.iloc[:, len(COLUMNS) :]
@@ -73,19 +73,19 @@ class Predictions:
 
     @classmethod
     def from_csv(cls, content: bytes) -> "Predictions":
-        """Returns what a CSV file holds, with float64 probabilities.
+        """Returns the predictions in a CSV file, with float64 probabilities.
 
         Raises:
-            ValueError: it is not a table of predictions, or a probability is missing.
+            ValueError: the file is not a table of predictions, or a probability is missing.
         """
         import pandas as pd
 
-        # The head is read apart: pandas would rename a class that is called "file", as a second column of that name.
+        # The header is read separately: pandas would rename a class called "file", because it is a second column of that name.
         head = _read_head(content)
         if tuple(head[: len(COLUMNS)]) != COLUMNS:
             raise ValueError(f"it does not begin with the columns {', '.join(COLUMNS)}")
-        # Names stay as they are: a label or file called "NA" or "007" is no missing value and no number. As objects, for pandas'
-        # own strings take longer to make than all the rest.
+        # Names are not converted: a label or file called "NA" or "007" is neither a missing value nor a number. They are objects,
+        # because making pandas' own strings takes longer than everything else.
         text = dict.fromkeys(range(len(COLUMNS)), object)
         frame = pd.read_csv(io.BytesIO(content), header=0, names=range(len(head)), dtype=text, keep_default_na=False)
         probabilities = frame.iloc[:, len(COLUMNS) :].to_numpy(dtype=float)
@@ -110,33 +110,33 @@ class Predictions:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The most probable class of each image: int (N,), places in `class_names`; the first one of equals."""
+        """The most probable class of each image: int (N,), indices into `class_names`; the first one of equals."""
         return self.probabilities.argmax(axis=1) if self.class_names else np.full(len(self), UNKNOWN)
 
     @cached_property
     def label_indices(self) -> np.ndarray:
-        """The true class of each image: int (N,), places in `class_names`, UNKNOWN for one that the model does not know."""
+        """The true class of each image: int (N,), indices into `class_names`, UNKNOWN if the model does not know the class."""
         places = {name: place for place, name in enumerate(self.class_names)}
         return np.fromiter((places.get(label, UNKNOWN) for label in self.labels), dtype=int, count=len(self))
 
     @cached_property
     def right(self) -> np.ndarray:
-        """Whether the most probable class is the true one: bool (N,)."""
+        """Whether each prediction is right, its most probable class being the true one: bool (N,)."""
         return (self.predicted == self.label_indices) & (self.label_indices != UNKNOWN)
 
     @cached_property
     def correct(self) -> int:
-        """How many answers are right."""
+        """The number of right predictions."""
         return int(self.right.sum())
 
     @property
     def accuracy(self) -> float:
-        """The fraction of right answers, in [0, 1]; NaN without images."""
+        """The fraction of right predictions, in [0, 1]; NaN without images."""
         return self.correct / len(self) if len(self) else float("nan")
 
     @property
     def confusion(self) -> np.ndarray:
-        """Images of each class by answer: int64 (C, C), rows true, in the order of `class_names`.
+        """The confusion matrix: int64 (C, C), rows are true classes, columns predicted ones, in the order of `class_names`.
 
         Raises:
             ValueError: the model does not know one of the labels.

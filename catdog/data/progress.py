@@ -1,4 +1,4 @@
-"""How far a long job is: a bar on a terminal, a line now and then in a log."""
+"""Progress of a long job: a bar in a terminal, or an occasional line in the log."""
 
 import logging
 import time
@@ -28,13 +28,13 @@ _LOG_EVERY_S = 15.0
 def reported_progress(
     work: str, total: int | None, unit: Literal["bytes", "images", "files"], done: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """Shows how much of the block's work is done.
+    """Shows the progress of the block's work.
 
     Args:
         work: what the block does, such as "decoding".
-        total: the amount to do, in units; None: not known.
+        total: the total amount, in units; None if it is not known.
         unit: what is counted.
-        done: the amount that was done before.
+        done: the amount that is done already.
 
     Yields:
         A function that is called with the amount done since its last call.

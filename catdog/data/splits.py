@@ -1,4 +1,4 @@
-"""Which image belongs to which split: found once, fixed by a seed of its own, written down as a manifest."""
+"""Assigns images to splits, with a seed of its own, and lists them in a manifest."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ SPLIT_FOLDERS = {
     "val": ("validation", "val", "valid"),
     "test": ("test", "testing"),
 }
-# The other columns of a table of predictions, which has one for each class.
+# A table of predictions has these columns and one for each class.
 RESERVED_CLASSES = {"file", "label"}
 
 
@@ -34,8 +34,8 @@ class Manifest:
         root: folder that `file` is relative to.
         classes: class names in the order of their indices.
         images: one row per image: file (POSIX path below root), label (class name), split, sha256 of the file's bytes.
-        left_out: held-out files that show the picture of a file in an earlier split, so that they would leak, with the twin's name.
-        conflicts: pairs of files that show the same picture and have different classes.
+        left_out: held-out files that would leak, because they show the same picture as a file in an earlier split -> that file.
+        conflicts: pairs of files that show the same picture but have different classes.
         digest: sha256 of the rows: content, class and split of every image.
     """
 
@@ -61,25 +61,25 @@ def build_manifest(
     shown: str | None = None,
     duplicates_cache: Path | None = None,
 ) -> Manifest:
-    """Returns the manifest of a folder with one folder per class, below `train/` and `validation/` or not.
+    """Returns the manifest of a folder with one folder per class, directly or in folders `train/` and `validation/`.
 
-    With both, train stays as given and validation is divided into val and test. With `test/` as well, all three stay as
-    given. With neither, or with `train/` alone, `holdout_fraction` of each class is held out and divided. Every division
-    is stratified by class and orders files by a hash of the seed and their path, so adding an image moves no other one.
+    With both split folders, train stays as given, and validation is divided into val and test. With `test/` as well, all three stay
+    as given. Without split folders, or with only `train/`, `holdout_fraction` of each class is held out and divided. Every division
+    is stratified by class. It orders files by a hash of the seed and their path, so adding an image keeps the order of all others.
 
     Args:
         root: folder of the data set.
-        holdout_fraction: share of each class held out where there is no validation folder, in (0, 1).
-        test_fraction: share of the held-out images of each class that becomes test, in (0, 1).
+        holdout_fraction: fraction of each class that is held out if there is no validation folder, in (0, 1).
+        test_fraction: fraction of the held-out images of each class that becomes test, in (0, 1).
         split_seed: seed of the division.
         max_images_per_class: keep this many images of each class and split, the first in the fixed order; None keeps all.
-        shown: how messages call the data set, such as the archive it came from; None is `root`.
-        duplicates_cache: where the search for near-duplicates keeps what it finds; they then come into one split, or are left out
-            where the folders put them into two. None: only files of equal bytes are left out. Without near-duplicates the
-            manifest is the same either way.
+        shown: the name of the data set in messages, such as its archive; None means `root`.
+        duplicates_cache: where the search for near-duplicates keeps its findings. Near-duplicates are put into one split, or left
+            out if the folders have them in several splits. None: only held-out files with the same bytes are left out. Without
+            near-duplicates, the manifest is the same either way.
 
     Raises:
-        UserError: no images, a single class, a class missing from a split, or a split left empty.
+        UserError: there are no images or only one class, a class is missing from a split, or a split is empty.
     """
     shown = shown or str(root)
     rows = assign_splits(
@@ -108,9 +108,9 @@ def build_manifest(
 def assign_splits(
     root: Path, *, holdout_fraction: float, test_fraction: float, split_seed: int, shown: str
 ) -> pd.DataFrame:
-    """Returns file, label, split and the folders' own split (given; "" where they have none) of every image below a folder.
+    """Returns the columns file, label, split and given (the split of the image's folder, or "") for every image below a folder.
 
-    In the fixed order, before any duplicate is looked for. Arguments and errors are those of `build_manifest`.
+    The rows are in the fixed order; duplicates are not removed. Arguments and errors are those of `build_manifest`.
     """
     found = _find_images(root, shown)
     rows = _assign_splits(found, holdout_fraction, test_fraction, split_seed)
@@ -118,19 +118,19 @@ def assign_splits(
 
 
 def hash_files(root: Path, files: Sequence[str]) -> list[str]:
-    """Returns the sha256 of each file's bytes, 64 hexadecimal digits; a file that cannot be opened gets one of its own."""
+    """Returns the sha256 of each file's bytes, 64 hexadecimal digits; for a file that cannot be opened, a stand-in by its name."""
     with ThreadPoolExecutor() as threads:
         return list(threads.map(lambda file: _hash_file(root / file), files))
 
 
 def _find_images(root: Path, shown: str) -> pd.DataFrame:
-    """Returns file, label and the folder's split ("" where the tree has no split folders) of every image below root."""
+    """Returns the columns file, label and split ("" if there are no split folders) for every image below root."""
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     given = {
         split: next((folders[name] for name in names if name in folders), None)
         for split, names in SPLIT_FOLDERS.items()
     }
-    # Without train/, a folder called "test" or "val" is a class like any other.
+    # If there is no train/, a folder called "test" or "val" is a class like any other.
     tops = {split: path for split, path in given.items() if path} if given["train"] else {"": root}
     rows = []
     for split, top in tops.items():
@@ -161,7 +161,7 @@ def _require_names(shown: str, files: list[str], labels: list[str]) -> None:
             f"dataset.archive: a class in {shown} is called {taken[0]!r}, which is a column of the tables of predictions. "
             "Rename its folder."
         )
-    # Python hands undecodable bytes on as lone surrogates, which no table, page or database takes.
+    # Python represents undecodable bytes as lone surrogates, which no table, page or database accepts.
     undecodable = [file for file in files if not file.isascii() and any("\ud800" <= c <= "\udfff" for c in file)]
     if undecodable:
         raise UserError(
@@ -171,7 +171,7 @@ def _require_names(shown: str, files: list[str], labels: list[str]) -> None:
 
 
 def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: float, split_seed: int) -> pd.DataFrame:
-    """Returns the rows with a split each, in the fixed order that divisions and `max_images_per_class` go by."""
+    """Returns the rows with a split each, in the fixed order that divisions and `max_images_per_class` use."""
     key = [
         hashlib.sha256(f"{split_seed}:{unicodedata.normalize('NFC', file)}".encode()).hexdigest()
         for file in rows["file"]
@@ -191,7 +191,7 @@ def _divide(rows: pd.DataFrame, among: pd.Series, fraction: float, first: str, r
     """Returns the rows with those `among` divided, class by class: the first `fraction` of each becomes `first`."""
     split = rows["split"].copy()
     for _, members in rows[among].groupby("label"):
-        # At least one image on each side wherever a class has two: an empty split of a class cannot be measured.
+        # A class with two images gets one on each side: a class cannot be measured in a split without its images.
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         split.loc[members.index] = rest
         split.loc[members.index[:count]] = first
@@ -199,7 +199,7 @@ def _divide(rows: pd.DataFrame, among: pd.Series, fraction: float, first: str, r
 
 
 def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Returns the rows without held-out files that have the bytes of a file in an earlier split, and those files' twins."""
+    """Returns the rows without held-out files that copy a file of an earlier split byte for byte, and copy -> original."""
     seen: dict[str, str] = {}
     left_out: dict[str, str] = {}
     for split in SPLITS:
@@ -212,10 +212,10 @@ def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
 def _bring_to_one_side(
     rows: pd.DataFrame, root: Path, cache: Path
 ) -> tuple[pd.DataFrame, dict[str, str], list[tuple[str, str]]]:
-    """Returns the rows with near-duplicates in one split each, those that had to be left out, and pairs of different classes.
+    """Returns the rows with each group of near-duplicates in one split, the files left out, and pairs of different classes.
 
-    Of images that catdog divides, all of a group go where the first of them in the fixed order is; where the data set's own folders
-    have put them into different splits, those in the later split are left out.
+    If catdog divides the images, a whole group goes to the split of its first image in the fixed order. If the data set's own
+    folders have a group in different splits, the images in later splits are left out.
     """
     from catdog.data.duplicates import find_pairs, group_pairs
 
@@ -229,7 +229,7 @@ def _bring_to_one_side(
     split = rows["split"].copy()
     for _, members in groups.groupby("group"):
         for _, pool in members.groupby("given"):
-            # In the fixed order, which is no order of splits: so their sizes stay about what they were.
+            # The first in the fixed order, which is not sorted by split: so the sizes of the splits stay about the same.
             split.loc[pool.index] = pool["split"].iloc[0]
         order = split.loc[members.index].map(SPLITS.index)
         kept = members["file"][order == order.min()].iloc[0]
@@ -254,5 +254,5 @@ def _hash_file(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        # A file that cannot be opened is counted as unreadable when it is decoded; it still needs a stable identity.
+        # A file that cannot be opened counts as unreadable when it is decoded; it still needs a stable identity.
         return hashlib.sha256(f"unreadable: {type(error).__name__}: {path.name}".encode()).hexdigest()

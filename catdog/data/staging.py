@@ -1,4 +1,4 @@
-"""Folders of the cache that appear whole or not at all, and once, however many processes want them."""
+"""Makes folders of the cache atomically, and only once even if several processes want them."""
 
 import errno
 import logging
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def disk_errors_named(folder: Path) -> Iterator[None]:
-    """Turns the block's disk errors into messages about the cache.
+    """Turns disk errors in the block into UserErrors about the cache.
 
     Args:
         folder: the folder of the cache that the block writes to.
@@ -41,11 +41,7 @@ def disk_errors_named(folder: Path) -> Iterator[None]:
 
 
 def require_free_space(folder: Path, needed_bytes: int) -> None:
-    """Raises unless the disk below `folder`, which exists, has `needed_bytes` left.
-
-    Raises:
-        UserError: it has not.
-    """
+    """Raises UserError unless the disk of `folder`, which must exist, has `needed_bytes` free."""
     free_bytes = shutil.disk_usage(folder).free
     if needed_bytes > free_bytes:
         raise UserError(
@@ -56,7 +52,7 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
 
 @contextmanager
 def locked(target: Path, work: str) -> Iterator[None]:
-    """Holds the lock of `target` among all processes; logs when it has to wait for another.
+    """Holds the lock of `target` among all processes; logs if it has to wait for another process.
 
     Args:
         target: the file or folder that is made under the lock; its parents are created.
@@ -81,9 +77,9 @@ def locked(target: Path, work: str) -> Iterator[None]:
 
 @contextmanager
 def staged(target: Path) -> Iterator[Path]:
-    """Lends an empty folder that becomes `target` when the block ends well, and is removed when it does not.
+    """Yields an empty folder that becomes `target` if the block succeeds, and is removed if it fails.
 
-    The caller holds `locked(target)`. What stood at `target` before is replaced.
+    The caller holds `locked(target)`. An existing `target` is replaced.
 
     Args:
         target: the folder to make.
@@ -110,7 +106,7 @@ def _lock(target: Path) -> FileLock:
 
 
 def _remove_abandoned(parent: Path, but: Path) -> None:
-    # A killed process leaves its stage behind; one whose lock is held is still being filled.
+    # A killed process leaves its folder behind. A folder whose lock is held is still being filled.
     for stage in parent.glob(f"*{PARTIAL_SUFFIX}"):
         target = stage.with_name(stage.name.removesuffix(PARTIAL_SUFFIX))
         if target != but:

@@ -1,4 +1,4 @@
-"""A picture of the first images with their answers."""
+"""The contact sheet: one picture that shows the first images with their answers."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ MOST_IMAGES = 60
 
 
 def require_place(sheet: Path) -> None:
-    """Raises a UserError unless a file could be written there."""
+    """Raises a UserError unless the file's folder exists and the path is not itself a folder."""
     if not sheet.resolve().parent.is_dir():
         raise UserError(
             f"sheet: no folder {str(sheet.parent)!r} to write {sheet.name!r} to. Make it, or name another file."
@@ -19,12 +19,12 @@ def require_place(sheet: Path) -> None:
 
 
 def save(sheet: Path, answers: Answers, size: int) -> str:
-    """Writes the first images with their answers as a PNG, and returns in words what was written.
+    """Writes the first images with their answers as a PNG, and returns a description of what was written.
 
     Args:
         sheet: the file.
         answers: at least one.
-        size: pixels of the model's images.
+        size: height and width of the model's images in pixels.
 
     Raises:
         UserError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""A trained model -> its figures on the test split: a look, which the ledger counts."""
+"""Evaluation of a trained model on the test split. Each one is a look at the split, which the ledger counts."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ MOST_LOOKS_SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class TestResult:
-    """A model's figures on a test split.
+    """A model's results on a test split.
 
     Attributes:
         counts: int64 (C, C), images by true class (rows) and answer (columns).
@@ -33,7 +33,7 @@ class TestResult:
         low: lower end of the accuracy's 95% Wilson interval.
         high: upper end.
         loss: mean cross-entropy in nats.
-        precision: float64 (C,) in [0, 1], NaN where a class was never answered.
+        precision: float64 (C,) in [0, 1], NaN for a class that was never predicted.
         recall: float64 (C,) in [0, 1].
     """
 
@@ -50,15 +50,15 @@ class TestResult:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A look at a test split, and what it showed.
+    """A look at a test split, and its result.
 
     Attributes:
-        model: what was evaluated.
-        result: the figures as arrays.
-        class_names: in the order of the figures.
-        look: which look at these test images it was, from 1.
-        earlier_looks: those before, by whatever model, the first one first.
-        words: which look it was, and what that means for the result.
+        model: the model that was evaluated.
+        result: the results as arrays.
+        class_names: the classes, in the order of the arrays.
+        look: the number of this look at these test images, from 1.
+        earlier_looks: the looks before it, by any model, the oldest first.
+        words: a sentence on which look it was, and what that means for the result.
     """
 
     model: "TrainedModel"
@@ -70,7 +70,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """In [0, 1]."""
+        """The test accuracy in [0, 1]."""
         return self.result.accuracy
 
     @property
@@ -95,7 +95,7 @@ class Evaluation:
 
     @property
     def classes(self) -> "pd.DataFrame":
-        """One row per class: columns class, images, precision (NaN where the class was never answered) and recall."""
+        """One row per class: columns class, images, precision (NaN if the class was never predicted) and recall."""
         import pandas as pd
 
         columns = {
@@ -114,7 +114,7 @@ class Evaluation:
 
     @property
     def looks(self) -> "pd.DataFrame":
-        """One row per earlier look: columns look, when, model, run_id, accuracy (NaN where it came to no result)."""
+        """One row per earlier look: columns look, when, model, run_id, accuracy (NaN if it did not finish)."""
         import pandas as pd
 
         columns = ["number", "when", "model", "run_id", "accuracy"]
@@ -126,7 +126,7 @@ class Evaluation:
 
     @property
     def summary(self) -> str:
-        """The result in a line."""
+        """The result in one line."""
         low, high = self.interval
         return (
             f"test accuracy {self.accuracy:.3f}, 95% interval {low:.3f} to {high:.3f} "
@@ -134,7 +134,7 @@ class Evaluation:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all of it as lists, numbers and words: what `format=json` prints."""
+        """Returns the whole result as lists, numbers and texts, as `format=json` prints it."""
         return {
             "model": self.model.name,
             "version": self.model.version,
@@ -155,12 +155,12 @@ class Evaluation:
 
 
 def score_predictions(predictions: "Predictions") -> TestResult:
-    """Returns the figures of predictions."""
+    """Returns the results that follow from predictions."""
     from catdog.statistics.proportions import precision_and_recall, wilson_interval
 
     counts, total = predictions.confusion, len(predictions)
     of_label = predictions.probabilities.astype(np.float64)[np.arange(total), predictions.label_indices]
-    # A probability that underflowed to 0 would make the mean infinite: Keras clips at the same value.
+    # A probability that underflowed to 0 would make the mean infinite. Keras clips at the same value.
     loss = -np.log(np.clip(of_label, 1e-7, 1)).mean()
     return TestResult(
         counts, predictions.accuracy, *wilson_interval(predictions.correct, total), float(loss),
@@ -174,11 +174,11 @@ def evaluate(
     """Evaluates a model on its run's test split, logs the result to that run, and records the look in the ledger.
 
     Args:
-        model: what is evaluated.
-        archive: where the run's data set lies now; None: where it lay.
-        cache: folder for decoded images; None: this machine's.
+        model: the model to evaluate.
+        archive: where the run's data set is now; None: it has not moved.
+        cache: folder for decoded images; None: this machine's default.
         batch_size: images per step.
-        command: what asks for the look, as the ledger shows it.
+        command: the command or call that asks for the look; the ledger records it.
 
     Raises:
         UserError: the data set is not the one the run was trained on.
@@ -188,7 +188,7 @@ def evaluate(
     from catdog.training.predicting import predict_split
 
     client, run_id = model.client, model.run_id
-    # Before TensorFlow is imported: what cannot be had is said at once.
+    # Before TensorFlow is imported, so that missing data is reported at once.
     run = find_run(client, run_id)
     assert run is not None
     dataset = load_run_dataset(
@@ -226,9 +226,9 @@ def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions",
 
 
 def metric_names(classes: list[str]) -> list[str]:
-    """Returns class names with what MLflow does not allow in a metric's name replaced by underscores, each its own.
+    """Returns unique names for metrics: class names with underscores for the characters that MLflow does not allow.
 
-    Names that would then be the same get their class index: of 猫 and 狗 nothing else is left.
+    Names that become equal get their class index, such as 猫 and 狗, which both become an underscore.
     """
     names = [
         "".join(c if c.isascii() and (c.isalnum() or c in "_-. ") else "_" for c in name[:MAX_METRIC_NAME])
@@ -238,7 +238,7 @@ def metric_names(classes: list[str]) -> list[str]:
 
 
 def build_classes_table(evaluation: Evaluation) -> Table:
-    """The figures by class, for a terminal."""
+    """The results by class, for a terminal."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("class", overflow="fold")
     for title in ("images", "precision", "recall"):
@@ -256,7 +256,7 @@ def build_classes_table(evaluation: Evaluation) -> Table:
 
 
 def build_looks_table(evaluation: Evaluation) -> Table:
-    """The earlier looks, the last ones of very many, for a terminal."""
+    """The earlier looks, for a terminal; if there are many, only the last ones."""
     table = Table(box=box.SIMPLE_HEAD, title="earlier looks", title_justify="left")
     for head in ("look", "when", "model", "test accuracy"):
         table.add_column(head, justify="right" if head == "test accuracy" else "left", overflow="fold")

@@ -1,4 +1,4 @@
-"""Images -> classes: a trained model out of the store, and its answers."""
+"""Prediction: loads a trained model from the store and returns its answers to images."""
 
 import contextlib
 import threading
@@ -32,13 +32,13 @@ Images = str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a model answered to image files.
+    """A model's answers to image files.
 
     Attributes:
         table: one row for each file that could be read: columns file, class, probability (of that class), then probability_NAME for
             each class; probabilities in [0, 1].
-        files: those files.
-        unreadable: the reason for each file that could not.
+        files: the files of these rows.
+        unreadable: the reason for each file that could not be read.
     """
 
     table: "pd.DataFrame"
@@ -51,8 +51,8 @@ class TrainedModel:
     """A trained model in the store. Its files are read when they are first needed.
 
     Args:
-        client: of the store.
-        found: what was asked for.
+        client: a client of the store.
+        found: the model's place in the store.
     """
 
     client: "MlflowClient"
@@ -64,12 +64,12 @@ class TrainedModel:
 
     @property
     def name(self) -> str | None:
-        """The registered model; None where a run was asked for."""
+        """The registered model's name; None if the model was named by its run."""
         return self.found.version.name if self.found.version else None
 
     @property
     def version(self) -> str | None:
-        """The number of its version; None where a run was asked for."""
+        """The number of its version; None if the model was named by its run."""
         return str(self.found.version.version) if self.found.version else None
 
     @property
@@ -79,28 +79,31 @@ class TrainedModel:
 
     @cached_property
     def run_name(self) -> str:
-        """What that run is called; "" where the store has it no more."""
+        """The name of that run; "" if the store no longer has it."""
         run = find_run(self.client, self.run_id)
         return run.name if run else ""
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence: "catdog version 3"."""
+        """Its name in a sentence: "catdog version 3"."""
         return self.found.words
 
     @property
     def evidence(self) -> Evidence | None:
-        """What was known of it when it was registered, against the champion of that time; None where a run was asked for."""
+        """The evidence recorded when it was registered, including the comparison with the champion of that time.
+
+        None if the model was named by its run.
+        """
         return Evidence.from_tags(self.found.version.tags) if self.found.version else None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the model's outputs."""
+        """The classes, in the order of the model's outputs."""
         return tuple(self._metadata["class_names"])
 
     @property
     def image_size(self) -> int:
-        """Pixels of the side of the images that it takes."""
+        """Height and width in pixels of the images that it takes."""
         return int(self._metadata["image_size"])
 
     @cached_property
@@ -109,9 +112,9 @@ class TrainedModel:
 
     @cached_property
     def loaded(self) -> Any:
-        """The model: uint8 (B, image_size, image_size, 3) in, float32 probabilities (B, classes) out, by `predict_on_batch`.
+        """The model. `predict_on_batch` takes uint8 (B, image_size, image_size, 3), returns float32 probabilities (B, classes).
 
-        It is a Keras model, or, where another tool has saved it, a `catdog.deployment.pyfunc.PyfuncModel`.
+        It is a Keras model, or a `catdog.deployment.pyfunc.PyfuncModel` if another tool saved it.
         """
         return load_model(self.client, self.found.uri)
 
@@ -119,16 +122,17 @@ class TrainedModel:
         """Returns the model's answers.
 
         Args:
-            images: a file, a folder (every image below it), a list of files and folders; or one array, uint8 (H, W, 3) in [0, 255],
-                several in one, (N, H, W, 3), or a list of them. Of any size: they are stretched to the size that the model takes.
+            images: a file, a folder (every image below it), or a list of files and folders; or an array of one image, uint8
+                (H, W, 3) in [0, 255], or of several, (N, H, W, 3), or a list of arrays. Images of any size are stretched to the
+                size that the model takes.
             batch_size: images per step.
 
         Returns:
-            Columns class and probability (of that class), then probability_NAME for each class; for files the column file first;
-            for arrays the index is their place.
+            Columns class and probability (of that class), then probability_NAME for each class. For files, the first column is
+            file; for arrays, the index is their position.
 
         Raises:
-            UserError: a file is no readable image, a folder has none, or an array is none of the above.
+            UserError: a file is not a readable image, a folder has no images, or an array has another shape or type.
         """
         if _is_pixels(images):
             arrays = _split_arrays(images)
@@ -145,7 +149,7 @@ class TrainedModel:
         return answers.table
 
     def answer_files(self, files: Sequence[Path], batch_size: int = 32) -> Answers:
-        """Returns the answers to those of some files that are readable images, and why the others are not."""
+        """Returns the answers to the files that are readable images, and the reasons why the others are not."""
         read: list[Path] = []
         unreadable: dict[Path, str] = {}
         batches = _read_batches(files, self.image_size, batch_size, read, unreadable)
@@ -176,7 +180,7 @@ class TrainedModel:
 
 
 def find_model(client: "MlflowClient", study: str, model: str | None = None) -> TrainedModel:
-    """Returns the model that `model=` names, as `catdog.registry.champion.resolve_model`.
+    """Returns the model that `model=` names, as resolved by `catdog.registry.champion.resolve_model`.
 
     Raises:
         UserError: there is no such model.
@@ -185,7 +189,7 @@ def find_model(client: "MlflowClient", study: str, model: str | None = None) -> 
 
 
 def load_model(client: "MlflowClient", uri: str) -> Any:
-    """Returns the model of an MLflow model URI, whatever its flavor: a Keras model, or what answers like one.
+    """Returns the model of an MLflow model URI, of any flavor: a Keras model, or an object that answers like one.
 
     Raises:
         UserError: its files cannot be read.
@@ -208,7 +212,7 @@ def load_keras_model(client: "MlflowClient", uri: str) -> Any:
     Raises:
         UserError: its files cannot be read.
     """
-    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+    from catdog.training import preload  # noqa: F401  must come first: it keeps TensorFlow's import quiet
 
     # isort: split
     import mlflow
@@ -223,7 +227,7 @@ def load_keras_model(client: "MlflowClient", uri: str) -> Any:
 
 @contextlib.contextmanager
 def _explain_missing_code(uri: str, folder: Path) -> Iterator[None]:
-    """Turns what Keras or Python raises where a model needs classes that are not there into a user's message."""
+    """Turns the exceptions of Keras and Python for missing classes of a model into a UserError."""
     from mlflow.models import Model
 
     try:
@@ -233,8 +237,8 @@ def _explain_missing_code(uri: str, folder: Path) -> Iterator[None]:
         if not needs:
             raise
         raise UserError(
-            f"model: {uri} needs code of its own, {', '.join(needs)}, and that cannot be loaded: {str(error).splitlines()[0]} "
-            "Install it, or run the command in the folder where it lies, as it was when the model was trained."
+            f"model: {uri} needs your own code, {', '.join(needs)}, which cannot be loaded: {str(error).splitlines()[0]} "
+            "Install that code, or run the command in its folder. It must be as it was when the model was trained."
         ) from error
 
 
@@ -242,7 +246,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     """Returns the files to predict: each file as given, and every image below each folder.
 
     Raises:
-        UserError: a path that does not exist, a folder without images, or nothing to do.
+        UserError: a path does not exist, a folder has no images, or no path is given.
     """
     from catdog.data.images import IMAGE_SUFFIXES, is_image_file
 
@@ -270,7 +274,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
 
 
 def build_answers_table(answers: "pd.DataFrame") -> Table:
-    """The answers for a terminal: file, class and its probability."""
+    """The answers as a table for a terminal: file, class and its probability."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("file", overflow="fold")
     table.add_column("class")
@@ -293,7 +297,7 @@ def _one_line(name: str) -> str:
 def _read_batches(
     files: Sequence[Path], size: int, batch_size: int, read: list[Path], unreadable: dict[Path, str]
 ) -> Iterator[np.ndarray]:
-    """Yields the pictures of files, uint8 (B, size, size, 3), and notes which files they are and which are none."""
+    """Yields the pictures of files, uint8 (B, size, size, 3). Adds each file to `read`, or to `unreadable` with the reason."""
     from catdog.data.images import UnreadableImageError, decode_image
 
     for start in range(0, len(files), batch_size):
@@ -337,5 +341,5 @@ def _stretch(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _in_utf8(file: Path) -> str:
-    # Neither a table nor JSON holds a name whose bytes are not UTF-8: those bytes are written as \\xe9.
+    # A table or JSON cannot hold a name whose bytes are not UTF-8, so such bytes are written as \\xe9.
     return str(file).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

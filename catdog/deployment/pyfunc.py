@@ -1,4 +1,4 @@
-"""Models that are none of Keras', asked through MLflow's common interface."""
+"""Models that are not Keras models, called through MLflow's common interface (pyfunc)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,22 +8,22 @@ import numpy as np
 from catdog.data.answers import SUM_TOLERANCE
 from catdog.system.errors import UserError
 
-# The flavors that come back as Keras models.
+# The flavors that MLflow loads as Keras models.
 KERAS_FLAVORS = {"tensorflow", "keras"}
 
 
 def is_keras(described: Any) -> bool:
-    """Whether an MLflow model, as `mlflow.models.Model` describes it, is read back as a Keras model."""
+    """Whether an MLflow model, as `mlflow.models.Model` describes it, is loaded as a Keras model."""
     return bool(KERAS_FLAVORS & set(described.flavors))
 
 
 class PyfuncModel:
-    """A model of any flavor that answers as catdog's own do.
+    """A model of any flavor that answers like catdog's own.
 
     Args:
-        loaded: as of `mlflow.pyfunc.load_model`.
-        name: for messages.
-        class_names: in the order of its answers.
+        loaded: what `mlflow.pyfunc.load_model` returned.
+        name: the model's name, for messages.
+        class_names: the classes, in the order of its answers.
         image_size: height and width in pixels that it takes.
     """
 
@@ -34,15 +34,15 @@ class PyfuncModel:
         self.input_shape = (None, image_size, image_size, 3)
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-        """Returns probabilities, float32 (B, classes), of images, uint8 (B, H, W, 3).
+        """Returns the probabilities, float32 (B, classes), for images, uint8 (B, H, W, 3).
 
         Raises:
-            UserError: it fails, or answers something else.
+            UserError: the model fails, or returns something else.
         """
         try:
             answers = np.asarray(self._loaded.predict(images), dtype=np.float64)
         except Exception as error:
-            # Whatever the flavor's library raises: the model is the user's.
+            # Any exception of the flavor's library: the model is the user's.
             problem = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             raise self._refuse(
                 f"it failed on images (N, {', '.join(map(str, images.shape[1:]))}), uint8: {problem}"

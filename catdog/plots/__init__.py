@@ -1,6 +1,6 @@
-"""Arrays to figures: every `plot_` function returns a matplotlib Figure that belongs to its caller alone.
+"""Plots of arrays: every `plot_` function returns a matplotlib Figure that belongs to its caller alone.
 
-Figures are made without pyplot, which keeps every figure it makes alive, so a sweep of many runs does not grow.
+Figures are made without pyplot, which keeps every figure alive, so memory does not grow over a sweep of many runs.
 """
 
 from catdog.plots.confusion import plot_confusion, plot_confusions

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from catdog.plots.style import INK, MUTED, PALETTE, build_figure, styled, wrapped
 from catdog.system.wording import compact_count
 
-# Above this many classes a cell is too small for its count.
+# With more classes, a cell is too small for its count.
 COUNTS_UP_TO = 12
-# Not exactly the paper's white: a page in dark mode replaces that.
+# Not exactly the paper's white, because a page in dark mode replaces that colour.
 ON_BLUE = "#fdfdfd"
 
 
@@ -25,7 +25,7 @@ def plot_confusion(
     Args:
         counts: int (C, C), rows are the true class, columns the predicted one.
         class_names: C names.
-        title: what stands above.
+        title: the figure's title.
     """
     side = confusion_side(len(class_names))
     figure = build_figure(side + 0.9, side + 0.7)
@@ -35,7 +35,7 @@ def plot_confusion(
 
 @styled
 def plot_confusions(counts: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
-    """Confusion matrices side by side, at most four in a row: run name -> int (C, C), rows are the true class."""
+    """Confusion matrices side by side, at most four in a row: name -> int (C, C), rows are the true class."""
     columns = max(1, min(4, len(counts)))
     rows = max(1, -(-len(counts) // columns))
     side = confusion_side(len(class_names))
@@ -60,7 +60,7 @@ def draw_confusion(axes: Axes, counts: np.ndarray, class_names: Sequence[str], t
     present = counts.sum(axis=1, keepdims=True)
     # By row, so that a rare class is as visible as a common one.
     fractions = np.divide(counts, present, out=np.zeros(counts.shape), where=present > 0)
-    # Shades of one hue by opacity, not by a colour map that ends in white: a dark page shows through.
+    # Shades of one hue by opacity, not by a colour map that ends in white, so that a dark page shows through.
     shades = np.empty((classes, classes, 4))
     shades[..., :3] = to_rgb(PALETTE[0])
     shades[..., 3] = 0.05 + 0.95 * fractions
@@ -86,10 +86,10 @@ def draw_confusion(axes: Axes, counts: np.ndarray, class_names: Sequence[str], t
     largest = int(counts.max()) if counts.size else 0
     count_font = 12 if classes <= 4 else 10 if largest < 1000 else 8
     for row, column in np.ndindex(counts.shape):
-        # White only where the blue is nearly opaque; below that the page's own ink is the readable one, in either mode.
+        # White only on nearly opaque blue. On lighter cells the page's own ink is readable in both modes.
         colour = ON_BLUE if shades[row, column, 3] > 0.8 else INK if counts[row, column] else MUTED
         number = int(counts[row, column])
         words = f"{number:,}" if number < 10_000 else compact_count(number)
         text = axes.text(column, row, words, color=colour, ha="center", va="center", fontsize=count_font)
-        # It stays inside its cell, and measuring hundreds of them is most of what the layout would cost.
+        # The text stays inside its cell anyway, and measuring hundreds of texts would be most of the layout's cost.
         text.set_in_layout(False)

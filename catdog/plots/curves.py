@@ -1,7 +1,7 @@
 """Curves of several runs by epoch, on shared axes.
 
-`histories` maps the runs to show to their histories; `variants` maps every run of the comparison, shown or not, to its
-variant, so that a variant has one colour in all figures.
+`histories` maps the runs that are shown to their histories. `variants` maps every run of the comparison, shown or not, to its
+variant, so that a variant has the same colour in all figures.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ from catdog.plots.style import (
     wrapped,
 )
 
-# Names at the ends of lines read faster than a legend, as long as few and short.
+# Names at the ends of lines are faster to read than a legend, as long as they are few and short.
 LABELS_AT_LINES_UP_TO = 6
 LABEL_LENGTH_UP_TO = 14
 
@@ -100,7 +100,7 @@ def _draw_curves(
     dashed: bool = False,
     scale: float = 100,
 ) -> dict[str, float]:
-    """Draws a column's mean and range of each variant, and returns where the means end."""
+    """Draws the mean and the range of a column for each variant, and returns the last value of each mean."""
     looks = variant_looks(variants.values())
     longest: pd.Index = pd.Index([1])
     ends = {}
@@ -127,10 +127,10 @@ def _draw_curves(
 def _by_variant(
     histories: Mapping[str, pd.DataFrame], variants: Mapping[str, str], column: str
 ) -> dict[str, pd.DataFrame]:
-    """Returns a column's values by epoch (rows) and run (columns) of each variant.
+    """Returns a column's values by epoch (rows) and run (columns) for each variant.
 
-    Where runs stopped early, the mean ends with the first of them: a mean of other runs than before would jump. Runs without
-    the column, as another tool may leave them, are left out.
+    If runs stopped early, the mean ends with the shortest run, because a mean over fewer runs would jump. Runs without the column,
+    such as those of other tools, are left out.
     """
     grouped: dict[str, dict[str, pd.Series]] = {}
     for name, history in histories.items():
@@ -142,7 +142,7 @@ def _by_variant(
 def _side_by_side(series: dict[str, pd.Series]) -> pd.DataFrame:
     first = next(iter(series.values()))
     if all(one.index.equals(first.index) for one in series.values()):
-        # pandas aligns hundreds of series one by one.
+        # Much faster with hundreds of series, which pandas would align one by one.
         return pd.DataFrame(np.stack([one.to_numpy() for one in series.values()], axis=1), first.index, list(series))
     return pd.DataFrame(series)
 
@@ -162,7 +162,7 @@ def _name_curves(
     variants: Mapping[str, str],
     ends: Mapping[str, float],
 ) -> None:
-    """Says which line is which variant: at the line's end where names are few and short, else in a legend below."""
+    """Labels the lines with their variants: at the line's end if names are few and short, else in a legend below."""
     looks = variant_looks(variants.values())
     shown = list(dict.fromkeys(variants[name] for name in histories))
     if len(shown) > LABELS_AT_LINES_UP_TO or max(map(len, shown), default=0) > LABEL_LENGTH_UP_TO:
@@ -174,7 +174,7 @@ def _name_curves(
         ]
         width, height = figure.get_size_inches()
         columns = 2 if max(map(len, shown)) > 14 else 3
-        # The legend takes its room from the figure, not from the curves.
+        # The figure grows by the legend's height, so that the curves keep theirs.
         figure.set_size_inches(width, height + 0.24 * -(-len(shown) // columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
         return
@@ -187,7 +187,7 @@ def _name_curves(
 
 
 def _spread(values: list[float], apart: float) -> list[float]:
-    """The values, moved until neighbours are at least `apart`: labels must not overlap."""
+    """Returns the values, moved until neighbours are at least `apart`, because labels must not overlap."""
     order = np.argsort(values)
     moved = np.asarray(values, dtype=float)[order]
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""Figures of pictures: what the data looks like, what augmentation does to it, what a model says about it."""
+"""Figures of pictures: samples of the data, the effect of augmentation, and a model's answers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ SAMPLES_PER_CLASS = 3
 
 @styled
 def plot_samples(images_by_class: Mapping[str, np.ndarray]) -> Figure:
-    """One row per class, its first three images in it.
+    """One row per class with its first three images.
 
     Args:
         images_by_class: class name -> uint8 (n, H, W, 3) in [0, 255]; with n < 3 the row ends early.
@@ -26,7 +26,7 @@ def plot_samples(images_by_class: Mapping[str, np.ndarray]) -> Figure:
     for (name, images), row in zip(images_by_class.items(), grid, strict=False):
         for image, axes in zip(images, row, strict=False):
             _show(axes, image)
-        # The label hangs on the row's first axes, which is on even when the class has no image.
+        # The label belongs to the row's first axes, which must be on even if the class has no image.
         row[0].set_axis_on()
         row[0].set_ylabel(wrapped(name, 16), fontsize=12, fontweight="bold", labelpad=8)
         _bare(row[0])
@@ -39,7 +39,7 @@ def plot_augmentation(original: np.ndarray, variations: np.ndarray) -> Figure:
 
     Args:
         original: uint8 (H, W, 3) in [0, 255].
-        variations: uint8 or float (n, H, W, 3) in [0, 255], what augmentation made of it.
+        variations: uint8 or float (n, H, W, 3) in [0, 255], augmented versions of it.
     """
     columns = min(4, 1 + len(variations))
     rows = -(-(1 + len(variations)) // columns)
@@ -78,7 +78,7 @@ def plot_contact_sheet(images: Sequence[np.ndarray], captions: Sequence[str], na
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
-    # Interpolating augmentations overshoot by a fraction, and imshow reads floats as [0, 1]: both are mended here.
+    # Interpolation in augmentation can overshoot slightly, and imshow expects floats in [0, 1]; rounding and clipping fix both.
     axes.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8), interpolation="antialiased")
 
 

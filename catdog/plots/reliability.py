@@ -1,4 +1,4 @@
-"""Reliability diagrams: whether the answers given with a probability are right as often as it says."""
+"""Reliability diagrams: whether answers with a given probability are right that often."""
 
 from collections.abc import Mapping
 
@@ -18,9 +18,9 @@ def plot_reliability(found: Calibration, name: str, colour: str = PALETTE[0]) ->
     """One reliability diagram.
 
     Args:
-        found: as `catdog.statistics.calibration.measure_calibration` returns.
-        name: what stands above.
-        colour: hex.
+        found: the result of `catdog.statistics.calibration.measure_calibration`.
+        name: the figure's title.
+        colour: hex colour.
     """
     figure = build_figure(SIDE_IN, SIDE_IN + 0.35)
     _draw(figure.subplots(), found, name, colour)

@@ -1,7 +1,7 @@
-"""Numbers of several variants, one row each from the top down.
+"""Figures of numbers of several variants, one row each from the top down.
 
-`variants` maps every row's name, shown or not, to its variant, so that a variant has one colour in all figures; the other
-mappings hold the rows to show, under the same names.
+`variants` maps every row's name, shown or not, to its variant, so that a variant has the same colour in all figures. The other
+mappings contain the rows to show, under the same names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def plot_final_accuracy(
 
     Args:
         accuracies: name -> what was measured (`train`, `val`, `kept val`; any may be missing) -> value, low, high
-            in [0, 1]; low and high are NaN where there is no interval.
+            in [0, 1]; low and high are NaN if there is no interval.
         variants: name -> variant.
         baseline: accuracy of always answering the most common class, in [0, 1], drawn as a line.
         seeds: name -> each seed's kept val accuracy in [0, 1], drawn as small points below; none for a single seed.
@@ -76,7 +76,7 @@ def plot_final_accuracy(
         )
     if baseline is not None:
         handles.append(axes.axvline(100 * baseline, label=baseline_words(baseline), **BASELINE_LINE))
-    # After the baseline, which may lie left of every run: a limit set before it would leave it outside.
+    # Set after the baseline is drawn, which may be left of every run: a limit set earlier would exclude it.
     axes.set_xlim(right=101.5)
     figure.legend(handles=handles, loc="outside lower center", ncols=2, columnspacing=1.5)
     return figure
@@ -88,7 +88,7 @@ def plot_differences(differences: Mapping[str, tuple[float, float, float]], titl
 
     Args:
         differences: row -> value, low, high, fractions in [-1, 1].
-        title: what they are.
+        title: the figure's title.
         margin: half the band's width, a fraction.
     """
     figure, axes = _row_figure(title, list(differences), extra_in=0.3)
@@ -123,7 +123,7 @@ def plot_parameters(parameters: Mapping[str, tuple[float, float]], variants: Map
     figure, axes = _row_figure("Parameters", list(parameters), extra_in=0.3)
     for row, (name, (total, trainable)) in enumerate(parameters.items()):
         colour, _ = looks[variants[name]]
-        # A model with nothing to train has no place on a logarithmic axis; its total still has.
+        # A logarithmic axis cannot show 0 trainable parameters, but it can show the total.
         ends = [value for value in (trainable, total) if value > 0]
         if ends:
             axes.hlines(row, min(ends), max(ends), color=colour, linewidth=1.8)
@@ -142,7 +142,7 @@ def plot_parameters(parameters: Mapping[str, tuple[float, float]], variants: Map
     axes.xaxis.set_major_locator(LogLocator(base=10))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _axis_count(value)))
-    # From a whole decade, and with room on the right for the words beside the last point.
+    # Starts at a full decade, and leaves room on the right for the label of the last point.
     lowest, highest = np.floor(np.log10(min(counts)) - 0.05), np.log10(max(counts))
     axes.set_xlim(10**lowest, 10 ** (highest + 0.55 * max(1, highest - lowest)))
     axes.set_xlabel("parameters, log scale")
@@ -155,7 +155,7 @@ def plot_parameters(parameters: Mapping[str, tuple[float, float]], variants: Map
 
 
 def _row_figure(title: str, names: list[str], row_in: float = 0.42, extra_in: float = 0.0) -> tuple[Figure, Axes]:
-    """A figure with one row per name from the top down, tall enough for them."""
+    """Returns a figure with one row per name from the top down, tall enough for all names."""
     labels = [wrapped(name) for name in names]
     lines = sum(max(1.0, 0.45 * (1 + label.count("\n"))) for label in labels)
     figure = build_figure(height_in=1.3 + extra_in + row_in * max(1.0, lines))

@@ -53,7 +53,7 @@ def _draw_pair(axes: Axes, train: pd.Series, val: pd.Series, kept_epoch: int | N
     axes.plot(train.index, train, color=MUTED, linestyle="--", marker="s", markevery=step, label="training")
     axes.plot(val.index, val, color=PALETTE[0], marker="o", markevery=step, label="validation")
     _ring(axes, val, kept_epoch)
-    # Outside the axes: whichever corner a legend inside takes, some run's curve ends there.
+    # Outside the axes, because in any corner inside it would cover the curves of some runs.
     axes.figure.legend(loc="outside lower center", ncols=3)
 
 

@@ -16,14 +16,14 @@ from catdog.system.wording import percent_with_unit
 
 P = ParamSpec("P")
 
-# Eight hues that stay apart under the common colour-vision deficiencies, those that pale on white darkened; more cannot
-# be told apart by anybody, so a ninth variant repeats a colour with another marker.
+# Eight hues that can be told apart with the common colour-vision deficiencies; hues that are too pale on white are darkened. Nobody
+# can tell more hues apart, so a ninth variant repeats a colour with another marker.
 # Source: Okabe and Ito (2008), "Color Universal Design".
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#b8558f", "#555555", "#3f9bd6", "#b97f00", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 
-# Each role has a hex of its own: the page replaces these by its style sheet's variables, which follow the reader's
-# light or dark mode. Change them here and nowhere else.
+# Each role has its own hex value. The page replaces these values by its style sheet's variables, which follow the reader's light or
+# dark mode. Change them only here.
 INK = "#1c2024"
 MUTED = "#60646c"
 GRID = "#e0e2e6"
@@ -40,7 +40,7 @@ STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10.5,
-    # A class or a variant may have a dollar sign in its name; nothing here needs formulas.
+    # The name of a class or a variant may contain a dollar sign, and no figure has formulas.
     "text.parse_math": False,
     "text.color": INK,
     "axes.facecolor": "none",
@@ -75,7 +75,7 @@ STYLE = {
 
 
 def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
-    """The plot function, drawing in the house style; the settings of its caller stay as they were."""
+    """Returns the plot function, which then draws in the house style and leaves the caller's settings unchanged."""
 
     @wraps(plot)
     def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -86,12 +86,12 @@ def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def build_figure(width_in: float = WIDTH_IN, height_in: float = 3.7) -> Figure:
-    """An empty figure that lays itself out."""
+    """Returns an empty figure with automatic layout."""
     return Figure(figsize=(width_in, height_in), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
 
 
 def set_titles(axes: Axes, title: str, subtitle: str = "") -> None:
-    """A bold title above the axes, and below it a quiet line that says how to read the marks."""
+    """Sets a bold title above the axes, and below it a muted line that explains the marks."""
     axes.set_title(title, pad=24 if subtitle else 10)
     if subtitle:
         axes.annotate(
@@ -101,10 +101,10 @@ def set_titles(axes: Axes, title: str, subtitle: str = "") -> None:
 
 
 def variant_looks(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """A fixed colour and marker for every variant, in order of first appearance.
+    """Returns a fixed colour and marker for every variant, in order of first appearance.
 
     Args:
-        variants: variant names, repeats allowed; give all figures of a comparison the same list, or colours will move.
+        variants: variant names, repeats allowed; give all figures of a comparison the same list, or colours will differ.
 
     Returns:
         variant -> (hex colour, matplotlib marker).
@@ -116,7 +116,7 @@ def variant_looks(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def wrapped(name: str, width: int = 24, lines: int = 3) -> str:
-    """A long name on several lines, at most `lines`, the rest replaced by an ellipsis."""
+    """Returns a long name on several lines, at most `lines`; the rest is replaced by an ellipsis."""
     rows = textwrap.wrap(name, width, break_on_hyphens=True) or [""]
     return "\n".join(rows if len(rows) <= lines else [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"])
 
@@ -124,19 +124,19 @@ def wrapped(name: str, width: int = 24, lines: int = 3) -> str:
 def set_epoch_axis(axes: Axes, epochs: pd.Index) -> None:
     """Labels the x axis for `epochs`, an integer index from 1."""
     last = int(epochs.max()) if len(epochs) else 1
-    # Never down to 0, which is no epoch; and a lone point stands in the middle.
+    # The axis does not reach 0, which is not an epoch, and a single point is in the middle.
     axes.set_xlim(0.5, last + max(0.5, 0.02 * last))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
     axes.set_xlabel("epoch")
-    axes.grid(True, axis="y")  # True: without it, a second call takes the grid away
+    axes.grid(True, axis="y")  # without True, a second call would remove the grid
     axes.spines["left"].set_visible(False)
 
 
 def marker_step(epochs: int) -> int:
-    """How many epochs apart markers stand, so that a long run shows lines and a run of one epoch a point."""
+    """Returns the number of epochs between markers, so that a long run shows lines and a run of one epoch a point."""
     return max(1, epochs // 8)
 
 
 def baseline_words(baseline: float) -> str:
-    """What the baseline's line is called: the accuracy of always answering the most common class."""
+    """Returns the label of the baseline: the accuracy of always answering the most common class."""
     return f"most common class, {percent_with_unit(baseline)}"

@@ -1,8 +1,8 @@
 """Whether a model's probabilities mean what they say; arrays in, numbers out.
 
-A model is calibrated if of the answers that it gives with probability 0.8, eight in ten are right. What is judged here is the
-probability of the predicted class, its confidence. Where a variant has several seeds, their answers are judged together: what
-the confidence of a run with any seed is worth.
+A model is calibrated if eight in ten of the answers that it gives with probability 0.8 are right. This module judges the
+probability of the predicted class, which is called confidence. If a variant has several seeds, their answers are judged together,
+so the result holds for a run with any seed.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from scipy import special
 from catdog.statistics.proportions import CONFIDENCE, proportion_interval
 
 BINS = 15
-# In a bin of fewer images the noise of its accuracy says more than the bin.
+# With fewer images in a bin, its accuracy is mostly noise.
 IMAGES_PER_BIN = 10
 DRAWS = 1000
-# Beyond this factor of what is seen, no truth could have hidden in the noise.
+# Candidate true errors, as factors of the observed gaps. Noise cannot hide an error twice as large as what is observed.
 SCALES = np.linspace(0.0, 2.0, 81)
 
 
@@ -25,15 +25,15 @@ class Calibration:
     """How far confidence and accuracy lie apart.
 
     Attributes:
-        error: the expected calibration error in [0, 1], freed of what noise adds: 0 where the gaps are no larger than noise.
-        low: lower bound of its 95% interval; 0 where the model may be calibrated.
+        error: the expected calibration error in [0, 1], corrected for noise: 0 if the gaps are no larger than noise.
+        low: lower bound of its 95% interval; 0 if the model may be calibrated.
         high: upper bound.
         confidence: mean confidence of each bin, float64 (K,), rising.
         accuracy: fraction of right answers in each bin, float64 (K,).
         accuracy_low: lower bounds of its 95% intervals, float64 (K,).
         accuracy_high: upper bounds.
         answers: answers in each bin, int64 (K,).
-        overconfidence: mean confidence less accuracy over all answers: positive where the model promises too much.
+        overconfidence: mean confidence minus accuracy over all answers: positive if the model is overconfident.
     """
 
     error: float
@@ -48,17 +48,17 @@ class Calibration:
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
-    """Returns the expected calibration error: how far, on average, the confidence of an answer is from how often it is right.
+    """Returns the expected calibration error: the mean gap between the confidence of answers and how often they are right.
 
-    The answers are sorted by confidence and divided into bins of equally many; each bin's mean confidence is set against its
-    share of right answers. It is never exactly 0, for chance in small bins looks like an error: with 800 images and 15 bins, a
-    perfectly calibrated model shows 0.01 to 0.04 (simulated; less where it is surer). That is the same for two models that are
-    compared; for a number that stands alone, `measure_calibration` takes it off.
+    The answers are sorted by confidence and divided into bins of equal size. Each bin's mean confidence is compared with its
+    share of right answers. The result is never exactly 0, because chance in small bins looks like an error: with 800 images and 15
+    bins, a perfectly calibrated model shows 0.01 to 0.04 (simulated; less if it is more confident). This bias is the same for two
+    models that are compared. For a number that stands alone, `measure_calibration` removes it.
 
     Args:
         probabilities: float (N, C) in [0, 1], rows sum to 1.
         labels: int (N,) in [0, C); any other value is a class that the model does not know, so its answer is wrong.
-        bins: at most this many, at least 1.
+        bins: the largest number of bins, at least 1.
 
     Returns:
         In [0, 1].
@@ -74,7 +74,7 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
         raise ValueError(f"needs (N, C) probabilities and N labels, got {probabilities.shape} and {labels.shape}")
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
-    # By quantiles, not by rank: equally confident answers belong together, in whatever order they come.
+    # By quantiles, not by rank: equally confident answers go into one bin, whatever their order.
     edges = np.quantile(confidence, np.arange(1, bins) / bins)
     part = np.searchsorted(edges, confidence, side="right")
     return float(np.abs(np.bincount(part, confidence) - np.bincount(part, right)).sum() / len(labels))
@@ -83,19 +83,19 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Calibration:
     """Returns the calibration error with its interval, and the bins of a reliability diagram.
 
-    The error is the mean gap between confidence and accuracy over bins of equal numbers of answers. Taken as it is, it is too
-    large: of a perfectly calibrated model noise alone leaves 0.02 to 0.05 with 800 images, and any bootstrap of it adds the
-    noise once more. So the noise of the gaps is estimated, and the test is turned round: an error is in the interval if a
-    model with gaps of this shape and that size would not, but in 5% of studies, show what was seen; the estimate is the size
-    that would show more as often as less. In simulated studies of 200 to 800 images and 1 to 5 seeds the interval holds the
-    truth in 85 to 100%, mostly in 92 to 97% (`tests/test_calibration.py`).
+    The error is the mean gap between confidence and accuracy over bins of equal numbers of answers. This plain estimate is biased
+    upwards: with 800 images, noise alone gives a perfectly calibrated model 0.02 to 0.05, and a bootstrap adds the noise a second
+    time. So the noise of the gaps is estimated, and the interval is found by inverting a test: it contains every true error, with
+    gaps in the observed proportions, that the observed error does not reject at the 5% level. The point estimate is the true error
+    whose median observed error is the one seen. In simulated studies of 200 to 800 images and 1 to 5 seeds the interval covers the
+    truth in 85 to 100%, mostly in 92 to 97% (`tests/statistics/test_calibration.py`).
 
-    Assumes independent images, and seeds that are independent draws. Bins see no gap that changes its sign inside one of them.
+    Assumes independent images, and seeds that are independent draws. A gap that changes its sign within a bin is not seen.
 
     Args:
         probabilities: float (N, C) in [0, 1], or (S, N, C) for S seeds of one variant.
         labels: int (N,) in [0, C).
-        bins: at most so many bins, of at least 10 images each; equal confidences share a bin.
+        bins: the largest number of bins, of at least 10 images each; equal confidences share a bin.
 
     Raises:
         ValueError: the shapes do not fit, there are fewer than two images, or a value is out of its range.
@@ -112,7 +112,8 @@ def measure_calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int
     accuracy = np.einsum("sik,si->k", member, right) / answers
     gaps, weights = accuracy - confidence, answers / answers.sum()
     noise = _covariance(member * (right - confidences)[..., None] - member * gaps)
-    # A bin in which all are right shows no noise, and yet has some: that of a truth halfway between accuracy and confidence.
+    # A bin whose answers are all right shows no variance, yet its accuracy is uncertain. So the variance is at least that of a true
+    # accuracy halfway between accuracy and confidence.
     middle = (accuracy + confidence) / 2
     noise += np.diag(np.maximum(middle * (1 - middle) * answers - np.diagonal(noise), 0))
     noise /= np.outer(answers, answers)
@@ -136,7 +137,7 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> tuple[np
             "needs probabilities (N, C) or (S, N, C), labels (N,) with N >= 2, and bins >= 1, got "
             f"{probabilities.shape}, {labels.shape} and {bins}"
         )
-    # A sum in float32, or of probabilities read from a file, may exceed 1 by a rounding.
+    # Rounding in float32, or in a file, can push a probability slightly above 1.
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-5)).all():
         raise ValueError("probabilities must be in [0, 1]; are these logits?")
     if labels.min() < 0 or labels.max() >= probabilities.shape[-1]:
@@ -148,7 +149,7 @@ def _check(probabilities: np.ndarray, labels: np.ndarray, bins: int) -> tuple[np
 
 
 def _bins(confidences: np.ndarray, bins: int) -> np.ndarray:
-    """Returns which answer is in which bin, float32 (S, N, K): equal numbers of answers in each, equal confidences together."""
+    """Returns which bin each answer is in, one-hot: float32 (S, N, K). Bins have equal size; equal confidences share a bin."""
     edges = np.quantile(confidences, np.arange(1, bins) / bins, method="inverted_cdf")
     place = np.searchsorted(np.unique(edges), confidences, side="left")
     return (place[..., None] == np.unique(place)).astype(np.float32)
@@ -157,11 +158,11 @@ def _bins(confidences: np.ndarray, bins: int) -> np.ndarray:
 def _covariance(residuals: np.ndarray) -> np.ndarray:
     """Returns the covariance of the sums of residuals over seeds and images, float64 (K, K).
 
-    An image's answers of all seeds move together, so images are what is drawn; what seeds move together is added, less the
-    noise of single answers, which is in the images' part already.
+    The answers of all seeds to one image are correlated, so images are the sampling units. The variance between seeds is added,
+    without the noise of single answers, which the images' part contains already.
 
     Args:
-        residuals: float (S, N, K), each bin's sum to 0.
+        residuals: float (S, N, K); those of each bin sum to 0.
     """
     seeds, images, _ = residuals.shape
     by_image = residuals.sum(axis=0, dtype=float)
@@ -177,13 +178,13 @@ def _covariance(residuals: np.ndarray) -> np.ndarray:
 
 
 def _invert(gaps: np.ndarray, weights: np.ndarray, noise: np.ndarray) -> tuple[float, float, float]:
-    """Returns the error, and its interval, that gaps of this shape must have for the noise to leave what is seen.
+    """Returns the true error, with its interval, that would lead to the observed error, given the noise.
 
-    The noise is drawn from a normal distribution with a seed of its own: the same data, the same answer.
+    The noise is drawn from a normal distribution with a fixed seed, so the same data gives the same result.
     """
     variances, directions = np.linalg.eigh(noise)
     drawn = np.random.default_rng(0).normal(size=(DRAWS // 2, len(gaps)))
-    # Each draw and its mirror image: half the draws for the same precision.
+    # Antithetic sampling: each draw and its mirror image, so half the draws give the same precision.
     errors = np.concatenate([drawn, -drawn]) * np.sqrt(np.maximum(variances, 0)) @ directions.T
     seen = float(weights @ np.abs(gaps))
     shown = np.stack([np.abs(scale * gaps + errors) @ weights for scale in SCALES])
@@ -194,10 +195,10 @@ def _invert(gaps: np.ndarray, weights: np.ndarray, noise: np.ndarray) -> tuple[f
 
 
 def _count_independent(fraction: np.ndarray, variance: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Returns how many independent answers would have this variance: float64 (K,).
+    """Returns the number of independent answers that would have this variance: float64 (K,).
 
-    Source: as of `catdog.statistics.contrasts.accuracy_interval`.
+    Source: as for `catdog.statistics.contrasts.accuracy_interval`.
     """
     spread = fraction * (1 - fraction)
-    # All right or all wrong: no spread to see, so each image counts once.
+    # If all are right or all wrong, the variance is unknown, so each image counts once.
     return np.where(variance > 0, spread / np.where(variance > 0, variance, 1), images)

@@ -1,8 +1,8 @@
-"""How far a variant's mean over seeds and images can be trusted, and the difference of two; arrays in, numbers out.
+"""Confidence intervals for a variant's mean over seeds and images, and for the difference of two means; arrays in, numbers out.
 
 A variant is trained with several seeds, and every run answers the same images. Both are samples: another seed would have
-trained another model, another photographer would have taken other images. What is said here is said about all seeds and all
-images of the same kind, not about the ones that happened to be used.
+trained another model, another photographer would have taken other images. The intervals are about all seeds and all images of
+the same kind, not only about those that happened to be used.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from scipy import special
 from catdog.statistics.proportions import CONFIDENCE, Number, proportion_interval
 
 MOST_SEEDS = 100
-# More seeds than anybody has: what is left is the noise of the images.
+# So many seeds that only the noise of the images is left.
 MANY_SEEDS = 10_000
-# Fewer than this many images that tell two variants apart say nothing of how far that varies.
+# If two variants differ on fewer images than this, the variance over images cannot be estimated.
 FEW_IMAGES = 5
-# Of a bootstrap: images times draws.
+# The most images times draws in a bootstrap.
 MOST_WEIGHTS = 40_000_000
 
 
@@ -28,11 +28,11 @@ class Contrast:
     """A mean, or the difference of two means, over seeds and images; every field may be an array over many studies.
 
     Attributes:
-        estimate: the mean of the first variant, less that of the second where there is one.
+        estimate: the mean of the first variant, minus that of the second if there is one.
         seed_variances: for each variant, the variance of its runs' means from seed to seed.
         image_variance: the part of the estimate's variance that more seeds would not reduce.
-        seeds: for each variant, how many.
-        images: how many, the same for all.
+        seeds: the number of seeds of each variant.
+        images: the number of images, the same for all.
     """
 
     estimate: Number
@@ -44,16 +44,16 @@ class Contrast:
 
     @property
     def over_seeds(self) -> bool:
-        """Whether seeds were varied for every variant; if not, the interval speaks of images alone, and of these very models."""
+        """Whether every variant has several seeds. If not, the interval is over images alone and holds for these models only."""
         return min(self.seeds) > 1
 
     def standard_error(self, seeds: tuple[int, ...] | None = None) -> Number:
-        """The estimate's standard error with the seeds there are, or as it would be with others."""
+        """The estimate's standard error, with the actual numbers of seeds or with hypothetical ones."""
         parts = [self.image_variance, *(v / n for v, n in zip(self.seed_variances, seeds or self.seeds, strict=True))]
         return np.sqrt(np.maximum(sum(parts), self._floor**2))
 
     def freedom(self, seeds: tuple[int, ...] | None = None) -> Number:
-        """Degrees of freedom of that standard error: few where few seeds make most of it.
+        """The degrees of freedom of that standard error: few if most of it comes from few seeds.
 
         Source: Satterthwaite (1946), "An approximate distribution of estimates of variance components", Biometrics Bulletin
         2:110-114.
@@ -84,22 +84,22 @@ class Contrast:
 
     @property
     def p(self) -> Number:
-        """The two-sided p value of an estimate this far from 0, were the truth 0; in [0, 1]."""
+        """The two-sided p-value for the null hypothesis that the true value is 0; in [0, 1]."""
         return np.minimum(1.0, 2 * special.stdtr(self.freedom(), -np.abs(self.estimate) / self.standard_error()))[()]
 
     def seeds_to_decide(self, margin: float, confidence: float = CONFIDENCE, most: int = MOST_SEEDS) -> int | None:
-        """About how many seeds each variant needs until the interval excludes 0 or lies within the margin.
+        """Returns about how many seeds each variant needs until the interval excludes 0 or lies within the margin.
 
-        Assumes that the estimate and the spread stay what they are now, so it is a guess, and a poor one after two seeds.
+        Assumes that the estimate and the spread stay as they are now. So it is a guess, and a poor one after two seeds.
 
         Args:
             margin: differences up to this are as good as none, more than 0.
             confidence: of the interval.
-            most: seeds beyond which nobody will go.
+            most: the largest number of seeds that is considered.
 
         Returns:
-            Seeds in all, more than there are; None where more seeds will not do, because these images allow no narrower
-            interval, or where seeds were not varied.
+            The total number of seeds, larger than now; None if more seeds are not enough, because these images allow no narrower
+            interval, or if seeds were not varied.
         """
         if not self.over_seeds:
             return None
@@ -110,14 +110,14 @@ class Contrast:
         return None
 
     def image_half_width(self, confidence: float = CONFIDENCE) -> float:
-        """Half of the width that the interval would have with as many seeds as anybody likes: what these images leave."""
+        """Half the width that the interval would have with unlimited seeds: the uncertainty due to these images."""
         low, high = self.interval(confidence, (MANY_SEEDS,) * len(self.seeds))
         return float(high - low) / 2
 
     def is_futile(self, margin: float, confidence: float = CONFIDENCE) -> bool:
-        """Whether no number of seeds can be expected to decide it on these images, wherever they move the estimate.
+        """Whether no number of seeds can be expected to decide the comparison on these images, wherever they move the estimate.
 
-        Without several seeds of every variant that is not known, and the answer is no.
+        This is unknown unless every variant has several seeds; then the answer is False.
 
         Args:
             margin: differences up to this are as good as none, more than 0.
@@ -126,7 +126,7 @@ class Contrast:
         if not self.over_seeds:
             return False
         half = self.image_half_width(confidence)
-        # Where more seeds could still move the estimate: two standard errors of theirs.
+        # How far more seeds could still move the estimate: two standard errors of the seeds' part.
         drift = 2 * np.sqrt(sum(v / n for v, n in zip(self.seed_variances, self.seeds, strict=True)))
         distance = abs(self.estimate)
         return bool(distance + drift < half and max(distance - drift, 0) + half > margin)
@@ -138,16 +138,16 @@ def mean(values: np.ndarray) -> Contrast:
     Args:
         values: float or bool (S, N), a run's score on an image, such as whether it is right; (..., S, N) for many studies.
 
-    Source: as of `contrast`.
+    Source: as for `contrast`.
     """
     return _build(*_split(values))
 
 
 def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tuple[Number, Number]:
-    """The interval of a variant's accuracy over seeds and images, inside [0, 1] also where hardly an answer is wrong.
+    """The interval of a variant's accuracy over seeds and images. It stays inside [0, 1] even if hardly any answer is wrong.
 
-    It is the interval of a proportion (`statistics.proportion_interval`) of as many independent answers as would have the standard
-    error that was found: answers to one image, and those of one seed, are not independent.
+    It is the interval of a proportion (`proportions.proportion_interval`) at the effective sample size: the number of independent
+    answers that would have the same standard error. The answers to one image are not independent, nor are those of one seed.
 
     Args:
         right: bool (S, N), runs by images; (..., S, N) for many studies at once.
@@ -159,23 +159,23 @@ def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tupl
     found = mean(right)
     quantile = special.stdtrit(found.freedom(), 0.5 + confidence / 2)
     spread = found.estimate * (1 - found.estimate)
-    # All right or all wrong: no spread to see, so each image counts once. And no more answers than were given, however well the
-    # errors of one seed make up for those of another: that may be luck.
+    # If all are right or all wrong, the variance is unknown, so each image counts once. The effective sample size never exceeds the
+    # number of answers: the errors of one seed may offset those of another, but that may be luck.
     answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.images)
     answers = np.minimum(answers, found.images * found.seeds[0])
     return proportion_interval(found.estimate, answers, quantile)
 
 
 def contrast(first: np.ndarray, second: np.ndarray) -> Contrast:
-    """The difference of two variants, first less second, each with seeds of its own, on the same images.
+    """The difference of two variants, first minus second, each with its own seeds, on the same images.
 
-    The standard error is that of Owen's pigeonhole bootstrap, which draws seeds and images both, computed without drawing and
-    without the two errors that the bootstrap makes: it counts the noise of single answers three times, and it forgets that
-    the spread of 3 seeds is known from 3 seeds only (their variance is estimated with n - 1, the interval is Student's). In
-    simulated studies of 3 to 10 seeds and 200 to 800 images the interval covers the truth in 94 to 96%, the bootstrap's own
-    percentiles in 90 to 99% (`tests/test_contrast.py`).
+    The standard error is that of Owen's pigeonhole bootstrap, which resamples both seeds and images. Here it is computed in closed
+    form, without two errors of the bootstrap: the bootstrap counts the noise of single answers three times, and it ignores that a
+    variance from 3 seeds is itself uncertain (here it is estimated with n - 1, and the interval is Student's). In simulated studies
+    of 3 to 10 seeds and 200 to 800 images the interval covers the truth in 94 to 96%, the bootstrap's own percentiles in 90 to 99%
+    (`tests/statistics/test_contrasts.py`).
 
-    Assumes that seeds are independent draws, in both variants, and that images are; frames of one film are not.
+    Assumes that seeds are independent draws, in both variants, and that images are too. Frames of one film are not.
 
     Args:
         first: float or bool (S1, N), runs by images; (..., S1, N) for many studies at once.
@@ -203,7 +203,7 @@ def _split(values: np.ndarray) -> tuple[Any, ...]:
     overall = by_seed.mean(axis=-1)
     if seeds == 1:
         return overall, by_image, (np.zeros_like(overall),), np.full_like(overall, np.nan), (1,)
-    # Without an array of residuals: their sum of squares is what is left of the total.
+    # The residuals' sum of squares is the rest of the total, so no array of residuals is needed.
     squares = (values**2).sum(axis=(-2, -1)) - seeds * images * overall**2
     left = (
         squares
@@ -224,11 +224,11 @@ def _build(
     images = by_image.shape[-1]
     image_variance = by_image.var(axis=-1, ddof=1) / images
     if min(seeds) > 1:
-        # The noise of single answers is in the spread over seeds already.
+        # The spread over seeds contains the noise of single answers already.
         image_variance = np.maximum(image_variance - noise, 0)
     else:
         seed_variances = tuple(np.zeros_like(variance) for variance in seed_variances)
-    # Where hardly an image tells the two apart, their spread is not known: a kind of image that is rare may not have come up.
+    # If the variants differ on hardly any image, the variance over images is unknown: a rare kind of image may not have come up.
     telling = (by_image != np.median(by_image, axis=-1, keepdims=True)).sum(axis=-1)
     floor = np.where(telling < FEW_IMAGES, 2.0, 1 / max(seeds)) / images
     return Contrast(
@@ -237,14 +237,14 @@ def _build(
 
 
 def bootstrap_means(variants: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """The variants' means in draws of Owen's pigeonhole bootstrap: images are drawn anew, the same for all, and each one's seeds.
+    """The variants' means in draws of Owen's pigeonhole bootstrap, which resamples images (the same for all) and each one's seeds.
 
-    For comparison with `contrast`, whose interval is the one to go by; see there what this one gets wrong.
+    It is only a comparison for `contrast`, whose interval is the one to use; see there for the errors of this one.
 
     Args:
         variants: V arrays, float or bool (S, N), runs by images; the same images for all.
-        draws: of the bootstrap.
-        seed: of its random numbers.
+        draws: the number of bootstrap draws.
+        seed: seed of the random numbers.
 
     Returns:
         float64 (V, draws); NaN beyond 20,000 images at 2,000 draws, where it would take gigabytes.
@@ -257,7 +257,7 @@ def bootstrap_means(variants: Sequence[np.ndarray], draws: int = 2000, seed: int
         return means
     generator = np.random.default_rng(seed)
     weights = (generator.multinomial(images, np.full(images, 1 / images), draws).T / images).astype(np.float32)
-    # All runs at once: of many variants with one seed each, one product after the other takes ten times as long.
+    # All runs at once: with many variants of one seed each, one product per variant takes ten times as long.
     by_run = np.concatenate(variants).astype(np.float32) @ weights
     first = 0
     for row, values in zip(means, variants, strict=True):
@@ -270,10 +270,10 @@ def bootstrap_means(variants: Sequence[np.ndarray], draws: int = 2000, seed: int
 
 
 def bootstrap_interval(first: np.ndarray, second: np.ndarray, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The percentiles of the difference of two variants' bootstrapped means, first less second.
+    """The percentiles of the difference of two variants' bootstrapped means, first minus second.
 
     Args:
-        first: float64 (draws,), of `bootstrap_means`.
+        first: float64 (draws,), from `bootstrap_means`.
         second: float64 (draws,), from the same call.
         confidence: in (0, 1).
     """

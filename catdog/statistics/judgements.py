@@ -1,4 +1,4 @@
-"""What is decided about the difference of two variants; the one rule for it, and the one vocabulary."""
+"""The one rule, and the one vocabulary, for what is decided about the difference of two variants."""
 
 from enum import StrEnum
 
@@ -7,9 +7,9 @@ from catdog.statistics.proportions import CONFIDENCE
 
 
 class Judgement(StrEnum):
-    """What a study says of two variants, from the first one's view.
+    """What a study says about two variants, from the point of view of the first.
 
-    Runs from before there was one vocabulary have "same", "hopeless" and "open" in their tags: `Judgement("same")` reads them.
+    Old runs have "same", "hopeless" and "open" in their tags; `Judgement("same")` reads them.
     """
 
     BETTER = "better"
@@ -29,15 +29,15 @@ class Judgement(StrEnum):
 def judge(found: Contrast, margin: float, confidence: float = CONFIDENCE, *, differs: bool | None = None) -> Judgement:
     """Returns what the interval of a difference says.
 
-    BETTER or WORSE where the interval excludes 0, EQUIVALENT where it lies within the margin, FUTILE where no number of seeds will
-    bring either, because the images allow no narrower interval, and otherwise UNDECIDED.
+    BETTER or WORSE if the interval excludes 0, EQUIVALENT if it lies within the margin, FUTILE if no number of seeds is expected to
+    lead to either, because the images allow no narrower interval, and otherwise UNDECIDED.
 
     Args:
-        found: the difference of two variants, first less second.
+        found: the difference of two variants, first minus second.
         margin: differences up to this are as good as none.
-        confidence: of the interval, in (0, 1). Whoever looks several times, or at several pairs, takes a higher one.
-        differs: what a test says that is sharper than "the interval excludes 0", such as Holm's of several pairs; None: there is
-            no such test.
+        confidence: of the interval, in (0, 1). Use a higher one for several looks or several pairs.
+        differs: the result of a test that is more powerful than "the interval excludes 0", such as Holm's for several pairs; None:
+            there is no such test.
 
     Source: Jennison and Turnbull (1989), "Interim analyses: the repeated confidence interval approach", Journal of the Royal
     Statistical Society B 51:305-361: intervals that hold at all looks together allow any statement at any look.

@@ -1,4 +1,4 @@
-"""How sure a count of right answers is, and where the wrong ones went; arrays in, numbers out."""
+"""Intervals of proportions, corrected p-values, confusion counts, precision and recall; arrays in, numbers out."""
 
 from statistics import NormalDist
 from typing import Any
@@ -11,14 +11,14 @@ Number = Any
 
 
 def proportion_interval(fraction: Number, answers: Number, quantile: Number) -> tuple[Number, Number]:
-    """The Wilson score interval of a proportion: of `fraction` of so many independent answers.
+    """The Wilson score interval of a proportion `fraction` of a number of independent answers.
 
-    It stays inside [0, 1] and keeps its coverage near 0 and 1, where the textbook plus-minus interval does not. This is the one
-    interval of a proportion: `wilson_interval` counts independent images, `contrast.accuracy_interval` and `measure_calibration`
-    say how many independent answers their dependent ones are worth.
+    Unlike the textbook plus-minus interval, it stays inside [0, 1] and keeps its coverage near 0 and 1. This is the only
+    implementation of an interval of a proportion. `wilson_interval` passes the number of independent images;
+    `contrasts.accuracy_interval` and `measure_calibration` pass the effective sample size of their dependent answers.
 
     Args:
-        fraction: in [0, 1]; a float, or an array, as the others.
+        fraction: in [0, 1]; a float or an array, like the other arguments.
         answers: more than 0, not necessarily whole.
         quantile: of the normal or Student's distribution, such as 1.96 for 95%.
 
@@ -37,7 +37,7 @@ def proportion_interval(fraction: Number, answers: Number, quantile: Number) -> 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """The 95% Wilson score interval of the accuracy `correct / total`.
 
-    It speaks of the sampling of images only: the noise of a training seed is not in it.
+    It covers the sampling of images only, not the noise of the training seed.
 
     Args:
         correct: right answers, 0 <= correct <= total.
@@ -47,20 +47,20 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
         Lower and upper bound, fractions in [0, 1].
 
     Raises:
-        ValueError: if the counts are no such counts.
+        ValueError: the counts are out of range.
 
-    Source: as of `proportion_interval`.
+    Source: as for `proportion_interval`.
     """
     if total < 1 or not 0 <= correct <= total:
         raise ValueError(f"needs 0 <= correct <= total and total >= 1, got correct={correct}, total={total}")
-    # Written out: SciPy's binomtest tests a hypothesis first, which takes a hundred times as long.
+    # Not SciPy's binomtest: it tests a hypothesis first, which takes a hundred times as long.
     z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
     low, high = proportion_interval(correct / total, total, z)
     return float(low), float(high)
 
 
 def correct_by_holm(p: np.ndarray) -> np.ndarray:
-    """P values of several hypotheses, corrected for their number: what is below 0.05 is significant at 5% among all of them.
+    """P-values of several hypotheses, corrected for their number: those below 0.05 are significant at a family-wise error of 5%.
 
     Args:
         p: float (N,) in [0, 1].
@@ -77,7 +77,7 @@ def correct_by_holm(p: np.ndarray) -> np.ndarray:
 
 
 def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How many images of each class were taken for each class.
+    """The confusion matrix: how many images of each class were predicted as each class.
 
     Args:
         labels: int (N,) in [0, classes), the true classes.
@@ -96,7 +96,7 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     counts = np.zeros((classes, classes), dtype=np.int64)
     if labels.size == 0:
         return counts
-    # Without this check a label of -1 (a class name that was not found) would count as the last class.
+    # Without this check, a label of -1 (a class name that was not found) would count for the last class.
     lowest, highest = min(labels.min(), predicted.min()), max(labels.max(), predicted.max())
     if lowest < 0 or highest >= classes:
         raise ValueError(f"class indices must be in [0, {classes}), got values from {lowest} to {highest}")
@@ -112,7 +112,7 @@ def precision_and_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         precision float64 (C,) and recall float64 (C,), in [0, 1]; NaN for a class that was never predicted (precision)
-        or has no image (recall), because 0 would be a statement about images that do not exist.
+        or has no image (recall), because 0 would be a claim about images that do not exist.
     """
     right = np.diag(counts).astype(float)
     predicted, present = counts.sum(axis=0), counts.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Looking at a comparison again and again while it grows, without being wrong more often for it; numbers in, numbers out."""
+"""Repeated looks at a growing comparison (group sequential analysis) at a controlled error rate; numbers in, numbers out."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,9 +12,9 @@ GRID_POINTS = 601
 
 
 def plan_looks(first: int, most: int) -> list[int]:
-    """Returns the numbers of seeds at which is looked: fixed beforehand, each about 1.4 times the last.
+    """Returns the numbers of seeds at which the results are looked at: fixed in advance, each about 1.4 times the last.
 
-    They must not depend on what is seen: whoever looks sooner because a result is near finds it more often than he should.
+    They must not depend on the results: looking sooner because a result seems near would raise the error rate.
 
     Args:
         first: seeds at the first look, at least 2.
@@ -27,9 +27,9 @@ def plan_looks(first: int, most: int) -> list[int]:
 
 
 def spend_error(fraction: float, error: float) -> float:
-    """Returns how much of the error may be spent by the time that a fraction of all seeds has been seen.
+    """Returns how much of the error may be spent when a fraction of all seeds has been seen.
 
-    Nearly in proportion, a little more at first: where variants differ much, a few seeds must be able to show it.
+    It grows nearly in proportion, a little faster at first, so that a few seeds can show a large difference.
 
     Source: Lan and DeMets (1983), "Discrete sequential boundaries for clinical trials", Biometrika 70:659-663, their function
     that resembles Pocock's.
@@ -38,13 +38,13 @@ def spend_error(fraction: float, error: float) -> float:
 
 
 def level_of_looks(looks: Sequence[int], error: float) -> list[float]:
-    """Returns the error of each look's own interval, so that all intervals together are wrong in at most `error` of studies.
+    """Returns the error level of each look's interval, such that any of the intervals is wrong in at most `error` of studies.
 
-    Assumes that each look adds independent information. Looks that share their images have more in common, which makes them
-    wrong less often, not more (`tests/test_sequential.py` simulates it).
+    Assumes that each look adds independent information. Looks that share their images are more strongly correlated, which makes
+    errors rarer, not more frequent (`tests/statistics/test_sequential.py` simulates it).
 
     Args:
-        looks: seeds at each look, rising; the last one ends it.
+        looks: seeds at each look, increasing; the last one is the final look.
         error: in (0, 1).
 
     Returns:
@@ -61,7 +61,7 @@ def _levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
     times = np.array(looks) / looks[-1]
     spent = [spend_error(time, error) for time in times]
     levels = [spent[0]]
-    # The sum of all evidence so far is a Brownian motion; where it is, given that it has not left the boundaries yet.
+    # The accumulated evidence is a Brownian motion. `density` is its density, given that it has not crossed a boundary yet.
     bound = norm.isf(spent[0] / 2) * np.sqrt(times[0])
     grid = np.linspace(-bound, bound, GRID_POINTS)
     density = norm.pdf(grid, scale=np.sqrt(times[0]))

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Charges the time of this process to the stage it is in; stages follow one another, in the main thread.
+    """Measures how much time this process spends in each stage. Stages follow one another, in the main thread.
 
-    The CPU seconds of a stage are those of all threads of the process, but for what a thread beside the main one charges to a
-    stage of its own.
+    The CPU seconds of a stage are those of all threads of the process, except what another thread charges to a stage of its own.
 
     Args:
-        stage: the first stage. CPU seconds of the process so far are charged to it.
+        stage: the first stage. The CPU seconds that the process has used so far are charged to it.
     """
 
     def __init__(self, stage: str) -> None:
@@ -23,7 +22,7 @@ class Clock:
         self._wall, self._cpu = time.perf_counter(), 0.0
 
     def enter(self, stage: str) -> str:
-        """Begins a stage, ends the one before and returns its name."""
+        """Begins a stage, ends the previous one and returns the previous one's name."""
         with self._lock:
             self._settle()
             self._before, self._stage = self._stage, stage
@@ -31,7 +30,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Is in a stage for as long as the block lasts; then in the one before again."""
+        """Enters a stage for the duration of the block, then returns to the previous one."""
         before = self.enter(name)
         try:
             yield
@@ -39,11 +38,11 @@ class Clock:
             self.enter(before)
 
     def charge(self, stage: str, cpu_s: float) -> None:
-        """Charges CPU seconds that another thread has just spent to a stage, and takes them off the one the process was in."""
+        """Charges CPU seconds that another thread has just spent to a stage, and subtracts them from the current stage."""
         with self._lock:
             self._settle()
             self._at(stage)[1] += cpu_s
-            # What it spent may have begun in the stage before; no stage has spent less than nothing.
+            # The thread may have started in the previous stage. No stage may fall below 0 seconds.
             for name in (self._stage, self._before):
                 taken = min(cpu_s, max(self._at(name)[1], 0.0))
                 self._at(name)[1] -= taken
@@ -52,7 +51,7 @@ class Clock:
 
     @contextmanager
     def threaded(self, stage: str) -> Iterator[None]:
-        """Charges the CPU seconds of the block, which runs in a thread beside the main one, to a stage."""
+        """Charges the CPU seconds of the block to a stage. The block must run in a thread other than the main one."""
         started = time.thread_time()
         try:
             yield
@@ -60,7 +59,7 @@ class Clock:
             self.charge(stage, time.thread_time() - started)
 
     def add_earlier(self, earlier: Mapping[str, Sequence[float]]) -> None:
-        """Adds what an earlier process of the same run spent."""
+        """Adds the seconds that an earlier process of the same run spent."""
         with self._lock:
             for name, (wall_s, cpu_s) in earlier.items():
                 self._at(name)[0] += wall_s
@@ -91,7 +90,7 @@ class Clock:
 
 
 def describe(spent: Mapping[str, Sequence[float]]) -> str:
-    """Returns such as "86 s of CPU time: training 81%, validation 9%, other 10%"; what is below 2% is other."""
+    """Returns a text such as "86 s of CPU time: training 81%, validation 9%, other 10%". Stages below 2% count as other."""
     total = sum(cpu for _, cpu in spent.values()) or 1.0
     shares = sorted(((cpu / total, name) for name, (_, cpu) in spent.items()), reverse=True)
     shown = [(share, name) for share, name in shares if share >= 0.02]

@@ -7,9 +7,9 @@ from typing import Any
 
 
 def to_plain(value: Any) -> Any:
-    """Returns a value as JSON has it: lists, mappings with string keys, text, numbers, true, false and null.
+    """Returns a value in the types that JSON has: lists, mappings with string keys, text, numbers, true, false and null.
 
-    NaN, infinity and pandas' missing values become null, a time its ISO text, and what NumPy or pandas has for a number a number.
+    NaN, infinity and pandas' missing values become null, a time becomes ISO text, and a number of NumPy or pandas a plain number.
     """
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
@@ -20,9 +20,9 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, str):
-        # An enumeration's member is one, too.
+        # A member of a StrEnum is a str too.
         return str(value)
-    # Pandas' marks of what is missing are neither numbers nor times.
+    # pandas' markers of missing values; NaT would otherwise pass for a datetime.
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, datetime):

@@ -3,17 +3,17 @@
 EXIT_DEFECT = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-# What a message advises where nothing has been trained yet.
+# The command that a message suggests if nothing has been trained yet.
 TRAIN_COMMAND = "python -m catdog.train -m model=cnn,augmented,preprocessed,mobilenet"
 
 
 class UserError(Exception):
-    """A mistake or a condition that the user can mend.
+    """A mistake or a condition that the user can fix.
 
-    The message names the key or file, what is allowed, what was received and what to do next. The entry
-    points print it as it is and exit with code 2; every other exception is a defect of catdog, and keeps its traceback.
+    The message names the key or file, what is allowed, what was received and what to do next. The commands print it unchanged and
+    exit with code 2. Every other exception is a defect of catdog and keeps its traceback.
     """
 
 
 class InterruptedRunError(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM came while a run was training: the same command goes on with it."""
+    """Ctrl-C or SIGTERM arrived while a run was training. The same command resumes the run."""

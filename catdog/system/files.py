@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and are on the disk when they are said to be."""
+"""Atomic and durable writes: a file has its old content or its complete new content, and is really on the disk."""
 
 import contextlib
 import errno
@@ -8,25 +8,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-# What a write answers when the disk, the quota or the largest file the process may write is used up.
+# The errors of a write if the disk, the quota or the process's limit on file sizes is exhausted.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What a file that is not whole yet ends in.
+# The suffix of a file that is not complete yet.
 PARTIAL_SUFFIX = ".partial"
-# What systems answer that cannot flush a folder: Windows, and some network file systems.
+# The errors of systems that cannot flush a folder: Windows, and some network file systems.
 _CANNOT_SYNC = (errno.EINVAL, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
-    """Lends a new binary file that takes the place of `path` when the block ends well, and goes when it does not.
+    """Yields a new binary file. It replaces `path` if the block succeeds, and is removed if the block raises.
 
-    A crash, at any moment, leaves the old content or the new one. Several threads and processes may do it at once: the last one
-    stands. A process that is killed leaves a file behind that ends in PARTIAL_SUFFIX.
+    A crash at any moment leaves either the old content or the new content. Several threads and processes may do this at once: the
+    last one wins. A process that is killed leaves a file behind whose name ends in PARTIAL_SUFFIX.
 
     Args:
-        path: the file, there or not; its folder is there.
-        sync: wait until the content is on the disk, so that a power cut leaves the old or the new content too. To be sure of the
-            new one, call `sync_folder` afterwards.
+        path: the file, which may exist already; its folder must exist.
+        sync: wait until the content is on the disk, so that even a power cut leaves either the old or the new content. Call
+            `sync_folder` afterwards to be sure that it is the new one.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}{PARTIAL_SUFFIX}")
     try:
@@ -42,26 +42,26 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, content: bytes | str, *, sync: bool = True) -> None:
-    """Replaces a file's content at once; a text is written as UTF-8. The rest is as of `replacing`."""
+    """Replaces a file's content atomically, as `replacing` does. A text is written as UTF-8."""
     with replacing(path, sync=sync) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def remove_partial(folder: Path, pattern: str = "*") -> None:
-    """Removes what processes that were killed while they replaced files left behind; nobody may be replacing them now."""
+    """Removes the partial files of processes that were killed while replacing files. No process may be replacing them now."""
     for abandoned in folder.glob(pattern + PARTIAL_SUFFIX):
         abandoned.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:
-    """Returns when the content of a file is on the disk."""
+    """Waits until the content of a file is on the disk."""
     _sync(path)
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk: else a power cut may take a new one back.
+    """Waits until the names in a folder are on the disk. Otherwise a power cut may undo the creation of a file.
 
-    Where the system cannot do that for folders there is nothing to be done about it.
+    Some systems cannot do this for folders; there it does nothing.
     """
     try:
         _sync(folder)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: both end a run as Ctrl-C does, but never in the middle of what must be done whole."""
+"""SIGINT and SIGTERM: both stop a run as Ctrl-C does, but never in the middle of a step that must not be cut short."""
 
 import contextlib
 import signal
@@ -13,10 +13,10 @@ def listen(*, once: bool) -> None:
     """Makes SIGINT and SIGTERM raise KeyboardInterrupt in the main thread.
 
     Args:
-        once: whether further ones are ignored, so that the run can close; whoever sent the first can still kill.
+        once: ignore further signals, so that the run can close; SIGKILL still works.
     """
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(_number: int, _frame: Any) -> None:
         global _pending
         if once:
             for each in (signal.SIGINT, signal.SIGTERM):
@@ -26,14 +26,14 @@ def listen(*, once: bool) -> None:
             return
         raise KeyboardInterrupt
 
-    # Under nohup or in a shell's background SIGINT comes ignored; here it is how a run is told to close.
+    # A process under nohup or in a shell's background starts with SIGINT ignored, but a run must close on SIGINT.
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stop)
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Keeps an interrupt, where `listen` was called, until the block has ended."""
+    """Delays an interrupt until the block has ended; `listen` must have been called."""
     global _held, _pending
     _held += 1
     try:

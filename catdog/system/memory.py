@@ -1,7 +1,7 @@
-"""Memory of the process: what glibc keeps of freed memory, and what the garbage collector looks through.
+"""Memory of the process: the freed memory that glibc keeps, and the objects that the garbage collector scans.
 
-A command owns its process, and so does a process of a sweep: they set it up with `own_process`. In anybody else's process, such as
-a notebook that imports catdog, nothing of this is changed.
+A command and a worker of a sweep each own their process and set it up with `own_process`. In any other process, such as a notebook
+that imports catdog, these settings are left alone.
 """
 
 import contextlib
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 
 # As in glibc's malloc.h.
 M_ARENA_MAX = -8
-# glibc alone has them.
+# Raised where the C library is not glibc.
 MISSING = (OSError, AttributeError, TypeError)
 
 _is_ours = False
 
 
 def own_process() -> None:
-    """Sets this process up for catdog alone: one heap, and no search for garbage among what is imported.
+    """Sets up a process that runs nothing but catdog: one heap, and no garbage collection of imported objects.
 
-    TensorFlow's threads would hold 25 MB for nothing in heaps of their own.
+    Otherwise TensorFlow's threads would waste 25 MB in heaps of their own.
     """
     global _is_ours
     _is_ours = True
@@ -30,10 +30,10 @@ def own_process() -> None:
 
 @contextlib.contextmanager
 def long_lived_imports() -> Iterator[None]:
-    """Keeps the garbage collector away from what the block imports; in a process that is not catdog's, it does nothing.
+    """Excludes the objects that the block imports from garbage collection. Does nothing in a process that catdog does not own.
 
-    TensorFlow is half a million objects that stay: looking through them for garbage while they come is a quarter of the import, and
-    every collection later, in each fork and at the end of each process, would look through them again.
+    TensorFlow creates half a million objects that are never freed. Scanning them during the import takes a quarter of its time,
+    and every later collection would scan them again, in each fork and at the end of each process.
     """
     if not _is_ours:
         yield
@@ -49,6 +49,6 @@ def long_lived_imports() -> Iterator[None]:
 
 
 def return_freed() -> None:
-    """Gives the system back what was freed; once an epoch, it lowers the peak of the small CNN's training by 30 MB."""
+    """Returns freed memory to the system. Called once an epoch, it lowers the small CNN's peak memory in training by 30 MB."""
     with contextlib.suppress(*MISSING):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,7 +1,7 @@
-"""A process's own folder for temporary files, which never outlives the process for long.
+"""A process's own folder for temporary files, which is removed when the process ends or soon afterwards.
 
-TensorFlow's autograph leaves a file in the temporary folder for every function that it traces, and removes it by atexit
-alone, which neither a killed process nor a child of multiprocessing runs.
+TensorFlow's autograph writes a file to the temporary folder for every function that it traces. It removes the files only in an
+atexit hook, which neither a killed process nor a child of multiprocessing runs.
 """
 
 import itertools
@@ -20,10 +20,10 @@ import psutil
 
 from catdog.system.errors import UserError
 
-# Linux counts a process's start from a boot time in whole seconds, which moves by one when the clock is set by less than that.
-# Another process with the same pid starts far later: all other pids are given out before one comes again.
+# Linux computes a process's start time from a boot time in whole seconds, which can move by one second when the clock is adjusted.
+# Another process with the same pid starts much later: a pid is reused only after all others have been used.
 START_TOLERANCE_S = 2.0
-# A folder has no owner for the moment between its making and the writing of its owner.json.
+# A new folder has no owner until its owner.json is written. After this time, one without an owner is considered abandoned.
 UNOWNED_S = 60.0
 _SCRATCH_NAME = re.compile(r"catdog-\d+(-\d+)?")
 _OWNER_FILE = "owner.json"
@@ -31,7 +31,7 @@ _OWNER_FILE = "owner.json"
 
 @dataclass(frozen=True)
 class _Owner:
-    # The temporary folder of a cluster may be one for all hosts, and a pid says nothing about another's processes.
+    # The hosts of a cluster may share one temporary folder, and a pid is only valid on its own host.
     host: str
     pid: int
     started: float
@@ -58,11 +58,12 @@ _opened: _Opened | None = None
 
 
 def open_scratch() -> Path:
-    """Returns the folder that this process and those it starts put their temporary files in; makes it where there is none.
+    """Returns the folder for temporary files of this process and of those it starts; creates it if there is none.
 
-    It is `catdog-PID` in the temporary folder, for this user alone: TMPDIR and `tempfile.tempdir` name it from then on. It goes
-    when the process ends; what killed processes have left goes too. The name is short because multiprocessing puts its
-    sockets below it, and their paths end at 104 characters on macOS. A process whose parent has such a folder shares it.
+    It is called `catdog-PID`, in the system's temporary folder, and only this user can read it. From then on TMPDIR and
+    `tempfile.tempdir` name it. It is removed when the process ends; folders that killed processes left behind are removed now. The
+    name is short because multiprocessing puts its sockets in it, and on macOS a socket's path may have at most 104 characters. A
+    process whose parent has such a folder shares it.
 
     Raises:
         UserError: there is no temporary folder that can be written.
@@ -77,7 +78,7 @@ def open_scratch() -> Path:
         if _is_in_use(named):
             tempfile.tempdir = str(named)
             return named
-        # It was the folder of a process that has ended, and whoever cleans up next takes all that is below it.
+        # It belonged to a process that has ended, so the next clean-up will remove it with everything in it.
         os.environ["TMPDIR"] = str(named.parent)
         tempfile.tempdir = None
     try:
@@ -93,15 +94,15 @@ def open_scratch() -> Path:
         ) from error
     _opened = _Opened(os.getpid(), folder, os.environ.get("TMPDIR"), tempfile.tempdir)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
-    # After multiprocessing's own folder below it, whose priority is -100.
+    # It must go after multiprocessing's own folder, which is inside it and has priority -100.
     Finalize(None, close_scratch, exitpriority=-200)
     return folder
 
 
 def close_scratch() -> None:
-    """Removes the folder that `open_scratch` made in this very process, and makes the former temporary folder the one in use."""
+    """Removes the folder that `open_scratch` made in this process, and puts the former temporary folder back in use."""
     global _opened
-    # A fork inherits the hook, but not the folder.
+    # A fork inherits the exit hook, but does not own the folder.
     if _opened is None or _opened.pid != os.getpid():
         return
     opened, _opened = _opened, None
@@ -111,37 +112,37 @@ def close_scratch() -> None:
             os.environ["TMPDIR"] = opened.former_variable
     if tempfile.tempdir == str(opened.folder):
         tempfile.tempdir = opened.former_tempdir
-    # What cannot be removed now, such as a file that a process writes this instant, goes with the next clean-up.
+    # What cannot be removed now, such as a file that is being written, is left for the next clean-up.
     shutil.rmtree(opened.folder, ignore_errors=True)
 
 
 def is_alive(pid: int, started: float, booted: float | None = None) -> bool:
-    """Returns whether a process of this host runs, and is not another one that got its pid.
+    """Returns whether a process of this host is still running, and its pid has not been reused by another one.
 
     Args:
         pid: its process id.
         started: its `psutil.Process.create_time()`, in seconds since 1970.
-        booted: `psutil.boot_time()` when `started` was asked for. On Linux, setting the clock moves both, as happens when a
-            laptop's virtual machine (WSL, Docker Desktop) wakes up: with this the process is known again, without it not.
+        booted: `psutil.boot_time()` at the moment `started` was read. On Linux, setting the clock moves both. This happens when a
+            laptop's virtual machine (WSL, Docker Desktop) wakes up: the process is then recognised only if this is given.
     """
     try:
         process = psutil.Process(pid)
-        # A zombie does nothing any more: it waits for its parent to ask how it ended.
+        # A zombie has ended; it only waits for its parent to read its exit code.
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return False
         later_s = process.create_time() - started
         if booted is not None and abs(later_s - (psutil.boot_time() - booted)) < START_TOLERANCE_S:
             return True
         return abs(later_s) < START_TOLERANCE_S
-    except psutil.AccessDenied:  # it is there, and tells this user no more
+    except psutil.AccessDenied:  # it exists, but this user may not read more about it
         return True
-    except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two: no pid at all
+    except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two: not a valid pid
         return False
 
 
 def _make_folder(base: Path) -> Path:
     name = f"catdog-{os.getpid()}"
-    # The name may be taken by a folder that is not ours to remove: another user's, or another host's.
+    # The name may be taken by a folder that we must not remove: another user's, or another host's.
     for candidate in itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2))):
         folder = base / candidate
         try:
@@ -171,13 +172,13 @@ def _is_left_over(folder: Path) -> bool:
         owner = _read_owner(folder)
         if owner is None:
             return time.time() - folder.stat().st_mtime > UNOWNED_S
-    except OSError:  # another user's
+    except OSError:  # it belongs to another user
         return False
     return owner.is_here and not owner.is_alive
 
 
 def _read_owner(folder: Path) -> _Owner | None:
-    """Returns who made the folder; None where that is not written there, or not yet to the end."""
+    """Returns the folder's owner; None if its owner.json is missing or incomplete."""
     try:
         content = json.loads((folder / _OWNER_FILE).read_bytes())
         return _Owner(content["host"], int(content["pid"]), float(content["started"]), float(content["booted"]))

@@ -10,31 +10,32 @@ from rich.text import Text
 
 PIPED_WIDTH_COLUMNS = 120
 
-# Live progress and log lines must go through one object, or a log line tears the progress bar.
+# Live progress and log lines must share one console, or a log line breaks up the progress bar.
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS)
 
-# Whether long work shows on the console how far it is: in a command, and not below a script or a notebook that imports catdog.
+# Whether long work shows its progress on the console: yes in a command, no in a script or notebook that imports catdog.
 shows_progress = False
 
-# In the process of a sweep's run: takes (text, level) of a log line to the process that owns the terminal.
+# In a worker process of a sweep: sends the (text, level) of a log line to the process that owns the terminal.
 relay: Callable[[str, int], None] | None = None
 
 STYLES = {logging.WARNING: ("warning: ", "yellow"), logging.ERROR: ("error: ", "bold red")}
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints log records to the console, but for those marked `file_only`: plain text, warnings and errors marked."""
+    """Prints log records to the console as plain text, with a prefix for warnings and errors. Skips those marked `file_only`."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Prints one record, or relays it to the process that owns the terminal."""
         if getattr(record, "file_only", False):
             return
         if relay is not None:
-            # What the leader has said of the data before the first run, each run would say again.
+            # The sweep's main process has reported on the data already; every run would repeat it.
             if record.levelno >= logging.WARNING or not record.name.startswith("catdog.data"):
                 relay(record.getMessage(), record.levelno)
             return
         try:
-            # Of a record with a traceback the console shows the message: the traceback is in the log file.
+            # The console shows only the message; a traceback goes to the log file.
             prefix, style = STYLES.get(min(record.levelno // 10 * 10, logging.ERROR), ("", ""))
             console.print(Text(prefix + record.getMessage(), style=style), soft_wrap=True)
         except Exception:
@@ -43,22 +44,22 @@ class ConsoleHandler(logging.Handler):
 
 @contextlib.contextmanager
 def status_shown(words: str) -> Iterator[None]:
-    """Shows on the console what the block does, while it lasts."""
+    """Shows these words on the console while the block runs, if progress is shown at all."""
     with console.status(Text(words)) if shows_progress else contextlib.nullcontext():
         yield
 
 
 def show_error(message: str) -> None:
-    """Prints an error to stderr, whatever the console writes to."""
+    """Prints an error to stderr, even if the console writes to stdout."""
     if console.is_terminal and sys.stderr.isatty():
-        # One terminal: through the console that may show live lines on it.
+        # Both are the same terminal: print through the console, which may be showing live progress there.
         console.print(Text("error: ", style="bold red") + Text(message), soft_wrap=True)
         return
     Console(stderr=True, soft_wrap=True).print(Text("error: ", style="bold red") + Text(message))
 
 
 def show_next(*commands: str) -> None:
-    """Prints what to do next: one or more commands, ready to be copied."""
+    """Prints what to do next: one or more commands that can be copied."""
     console.print()
     for label, command in zip(["Next:", *[""] * len(commands)], commands, strict=False):
         console.print(Text(f"{label:5} ", style="bold") + Text(command, style="cyan"), soft_wrap=True)

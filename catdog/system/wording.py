@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
-# Shown where a number does not exist; a blank cell would leave open whether somebody forgot it.
+# Shown if there is no number. A blank cell could be taken for an oversight.
 MISSING = "–"  # noqa: RUF001, an en dash is what typography asks for here
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """`0.7561` as `75.6`, without the unit, or a dash for NaN: for columns whose head says percent."""
+    """`0.7561` as `75.6`, without the unit, or a dash for NaN: for columns whose header says percent."""
     return MISSING if math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
 
 
@@ -23,17 +23,17 @@ def percent_interval(low: float, high: float) -> str:
 
 
 def points(difference: float, digits: int = 1) -> str:
-    """`0.0312` as `3.1 points`: percentage points, which a difference of accuracies is measured in; a dash for NaN."""
+    """`0.0312` as `3.1 points`: percentage points, the unit of a difference of accuracies; a dash for NaN."""
     return MISSING if math.isnan(difference) else f"{100 * difference:.{digits}f}\N{NO-BREAK SPACE}points"
 
 
 def at_least(difference: float, digits: int = 1) -> str:
-    """As `points`, but never more than it is: `0.0199` as `1.9 points`."""
+    """As `points`, but rounded down: `0.0199` as `1.9 points`."""
     return points(math.floor(difference * 100 * 10**digits + 1e-9) / (100 * 10**digits), digits)
 
 
 def at_most(difference: float, digits: int = 1) -> str:
-    """As `points`, but never less than it is: `0.0121` as `1.3 points`."""
+    """As `points`, but rounded up: `0.0121` as `1.3 points`."""
     return points(math.ceil(difference * 100 * 10**digits - 1e-9) / (100 * 10**digits), digits)
 
 
@@ -52,7 +52,7 @@ def compact_count(number: float) -> str:
     if math.isnan(number):
         return MISSING
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        # Numbers that would round up to 1000 of the smaller unit already use the larger one.
+        # A number that would round up to 1000 of the smaller unit uses the larger unit.
         if abs(number) >= 0.9995 * size:
             scaled = number / size
             digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
@@ -61,7 +61,7 @@ def compact_count(number: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """`16.4`, `0.52` or `1204`: three digits are all that a timing is good for; a dash for NaN."""
+    """`16.4`, `0.52` or `1204`: a timing is not more precise than three digits; a dash for NaN."""
     if math.isnan(value):
         return MISSING
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

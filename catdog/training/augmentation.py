@@ -1,4 +1,4 @@
-"""Augmentation: Keras layers from the config, or kernels that do the same faster, applied to the training stream alone."""
+"""Builds the augmentation of training images from the config, with Keras layers or with faster OpenCV kernels."""
 
 import contextlib
 import inspect
@@ -23,20 +23,20 @@ def build_augmentation(
 ) -> Callable[[Any, Any], Any] | None:
     """Returns a function that augments a batch, or None where the config has no layers.
 
-    It maps images uint8 (B, H, W, 3) and the number of the batch since training began, an int64 scalar from 0, to images
-    in [0, 255], uint8 by the fast kernels and float32 by Keras; the layers work in that range, before preprocessing, so their
-    `value_range`, where they have one, is [0, 255]. What it draws depends on the seed and that number alone: a run that is
-    resumed augments as if it had never stopped.
+    The function takes images, uint8 (B, H, W, 3) in [0, 255], and the number of the batch since training began, an int64 scalar
+    from 0. It returns images in [0, 255]: uint8 from the fast kernels, float32 from Keras layers. Augmentation comes before
+    preprocessing, so the `value_range` of a layer that has one is [0, 255]. The random draws depend only on the seed and the
+    batch number: a resumed run augments as if it had never stopped.
 
     Args:
         config: the layers, by name, in order.
-        seed: the run's seed; each layer gets one of its own from it, unless the config gives one.
+        seed: the run's seed. The seed of each layer is derived from it, unless the config gives one.
         image_size: H = W in pixels.
-        fast: take `catdog.training.fast.opencv_augmentation` where it knows every layer.
-        clock: gets the time that the kernels take.
+        fast: use the kernels of `catdog.training.fast.opencv_augmentation` if they cover every layer.
+        clock: where the time of the kernels is counted.
 
     Raises:
-        UserError: a layer that Keras does not have, arguments that it does not take, or one that changes the shape of images.
+        UserError: Keras does not have a layer, a layer does not take its arguments, or it changes the shape of images.
     """
     if not config.layers:
         return None
@@ -45,7 +45,7 @@ def build_augmentation(
         name: {"seed": seed * 1000 + number, **layer} if _takes_seed(name, layer["layer"]) else layer
         for number, (name, layer) in enumerate(config.layers.items())
     }
-    # float32 whatever the run's precision: the stream runs on the host, and rotations in 8 bits of mantissa shift pixels.
+    # Always float32: the stream runs on the host, and rotations computed with an 8-bit mantissa shift pixels.
     layers = build_layers("augmentation.layers", settings, dtype="float32")
 
     for layer in layers:
@@ -61,7 +61,7 @@ def build_augmentation(
 
 
 def _takes_seed(name: str, class_name: str) -> bool:
-    """Whether a layer draws: by its name for Keras' own, by its argument `seed` for the user's."""
+    """Whether a layer is random: Keras' layers are recognized by their name, custom ones by their argument `seed`."""
     if ":" not in class_name:
         return class_name.startswith("Random")
     import keras
@@ -71,7 +71,7 @@ def _takes_seed(name: str, class_name: str) -> bool:
 
 
 def _find_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Returns the shape of what a layer makes of float32 images of this shape."""
+    """Returns the shape of a layer's output for float32 images of this shape."""
     import keras
 
     if type(layer).__module__.startswith("keras."):
@@ -107,7 +107,7 @@ def _wrap_layers(layers: list[Any]) -> Callable[[Any, Any], Any]:
     def augment(images: Any, batch: Any) -> Any:
         images = keras.ops.cast(images, "float32")
         for generator, first in generators:
-            # A generator's state is its seed and how often it was asked.
+            # A generator's state is its seed and the number of its draws so far.
             counter = keras.ops.cast(batch * DRAWS_PER_BATCH, generator.state.dtype)
             generator.state.assign(keras.ops.stack([keras.ops.cast(first, generator.state.dtype), counter]))
         for layer in layers:

@@ -1,4 +1,4 @@
-"""The user's own Keras callbacks: built from the config, with a state that checkpoints keep."""
+"""Custom Keras callbacks: built from the config, with their state saved in checkpoints."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ PREFIX = "callback"
 
 @dataclass(frozen=True)
 class OwnCallback:
-    """A callback of the user, and what the config calls it.
+    """A custom callback, with its name in the config.
 
-    It has a state if it has the methods `get_state()`, which returns a dict of arrays and numbers, and `set_state(state)`,
-    which takes that dict when an interrupted run goes on, after `on_train_begin`.
+    A callback can save its state if it has two methods: `get_state()` returns a dict of arrays and numbers, and
+    `set_state(state)` gets that dict when an interrupted run resumes, after `on_train_begin`.
 
     Attributes:
         key: its config key.
-        name: NAME of Keras, or module:class.
+        name: the name of a Keras callback, or module:class.
         callback: the callback.
     """
 
@@ -36,6 +36,7 @@ class OwnCallback:
 
     @property
     def has_state(self) -> bool:
+        """Whether checkpoints can save its state."""
         return hasattr(self.callback, "get_state") and hasattr(self.callback, "set_state")
 
 
@@ -43,7 +44,7 @@ def build_callbacks(config: TrainerConfig) -> list[OwnCallback]:
     """Returns the callbacks that `trainer.callbacks` names, in order.
 
     Raises:
-        UserError: no such class, or options that it does not take.
+        UserError: there is no such class, or it does not take the options.
     """
     built = []
     for key, name, options in list_callbacks(config.callbacks):
@@ -53,10 +54,10 @@ def build_callbacks(config: TrainerConfig) -> list[OwnCallback]:
 
 
 def capture_states(callbacks: Sequence[OwnCallback]) -> dict[str, np.ndarray]:
-    """Returns the states of callbacks as arrays for a checkpoint, each by a name that `restore_states` knows.
+    """Returns the states of callbacks as arrays for a checkpoint, under names that `restore_states` reads.
 
     Raises:
-        UserError: a state that is no dict of arrays and numbers.
+        UserError: a state is not a dict of arrays and numbers.
     """
     arrays = {}
     for number, own in enumerate(callbacks):
@@ -74,19 +75,19 @@ def capture_states(callbacks: Sequence[OwnCallback]) -> dict[str, np.ndarray]:
                 raise UserError(
                     f"{own.key}: get_state() of {own.name} must return arrays and numbers, but {name!r} is {value!r:.60}."
                 )
-            # A number comes back as a number: an array of no dimensions is told apart by this mark.
+            # The mark restores a number as a number, and an array without dimensions as an array.
             mark = "number" if isinstance(value, int | float | complex) else "array"
             arrays[f"{PREFIX}/{number}/{mark}/{name}"] = array
     return arrays
 
 
 def restore_states(callbacks: Sequence[OwnCallback], arrays: Mapping[str, np.ndarray]) -> None:
-    """Gives callbacks the states that a checkpoint has; warns of those that begin anew."""
+    """Restores callbacks' states from a checkpoint, and warns about callbacks that restart with a fresh state."""
     for number, own in enumerate(callbacks):
         if not own.has_state:
             log.warning(
-                "%s: %s has no get_state() and set_state(), so its state begins anew: the result is not that of a run that was "
-                "never interrupted, bit for bit", own.key, own.name,
+                "%s: %s has no get_state() and set_state(), so its state begins anew: the result is not bit for bit that of an "
+                "uninterrupted run", own.key, own.name,
             )  # fmt: skip
             continue
         state: dict[str, Any] = {}

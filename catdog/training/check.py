@@ -1,4 +1,4 @@
-"""What is tried of the user's own code, and of the optimizer and the loss, before anything is trained."""
+"""Checks of custom code, the optimizer and the loss, made before training."""
 
 import keras
 
@@ -11,13 +11,13 @@ from catdog.training.own_models import check_saving, require_logits
 
 
 def check_own_code(config: Config, model: keras.Model, classes: int, policy: str) -> None:
-    """Raises UserError unless optimizer, loss and callbacks can be made, and a model of the user's own saved and loaded again.
+    """Raises UserError unless optimizer, loss and callbacks can be built, and a custom model can be saved and loaded again.
 
     Args:
-        config: the run.
-        model: as `catdog.training.model.build_model` returns it.
+        config: the run's config.
+        model: the model that `catdog.training.model.build_model` returned.
         classes: number of classes.
-        policy: Keras dtype policy that it was built with.
+        policy: Keras dtype policy that the model was built with.
     """
     check_optimizer(config.optimizer)
     check_loss(config.loss, classes)
@@ -27,4 +27,4 @@ def check_own_code(config: Config, model: keras.Model, classes: int, policy: str
         key, reference = next(iter(own.items()))
         if config.model.builder:
             require_logits(model, reference)
-        check_saving(build_kept_model(config, model, classes, policy), key, reference)
+        check_saving(build_kept_model(config, model, policy), key, reference)

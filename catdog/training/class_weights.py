@@ -1,4 +1,4 @@
-"""The weights of classes in the training loss. No Keras here: a class that there is not is found before it is imported."""
+"""The weights of classes in the training loss. Without Keras, so that an unknown class is reported before its slow import."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ from catdog.system.errors import UserError
 
 
 def weigh_classes(config: TrainerConfig, labels: np.ndarray, classes: Sequence[str]) -> dict[int, float] | None:
-    """Returns the weight of each class' images in the training loss by class index, or None where all count the same.
+    """Returns the weight of each class in the training loss, by class index; None if all classes have the same weight.
 
     Args:
-        config: the trainer's section.
-        labels: int (N,), of the training images.
-        classes: their names.
+        config: the config's section `trainer`.
+        labels: int (N,), the class indices of the training images.
+        classes: the class names, in the order of their indices.
 
     Raises:
-        UserError: `trainer.class_weights` names a class that there is not.
+        UserError: `trainer.class_weights` names an unknown class.
     """
     require_known_classes(config, classes)
     weights = config.class_weights
@@ -25,14 +25,14 @@ def weigh_classes(config: TrainerConfig, labels: np.ndarray, classes: Sequence[s
         return None
     if weights == "balanced":
         counts = np.bincount(labels, minlength=len(classes))
-        # Their mean over the images is 1, so that the learning rate keeps its meaning.
+        # The mean weight over the images is 1, so that the learning rate keeps its meaning.
         return {index: len(labels) / (len(classes) * max(int(count), 1)) for index, count in enumerate(counts)}
     named = {str(name): float(weight) for name, weight in weights.items()}
     return {index: named.get(name, 1.0) for index, name in enumerate(classes)}
 
 
 def require_known_classes(config: TrainerConfig, classes: Sequence[str]) -> None:
-    """Raises UserError where `trainer.class_weights` names a class that there is not."""
+    """Raises UserError if `trainer.class_weights` names an unknown class."""
     if not isinstance(config.class_weights, dict):
         return
     unknown = sorted({str(name) for name in config.class_weights} - set(classes))

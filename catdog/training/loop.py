@@ -1,4 +1,4 @@
-"""Fitting: one model, its streams and its epochs; what is logged, shown and kept on the way."""
+"""The training loop of one model: its epochs, with what is logged, shown and saved after each."""
 
 import contextlib
 import logging
@@ -24,12 +24,12 @@ from catdog.training.progress import Progress
 log = logging.getLogger(__name__)
 
 
-# Beside the loss, where that is another one.
+# The metric that is measured in addition to a loss of another kind.
 CROSS_ENTROPY = "cross_entropy"
 
 
 class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite, so that nothing learned from there on would mean anything."""
+    """The loss became NaN or infinite: further training would be meaningless."""
 
 
 @dataclass
@@ -38,13 +38,13 @@ class Fit:
 
     Attributes:
         epochs: one mapping per epoch, metric name -> value, with the key `epoch` from 1.
-        best_epoch: the epoch with the highest val accuracy, ties to the lower val loss.
-        weights: what trains, at that epoch, in the order of `list_changing`.
+        best_epoch: the epoch with the highest val accuracy; of equals, the one with the lower val loss.
+        weights: the variables to keep, in the order of `list_changing`.
         spent: wall and CPU seconds by stage, of the processes that trained before this one.
-        threads: CPU threads that it was trained with: sums in another order differ in their last bits.
-        runtime: precision, device and number of devices, which a checkpoint is good for.
-        stopped: whether a callback of the user's has ended the training.
-        callback_states: arrays by name, as `restore` found them, for the user's callbacks.
+        threads: number of CPU threads used in training; sums in another order differ in their last bits.
+        runtime: precision, device and number of devices. A checkpoint can only be resumed with the same.
+        stopped: whether a custom callback has ended the training.
+        callback_states: arrays by name, read from the checkpoint, to be restored into custom callbacks.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -58,14 +58,16 @@ class Fit:
 
     @property
     def best(self) -> dict[str, float]:
+        """The metrics of the best epoch."""
         return self.epochs[self.best_epoch - 1]
 
     @property
     def last(self) -> dict[str, float]:
+        """The metrics of the last epoch."""
         return self.epochs[-1]
 
     def is_done(self, config: TrainerConfig) -> bool:
-        """Whether all epochs are trained, patience has run out, or a callback has stopped it."""
+        """Whether all epochs are trained, patience has run out, or a callback has stopped the training."""
         waited = len(self.epochs) - self.best_epoch
         return (
             len(self.epochs) >= config.epochs
@@ -75,17 +77,17 @@ class Fit:
 
 
 def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: bool = False) -> None:
-    """Compiles for training: the config's optimizer and loss on logits, accuracy; float16 with loss scaling.
+    """Compiles a model with the config's optimizer and loss on logits, and accuracy; float16 gets loss scaling.
 
     Args:
-        model: to be compiled.
-        config: trainer, optimizer and loss are read.
+        model: the model to compile.
+        config: its sections trainer, optimizer and loss are used.
         policy: Keras dtype policy.
-        steps: batches an epoch, for the schedule of the learning rate.
-        jit: compile its steps with XLA.
+        steps: batches per epoch, for the learning-rate schedule.
+        jit: compile training steps with XLA.
 
     Raises:
-        UserError: an optimizer or a loss that cannot be built.
+        UserError: the optimizer or the loss cannot be built.
     """
     learning_rate = build_schedule(config.trainer, steps)
     optimizer = build_optimizer(config.optimizer, learning_rate, model.trainable_variables)
@@ -94,7 +96,7 @@ def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: b
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     metrics: list[Any] = ["accuracy"]
     if not measures_cross_entropy(config.loss):
-        # Losses of other kinds cannot be compared: that of validation images is their cross-entropy in every run.
+        # Runs with different losses must be comparable, so `val/loss` is the cross-entropy in every run.
         metrics.append(keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True))
     model.compile(
         optimizer=optimizer,
@@ -107,7 +109,7 @@ def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: b
 
 
 def build_schedule(config: TrainerConfig, steps: int) -> Any:
-    """Returns the learning rate, a number or a Keras schedule: a function of the optimizer's step, so that it needs no state."""
+    """Returns the learning rate: a number, or a Keras schedule, which depends only on the optimizer's step and has no state."""
     schedules = keras.optimizers.schedules
     warmup = config.warmup_epochs * steps
     if config.schedule == "constant":
@@ -121,7 +123,7 @@ def build_schedule(config: TrainerConfig, steps: int) -> Any:
 
 
 def list_changing(model: Any) -> list[Any]:
-    """Returns the variables that training changes: weights, statistics of layers that train, states of random layers."""
+    """Returns the variables that training changes: weights, statistics of trainable layers, states of random layers."""
     kept = {id(variable) for variable in model.trainable_variables}
     for layer in model._flatten_layers():
         if layer.trainable:
@@ -153,7 +155,7 @@ def capture(
 
 
 def restore(model: Any, checkpoint: Checkpoint) -> Fit:
-    """Puts a compiled model into the state of a checkpoint and returns what had been trained by then."""
+    """Restores a compiled model from a checkpoint and returns how far its training had come."""
     arrays = checkpoint.arrays
     for prefix, variables in (("model", list_changing(model)), ("optimizer", model.optimizer.variables)):
         for number, variable in enumerate(variables):
@@ -180,45 +182,45 @@ def fit(
     train_count: int,
     progress: Progress,
     on_epoch: Callable[[int, dict[str, float]], None],
-    on_state: Callable[[Fit], None] = lambda result: None,
+    on_state: Callable[[Fit], None] = lambda _: None,
     result: Fit | None = None,
     clock: Clock | None = None,
     class_weights: Mapping[int, float] | None = None,
     own: Sequence[OwnCallback] = (),
 ) -> Fit:
-    """Trains a compiled model and returns its history; the model is left with the weights that `trainer.keep` names.
+    """Trains a compiled model and returns its history. Afterwards the model has the weights that `trainer.keep` names.
 
-    With callbacks of the user's, these are the weights that validation saw: a callback may exchange them for its own while that
-    lasts, from `on_test_begin` to `on_test_end`.
+    With custom callbacks, these are the weights that validation used: a callback may swap in other weights during validation,
+    from `on_test_begin` to `on_test_end`.
 
     Args:
         model: compiled by `compile_model`.
-        train: endless batches, `steps` an epoch, from the first epoch that `result` has not.
-        val: batches of every validation image once.
-        config: the trainer's section.
-        steps: batches an epoch.
-        train_count: training images.
-        progress: shows it.
+        train: endless batches, `steps` per epoch, starting with the first epoch that `result` lacks.
+        val: batches with every validation image once.
+        config: the config's section `trainer`.
+        steps: batches per epoch.
+        train_count: number of training images.
+        progress: shows the progress.
         on_epoch: called after each epoch with its number, from 1, and its metrics.
-        on_state: called before that, with the model in the state that the next epoch begins with: the moment for a checkpoint.
-        result: what `restore` returned, to go on from there.
-        clock: gets the time of training, validation, checkpoints and tracking.
-        class_weights: of each class' images in the training loss, by class index; None: all count the same.
-        own: the user's callbacks.
+        on_state: called just before `on_epoch`, when the model is as the next epoch will find it: the moment for a checkpoint.
+        result: what `restore` returned, to resume from there; None starts from the beginning.
+        clock: where the time of training, validation, checkpoints and tracking is counted.
+        class_weights: the weight of each class in the training loss, by class index; None gives all the same weight.
+        own: the custom callbacks.
 
     Raises:
-        NonFiniteLossError: naming the epoch and step.
+        NonFiniteLossError: the loss is not finite; the message names the epoch and step.
     """
     result = result or Fit()
     if not result.is_done(config):
         clock = clock or Clock("training")
         validated = Validated() if own else None
         record = Record(result, config, train_count, on_state, on_epoch, progress, clock, validated, own)
-        # Ours around the user's: a loss that is not finite ends the run before they see it; what they do at an epoch's end is
-        # in the checkpoint.
+        # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
+        # includes what they do at the end of an epoch.
         callbacks = [FiniteLoss(steps), *([validated] if validated else []), *(item.callback for item in own), record]
         with progress, _explain_determinism():
-            # shuffle=False: the stream has its order already.
+            # shuffle=False: the stream is already shuffled.
             model.fit(
                 train, validation_data=val, initial_epoch=len(result.epochs), epochs=config.epochs, steps_per_epoch=steps,
                 callbacks=callbacks, shuffle=False, verbose=0, class_weight=class_weights,
@@ -241,7 +243,7 @@ def _explain_determinism() -> Iterator[None]:
             raise
         raise UserError(
             f"trainer.deterministic: an operation of this model has no deterministic version on this device "
-            f"({str(error).splitlines()[0][:200]}). Use trainer.deterministic=false: such a run is not repeated bit for bit."
+            f"({str(error).splitlines()[0][:200]}). Use trainer.deterministic=false; such a run cannot be repeated bit for bit."
         ) from error
 
 
@@ -254,10 +256,13 @@ class FiniteLoss(keras.callbacks.Callback):
         self.epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Notes the number of the epoch, for the message."""
+        del logs
         self.epoch = epoch + 1
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        # The logged loss is the mean since the epoch began: it turns non-finite at the first step that does.
+        """Raises NonFiniteLossError if the loss is not finite."""
+        # The logged loss is the mean since the start of the epoch: it becomes non-finite at the first step that is.
         loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise NonFiniteLossError(
@@ -267,18 +272,20 @@ class FiniteLoss(keras.callbacks.Callback):
 
 
 class Validated(keras.callbacks.Callback):
-    """Remembers the weights that validation saw, before a callback of the user's exchanges them at its end."""
+    """Copies the weights that validation used, before a custom callback swaps them back at its end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weights: list[np.ndarray] = []
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Copies the weights."""
+        del logs
         self.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
 
 
 class Record(keras.callbacks.Callback):
-    """Names each epoch's metrics as catdog does, passes them on, and remembers the weights to be kept."""
+    """Passes on each epoch's metrics under catdog's names, and copies the weights to keep."""
 
     def __init__(
         self,
@@ -305,23 +312,32 @@ class Record(keras.callbacks.Callback):
         self.started = self.trained = 0.0
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Restores the states of custom callbacks when a run resumes."""
+        del logs
         if self.result.callback_states is not None:
             restore_states(self.own, self.result.callback_states)
             self.result.callback_states = None
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Starts the epoch's clock."""
+        del epoch, logs
         self.clock.enter("training")
         return_freed()
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Shows the progress."""
+        del batch, logs
         self.progress.step()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Stops the clock of the epoch's training, and starts that of its validation."""
+        del logs
         self.clock.enter("validation")
         self.trained = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Collects the epoch's metrics and weights, saves a checkpoint, and reports the epoch."""
         logs = logs or {}
         ended = time.perf_counter()
         metrics = {
@@ -349,7 +365,7 @@ class Record(keras.callbacks.Callback):
             self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
         self.result.stopped = bool(self.own) and bool(self.model.stop_training)
         self.clock.enter("checkpoints")
-        # The checkpoint first: what is reported is then never lost, and what a checkpoint has is reported after a crash.
+        # The checkpoint comes first: then a reported epoch is never lost. After a crash in between, the resumed run reports it.
         self.on_state(self.result)
         self.clock.enter("tracking")
         self.on_epoch(epoch + 1, metrics)

@@ -1,4 +1,4 @@
-"""The loss that the config describes: cross-entropy, focal, or the user's own."""
+"""The loss that the config describes: cross-entropy, focal loss, or a custom one."""
 
 import functools
 import inspect
@@ -23,7 +23,7 @@ def build_loss(config: LossConfig) -> keras.losses.Loss:
     """Returns the loss of labels, int (B,), and logits, float32 (B, classes).
 
     Raises:
-        UserError: an own function that cannot be loaded or is not of the kind.
+        UserError: a custom loss cannot be loaded, or is not a loss.
     """
     smoothing = config.label_smoothing
     if config.function == "cross_entropy":
@@ -39,7 +39,7 @@ def build_loss(config: LossConfig) -> keras.losses.Loss:
 
 
 def measures_cross_entropy(config: LossConfig) -> bool:
-    """Whether the loss of validation images is their cross-entropy; if not, that is measured as well."""
+    """Whether the validation loss is the cross-entropy; if not, the cross-entropy is measured as well."""
     return not config.settings
 
 
@@ -49,7 +49,9 @@ def _build_own(config: LossConfig) -> keras.losses.Loss:
         found = call(KEY, config.function, found, {}, config.options, "loss.options")
     elif isinstance(found, keras.losses.Loss):
         if config.options:
-            raise UserError(f"loss.options: {config.function} is a loss already and takes no options. Name its class.")
+            raise UserError(
+                f"loss.options: {config.function} is a loss object, which takes no options. Name its class in {KEY} instead."
+            )
     elif inspect.isclass(found) or not callable(found):
         raise UserError(f"{KEY}: {config.function} is {describe_type(found)}. {CONTRACT}.")
     else:
@@ -64,7 +66,7 @@ def _build_own(config: LossConfig) -> keras.losses.Loss:
 class ImageLoss(keras.losses.Loss):
     """The mean over a batch of a function of labels, int32 (B,), and logits, float32 (B, classes).
 
-    Keras' own wrapper of functions would hand them labels as float32.
+    Keras' own wrapper would pass the labels to the function as float32.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any], name: str) -> None:
@@ -72,6 +74,7 @@ class ImageLoss(keras.losses.Loss):
         self.function = function
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Returns the loss of each image: float32 (B,)."""
         return self.function(keras.ops.cast(y_true, "int32"), y_pred)
 
 
@@ -84,12 +87,12 @@ def _on_one_hot(function: Callable[..., Any], **options: Any) -> Callable[[Any, 
 
 
 def check_loss(config: LossConfig, classes: int) -> None:
-    """Raises UserError unless an own loss gives a finite number for each image, with a gradient.
+    """Raises UserError unless a custom loss returns a finite number for each image, and has a gradient.
 
-    It is traced as training traces it: what works on arrays alone, such as NumPy's functions, is found here.
+    The loss is traced as in training, so that code which works only on arrays, such as NumPy functions, fails here.
 
     Args:
-        config: the loss' section.
+        config: the config's section `loss`.
         classes: number of classes.
     """
     import tensorflow as tf
@@ -97,7 +100,7 @@ def check_loss(config: LossConfig, classes: int) -> None:
     loss = build_loss(config)
     if ":" not in config.function:
         return
-    # Not as many images as classes, or the one could be taken for the other.
+    # Not as many images as classes, so that the two cannot be mistaken for each other.
     count = classes + 1
     labels = tf.constant(np.arange(count) % classes, tf.int32)
     logits = tf.constant(np.random.default_rng(0).normal(size=(count, classes)), tf.float32)
@@ -115,13 +118,15 @@ def check_loss(config: LossConfig, classes: int) -> None:
         losses, gradient = tf.function(compute, autograph=False)(labels, logits)
     if gradient is None:
         raise UserError(
-            f"{KEY}: {config.function} has no gradient with respect to the logits: nothing could be learned."
+            f"{KEY}: {config.function} has no gradient with respect to the logits, so the model could not learn. Use "
+            "TensorFlow or Keras operations that have one."
         )
     for name, values in (("loss", losses), ("gradient", gradient)):
         found = keras.ops.convert_to_numpy(values)
         if not np.isfinite(found).all():
             raise UserError(
-                f"{KEY}: {config.function} gives a {name} that is not finite for random logits: {found.ravel()[:4]}."
+                f"{KEY}: {config.function} gives a {name} that is not finite for random logits: {found.ravel()[:4]}. Check "
+                "its logarithms, divisions and square roots."
             )
 
 

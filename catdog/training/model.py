@@ -1,4 +1,4 @@
-"""The model: preprocessing, backbone and head for training; the same with softmax, from raw pixels, for keeping."""
+"""Builds the model that trains (preprocessing, backbone, head) and the one that is saved (from raw pixels to probabilities)."""
 
 import contextlib
 import dataclasses
@@ -23,9 +23,9 @@ WAYS_OUT = (
     "Set backbone.weights (or the environment variable CATDOG_WEIGHTS) to a weights file, backbone.weights=null for random "
     "weights with backbone.trainable_layers=all, or use model=drawn_mini, which needs no download."
 )
-# Keras warns that weights were trained at another size than preprocessing.image_size: that is the user's choice.
+# Keras warns if weights were trained at another size than preprocessing.image_size, but that is the user's choice.
 UNUSUAL_SIZE = "`input_shape` is undefined or non-square"
-# With the imports before it, a user hears of it within 20 s.
+# With the imports before it, a user gets the message within 20 s.
 MAX_WEIGHTS_WAIT_S = 8.0
 
 
@@ -33,15 +33,15 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
     """Returns the model that trains: images in, logits out.
 
     Input: uint8 or float32 (B, H, W, 3) in [0, 255], where H = W = `preprocessing.image_size`. Output: float32 logits
-    (B, classes). The output layer is float32 in every policy: a softmax over 8 or 11 bits of mantissa is too coarse a loss.
+    (B, classes). The output layer is float32 in every policy: a softmax with an 8-bit or 11-bit mantissa makes too coarse a loss.
 
     Args:
-        config: preprocessing, backbone, head and speed are read.
+        config: its sections preprocessing, backbone, head and speed are used.
         classes: number of classes.
         policy: Keras dtype policy of everything between input and logits.
 
     Raises:
-        UserError: weights that cannot be had or do not fit, layers that Keras does not have.
+        UserError: weights are not available or do not fit, or Keras does not have a layer.
     """
     import keras
 
@@ -52,7 +52,7 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
         if config.model.builder:
             return _build_own_model(config, images, features, classes)
         settings, relu_in_head = config.backbone, False
-        # Not where the last N layers train: more layers would make the last N others.
+        # Not if only the last N layers train: with extra layers, other ones would be the last N.
         if config.speed.relu_after_pooling and settings.layers and settings.trainable_layers in (0, "all"):
             settings, relu_in_head = move_relus(settings, config.head)
         backbone = build_backbone(settings, size)
@@ -60,7 +60,7 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
             if config.speed.fold_norms:
                 backbone = _fold_own(backbone) if has_own_layers(config) else fold_norms(backbone)
                 backbone.trainable = False
-            # In inference mode: dropout or drop-connect inside it would only add noise to constants.
+            # In inference mode: dropout or drop-connect in a frozen backbone would only add noise.
             features = backbone(features, training=False)
         else:
             features = backbone(features)
@@ -71,12 +71,12 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
 
 
 def _keras_name(name: str) -> str:
-    """Returns a name with nothing in it that TensorFlow does not allow in a scope, such as the colon of module:function."""
+    """Returns a name without characters that TensorFlow forbids in a scope, such as the colon of module:function."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _build_own_model(config: Config, images: Any, inputs: Any, classes: int) -> Any:
-    """Returns the model of `model.builder` on preprocessed images; its logits as float32."""
+    """Returns the model of `model.builder`, applied to preprocessed images, with float32 logits."""
     import keras
 
     from catdog.training.own_models import build_own_classifier
@@ -91,14 +91,14 @@ def _build_own_model(config: Config, images: Any, inputs: Any, classes: int) -> 
 
 
 def has_own_layers(config: Config) -> bool:
-    """Whether the user's code decides what the model computes."""
+    """Whether the model contains custom code."""
     return any(key.startswith(("model.", "backbone.")) for key in find_references(config))
 
 
 def _fold_own(backbone: Any) -> Any:
-    """Returns the backbone with its batch norms folded, if that computes the same; else the backbone itself.
+    """Returns the backbone with its batch norms folded if the result is the same, else the backbone itself.
 
-    What the layers of a user do with their inputs is not known, nor whether they can be copied.
+    Custom layers may do anything with their inputs, and may not be copyable, so the result is checked.
     """
     import numpy as np
 
@@ -109,25 +109,25 @@ def _fold_own(backbone: Any) -> Any:
         folded = fold_norms(backbone)
         found = np.asarray(folded(images, training=False), np.float32)
     except Exception as error:
-        log.info("its batch norms are not folded: %s", _first_line(error))
+        log.info("the backbone's batch norms are not folded into its convolutions: %s", _first_line(error))
         return backbone
     rounding = 1e-3 if backbone.compute_dtype == "float32" else 5e-2
     if found.shape != expected.shape or np.abs(found - expected).max() > rounding * max(np.abs(expected).max(), 1e-6):
-        log.info("its batch norms are not folded: the result would be another")
+        log.info("the backbone's batch norms are not folded into its convolutions: its output would change")
         return backbone
     return folded
 
 
 def is_frozen(config: Config) -> bool:
-    """Whether the backbone does not train, so that its features are a function of the images alone."""
+    """Whether the backbone does not train, so that its features depend only on the images."""
     return config.backbone.trainable_layers == 0 and config.model.builder is None
 
 
 def move_relus(backbone: BackboneConfig, head: HeadConfig) -> tuple[BackboneConfig, bool]:
-    """Returns a backbone whose convolutions leave their ReLU to after the max-pooling, and whether the head has to do the last one.
+    """Returns a backbone with each ReLU moved behind the max-pooling that follows it, and whether the head must do the last one.
 
-    The larger of max(a, 0) and max(b, 0) is the larger of a, b and 0: the same function, with the same gradients, of a quarter
-    of the elements. Dropout before the pooling only scales, or makes a 0.
+    The maximum of max(a, 0) and max(b, 0) is max(a, b, 0): the function and its gradients stay the same, but the ReLU works on a
+    quarter of the elements. Dropout before the pooling changes nothing in this, as it only scales a value or sets it to 0.
 
     Measured on 2 cores in bfloat16: 0.93 of the CPU time of the small CNN's training step (benchmarks/README.md).
     """
@@ -141,7 +141,7 @@ def move_relus(backbone: BackboneConfig, head: HeadConfig) -> tuple[BackboneConf
             and layer.get("activation") == "relu"
             and after.get("layer") == "MaxPooling2D"
             and (
-                # A penalty on the activations would be one on what the ReLU has not seen.
+                # An activity penalty would then apply to values before the ReLU.
                 "activity_regularizer" not in layer
             )
         ):
@@ -165,15 +165,15 @@ def build_preprocessing(config: PreprocessingConfig) -> Any:
     import keras
 
     low, high = config.pixel_range
-    # float32 in every policy: the next layer casts once, instead of rounding the scale and then the offset.
+    # float32 in every policy: then only the next layer's cast rounds, not the scaling and the offset as well.
     return keras.layers.Rescaling((high - low) / 255.0, low, dtype="float32", name="preprocessing")
 
 
 def build_backbone(config: BackboneConfig, image_size: int) -> Any:
-    """Returns the backbone: images (B, H, W, 3) in its pixel range -> features (B, h, w, channels), weights loaded.
+    """Returns the backbone with its weights loaded: images (B, H, W, 3) in its pixel range -> features (B, h, w, channels).
 
     Args:
-        config: an application of Keras, layers or a builder; weights; which layers train.
+        config: a Keras application, layers or a builder; the weights; and which layers train.
         image_size: H = W in pixels.
 
     Raises:
@@ -198,7 +198,7 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
 
 
 def _chain(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
-    """Returns the layers one after the other as a model; a layer that does not fit where it stands is named."""
+    """Returns a model of the layers in sequence; an error names the layer that does not fit."""
     import keras
 
     chain = keras.Sequential([keras.Input(shape)], name=name)
@@ -232,8 +232,14 @@ def build_head(
     """Returns float32 logits (B, classes) of features (B, h, w, channels): dropout, pooling, dense, output.
 
     Args:
-        relu_after_pooling: the features still lack their ReLU, see `move_relus`.
-        fast_dropout: take `catdog.training.fast.dropout`'s.
+        config: the config's section `head`.
+        features: symbolic Keras tensor, the backbone's output.
+        classes: number of classes.
+        relu_after_pooling: whether the features still lack their last ReLU, see `move_relus`.
+        fast_dropout: whether to use `catdog.training.fast.dropout` instead of Keras' dropout.
+
+    Raises:
+        UserError: the features are too small for max-pooling.
     """
     import keras
     from keras import layers
@@ -258,20 +264,25 @@ def build_head(
     return layers.Dense(classes, dtype="float32", name="logits")(features)
 
 
-def build_kept_model(config: Config, trained: Any, classes: int, policy: str) -> Any:
+def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     """Returns the model that is saved: uint8 (B, H, W, 3) in [0, 255] in, float32 probabilities (B, classes) out.
 
-    It keeps the precision it was trained in, but for float16, which a CPU computes far slower than float32: such a model is
-    rebuilt in float32, so that it can be served anywhere.
+    It keeps the precision that it was trained in. The exception is float16: on a CPU it is far slower than float32, so such a
+    model is rebuilt in float32, to be served anywhere.
+
+    Args:
+        config: the image size is used.
+        trained: the model that trained, images -> logits.
+        policy: Keras dtype policy that it was trained with.
     """
     import keras
 
     from catdog.training.fast.dropout import replace_fast_dropout
 
-    # Without the optimizer and the loss, which a copy would be compiled with, whatever they need.
+    # A new model without optimizer and loss: a clone would be compiled with them, and they may need custom code.
     trained = keras.Model(trained.inputs[0], trained.outputs[0], name=trained.name)
     if policy == "mixed_float16":
-        # The weights come from the trained model: those of the backbone need not be fetched or read again.
+        # The weights are copied from the trained model, so the backbone's need not be downloaded or read again.
         fresh = keras.models.clone_model(trained, clone_function=_clone_in_float32)
         fresh.set_weights(trained.get_weights())
         _finalize(fresh)
@@ -286,7 +297,7 @@ def build_kept_model(config: Config, trained: Any, classes: int, policy: str) ->
 def _finalize(model: Any) -> None:
     for layer in model._flatten_layers():
         if hasattr(layer, "finalize_state"):
-            # A Normalization computes with what it derives from its weights.
+            # A Normalization layer caches values derived from its weights.
             layer.finalize_state()
 
 
@@ -301,15 +312,15 @@ def _clone_in_float32(layer: Any) -> Any:
 
 
 def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[Any]:
-    """Returns Keras layers from config: by name, {layer: CLASS, ...arguments}, where CLASS may be the user's own module:class.
+    """Returns the layers that the config describes as {layer: CLASS, ...arguments}; CLASS may be a custom module:class.
 
     Args:
         key: the config key, for messages.
-        settings: the layers, in order.
-        defaults: arguments for all of them, which a layer's own override.
+        settings: the layers by name, in order.
+        defaults: arguments for all layers; a layer's own arguments override them.
 
     Raises:
-        UserError: a class that `keras.layers` lacks, or arguments that it refuses.
+        UserError: `keras.layers` does not have a class, or a class does not take its arguments.
     """
     import keras
 
@@ -329,7 +340,7 @@ def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[An
 
 
 def _build_own_layer(key: str, class_name: str, layer_class: Any, name: str, arguments: dict[str, Any]) -> Any:
-    """Returns a layer of the user's; its __init__ need not take Keras' own arguments `name` and `dtype`."""
+    """Returns a custom layer; its __init__ need not take Keras' usual arguments `name` and `dtype`."""
     parameters = inspect.signature(layer_class).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if not takes_any:
@@ -384,10 +395,10 @@ def _require_weights_file(weights: str) -> Path:
 
 @contextlib.contextmanager
 def _explain_weights(config: BackboneConfig, weights: Any) -> Iterator[None]:
-    """Turns what Keras raises on weights of another architecture, or on a failed download, into a user's message."""
+    """Turns Keras' exceptions for weights of another architecture, or for a failed download, into a UserError."""
     try:
         with warnings.catch_warnings():
-            # Keras only warns of layers that the file has nothing for, and leaves them random.
+            # For layers that the file has no weights for, Keras only warns and leaves them random.
             warnings.simplefilter("error", UserWarning)
             warnings.filterwarnings("ignore", UNUSUAL_SIZE, UserWarning)
             yield
@@ -407,7 +418,7 @@ def _explain_weights(config: BackboneConfig, weights: Any) -> Iterator[None]:
 
 
 def _require_imagenet(config: BackboneConfig) -> None:
-    """Raises UserError soon where ImageNet weights are neither in Keras' cache nor within reach; Keras would wait minutes."""
+    """Raises UserError early if ImageNet weights are neither in Keras' cache nor reachable; Keras itself would wait minutes."""
     from catdog.data.fetch import check_reachable
 
     folder = Path(_keras_home()) / "models"
@@ -433,7 +444,7 @@ def _squash(name: str) -> str:
 
 
 def _freeze(backbone: Any, config: BackboneConfig) -> None:
-    """Sets which layers train; batch norms of a pre-trained backbone keep their statistics whatever trains around them."""
+    """Sets which layers train. Batch norms of a pre-trained backbone always keep their statistics."""
     import keras
 
     train = config.trainable_layers

@@ -1,4 +1,4 @@
-"""The optimizer that the config describes: a class of Keras or the user's own, with weight decay where it belongs."""
+"""The optimizer that the config describes: a Keras class or a custom one, with weight decay on kernels only."""
 
 import dataclasses
 import inspect
@@ -11,28 +11,28 @@ from catdog.config.schema import OptimizerConfig
 from catdog.system.errors import UserError
 from catdog.training.own_code import call, explain, load_class
 
-# What the config says elsewhere, and options that would make the kept weights others than those that were validated.
+# Options that are set elsewhere, and options with which the kept weights would differ from the validated ones.
 ELSEWHERE = {
     "learning_rate": "Use trainer.learning_rate.",
     "name": "It has no use here.",
     "use_ema": "The weights would change after the last validation. Average them in a callback: trainer.callbacks.",
 }
-# What Muon calls otherwise: its moving averages are those of the AdamW that trains the rest.
+# Muon's names for the moving averages of the AdamW part, which trains all other variables.
 MUON_NAMES = {"beta_1": "adam_beta_1", "beta_2": "adam_beta_2"}
 
 
 def build_optimizer(config: OptimizerConfig, learning_rate: Any, variables: Sequence[Any]) -> Any:
     """Returns the optimizer, not built yet.
 
-    Weight decay spares biases and the scales and offsets of norms: shrinking these only takes freedom from the model.
+    Biases and the scales and offsets of norms get no weight decay: shrinking them only limits the model.
 
     Args:
-        config: the optimizer's section.
+        config: the config's section `optimizer`.
         learning_rate: a number, or a Keras schedule.
-        variables: what will train.
+        variables: the trainable variables.
 
     Raises:
-        UserError: no such class, or arguments that it does not take.
+        UserError: there is no such class, or it does not take the arguments.
 
     Source: for weight decay, He et al. (2019), "Bag of tricks for image classification with convolutional neural networks",
     CVPR, section 3.1.
@@ -55,14 +55,14 @@ def build_optimizer(config: OptimizerConfig, learning_rate: Any, variables: Sequ
 
 
 def list_undecayed(variables: Sequence[Any]) -> list[Any]:
-    """Returns the variables that weight decay spares: biases, and the scales and offsets of norms."""
+    """Returns the variables without weight decay: biases, and the scales and offsets of norms."""
     return [v for v in variables if len(v.shape) < 2 or v.name in ("bias", "gamma", "beta")]
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
     """Raises UserError unless the optimizer can be built and takes a step.
 
-    An own class alone needs the step; the arguments of Keras' classes are checked by building them.
+    Only a custom class is tested with a step; for Keras' classes, building them checks the arguments.
     """
     variable = keras.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
     optimizer = build_optimizer(config, 0.001, [variable])
@@ -81,7 +81,7 @@ def _list_arguments(config: OptimizerConfig, kind: type) -> dict[str, Any]:
     )
     for name in config.options:
         if name in own_keys:
-            raise UserError(f"optimizer.options.{name}: is a key of its own, optimizer.{own_keys[name]}.")
+            raise UserError(f"optimizer.options.{name}: cannot be set here. Use optimizer.{own_keys[name]}.")
     settings = {key: value for key, value in config.settings.items() if key not in ("algorithm", "options", "betas")}
     if config.betas is not None:
         settings |= dict(zip(("beta_1", "beta_2"), config.betas, strict=True))
@@ -95,7 +95,7 @@ def _list_arguments(config: OptimizerConfig, kind: type) -> dict[str, Any]:
 def _require_accepted(config: OptimizerConfig, kind: type, arguments: dict[str, Any]) -> None:
     parameters = inspect.signature(kind).parameters
     if ":" in config.algorithm and any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        # What it hands on, Keras judges.
+        # The class passes other arguments on to Keras, which checks them.
         return
     known = [name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD and name not in ELSEWHERE]
     for name in arguments:

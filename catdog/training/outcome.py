@@ -1,4 +1,4 @@
-"""What a finished run is known by."""
+"""The outcome of a finished run."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run is known by.
+    """The main facts of a finished run.
 
     Attributes:
-        run_id: MLflow's.
-        name: the run's.
+        run_id: MLflow's run id.
+        name: the run's name.
         best_epoch: epoch of the highest val accuracy, from 1.
         best_val_accuracy: that accuracy, in [0, 1].
-        last_train_accuracy: the last epoch's, while training, in [0, 1].
-        last_val_accuracy: the last epoch's, in [0, 1].
+        last_train_accuracy: the last epoch's training accuracy, in [0, 1].
+        last_val_accuracy: the last epoch's validation accuracy, in [0, 1].
         seconds: wall time of the whole run.
-        has_arrived: whether MLflow has all of it; if not, the outbox has the rest.
-        undelivered: in that case, why, in words.
-        promotions: a single run's new versions in the registry, as `catdog.registry.champion.Promotion` has them.
+        has_arrived: whether all of the run is in MLflow; if not, the outbox has the rest.
+        undelivered: if not, the reason in words.
+        promotions: new versions in the registry, for a run outside a sweep: the fields of `catdog.registry.champion.Promotion`.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Your own code in a run: `module:object` loaded from the current folder or an installed package, and every message about it."""
+"""Custom code in a run: loads `module:object` from the current folder or an installed package, and explains what is wrong."""
 
 import contextlib
 import difflib
@@ -24,20 +24,20 @@ CATDOG = Path(__file__).resolve().parent.parent
 def load_object(key: str, reference: str) -> Any:
     """Returns the object that the config names.
 
-    The current folder is importable from then on, as it is for `python -m`.
+    It adds the current folder to `sys.path`, as `python -m` does.
 
     Args:
         key: the config key, for messages.
         reference: module:object, such as my_models:resnet.
 
     Raises:
-        UserError: no such module or object, or an exception while the module is imported.
+        UserError: there is no such module or object, or the import raises an exception.
     """
     module_name, _, path = reference.partition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    # A file may have been written since Python last looked into the folder.
+    # A file may be newer than Python's cached listing of the folder.
     importlib.invalidate_caches()
     try:
         found: Any = importlib.import_module(module_name)
@@ -64,18 +64,18 @@ def load_object(key: str, reference: str) -> Any:
 def call(
     key: str, reference: str, function: Any, arguments: dict[str, Any], options: dict[str, Any], where: str
 ) -> Any:
-    """Returns what a function or class of the user gives for positional arguments and options.
+    """Returns the result of calling a custom function or class.
 
     Args:
         key: the config key.
         reference: module:object.
         function: what `load_object` returned.
-        arguments: the positional arguments, by what they are, for the message.
+        arguments: the positional arguments, under the names that messages use.
         options: the keyword arguments.
-        where: config key of the options.
+        where: the config key of the options.
 
     Raises:
-        UserError: it cannot be called, not with these arguments, or raises.
+        UserError: it is not callable, does not take these arguments, or raises an exception.
     """
     if not callable(function):
         raise UserError(f"{key}: {reference} must be a function or a class, but is {describe_type(function)}.")
@@ -98,7 +98,7 @@ def call(
 
 @contextlib.contextmanager
 def explain(key: str, reference: str, doing: str = "") -> Iterator[None]:
-    """Turns an exception that the body raises into a user's message with the lines of the user's own code."""
+    """Turns an exception in the body into a UserError that shows the lines of the custom code."""
     try:
         yield
     except UserError:
@@ -109,7 +109,7 @@ def explain(key: str, reference: str, doing: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_training(references: Mapping[str, str]) -> Iterator[None]:
-    """Turns an exception of the body into a user's message where it was raised in a module that the config names.
+    """Turns an exception in the body into a UserError if it comes from a module that the config names.
 
     Args:
         references: module:object by config key.
@@ -126,7 +126,7 @@ def explain_training(references: Mapping[str, str]) -> Iterator[None]:
 
 
 def find_culprit(references: Mapping[str, str], error: BaseException) -> tuple[str, str]:
-    """Returns the config key and module:object whose module's code was running when an exception was raised, or ("", "")."""
+    """Returns config key and module:object of the custom module that an exception came from, or ("", "")."""
     files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     for file in reversed(files):
         for key, reference in references.items():
@@ -137,10 +137,10 @@ def find_culprit(references: Mapping[str, str], error: BaseException) -> tuple[s
 
 
 def describe_failure(key: str, reference: str, doing: str, error: BaseException) -> UserError:
-    """Returns the message on an exception in a user's code: what was raised, and the lines of theirs that led to it."""
+    """Returns the error for an exception in custom code: the exception, and the lines of that code that led to it."""
     message = "\n".join("".join(traceback.format_exception_only(error)).strip().splitlines()[:MOST_MESSAGE_LINES])
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)][-MOST_FRAMES:]
-    # A module that has changed since it was imported is shown as it is now; a check costs nothing.
+    # Drops cached lines of modules that have changed on disk.
     linecache.checkcache()
     lines = "".join(traceback.format_list(frames)).rstrip()
     return UserError(
@@ -149,7 +149,7 @@ def describe_failure(key: str, reference: str, doing: str, error: BaseException)
 
 
 def _is_users(file: str) -> bool:
-    """Whether a file is neither catdog's nor a library's."""
+    """Whether a file belongs neither to catdog nor to a library."""
     path = Path(file)
     if not path.is_file():
         return False
@@ -162,16 +162,18 @@ def _library_folders() -> list[Path]:
 
 
 def require_planned_code(config: Config, identity: Identity) -> None:
-    """Raises UserError where a module of the user's is another by now than when the run was planned.
+    """Raises UserError if a custom module has changed since the run was planned.
 
-    catdog's own modules are in memory since then; the user's are imported in the process of each run.
+    catdog's own modules have been in memory since then; custom modules are imported anew in the process of each run.
     """
     now = identify(config, identity.data, identity.runtime)
     changed = [
         name for name in sorted({*now.sources, *identity.sources}) if now.files.get(name) != identity.files.get(name)
     ]
     if changed:
-        raise UserError(f"{', '.join(changed)} changed since this run was planned. The same command plans it anew.")
+        raise UserError(
+            f"{', '.join(changed)} changed since this run was planned. Run the same command again to plan it anew."
+        )
 
 
 def describe_type(value: Any) -> str:
@@ -193,13 +195,13 @@ def _place(found: Any) -> str:
 
 
 def load_class(key: str, name: str, library: Any, parent: type) -> type:
-    """Returns a class by its name in a library of Keras, or the user's own by module:class.
+    """Returns a Keras class by its name, or a custom class by module:class.
 
     Args:
         key: the config key, for messages.
-        name: NAME of Keras, or module:class.
-        library: such as keras.layers.
-        parent: what it must be a subclass of.
+        name: the name of a Keras class, or module:class.
+        library: where Keras' classes are, such as keras.layers.
+        parent: the class that it must be a subclass of.
 
     Raises:
         UserError: there is no such class.

@@ -1,4 +1,4 @@
-"""Models by the user's own functions: called, checked, and saved once before training, so that a mistake shows early."""
+"""Custom models: built by the user's functions, checked, and saved once before training, so that mistakes show early."""
 
 import logging
 import sys
@@ -24,15 +24,15 @@ CLASSIFIER = (
     "It must be a function of the image shape (height, width, 3), the number of classes and the options that returns a "
     "keras.Model: float images in preprocessing.pixel_range -> one logit for each class"
 )
-# How far the answers of a model that was saved and loaded may be from its own: it computes the same.
+# The largest difference between the probabilities of a model before and after saving and loading.
 TOLERANCE = 1e-3
 
 
 def build_own_backbone(config: BackboneConfig, shape: tuple[int, int, int]) -> Any:
-    """Returns what `backbone.builder` makes: float images (B, H, W, 3) -> features (B, h, w, channels).
+    """Returns the model that `backbone.builder` builds: float images (B, H, W, 3) -> features (B, h, w, channels).
 
     Raises:
-        UserError: it cannot be called, raises, or returns something else.
+        UserError: the builder cannot be called, raises an exception, or returns something else.
     """
     reference = config.builder or ""
     function = load_object("backbone.builder", reference)
@@ -48,10 +48,10 @@ def build_own_backbone(config: BackboneConfig, shape: tuple[int, int, int]) -> A
 
 
 def build_own_classifier(config: ModelConfig, shape: tuple[int, int, int], classes: int) -> Any:
-    """Returns what `model.builder` makes: float images (B, H, W, 3) -> logits (B, classes).
+    """Returns the model that `model.builder` builds: float images (B, H, W, 3) -> logits (B, classes).
 
     Raises:
-        UserError: it cannot be called, raises, or returns something else.
+        UserError: the builder cannot be called, raises an exception, or returns something else.
     """
     reference = config.builder or ""
     function = load_object("model.builder", reference)
@@ -68,17 +68,17 @@ def build_own_classifier(config: ModelConfig, shape: tuple[int, int, int], class
 def _require_graph(
     key: str, reference: str, model: Any, shape: tuple[int, ...], contract: str
 ) -> tuple[int | None, ...]:
-    """Returns the shape of a model's output; UserError unless it has one input of this shape and one output."""
+    """Returns the shape of a model's output; raises UserError unless the model has one input of this shape and one output."""
     if not isinstance(model, keras.Model):
         raise UserError(f"{key}: {reference} returned {describe_type(model)}. {contract}.")
     if not is_graph(model):
         raise UserError(
-            f"{key}: {reference} returned a {type(model).__name__}, whose layers Keras does not know before it is called. Return "
-            "inputs = keras.Input(image_shape); keras.Model(inputs, model(inputs))."
+            f"{key}: {reference} returned a {type(model).__name__}, whose layers Keras does not know before it is called. Make a "
+            "functional model of it: inputs = keras.Input(image_shape), and return keras.Model(inputs, model(inputs))."
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UserError(
-            f"{key}: {reference} returned a model of {len(model.inputs)} inputs and {len(model.outputs)} outputs. {contract}."
+            f"{key}: {reference} returned a model with {len(model.inputs)} inputs and {len(model.outputs)} outputs. {contract}."
         )
     if tuple(model.inputs[0].shape[1:]) not in (shape, (None, None, 3)):
         raise UserError(
@@ -91,7 +91,7 @@ def _require_graph(
 
 
 def is_graph(model: Any) -> bool:
-    """Whether Keras knows what a model computes as a graph of layers, as opposed to Python code of its own."""
+    """Whether a model is a graph of layers that Keras knows, and not a subclass with Python code of its own."""
     try:
         return bool(model.inputs) and bool(model.outputs)
     except (AttributeError, ValueError):
@@ -99,9 +99,9 @@ def is_graph(model: Any) -> bool:
 
 
 def find_needs(model: Any) -> dict[str, tuple[str, str]]:
-    """Returns what loading a model needs beside Keras: (module, name) of classes and functions, by Keras' name of each.
+    """Returns what loading a model needs besides Keras: (module, name) of classes and functions, by their names in Keras.
 
-    It is read from what Keras would save: a graph of Keras' own layers needs nothing, whoever's function built it.
+    It is read from what Keras would save: a graph of Keras' own layers needs nothing, even if a custom function built it.
     """
     return dict(_walk(keras.saving.serialize_keras_object(model)))
 
@@ -120,7 +120,7 @@ def _walk(config: Any) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def find_custom_objects(model: Any) -> dict[str, Any]:
-    """Returns the user's classes and functions that loading a model needs, by Keras' name of each."""
+    """Returns the custom classes and functions that loading a model needs, by their names in Keras."""
     found = {}
     for known, (module, name) in find_needs(model).items():
         value = getattr(sys.modules.get(module), name, None)
@@ -130,23 +130,23 @@ def find_custom_objects(model: Any) -> dict[str, Any]:
 
 
 def require_logits(model: Any, reference: str) -> None:
-    """Raises UserError where a classifier answers probabilities: the loss would take them for logits."""
+    """Raises UserError if a classifier returns probabilities: the loss would treat them as logits."""
     images = np.random.default_rng(0).uniform(0, 255, (8, *model.input_shape[1:])).astype(np.float32)
     answers = np.asarray(model(images, training=False), np.float32)
     if answers.min() >= 0 and np.abs(answers.sum(axis=1) - 1).max() < 1e-3:
         raise UserError(
             f"model.builder: {reference} answers probabilities (each image's sum to 1), but must answer logits. Leave out the "
-            "softmax at the end: catdog puts it there in the model that is kept."
+            "softmax at the end: catdog adds it to the model that is saved."
         )
 
 
 def check_saving(kept: Any, key: str, reference: str) -> None:
-    """Raises UserError unless a model can be saved, and answers the same when it is loaded again.
+    """Raises UserError unless a model can be saved, and predicts the same after it is loaded again.
 
     Args:
-        kept: as `catdog.training.model.build_kept_model` returns it.
-        key: the config key of the user's code in it.
-        reference: that code, for messages.
+        kept: the model that `catdog.training.model.build_kept_model` returned.
+        key: the config key of the custom code in it.
+        reference: that code as module:object, for messages.
     """
     size = kept.input_shape[1:3]
     images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)
@@ -169,9 +169,12 @@ def check_saving(kept: Any, key: str, reference: str) -> None:
             ) from error
         answers = np.asarray(loaded(images, training=False))
     if not np.isfinite(expected).all():
-        raise UserError(f"{key}: a model with {reference} answers {expected[0]} before it is trained: not finite.")
+        raise UserError(
+            f"{key}: a model with {reference} answers {expected[0]} before training, which is not finite. Check how its weights "
+            "are initialized."
+        )
     if np.abs(answers - expected).max() > TOLERANCE:
         raise UserError(
-            f"{key}: a model with {reference} answers otherwise once it is saved and loaded again: {answers[0]} instead of "
-            f"{expected[0]}. {advice}"
+            f"{key}: a model with {reference} gives other probabilities after it is saved and loaded again: {answers[0]} instead "
+            f"of {expected[0]}. {advice}"
         )

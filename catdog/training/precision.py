@@ -1,4 +1,4 @@
-"""Which device trains, in which numeric precision, and why."""
+"""Chooses the device and the numeric precision of a training, with the reason."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from catdog.config.schema import TrainerConfig
 from catdog.data.cache import count_cpus
 from catdog.system.errors import UserError
 
-# Tensor cores for float16 came with this compute capability: below it, float16 saves memory but no time.
+# The first compute capability with tensor cores for float16. Below it, float16 saves memory but no time.
 # Source: NVIDIA, "Train With Mixed Precision", and Keras' mixed precision guide.
 FLOAT16_CAPABILITY = (7, 0)
 DEVICES = Path("/dev")
@@ -27,7 +27,7 @@ class Precision:
 
     Attributes:
         policy: float32, mixed_float16 or mixed_bfloat16.
-        reason: why, in words for the log.
+        reason: the reason in words, for the log.
         device: the kind of device that trains, cpu or gpu.
     """
 
@@ -37,24 +37,24 @@ class Precision:
 
     @property
     def runtime(self) -> dict[str, str]:
-        """What of it a run's result depends on."""
+        """The part that the result of a run depends on."""
         return {"precision": self.policy, "device": self.device}
 
 
 def configure_gpus() -> list[Any]:
-    """Makes GPU memory grow on demand and returns TensorFlow's physical GPUs; no GPU is an empty list."""
+    """Makes GPU memory grow on demand and returns TensorFlow's physical GPUs; an empty list if there are none."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
-        # Refused once the GPU is in use, by an earlier run in this process: the setting is in force by then.
+        # TensorFlow refuses this once an earlier run in this process has used the GPU; the setting is in force by then.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
     return gpus
 
 
 def read_capabilities() -> list[tuple[int, ...]]:
-    """Returns the compute capability of each GPU that TensorFlow sees, such as (8, 0); () of one that does not tell."""
+    """Returns the compute capability of each GPU that TensorFlow sees, such as (8, 0); () for one that does not report it."""
     from catdog.training import preload  # noqa: F401  it keeps TensorFlow's import quiet
 
     # isort: split
@@ -65,10 +65,10 @@ def read_capabilities() -> list[tuple[int, ...]]:
 
 
 def may_have_gpu() -> bool:
-    """Returns whether TensorFlow may find a GPU here: False is certain, and needs no TensorFlow.
+    """Returns whether TensorFlow may find a GPU here, without importing it. False is certain.
 
-    Source: the device files of NVIDIA's drivers (on Jetson, nvhost and nvmap), of AMD's (kfd) and of Windows' subsystem for Linux
-    (dxg); other systems' GPUs need a plug-in of TensorFlow.
+    Source: the device files of NVIDIA's drivers (on Jetson, nvhost and nvmap), of AMD's (kfd) and of the Windows Subsystem for
+    Linux (dxg); GPUs of other systems need a TensorFlow plug-in.
     """
     if (Path(sysconfig.get_path("purelib")) / "tensorflow-plugins").is_dir():
         return True
@@ -81,10 +81,10 @@ _asked: dict[str | None, list[tuple[int, ...]]] = {}
 
 
 def find_gpus(ask: Callable[[], list[tuple[int, ...]]] = read_capabilities) -> list[tuple[int, ...]]:
-    """Returns the compute capability of each GPU as `read_capabilities` does, without TensorFlow where there is certainly none.
+    """Returns the compute capability of each GPU; it does not import TensorFlow if there is certainly no GPU.
 
     Args:
-        ask: asks TensorFlow, once in a process.
+        ask: asks TensorFlow, as `read_capabilities` does; it is called once per process.
     """
     if not may_have_gpu():
         return []
@@ -95,37 +95,37 @@ def find_gpus(ask: Callable[[], list[tuple[int, ...]]] = read_capabilities) -> l
 
 
 def plan_precision(config: TrainerConfig, ask: Callable[[], list[tuple[int, ...]]] = read_capabilities) -> Precision:
-    """Returns what `choose_precision` will return when the run trains on this machine; quick where there is no GPU.
+    """Returns what `choose_precision` will return when the run trains on this machine; fast if there is no GPU.
 
     Args:
-        config: the trainer's section.
-        ask: asks TensorFlow for GPUs as `read_capabilities` does; another process may do it.
+        config: the config's section `trainer`.
+        ask: asks TensorFlow for GPUs as `read_capabilities` does, possibly in another process.
 
     Raises:
-        UserError: mixed_float16 without a GPU.
+        UserError: mixed_float16 was requested without a GPU.
     """
     return _choose(config, find_gpus(ask))
 
 
 def choose_precision(config: TrainerConfig, planned: Mapping[str, str] | None = None) -> Precision:
-    """Returns the policy that `trainer.precision` asks for, or, for auto, the fastest one that is safe on this machine.
+    """Returns the policy that `trainer.precision` asks for; for auto, the fastest one that is safe on this machine.
 
-    A run that was planned has the precision of its plan: all runs of a sweep have the same, also on GPUs of several kinds.
+    A planned run uses the planned precision: all runs of a sweep have the same precision, even on GPUs of several kinds.
 
     Args:
-        config: the trainer's section.
-        planned: precision and device, as `Precision.runtime` has them; None without a plan.
+        config: the config's section `trainer`.
+        planned: precision and device, as in `Precision.runtime`; None without a plan.
 
     Raises:
-        UserError: mixed_float16 without a GPU, or the kind of device is not the one that was planned for.
+        UserError: mixed_float16 was requested without a GPU, or the kind of device is not the planned one.
     """
     gpus = read_capabilities()
     device = "gpu" if gpus else "cpu"
     if planned and planned["device"] != device:
         raise UserError(
-            f"the run was planned for a {planned['device'].upper()}, but where it is to train TensorFlow finds "
-            f"{'one GPU or more' if gpus else 'no GPU that it can use'}. Start the command again; with "
-            "CUDA_VISIBLE_DEVICES=-1 in its environment it trains on the CPU."
+            f"the run was planned for a {planned['device'].upper()}, but on the machine that trains it TensorFlow finds "
+            f"{'a GPU' if gpus else 'no GPU that it can use'}. Run the command again; to train on the CPU, set "
+            "CUDA_VISIBLE_DEVICES=-1 in its environment."
         )
     found = _choose(config, gpus)
     if planned and planned["precision"] != found.policy:
@@ -179,7 +179,7 @@ def read_cpu_flags() -> set[str]:
 
 @contextlib.contextmanager
 def use_policy(policy: str) -> Iterator[None]:
-    """Makes a dtype policy Keras' global one for the layers built inside, and puts the former one back."""
+    """Sets Keras' global dtype policy for the layers built in the block, and restores the former policy afterwards."""
     import keras
 
     former = keras.config.dtype_policy()
@@ -191,10 +191,10 @@ def use_policy(policy: str) -> Iterator[None]:
 
 
 def make_deterministic(config: TrainerConfig) -> None:
-    """Makes TensorFlow's operations give the same bits every time, where `trainer.deterministic` says so.
+    """Makes TensorFlow's operations deterministic, bit for bit, if `trainer.deterministic` is true.
 
-    Source: tf.config.experimental.enable_op_determinism. On a CPU it costs nothing measurable here; on a GPU some
-    operations become slower, and one without a deterministic version raises.
+    Source: tf.config.experimental.enable_op_determinism. On a CPU, no cost was measurable here. On a GPU some operations become
+    slower, and an operation without a deterministic version raises an exception.
     """
     import tensorflow as tf
 
@@ -205,10 +205,10 @@ def make_deterministic(config: TrainerConfig) -> None:
 def choose_jit(config: TrainerConfig) -> bool:
     """Returns whether training steps are compiled with XLA, as `trainer.jit` says.
 
-    auto is no on a CPU, where XLA takes 11 times as long for the small CNN (benchmarks/README.md), where `trainer.deterministic`
-    is set, because not all operations are deterministic in XLA, and where several devices share the batches.
+    auto means no in three cases: on a CPU, where XLA takes 11 times as long for the small CNN (benchmarks/README.md); with
+    `trainer.deterministic`, because not all operations are deterministic in XLA; and when several devices share the batches.
 
-    Source: Keras' own "auto" leaves XLA out for the same reasons.
+    Source: Keras' own "auto" does not use XLA for the same reasons.
     """
     if config.jit != "auto":
         return config.jit == "always"
@@ -216,14 +216,14 @@ def choose_jit(config: TrainerConfig) -> bool:
 
 
 def count_threads() -> int:
-    """Returns the CPU threads that one operation of TensorFlow is divided among."""
+    """Returns the number of CPU threads that share one TensorFlow operation."""
     import tensorflow as tf
 
     return tf.config.threading.get_intra_op_parallelism_threads() or count_cpus()
 
 
 def build_strategy(config: TrainerConfig) -> Any:
-    """Returns TensorFlow's strategy for `trainer.devices`: one device, or a mirror over all GPUs (without any: all CPUs).
+    """Returns TensorFlow's strategy for `trainer.devices`: one device, or mirrored over all GPUs, or all CPUs if there is no GPU.
 
     Raises:
         UserError: a batch cannot be divided evenly among the devices.

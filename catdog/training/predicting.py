@@ -1,4 +1,4 @@
-"""A kept model's answers to the images of a split."""
+"""Predictions of a saved model for the images of a split."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +9,17 @@ from catdog.data.predictions import Predictions
 if TYPE_CHECKING:
     from catdog.data.dataset import SplitImages
 
-# What predicting takes at once, 16 images of 160 x 160: on a CPU as fast as 32, with 50 to 80 MB less, and the same answers.
+# Batches of 16 images of 160 x 160: on a CPU as fast as batches of 32, with 50 to 80 MB less memory and the same predictions.
 PIXELS_AT_ONCE = 16 * 160 * 160
 
 
 def predict_split(kept: Any, split: "SplitImages", batch_size: int) -> "Predictions":
-    """Returns the kept model's answers to every image of a split.
+    """Returns the predictions of a saved model for every image of a split.
 
     Args:
-        kept: uint8 (B, H, W, 3) -> float32 (B, classes).
+        kept: the model, uint8 (B, H, W, 3) -> float32 (B, classes).
         split: the images.
-        batch_size: images per step, at most; fewer where they are large.
+        batch_size: the most images per step; large images come in smaller batches.
     """
     batch_size = max(1, min(batch_size, PIXELS_AT_ONCE // int(np.prod(kept.input_shape[1:3]))))
     batches = [

@@ -1,4 +1,4 @@
-"""Imports Keras and TensorFlow without what TensorFlow writes to the terminal meanwhile; changes nothing else of the process."""
+"""Imports Keras and TensorFlow without TensorFlow's messages on the terminal; it changes nothing else in the process."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from catdog.system.memory import long_lived_imports
 
 @contextlib.contextmanager
 def quiet_native_log() -> Iterator[None]:
-    """Keeps what native code writes to stderr off the terminal, unless the body raises: then it is shown.
+    """Hides what native code writes to stderr, unless the body raises an exception: then it is shown.
 
-    While it is imported, TensorFlow writes of missing CUDA drivers and of rounding; no log level reaches those lines.
+    On import, TensorFlow writes about missing CUDA drivers and rounding; no log level applies to those lines.
     """
     try:
         stderr = sys.stderr.fileno()

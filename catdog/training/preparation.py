@@ -1,4 +1,4 @@
-"""The first stage of a run: its data, decoded and divided. No Keras: what cannot be had is said before it is imported."""
+"""The first stage of a run: its data, decoded and split. Without Keras, so that errors come before its slow import."""
 
 import logging
 from collections.abc import Mapping
@@ -18,17 +18,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run before anything of it is built.
+    """A run with its data, before its model is built.
 
     Attributes:
-        config: the run's.
-        job: what it is called and where it belongs.
-        clock: where its time goes.
-        dataset: the config's.
+        config: the run's config.
+        job: the run's name, sweep and planned identity.
+        clock: where the run's time is counted.
+        dataset: the config's data set.
         train: the images to train on.
-        val: those to validate on.
-        class_weights: weight in the loss by class; None where all count the same.
-        references: the objects of the user's own that the config names, by key.
+        val: the images to validate on.
+        class_weights: the weight of each class in the loss, by class index; None if all have the same weight.
+        references: the custom objects that the config names, by config key.
     """
 
     config: Config
@@ -42,16 +42,16 @@ class Prepared:
 
 
 def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = None) -> Prepared:
-    """Returns what a run trains on.
+    """Returns a run with the data that it trains on.
 
     Args:
-        config: the run's.
-        job: what it is called and where it belongs.
-        clock: where its time goes.
-        dataset: the config's, where the caller has loaded it.
+        config: the run's config.
+        job: the run's name, sweep and planned identity.
+        clock: where the run's time is counted.
+        dataset: the config's data set, if the caller has loaded it already.
 
     Raises:
-        UserError: the data cannot be had, or the user's code is not what was planned.
+        UserError: the data is not available, or custom code has changed since the run was planned.
     """
     from catdog.data.dataset import describe_dataset, load_dataset
     from catdog.training.class_weights import weigh_classes
@@ -61,7 +61,7 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
     references = find_references(config)
     if references and job.identity:
         require_planned_code(config, job.identity)
-    # A sweep has described its data before its first run; the log file of each run has it all the same.
+    # A sweep describes its data once, before its first run; the log file of each run has the description nevertheless.
     log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
     size = config.preprocessing.image_size
     with clock.stage("data"):

@@ -1,13 +1,13 @@
-"""What a run needs, imported once by the server that a sweep's processes are forked from; the process is set up as a command's.
+"""Imports what a run needs, once, in the server process that a sweep's processes are forked from, and sets the process up.
 
-TensorFlow is imported, never run: a fork of a process whose TensorFlow has started its threads would hang.
+TensorFlow is imported but never run: once TensorFlow has started its threads, a fork of the process would hang.
 """
 
 import warnings
 
 from catdog.system.memory import own_process
 
-# A fork imports what leads the sweep, catdog.train as __main__, once more under a name of its own; runpy wonders at that.
+# A fork imports catdog.train, the sweep's __main__, again under another name, and runpy warns about that.
 warnings.filterwarnings("ignore", "'catdog.train' found in sys.modules", RuntimeWarning)
 own_process()
 

@@ -1,4 +1,4 @@
-"""What a user sees of one training: a live line in a terminal, plain lines where output is piped, each epoch in the log file."""
+"""Progress of one training: a live line in a terminal, plain lines if output is piped, and every epoch in the log file."""
 
 import logging
 import time
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Narrower terminals have the figures, but neither bar nor speed, and the beginning of the name.
+# Narrower terminals show the numbers and the beginning of the name, but no bar and no speed.
 WIDE_COLUMNS = 120
 NARROW_NAME = 12
 
 
 class Progress(Protocol):
-    """Shows how a training comes on; entered before its first step, left after its last."""
+    """Shows the progress of a training; entered before its first step, left after its last."""
 
     def __enter__(self) -> Any: ...
     def __exit__(self, *exception: object) -> None: ...
@@ -27,17 +27,17 @@ class Progress(Protocol):
         """Counts a training step."""
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
-        """Shows an epoch's figures."""
+        """Shows an epoch's metrics."""
 
 
 class LiveProgress:
-    """One live line in a terminal; one plain line per epoch where output is piped, and always in the log file.
+    """One live line in a terminal, or one plain line per epoch if output is piped; every epoch goes to the log file.
 
     Args:
-        name: the run's.
-        epochs: the last one.
-        steps: batches an epoch.
-        first_epoch: the first one that this process trains, from 1.
+        name: the run's name.
+        epochs: the number of the last epoch.
+        steps: batches per epoch.
+        first_epoch: the first epoch that this process trains, from 1.
     """
 
     def __init__(self, name: str, epochs: int, steps: int, first_epoch: int = 1) -> None:
@@ -70,9 +70,11 @@ class LiveProgress:
         self.bar.stop()
 
     def step(self) -> None:
+        """Counts a training step."""
         self.bar.advance(self.task)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], result: "Fit") -> None:
+        """Shows an epoch's metrics, and logs them."""
         done = epoch - self.first_epoch + 1
         left_s = (time.perf_counter() - self.started) / done * (self.epochs - epoch)
         speed = f"{metrics['images_per_second']:,.0f} images/s"
@@ -83,7 +85,7 @@ class LiveProgress:
 
 
 def describe_accuracies(metrics: Mapping[str, float], best: float) -> str:
-    """Returns an epoch's four accuracies in words."""
+    """Returns an epoch's accuracies, their gap and the best val accuracy so far, as text."""
     return (
         f"train {metrics['train/accuracy']:.3f} val {metrics['val/accuracy']:.3f} gap {metrics['gap/accuracy']:+.3f} "
         f"best {best:.3f}"
@@ -96,12 +98,12 @@ def log_epoch(
     """Logs the line of an epoch.
 
     Args:
-        epoch: from 1.
-        epochs: the last one.
-        metrics: the epoch's.
-        result: all so far.
-        left_s: seconds that the rest will take.
-        file_only: whether the terminal shows it otherwise.
+        epoch: its number, from 1.
+        epochs: the number of the last epoch.
+        metrics: the epoch's metrics.
+        result: the training so far.
+        left_s: estimated seconds until the end.
+        file_only: whether to write to the log file only, because the terminal has a live line.
     """
     log.info(
         "epoch %*d/%d  %s  %s images/s  ETA %d:%02d",

@@ -1,4 +1,4 @@
-"""One composed config -> one tracked run: prepare, build, fit, finish."""
+"""Turns one composed config into one tracked run: prepare, build, fit, finish."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -20,20 +20,20 @@ def train(
     make_progress: "Callable[[str, int, int, int], Progress] | None" = None,
     dataset: "Dataset | None" = None,
 ) -> Outcome:
-    """Trains one model as the config says and tracks it; goes on where an interrupted training of it stopped.
+    """Trains and tracks one model as the config says; an interrupted training of it is resumed where it stopped.
 
     Args:
-        config: the run.
-        job: what it is called and where it belongs.
-        make_progress: called with name, epochs, steps and first epoch, returns what shows progress; None for a live line.
-        dataset: the config's, where the caller has loaded it: every file of it is read and hashed for that.
+        config: the run's config.
+        job: the run's name, sweep and planned identity.
+        make_progress: called with name, epochs, steps and first epoch; returns the progress display. None shows a live line.
+        dataset: the config's data set, if the caller has loaded it already; loading reads and hashes every file.
 
     Raises:
-        UserError: the config asks for what cannot be had; no MLflow run is left behind where that shows before training.
-        BusyError: another process trains this very run.
+        UserError: the config asks for something impossible. If that shows before training, no MLflow run is left behind.
+        BusyError: another process is training the same run.
     """
     clock = Clock("start")
-    # Before TensorFlow is imported: what cannot be had is said at once.
+    # Before TensorFlow is imported, so that errors come at once.
     prepared = prepare(config, job, clock, dataset)
 
     from catdog.training import preload  # noqa: F401  before Keras: it keeps TensorFlow's import quiet

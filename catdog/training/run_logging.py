@@ -1,4 +1,4 @@
-"""What a training writes about its run: config, examples, architecture, results, the kept model, and where its time went."""
+"""What a training records in its run: config, examples, architecture, results, the saved model and the time of each stage."""
 
 import logging
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where a run keeps the source of the user's own modules.
+# The folder of a run's artifacts with the source of custom modules.
 CODE_FOLDER = "code"
 AUGMENTED_EXAMPLES = 7
 SAMPLES_PER_CLASS = 3
 
 
 def log_config(run: "OutboxRun", config: Config, job: Job, dataset: "Dataset", sources: Mapping[str, str]) -> None:
-    """Writes the composed config, the source of the user's own modules, facts of the data, and the split of every file."""
+    """Records the composed config, the source of custom modules, facts about the data, and the split of every file."""
     from catdog.tracking.results import log_data
 
     run.log_text(OmegaConf.to_yaml(OmegaConf.structured(config)), "config/config.yaml")
@@ -37,7 +37,7 @@ def log_config(run: "OutboxRun", config: Config, job: Job, dataset: "Dataset", s
 
 
 def log_examples(run: "OutboxRun", split: "SplitImages", augment: Any) -> None:
-    """Writes figures of some images of each class, and of what augmentation makes of one."""
+    """Records figures of some images of each class, and of one image with several augmentations."""
     import keras
     import numpy as np
 
@@ -56,7 +56,7 @@ def log_examples(run: "OutboxRun", split: "SplitImages", augment: Any) -> None:
 
 
 def log_architecture(run: "OutboxRun", model: Any) -> None:
-    """Writes the layers and counts the parameters of a model."""
+    """Records the layers and the number of parameters of a model."""
     lines: list[str] = []
     model.summary(
         print_fn=lambda line, **_: lines.append(line), expand_nested=True, show_trainable=True, line_length=110
@@ -69,10 +69,14 @@ def log_architecture(run: "OutboxRun", model: Any) -> None:
 def log_results(
     run: "OutboxRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
 ) -> None:
-    """Writes what came out: metrics of best, last and kept epoch, history, answers to validation images, and figures.
+    """Records the results: metrics of the best, last and kept epoch, history, validation predictions, and figures.
 
     Args:
-        clean_accuracy: the kept model's on training images that are not augmented, in [0, 1].
+        run: where to record them.
+        config: the run's config.
+        fitted: the finished training.
+        predictions: the saved model's, for the validation images.
+        clean_accuracy: the saved model's accuracy on training images without augmentation, in [0, 1].
     """
     from catdog.data.history import History
     from catdog.tracking.results import log_outcome
@@ -91,10 +95,13 @@ def log_results(
 
 
 def log_model(run: "OutboxRun", kept: Any, val_split: "SplitImages", sources: Mapping[str, str]) -> None:
-    """Saves the kept model with the run, and with it the user's code that loading it needs.
+    """Saves the model with the run, together with the custom code that is needed to load it.
 
     Args:
-        sources: text of the user's own modules, by path in the folder that they are imported from.
+        run: where to save it.
+        kept: the model, uint8 (B, H, W, 3) -> float32 (B, classes).
+        val_split: its first image is the example of the model's input.
+        sources: text of the custom modules, by path in the folder that they are imported from.
     """
     import numpy as np
 
@@ -111,7 +118,7 @@ def log_model(run: "OutboxRun", kept: Any, val_split: "SplitImages", sources: Ma
 
 
 def log_time(run: "OutboxRun", clock: Clock) -> None:
-    """Writes where the time went, as a table and in total; says it in the log."""
+    """Records the time of each stage as a table, and the total; writes both to the log."""
     import pandas as pd
 
     spent = clock.spent

@@ -1,4 +1,4 @@
-"""The user's code that a saved model needs: found in the model, saved beside it, and kept apart when it is loaded."""
+"""The custom code that a saved model needs: found in the model, saved with it, and isolated when it is loaded."""
 
 import contextlib
 import importlib.metadata
@@ -15,13 +15,13 @@ from catdog.training.own_models import find_custom_objects, find_needs
 
 @dataclass(frozen=True)
 class NeededCode:
-    """What loading a model needs beside Keras.
+    """What loading a model needs besides Keras.
 
     Attributes:
-        objects: classes and functions, by Keras' name of each; MLflow pickles where they are imported from.
+        objects: classes and functions, by their names in Keras; MLflow pickles the place that they are imported from.
         sources: text of the modules that are saved with the model, by path.
-        requirements: of installed packages, such as "my-layers==1.2".
-        needs: the modules, in words for the model's metadata.
+        requirements: installed packages with versions, such as "my-layers==1.2".
+        needs: the names of the modules, for the model's metadata.
     """
 
     objects: Mapping[str, Any]
@@ -31,9 +31,9 @@ class NeededCode:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[list[str]]:
-        """Gives the paths of files and folders with the sources, for MLflow to copy, and lets nothing else into the model.
+        """Yields the paths of files and folders with the sources, for MLflow to copy, and keeps other code out of the model.
 
-        MLflow would pickle whatever the user's modules have registered with Keras, whether the model uses it or not, and the
+        MLflow would pickle everything that custom modules have registered with Keras, whether the model uses it or not. The
         model could then not be loaded without those modules.
         """
         import keras
@@ -53,11 +53,11 @@ class NeededCode:
 
 
 def describe_needed_code(model: Any, sources: Mapping[str, str]) -> NeededCode:
-    """Returns what loading a model needs; nothing where it is a graph of Keras' own layers.
+    """Returns what loading a model needs; that is nothing for a graph of Keras' own layers.
 
     Args:
-        model: to be saved.
-        sources: text of the user's own modules, by path in the folder that they are imported from.
+        model: the model to save.
+        sources: text of the custom modules, by path in the folder that they are imported from.
     """
     modules = sorted({module for module, _ in find_needs(model).values()})
     if not modules:
@@ -74,7 +74,7 @@ def describe_needed_code(model: Any, sources: Mapping[str, str]) -> NeededCode:
 
 @contextlib.contextmanager
 def isolate_code() -> Iterator[None]:
-    """Takes back what loading a model does to the import of modules: another model may have another version of the same one."""
+    """Undoes what loading a model does to `sys.path` and `sys.modules`: another model may have another version of a module."""
     path, known = list(sys.path), set(sys.modules)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The stages of a run that need Keras: its model is built, its epochs are trained, and what comes of it is recorded."""
+"""The stages of a run that need Keras: the model is built, its epochs are trained, and the results are recorded."""
 
 import gc
 import logging
@@ -47,14 +47,14 @@ class Built:
     """A run that is ready to train.
 
     Attributes:
-        model: images to logits.
-        head: what trains of it, where a frozen backbone's features are computed apart; None: the whole model.
+        model: the whole model, images -> logits.
+        head: the part of it that trains, if a frozen backbone's features are computed separately; None: the whole model trains.
         augment: (uint8 images, number of the batch) -> augmented images; None: no augmentation.
-        callbacks: the user's own.
-        precision: the policy, and the kind of device.
-        identity: what the run's result depends on.
-        replicas: devices that share each batch.
-        steps: batches an epoch.
+        callbacks: the custom callbacks.
+        precision: the dtype policy and the kind of device.
+        identity: digests of all that the run's result depends on.
+        replicas: number of devices that share each batch.
+        steps: batches per epoch.
     """
 
     model: keras.Model
@@ -68,20 +68,20 @@ class Built:
 
     @property
     def trained(self) -> Any:
-        """What `fit` trains."""
+        """The model that `fit` trains: the head, or the whole model."""
         return self.model if self.head is None else self.head
 
     @property
     def runtime(self) -> dict[str, Any]:
-        """What a checkpoint must have been made with to go on from it."""
+        """The precision and devices that a checkpoint must share to be resumed."""
         return {**self.precision.runtime, "devices": self.replicas}
 
 
 def build(prepared: Prepared) -> Built:
-    """Returns the run's model, compiled, with all that it trains with.
+    """Returns the run's compiled model, with everything else that its training needs.
 
     Raises:
-        UserError: weights that cannot be had, layers that do not fit, or a user's function that returns something else.
+        UserError: weights are not available, layers do not fit, or a custom function returns the wrong thing.
     """
     config, clock = prepared.config, prepared.clock
     clock.enter("build")
@@ -100,15 +100,15 @@ def build(prepared: Prepared) -> Built:
     head = None
     with strategy.scope():
         model = build_model(config, classes, precision.policy)
-        # Mirrored, Keras builds a model from a batch as the stream has it, before the head could extract features from it.
+        # With several devices, Keras builds the model from a batch of the stream, before the head can extract its features.
         if is_frozen(config) and config.trainer.devices == "one":
             head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         compile_model(model if head is None else head, config, precision.policy, steps, jit=jit)
     if prepared.references:
         if not prepared.job.sweep_id:
-            # A sweep has done so before its first run.
+            # A sweep makes this check once, before its first run.
             check_own_code(config, model, classes, precision.policy)
-        # Whether there was a check must not change what the user's code draws.
+        # The check must not change the random numbers that custom code draws.
         keras.utils.set_random_seed(config.seed)
     callbacks = build_callbacks(config.trainer)
     augment = _build_augmentation(prepared, clocked=True)
@@ -128,7 +128,7 @@ def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
 
 
 def open_tracked(prepared: Prepared, built: Built) -> "AbstractContextManager[OutboxRun]":
-    """Returns the run in MLflow, new or the interrupted one, for a `with` that closes it."""
+    """Returns the run in MLflow, either a new or the interrupted one, as a context manager that closes it."""
     config, job, clock = prepared.config, prepared.job, prepared.clock
     clock.enter("start")
     client = tracking.connect_unseen(config.tracking) if job.sweep_id else tracking.connect(config.tracking)
@@ -137,27 +137,27 @@ def open_tracked(prepared: Prepared, built: Built) -> "AbstractContextManager[Ou
 
 
 def start_or_resume(prepared: Prepared, built: Built, run: "OutboxRun") -> Fit:
-    """Returns how far the training has come: nowhere, once its config and examples are recorded, or to its last checkpoint."""
+    """Returns how far the training has come, from its last checkpoint; without one, records config and examples of a new run."""
     config, clock = prepared.config, prepared.clock
     run.delivery.charge = clock.charge
     checkpoint = run.checkpoint
     if checkpoint is None:
         run_logging.log_config(run, config, prepared.job, prepared.dataset, built.identity.sources)
         with clock.stage("figures"):
-            # Layers of their own: training must not depend on how many examples were drawn before it.
+            # Separate layers: training must not depend on how many examples were drawn before it.
             run_logging.log_examples(run, prepared.train, _build_augmentation(prepared, clocked=False))
         run_logging.log_architecture(run, built.model)
         return Fit(threads=count_threads(), runtime=built.runtime)
-    log.info("goes on after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
+    log.info("resumes after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
     result = restore(built.trained, checkpoint)
     clock.add_earlier(result.spent)
     if result.threads != count_threads():
         log.warning(
-            "it began with %d CPU threads and goes on with %d: the result is as good, but not the same bit for bit",
+            "the training began with %d CPU threads and resumes with %d: the result is as good, but not the same bit for bit",
             result.threads, count_threads(),
         )  # fmt: skip
     for epoch in result.epochs:
-        # The last one may have come to the checkpoint, and no further.
+        # The last epoch may be in the checkpoint but not in MLflow.
         metrics = {key: value for key, value in epoch.items() if key != "epoch"}
         run.log_metrics(metrics, step=int(epoch["epoch"]))
     return result
@@ -170,14 +170,14 @@ def fit_model(
     result: Fit,
     make_progress: Callable[[str, int, int, int], Progress] | None = None,
 ) -> None:
-    """Trains the epochs that `result` has not, and adds them to it; each is kept and recorded as it ends.
+    """Trains the epochs that `result` lacks and adds them to it; each epoch is checkpointed and recorded when it ends.
 
     Args:
         prepared: the run's data.
-        built: its model.
-        run: where epochs are recorded and kept.
+        built: the run's model.
+        run: where epochs are recorded and checkpoints are written.
         result: how far the training has come.
-        make_progress: called with name, epochs, steps and first epoch; None for a live line.
+        make_progress: called with name, epochs, steps and first epoch; returns the progress display. None shows a live line.
     """
     config, clock = prepared.config, prepared.clock
     batches = {"batch_size": config.trainer.batch_size, "replicas": built.replicas}
@@ -216,12 +216,12 @@ def fit_model(
 
 
 def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> None:
-    """Records the kept model, its answers to the validation images, and where the time went."""
+    """Records the saved model, its predictions for the validation images, and the time of each stage."""
     config, clock = prepared.config, prepared.clock
     clock.enter("final predictions")
-    # What training alone needed, features above all, makes room for the kept model; without a collection, cycles keep it.
+    # Frees what only training needed, above all features, before the saved model is built; reference cycles would keep it.
     gc.collect()
-    kept = build_kept_model(config, built.model, len(prepared.dataset.classes), built.precision.policy)
+    kept = build_kept_model(config, built.model, built.precision.policy)
     clean_accuracy = predict_split(kept, prepared.train, config.trainer.batch_size).accuracy
     predictions = predict_split(kept, prepared.val, config.trainer.batch_size)
     clock.enter("figures")

@@ -166,7 +166,7 @@ def test_the_same_pixels_are_the_same_image_whatever_their_type():
         ("their_data", "must be module:function"),
         ("nowhere:build", "no module 'nowhere'"),
         ("their_data:build", "their_data has no 'build'"),
-        ("their_data:number", "is no function but int"),
+        ("their_data:number", "must be a function, received int"),
         ("spoiled_data:build", "spoiled_data cannot be imported: AttributeError"),
         ("their_data:two", "must return three data sets"),
         ("their_data:broken", "failed: RuntimeError: no such folder"),

@@ -97,7 +97,7 @@ def test_the_models_of_this_project_are_understood(name):
     from catdog.training.model import build_kept_model, build_model
 
     config = compose_config(f"model={name}", "preprocessing.image_size=48")
-    model = build_kept_model(config, build_model(config, 3, "float32"), 3, "float32")
+    model = build_kept_model(config, build_model(config, 3, "float32"), "float32")
     images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
     cams = compute_cams(model, images, np.array([[0, 1, 2]] * 2), side=14)
     assert cams.shape[:2] == (2, 3)

@@ -87,7 +87,7 @@ def test_more_seeds_will_not_do_is_said_only_where_no_estimate_could_be_decided(
     hard = generator.random(400) < 0.7
     spread = np.stack([hard ^ (generator.random(400) < share) for share in (0.05, 0.3, 0.2, 0.1)])
     open_pair = make_analysis(*make_runs("a", spread[:2]), *make_runs("b", spread[2:]), margin=0.001).verdicts[0]
-    assert "will not do" not in open_pair.words
+    assert "will not help" not in open_pair.words
 
 
 def test_bounds_are_rounded_to_the_safe_side():

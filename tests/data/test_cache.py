@@ -71,7 +71,7 @@ def test_rows_are_the_decoded_files(files: list[Path], cache: Path) -> None:
     for index in (0, 1, 3, 4):
         np.testing.assert_array_equal(decoded.images[index], decode_image(files[index], 12, 20))
     assert not decoded.images[2].any()
-    assert decoded.unreadable == {2: "not an image in a format that is read"}
+    assert decoded.unreadable == {2: "not an image in a supported format"}
 
 
 def test_images_are_mapped_and_read_only(files: list[Path], cache: Path) -> None:
@@ -168,7 +168,7 @@ def test_damage_is_noticed_and_mended(files: list[Path], cache: Path, log: pytes
     again = load(files, cache)
     assert any("damaged" in record.message for record in log.records if record.levelno == logging.WARNING)
     np.testing.assert_array_equal(again.images, expected)
-    assert again.unreadable == {2: "not an image in a format that is read"}
+    assert again.unreadable == {2: "not an image in a supported format"}
     log.clear()
     load(files, cache)
     assert log.messages == ["5 decoded images from the cache, nothing decoded"]
@@ -286,4 +286,4 @@ def test_files_and_digests_belong_together(files: list[Path], cache: Path) -> No
 def test_meta_is_plain_json(files: list[Path], cache: Path) -> None:
     load(files, cache)
     meta = json.loads((entry_of(cache) / "meta.json").read_text("utf-8"))
-    assert meta["content"]["unreadable"] == {"2": "not an image in a format that is read"}
+    assert meta["content"]["unreadable"] == {"2": "not an image in a supported format"}

@@ -449,7 +449,7 @@ def test_a_break_in_the_middle_is_taken_up_there(server: Server, cache: Path) ->
 
 def test_the_next_run_takes_up_what_this_one_gave_up(server: Server, cache: Path) -> None:
     server.breaks = [150_000, 0, 0, 0]
-    with pytest.raises(UserError, match=r"broke off.* Start again to go on") as caught:
+    with pytest.raises(UserError, match=r"broke off.* Run the same command again to resume it") as caught:
         fetch_archive(server.url, cache)
     assert "secret" not in str(caught.value)
     assert len(server.ranges) == 4
@@ -487,7 +487,7 @@ def test_a_part_that_is_already_whole(server: Server, cache: Path) -> None:
 
 def test_a_part_that_nobody_asked_for(server: Server, cache: Path) -> None:
     server.status = 206
-    with pytest.raises(UserError, match="not asked for"):
+    with pytest.raises(UserError, match="not requested"):
         fetch_archive(server.url, cache)
 
 
@@ -520,7 +520,7 @@ def test_http_errors(server: Server, cache: Path, status: int) -> None:
 def test_a_damaged_download_is_removed_and_fetched_again(server: Server, cache: Path, damage: bytes | None) -> None:
     sound = server.content
     server.content = damage or sound[: len(sound) // 2]
-    with pytest.raises(UserError, match="It was removed; start again"):
+    with pytest.raises(UserError, match="It was removed; run the same command again"):
         fetch_archive(server.url, cache)
     assert downloads(cache) == []
     server.content = sound

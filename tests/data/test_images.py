@@ -267,8 +267,8 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
     (tmp_path / "program.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     reasons = {
         "empty.jpg": ("the file is empty", True),
-        "text.jpg": ("not an image in a format that is read", True),
-        "program.jpg": ("not an image in a format that is read", True),
+        "text.jpg": ("not an image in a supported format", True),
+        "program.jpg": ("not an image in a supported format", True),
         "folder.jpg": ("a folder, not a file", False),
         "absent.jpg": ("no such file", False),
     }

@@ -80,7 +80,7 @@ def test_a_run_whose_process_keeps_dying_is_failed_and_the_others_go_on(tmp_path
         read_until(process, "/500")
         find_job(process).kill()
         read_until(process, "starting it again from its last checkpoint, 1 of 1")
-        read_until(process, "goes on after epoch")
+        read_until(process, "resumes after epoch")
         read_until(process, "/500")
         find_job(process).kill()
         out, _ = process.communicate(timeout=200)
@@ -303,7 +303,7 @@ def test_a_run_has_one_owner(tmp_path, cache) -> None:
     assert swept.code == 1
     assert re.search(rf"cnn +busy +process {process.pid} on", swept.out)
     assert process.returncode == 130, "SIGTERM is Ctrl-C"
-    assert "the same command goes on" in out
+    assert "the same command resumes the run" in out
     assert (
         statuses(tmp_path, "owned")[
             "cnn image_size=48 batch_size=16 epochs=500".replace("image", "preprocessing.image")

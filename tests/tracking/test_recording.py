@@ -327,7 +327,7 @@ WRONG: dict[str, tuple[Callable[[Split], dict], str]] = {
     "other classes": (
         lambda val: {"class_names": ["cats", "birds"]}, "the classes must be cats, dogs, received cats, birds"),
     "one column": (
-        lambda val: {"probabilities": answer(val, 4)[:, 0]}, r"shape \(N, 2\).*received \(6,\)\. Of two classes both"),
+        lambda val: {"probabilities": answer(val, 4)[:, 0]}, r"shape \(N, 2\).*received \(6,\)\. With two classes"),
     "fewer rows": (lambda val: {"probabilities": answer(val, 4)[:5]}, "6 files, but 5 probabilities"),
     "fewer labels": (lambda val: {"labels": val.labels[:5]}, "6 files, but 5 labels"),
     "words": (lambda val: {"probabilities": [["a", "b"]] * 6}, "no table of numbers"),

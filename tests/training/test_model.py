@@ -162,7 +162,7 @@ def test_the_kept_model_takes_pixels_and_answers_float32_probabilities(policy: s
     config = compose_config("model=augmented", "preprocessing.image_size=32")
     trained = build_model(config, 3, policy)
     assert trained.output.dtype == "float32"
-    kept = build_kept_model(config, trained, 3, policy)
+    kept = build_kept_model(config, trained, policy)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     path = tmp_path / "kept.keras"
     kept.save(path)
@@ -182,6 +182,6 @@ def test_the_kept_model_takes_pixels_and_answers_float32_probabilities(policy: s
 def test_a_frozen_model_is_kept_with_its_backbone(weights: str) -> None:
     config = compose_config("model=mobilenet", "preprocessing.image_size=96", f"backbone.weights={weights}")
     trained = build_model(config, 2, "mixed_float16")
-    kept = build_kept_model(config, trained, 2, "mixed_float16")
+    kept = build_kept_model(config, trained, "mixed_float16")
     assert [w.shape for w in kept.get_weights()] == [w.shape for w in trained.get_weights()]
     assert all(np.array_equal(a, b) for a, b in zip(kept.get_weights(), trained.get_weights(), strict=True))

@@ -1,4 +1,4 @@
-"""Your own code in a run: it trains, goes on after an interruption, is saved and loaded; and what is wrong is named."""
+"""Custom code in a run: it trains, resumes after an interruption, is saved and loaded; errors name what is wrong."""
 
 import keras
 import mlflow
@@ -38,7 +38,7 @@ def test_a_run_of_own_code_goes_on_bit_for_bit_and_is_loaded_without_it(folder, 
         folder.train(*ALL, store="other", stop_after=1)
     caplog.set_level("INFO")
     again = folder.train(*ALL, store="other")
-    assert "goes on after epoch 1 of 3" in caplog.text
+    assert "resumes after epoch 1 of 3" in caplog.text
     assert "begins anew" not in caplog.text
     resumed, resumed_answers = read(folder, again)
     pd.testing.assert_frame_equal(history, resumed, check_exact=True)
@@ -70,7 +70,7 @@ def test_a_model_with_own_layers_carries_their_code(folder) -> None:
     (stored,) = [path for path in (folder.path / "store").rglob("my_layers.py") if "models" in path.parts]
     stored.unlink()
     (folder.path / "my_layers.py").unlink()
-    with pytest.raises(UserError, match=r"needs code of its own, my_layers.*No module named 'my_layers'"):
+    with pytest.raises(UserError, match=r"needs your own code, my_layers.*No module named 'my_layers'"):
         folder.load_model(uri)
 
 
@@ -79,7 +79,7 @@ def test_a_classifier_of_ones_own(folder) -> None:
     trained = build_model(config, 3, "mixed_bfloat16")
     assert trained.output.dtype == "float32"
     check_own_code(config, trained, 3, "mixed_bfloat16")
-    kept = build_kept_model(config, trained, 3, "mixed_bfloat16")
+    kept = build_kept_model(config, trained, "mixed_bfloat16")
     images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3), dtype=np.uint8)
     # The sum at the end of the block is the last that everything passes through before it is pooled.
     assert compute_cams(kept, images, np.zeros((2, 1), int), side=24).shape == (2, 1, 24, 24)
@@ -195,7 +195,7 @@ MISTAKES = [
     ("backbone.builder=my_models:resnet backbone.options.dept=2",
      r"is called as resnet\(image_shape, dept=2\), but takes \(image_shape, depth=1, width=8\)"),
     ("backbone.builder=bad:lambda_layer", "backbone.builder: a model with bad:lambda_layer cannot be saved and loaded again"),
-    ("backbone.builder=bad:forgets", "answers otherwise once it is saved and loaded again"),
+    ("backbone.builder=bad:forgets", "gives other probabilities after it is saved and loaded again"),
     ("backbone.builder=bad:without_config", r"cannot be saved and loaded again.*get_config\(\)"),
     ("model=own", "model.builder: must be your own as module:object"),
     ("model.builder=my_models:resnet",
@@ -212,7 +212,7 @@ MISTAKES = [
     ("optimizer.momentum=0.9", r"optimizer.momentum: Adam takes no such argument. It takes weight_decay|It takes beta_1"),
     ("optimizer.options={lr: 1}", "optimizer.options.lr: Adam takes no such argument"),
     ("optimizer.options={learning_rate: 1}", "optimizer.options.learning_rate: cannot be set here. Use trainer.learning_rate"),
-    ("optimizer.options={beta_1: 1}", "is a key of its own, optimizer.betas"),
+    ("optimizer.options={beta_1: 1}", "cannot be set here. Use optimizer.betas"),
     ("optimizer.options={use_ema: true}", "Average them in a callback"),
     ("loss.function=my_layers:Blur", "loss.function: my_layers:Blur is the class Blur. It must be a function of labels"),
     ("loss.function=bad:mean_loss", r"bad:mean_loss returned shape \(\) for 3 images.*not their mean"),

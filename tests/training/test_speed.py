@@ -148,7 +148,7 @@ def test_a_kept_model_has_keras_own_dropout() -> None:
     config = compose_config("model=cnn", f"preprocessing.image_size={SIZE}")
     model = build_model(config, 2, "float32")
     assert isinstance(model.get_layer("dropout"), FastDropout)
-    kept = build_kept_model(config, model, 2, "float32")
+    kept = build_kept_model(config, model, "float32")
     inside = next(layer for layer in kept.layers if isinstance(layer, keras.Model))
     assert type(inside.get_layer("dropout")) is keras.layers.Dropout
     # The same weights, not a copy: nothing is to be kept in step.
@@ -192,7 +192,9 @@ def test_features_beyond_the_budget_are_computed_every_epoch(caplog) -> None:
         train_rows, val_rows = keep_features(head, many, VAL, augmented=False, budget_mb=2, batch_size=8)
     assert train_rows is many
     assert isinstance(val_rows, SplitFeatures)
-    assert re.search(r"features of train need 8 MB, speed\.keep_features_mb=2: .* every epoch", caplog.text)
+    assert re.search(
+        r"features of train need 8 MB, more than is left of speed\.keep_features_mb=2: .* every epoch", caplog.text
+    )
 
 
 APPLICATIONS = [
@@ -279,7 +281,7 @@ def test_fine_tuning_starts_from_the_network_as_it_was() -> None:
 
 def test_a_folded_model_is_kept_and_comes_back(tmp_path) -> None:
     config = compose_config(*FROZEN, f"preprocessing.image_size={SIZE}")
-    kept = build_kept_model(config, build_model(config, 2, "mixed_bfloat16"), 2, "mixed_bfloat16")
+    kept = build_kept_model(config, build_model(config, 2, "mixed_bfloat16"), "mixed_bfloat16")
     kept.save(tmp_path / "kept.keras")
     answers = keras.models.load_model(tmp_path / "kept.keras").predict_on_batch(VAL.images)
     assert np.array_equal(answers, kept.predict_on_batch(VAL.images))

@@ -1,4 +1,4 @@
-// The error atlas: filters its list, shows it by the page, and opens an image. Without script the whole list is simply there.
+// The error atlas: filters the list, shows it in pages, and opens an image. Without JavaScript the whole list is shown.
 (() => {
   const source = document.getElementById("atlas-data");
   if (!source) return;
@@ -23,7 +23,7 @@
   const more = document.getElementById("more"), output = form.querySelector("output");
   const meaning = form.querySelector(".meaning");
   const rows = Array.from(list.children);
-  // What the keyboard reaches in a row, and a screen reader calls a button.
+  // The element of a row that gets the keyboard focus and that a screen reader announces as a button.
   const handles = rows.map((row) => row.querySelector(".picture"));
   const captions = rows.map((row) => row.querySelector(".kind"));
   let found = [], limit = PAGE, here = 0;
@@ -48,7 +48,7 @@
     const seen = reference(), variant = value("variant"), label = value("label");
     if (chosen === "suspect" ? suspects[image] === NOTHING : chosen !== "all" && at(kinds, seen, image) !== Number(chosen)) return false;
     if (label !== "" && labels[image] !== Number(label)) return false;
-    // Fixed or broken by it, or its seeds disagree; in the other lists, any mistake of its.
+    // Fixed or broken by the variant, or its seeds disagree; in the other lists, any mistake of the variant.
     if (variant !== "" && (BY.includes(chosen) ? !(at(by, seen, image) & (1 << Number(variant))) : at(right, Number(variant), image) === data.variants[variant].runs)) return false;
     return names[image].includes(value("file").trim().toLowerCase());
   };
@@ -73,7 +73,7 @@
     found = everywhere.filter((image) => fits(image, chosen));
     const variant = value("variant");
     if (chosen === "all" && variant !== "") {
-      meaning.textContent = `Every mistake of ${data.variants[variant].name}: where most of its runs are wrong first, then where they are surest of it.`;
+      meaning.textContent = `Every mistake of ${data.variants[variant].name}: the images that most of its runs get wrong first, then those with the lowest probability of the true class.`;
       found.sort((a, b) => at(right, variant, a) - at(right, variant, b) || at(trust, variant, a) - at(trust, variant, b));
     } else {
       found.sort((a, b) => at(kinds, seen, a) - at(kinds, seen, b) || at(ranks, seen, a) - at(ranks, seen, b));
@@ -110,7 +110,7 @@
     const next = limit;
     limit += PAGE;
     update(true);
-    // Keyboard readers go on where the new images begin, not at the button's new place.
+    // The keyboard focus moves to the first new image, not to the button's new place.
     roam(next, true);
   });
 
@@ -145,7 +145,7 @@
     const kind = describe(image);
     facts.replaceChildren(element("p", `${kind[0].toUpperCase()}${kind.slice(1)}${kind.startsWith("fixed") || kind.startsWith("broken") ? ", as seen from " + data.variants[reference()].name : ""}.`));
     if (suspects[image] !== NOTHING) {
-      facts.append(element("p", `The label is suspect: ${data.best} is as sure that this is ${data.classes[suspects[image]]} as it usually is of that class.`, "warning"));
+      facts.append(element("p", `The label is suspect: ${data.best} is as confident that this is ${data.classes[suspects[image]]} as it usually is for that class.`, "warning"));
     }
     const summary = element("ul");
     data.variants.forEach((variant, number) => {
@@ -167,7 +167,7 @@
     return made;
   };
 
-  // What one run said: class, its probability, that of the true class, and whether it is right.
+  // The answer of one run: class, its probability, the probability of the true class, and whether it is right.
   const answer = (run, image) => {
     const packed = at(answers, run, image), percent = packed & 127, isRight = packed > 127, label = labels[image];
     if (!binary) return { percent, isRight, said: at(said, run, image), sure: at(sure, run, image) };
@@ -185,7 +185,7 @@
       strip.setAttribute("role", "img");
       const words = `${Math.min(...values)} to ${Math.max(...values)}\u00a0%, half of them up to ${values[values.length >> 1]}\u00a0%`;
       strip.setAttribute("aria-label", words);
-      // The lowest first: a profile that can be read; of hundreds of runs every so many.
+      // Sorted, the bars form a readable profile. Of hundreds of runs only a sample is drawn.
       const sorted = [...given].sort((a, b) => a.percent - b.percent), bars = Math.min(sorted.length, 72);
       for (let place = 0; place < bars; place += 1) {
         const one = sorted[Math.floor((place * sorted.length) / bars)];
@@ -218,7 +218,7 @@
     if (!maps) return;
     const place = maps.images[image], chosen = dialog.querySelector("[name=map]:checked").value;
     if (place === NOTHING) {
-      part(".cams").replaceChildren(element("p", "For the images highest in each list; this is none of them.", "quiet"));
+      part(".cams").replaceChildren(element("p", "Grad-CAM is only there for the images highest in each list.", "quiet"));
       return;
     }
     part(".cams").replaceChildren(...maps.variants.map((found) => {
@@ -231,7 +231,7 @@
       const isRight = found.said[image] === labels[image];
       caption.append(swatch(variant), `${variant.name}, seed ${found.seed}: `);
       caption.append(element("span", `${isRight ? "✓" : "✗"} ${data.classes[found.said[image]]} ${found.sure[image]}\u00a0%`, `said ${isRight ? "right" : "wrong"}`));
-      if (heat && !heat.some((level) => level)) caption.append(`; nothing speaks for ${data.classes[target]}`);
+      if (heat && !heat.some((level) => level)) caption.append(`; no evidence for ${data.classes[target]}`);
       figure.append(stack, caption);
       return figure;
     }));
@@ -245,7 +245,7 @@
     canvas.setAttribute("aria-label", words);
     const context = canvas.getContext("2d"), pixels = context.createImageData(width, height);
     heat.forEach((level, place) => {
-      // From nothing over red to yellow: what does not speak for the class stays as it is.
+      // From transparent through red to yellow: places without evidence for the class stay as they are.
       const part = level / 255;
       pixels.data.set([255, 255 * Math.max(0, 1.7 * part - 0.7), 0, 165 * part], 4 * place);
     });
@@ -255,7 +255,7 @@
 
   dialog.addEventListener("click", (event) => {
     const pressed = event.target.closest("button");
-    // On the dialog itself, outside of what it contains: the backdrop.
+    // A click on the dialog element but outside its box is a click on the backdrop.
     const box = dialog.getBoundingClientRect();
     const outside = event.target === dialog && (event.clientX < box.left || event.clientX > box.right || event.clientY < box.top || event.clientY > box.bottom);
     if (outside || pressed?.value === "close") dialog.close();

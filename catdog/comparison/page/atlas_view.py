@@ -1,4 +1,4 @@
-"""What the page holds of the error atlas: rows for everybody, and data for its script."""
+"""The error atlas in the page: rows that can be read without a script, and the data for the script."""
 
 import base64
 import json
@@ -12,9 +12,9 @@ from markupsafe import Markup, escape
 from catdog.comparison.atlas import KINDS, NO_CLASS, Answers, Atlas, Sorting
 from catdog.comparison.cams import Cams
 
-# What rows, single runs' answers and pictures may add to the page, for it to stay below 10 MB.
+# Limits for rows, answers of single runs, and pictures, so that the page stays below 10 MB.
 ROW_BYTES, RUN_BYTES, PICTURE_BYTES = 2_000_000, 1_500_000, 4_000_000
-# Of more seeds a row says how many are right, not which.
+# With more seeds, a row shows how many are right, but not which.
 MOST_MARKS = 12
 NOTHING = 2**16 - 1
 
@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One image in the list that stands in the page without its script."""
+    """One image in the list of the page."""
 
     place: int
     file: str
@@ -51,14 +51,14 @@ class AtlasView:
     """What the template shows.
 
     Args:
-        atlas: what is shown.
-        rows: list by list, as seen from the first variant.
-        counts: images of each kind, as seen from the first variant.
-        suspects: how many images bear a suspect label.
-        left_out: images that some run got wrong and that are not listed, for want of room.
-        runs_shown: for each variant, of how many runs the single answers are there.
-        cams: Grad-CAM, of the first rows by importance.
-        data: for the script, as JSON that may stand in a script element.
+        atlas: the atlas.
+        rows: list by list, with the first variant as the reference.
+        counts: images of each kind, with the first variant as the reference.
+        suspects: how many images have a suspect label.
+        left_out: how many images that some run got wrong are not listed, because there is no room.
+        runs_shown: for each variant, how many runs have their single answers in the page.
+        cams: Grad-CAM for the first rows by importance.
+        data: the script's data, as JSON that is safe inside a script element.
     """
 
     atlas: Atlas
@@ -78,12 +78,12 @@ class AtlasView:
 
 
 def build_view(atlas: Atlas, cams: Cams, colours: dict[str, int]) -> AtlasView:
-    """Returns what the page holds of an atlas.
+    """Returns the rows and the data of an atlas for the page.
 
     Args:
         atlas: the images.
-        cams: Grad-CAM of its first images.
-        colours: variant name -> number of its colour.
+        cams: Grad-CAM for its first images.
+        colours: variant name -> index of its colour.
     """
     sortings = [atlas.sort(reference) for reference in range(len(atlas.answers))]
     first = sortings[0]
@@ -116,12 +116,12 @@ def _build_cell(answers: Answers, place: int) -> Cell:
 
 
 def _rows_within(budget_bytes: int, atlas: Atlas) -> int:
-    """How many of the listed images, from the first, fit a budget of HTML, by what the template writes around the names."""
+    """Returns how many of the listed images, from the first, fit into a budget of HTML; an estimate from the template's markup."""
     names = sum(len(escape(answers.name).encode()) for answers in atlas.answers)
     cells = sum(150 + 3 * min(len(answers.right), MOST_MARKS) for answers in atlas.answers) + names
     longest = max(len(escape(name).encode()) for name in atlas.class_names)
     for number, place in enumerate(atlas.listed):
-        # The file's name stands in the row twice, and in the script's data.
+        # The file's name appears several times in the row, and in the script's data.
         budget_bytes -= 400 + 4 * len(escape(atlas.files[place]).encode()) + 3 * longest + cells
         if budget_bytes < 0:
             return number
@@ -129,7 +129,7 @@ def _rows_within(budget_bytes: int, atlas: Atlas) -> int:
 
 
 def _runs_within(budget_bytes: int, atlas: Atlas, images: int) -> list[int]:
-    """Returns for each variant how many runs' answers fit a budget of base64."""
+    """Returns, for each variant, how many runs' answers fit into a budget of base64."""
     bytes_each = max(1, images) * (4 / 3) * (1 if len(atlas.class_names) == 2 else 4)
     most = max(1, int(budget_bytes / bytes_each / len(atlas.answers)))
     return [min(len(answers.right), most) for answers in atlas.answers]
@@ -169,7 +169,7 @@ def _pack(
         "ranks": _encode(np.stack([sorting.rank[order] for sorting in sortings]), np.uint32),
         "right": _encode(np.stack([answers.right[:, order].sum(axis=0) for answers in atlas.answers]), np.uint16),
         "trust": _encode(_percent(np.stack([answers.trust[order] for answers in atlas.answers])), np.uint8),
-        # The true class' probability in percent, and in the highest bit whether the answer is right.
+        # The true class's probability in percent; the highest bit says whether the answer is right.
         "answers": _encode(_percent(of_label) + 128 * right, np.uint8),
         "cams": _pack_cams(atlas, order, cams),
     }
@@ -177,7 +177,7 @@ def _pack(
         surest = np.concatenate([answers.probabilities[runs].max(axis=2)[:, order] for answers, runs in chosen])
         data |= {"said": _encode(said, np.uint16), "sure": _encode(_percent(surest), np.uint8)}
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    # A name may hold markup: inside a script element nothing but its end, or a comment's beginning, is taken for any.
+    # A name may contain markup. Inside a script element only "</script" and "<!--" are dangerous; escaping "<" prevents both.
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
@@ -207,5 +207,5 @@ def _percent(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _encode(values: np.ndarray, dtype: type) -> str:
-    """Returns an array as base64 of its bytes, little-endian, row by row."""
+    """Returns an array's bytes as base64: little-endian, row by row."""
     return base64.b64encode(np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).tobytes()).decode("ascii")

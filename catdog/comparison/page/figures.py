@@ -1,4 +1,4 @@
-"""The comparison's figures: from records to the plot functions, which know arrays only."""
+"""The comparison's figures: passes the data of the records to the plot functions, which only know arrays."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,11 +22,11 @@ from catdog.plots.style import variant_looks
 
 
 def build_figures(analysis: Analysis, atlas: Atlas | None = None) -> dict[str, Figure]:
-    """All figures that the finished runs allow, by names that serve as file names.
+    """Returns all figures that the finished runs allow, under names that also serve as file names.
 
     Returns:
-        Those of `build_charts`; confusion, the kept models' matrices side by side, if their classes are the same; and with an
-        atlas reliability, their reliability diagrams.
+        The figures of `build_charts`; `confusion`, the kept models' matrices side by side, if their classes are the same; and with
+        an atlas `reliability`, their reliability diagrams.
     """
     figures = build_charts(analysis)
     classes = {record.class_names for variant in analysis.drawn for record in variant.records}
@@ -40,17 +40,17 @@ def build_figures(analysis: Analysis, atlas: Atlas | None = None) -> dict[str, F
 
 
 def build_charts(analysis: Analysis) -> dict[str, Figure]:
-    """The figures that show the variants in one chart: all, or the best of very many.
+    """Returns the figures that show the variants in one chart: all variants, or only the best if there are many.
 
     Returns:
-        accuracy, loss, gap, final_accuracy, differences, effects, seconds and parameters -> Figure; one without data is left out.
+        accuracy, loss, gap, final_accuracy, differences, effects, seconds and parameters -> Figure; those without data are omitted.
     """
     variants, figures = analysis.colours, {}
     trained = [variant for variant in analysis.drawn if variant.histories]
     if trained:
         histories = {name: history for variant in trained for name, history in variant.histories.items()}
         of_runs = {record.name: variant.name for variant in analysis.variants for record in variant.records}
-        # A variant's colour is its place among all, here as where a row is a variant.
+        # A variant's colour follows from its place among all variants. This keeps it the same as in figures with a row per variant.
         of_runs = {name: name for name in variants} | of_runs
         # Another tool's runs have the metrics that its script logged.
         known = set().union(*histories.values())
@@ -106,7 +106,7 @@ def _accuracies(variant: Variant, analysis: Analysis) -> dict[str, tuple[float, 
     if variant.histories:
         images = {"train": analysis.comparison.train_images, "val": variant.records[0].kept_images}
         for key, count in images.items():
-            # Of the last epoch's models only the accuracy is known: over seeds and images it has no interval.
+            # Only the accuracy of the last epoch's models is known, so over several seeds there is no interval.
             low, high = single.last_interval(f"{key}/accuracy", count) if single else (NAN, NAN)
             mean = variant.mean_of(f"{key}/accuracy")
             if not np.isnan(mean):

@@ -1,4 +1,4 @@
-"""What the page says of each variant's answers as a whole: how far they can be trusted, and which classes are confused."""
+"""The page's sections on each variant's answers as a whole: calibration, and confusion by class."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from catdog.statistics.calibration import Calibration
 from catdog.statistics.proportions import precision_and_recall
 from catdog.system.wording import percent_interval
 
-# Beyond this many classes a table of all pairs is not read by anybody: the most confused ones are named instead.
+# With more classes than this, a table of all pairs is unreadable, so the most confused pairs are named instead.
 MOST_CLASSES = 12
 MOST_PAIRS, MOST_HARD = 12, 6
 
@@ -32,13 +32,13 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A variant's confusion by class: every count for few classes, else the pairs that are confused most.
+    """A variant's confusion by class: all counts if there are few classes, else the most confused pairs.
 
     Args:
-        name: the variant's.
-        rows: class -> its images by answer, as (words, fraction of the row); empty for many classes.
-        pairs: true class, answer, words for the mean count; most frequent first.
-        hardest: classes with the fraction of their images that is found, lowest first.
+        name: the variant's name.
+        rows: class -> its images by predicted class, as (count in words, fraction of the row); empty for many classes.
+        pairs: true class, predicted class, mean count in words; most frequent first.
+        hardest: classes with their recall, lowest first.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Confusion:
 
 
 def build_reliabilities(atlas: Atlas, colours: dict[str, int]) -> Iterator[Reliability]:
-    """Yields what the page shows of every variant's calibration; `colours` are places in the palette."""
+    """Yields every variant's calibration for the page; `colours` are indices into the palette."""
     for number, answers in enumerate(atlas.answers):
         one = atlas.calibrations.get(answers.name)
         if one is not None:
@@ -64,8 +64,8 @@ def _word(found: Calibration) -> str:
     if found.low == 0:
         return "may be calibrated"
     if abs(found.overconfidence) < found.low / 2:
-        # Gaps of either sign, which cancel in the mean.
-        return "not calibrated: too sure here, too unsure there"
+        # Positive and negative gaps cancel in the mean.
+        return "not calibrated: overconfident at some levels, underconfident at others"
     return "overconfident" if found.overconfidence > 0 else "underconfident"
 
 
@@ -105,5 +105,5 @@ def _hardest(atlas: Atlas, answers: Answers) -> list[tuple[str, float]]:
 
 
 def _count(count: float, runs: int) -> str:
-    """A mean over runs with one digit; of one run, and of thousands, without."""
+    """Returns a mean over runs with one decimal; for a single run, and from 1,000 on, without decimals."""
     return f"{count:,.0f}" if runs == 1 or count >= 1000 else f"{count:,.1f}"

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing but itself."""
+"""The comparison as one self-contained HTML page."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,23 +20,23 @@ from catdog.comparison.page.thumbnails import build_gallery
 from catdog.plots.style import PALETTE
 from catdog.system import wording
 
-# Longer tables are for a spreadsheet.
+# Longer tables are better read in a spreadsheet; the CSV files have all rows.
 MOST_PAIRS, MOST_RUNS = 66, 200
 
 CAPTIONS = {
-    "accuracy": "Training accuracy is the running mean over an epoch with dropout and augmentation on, so it may lie "
+    "accuracy": "Training accuracy is the running mean over an epoch with dropout and augmentation on, so it may be "
     "below validation accuracy.",
-    "loss": "Validation loss that rises while training loss falls: the model grows surer of its mistakes.",
-    "gap": "Training minus validation accuracy of the same epoch. Where it grows while validation stands still, the "
+    "loss": "If validation loss rises while training loss falls, the model becomes more confident of its mistakes.",
+    "gap": "Training minus validation accuracy of the same epoch. If it grows while validation accuracy stays the same, the "
     "model overfits.",
-    "final_accuracy": "The kept models' interval is over seeds and images, with one seed over images alone. Of the last epoch's "
-    "models over several seeds, the mean alone is shown.",
-    "differences": "In kept validation accuracy. Each interval is for its pair alone, over seeds and images, or over images "
-    "alone where a variant has one seed. Blue: it excludes zero.",
-    "effects": "What an ingredient adds to the kept validation accuracy: pairs of variants that differ in this ingredient and "
-    "in nothing else; in brackets the variant that it is added to.",
-    "seconds": "The median over epochs; the first epoch also compiles and fills caches.",
-    "parameters": "A frozen backbone counts among all parameters, and not among the trainable ones.",
+    "final_accuracy": "The kept models' interval is over seeds and images, or with one seed over images alone. For the last "
+    "epoch's models over several seeds, only the mean is shown.",
+    "differences": "Differences in kept validation accuracy. Each interval is for its pair alone, over seeds and images, or over "
+    "images alone if a variant has one seed. Blue: the interval excludes zero.",
+    "effects": "What an ingredient adds to the kept validation accuracy, from pairs of variants that differ only in this "
+    "ingredient. The variant that it is added to is in brackets.",
+    "seconds": "The median over epochs, because the first epoch also compiles and fills caches.",
+    "parameters": "A frozen backbone counts in all parameters, but not in the trainable ones.",
 }
 DESCRIPTIONS = {
     "accuracy": "Line chart: training and validation accuracy by epoch for every variant",
@@ -53,13 +53,13 @@ DESCRIPTIONS = {
 def render_page(
     analysis: Analysis, atlas: Atlas | None = None, cams: Cams = NO_CAMS, figures: Mapping[str, Figure] | None = None
 ) -> str:
-    """The page as HTML: what was seen in words, variants, pairs, figures, and the error atlas.
+    """Returns the page as HTML: the findings in words, variants, pairs, figures, and the error atlas.
 
     Args:
-        analysis: what is compared.
-        atlas: of the same analysis; None builds it.
+        analysis: the analysis of the runs.
+        atlas: the atlas of the same analysis; None builds it.
         cams: Grad-CAM for the atlas.
-        figures: as of `build_figures`; None builds them.
+        figures: the figures of `build_figures`; None builds those that are shown.
     """
     comparison = analysis.comparison
     atlas = atlas or build_atlas(analysis)
@@ -68,7 +68,7 @@ def render_page(
     gallery = build_gallery(comparison.picture, view.files, PICTURE_BYTES) if view else None
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        # Always: file and class names come from the user's disk and may hold markup.
+        # File and class names come from the user's disk and may contain markup.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -115,20 +115,20 @@ def render_page(
 
 
 def _differing_params(analysis: Analysis) -> pd.DataFrame:
-    """Config values that are not the same in all variants that are shown: str, index key, columns variants; missing is empty."""
+    """Returns the config values that differ between the variants shown: index key, columns variants; "" if missing."""
     params = pd.DataFrame({variant.name: variant.records[0].params for variant in analysis.drawn}, dtype=object)
     params = params.fillna("").drop(index="seed", errors="ignore")
     return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params
 
 
 def _embedded_figures(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Markup, str]]:
-    """Name, SVG and caption of every chart; what is shown variant by variant, by the page's width, is none of them."""
+    """Yields name, SVG and caption of every chart. Figures that the page shows variant by variant are not among them."""
     for name, figure in figures.items():
         if name in CAPTIONS:
             yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
 
 
 def _series(analysis: Analysis) -> dict[str, int]:
-    """Run or variant name -> number of its variant's colour, as in the figures."""
+    """Returns run or variant name -> index of its variant's colour, as in the figures."""
     place = {name: number % len(PALETTE) for number, name in enumerate(analysis.colours)}
     return {record.name: place[variant.name] for variant in analysis.variants for record in variant.records} | place

@@ -1,4 +1,4 @@
-"""A figure as an SVG element that can stand inside a page."""
+"""Converts a figure to an SVG element that can be embedded in a page."""
 
 import io
 import re
@@ -10,34 +10,34 @@ from matplotlib.figure import Figure
 
 from catdog.plots.style import GRID, INK, MUTED, PALETTE, PAPER
 
-# The style sheet's variables follow the reader's light or dark mode; a figure's own colours cannot.
+# The style sheet's variables follow the reader's light or dark mode; fixed colours in a figure cannot.
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--series-{index}" for index, colour in enumerate(PALETTE)
 }
 
 
 def embed_svg(figure: Figure, name: str, description: str) -> Markup:
-    """The figure as one `<svg>` element, scaled by the page, in the page's colours and typeface.
+    """Returns the figure as one `<svg>` element that scales with the page and uses the page's colours and typeface.
 
     Args:
-        figure: drawn on demand; it keeps its layout from here on.
-        name: prefix of all ids inside, unique in the page: clip paths of two figures would otherwise be confused.
-        description: what a screen reader says.
+        figure: the figure; its layout is fixed from here on.
+        name: prefix of all ids inside, unique in the page. Otherwise the clip paths of two figures would clash.
+        description: the text for screen readers.
     """
     buffer = io.StringIO()
-    # Text stays text: it can be searched and read aloud, follows the page's colours, and is smaller than its outlines.
+    # Text stays text: it can be searched and read aloud, follows the page's colours, and is smaller than outlines.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
-        # The reader's browser has more scripts than the typeface that matplotlib measures with.
+        # The reader's browser has fonts for more scripts than the typeface that matplotlib measures with.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font", category=UserWarning)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    # It is laid out now: doing that again for a PNG would be most of the PNG's cost.
+    # The layout is done now. Repeating it for a PNG would be most of the PNG's cost.
     figure.set_layout_engine("none")
     text = buffer.getvalue()
-    # matplotlib's own style element says `*`, which would reach the whole page; the page's style sheet repeats it for
-    # figures.
+    # The selector of matplotlib's own style element is `*`, which would affect the whole page. The page's style sheet has the same
+    # rule for figures only.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    # Only inside tags: what is written in the figure may look like a number, a colour or an id, and stays.
+    # Only inside tags: text in the figure may look like a number, a colour or an id, and must not change.
     text = re.sub(r"<[^>]*>", lambda tag: _rewrite_tag(tag[0], name, used), text[text.index("<svg") :])
     box = re.search(r'viewBox="([^"]*)"', text)
     if box is None:
@@ -47,7 +47,7 @@ def embed_svg(figure: Figure, name: str, description: str) -> Markup:
 
 
 def _rewrite_tag(tag: str, name: str, used: set[str]) -> str:
-    """Page colours and typeface, two decimals; ids that something refers to get the prefix, all others go."""
+    """Returns a tag with the page's colours and typeface and two decimals. Ids that are used get the prefix; others are removed."""
     tag = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", tag)
     tag = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", tag)
     tag = re.sub(r"font-family: [^;\"]*;? ?| transform=\"rotate\(-?0 [^\"]*\"", "", tag)

@@ -1,4 +1,4 @@
-"""The comparison as tables: for machines, and for the terminal."""
+"""The comparison as tables: DataFrames for CSV files, and tables for the terminal."""
 
 from collections import Counter
 
@@ -16,16 +16,16 @@ from catdog.statistics.contrasts import bootstrap_interval, bootstrap_means
 from catdog.system.wording import MISSING, compact_count, percent, plural, seconds, signed, signed_interval
 
 TERMINAL_COLUMNS = 100
-# More rows than anybody reads in a terminal.
+# The most rows of a table in the terminal.
 MOST_ROWS = 40
 
 
 def build_frame(comparison: ComparedRuns) -> pd.DataFrame:
-    """One row per run, for CSV: accuracies as fractions in [0, 1], an empty cell where nothing was measured.
+    """Returns one row per run, for CSV: accuracies as fractions in [0, 1], an empty cell if nothing was measured.
 
-    `last_` columns are the last epoch's; `kept_` columns belong to the model of `kept_epoch`, usually the best.
-    `last_train_accuracy` is the running mean over the epoch with dropout and augmentation on,
-    `kept_train_accuracy_clean` is measured afterwards without them.
+    `last_` columns are of the last epoch; `kept_` columns are of the model of `kept_epoch`, usually the best epoch.
+    `last_train_accuracy` is the running mean over the epoch with dropout and augmentation on. `kept_train_accuracy_clean` is
+    measured afterwards without them.
     """
     return pd.DataFrame([_row(record) for record in comparison.records], columns=list(_COLUMNS)).astype(_COLUMNS)
 
@@ -85,7 +85,7 @@ def _row(record: RunRecord) -> dict[str, object]:
 
 
 def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
-    """One row per variant, best first, for CSV: means over its seeds; accuracies as fractions in [0, 1]."""
+    """Returns one row per variant, best first, for CSV: means over its seeds; accuracies as fractions in [0, 1]."""
     rows = [
         {
             "variant": variant.name,
@@ -121,10 +121,10 @@ EFFECT_COLUMNS = (
 
 
 def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
-    """One row per judged pair, for CSV: differences first less second, as fractions.
+    """Returns one row per judged pair, for CSV: differences are first minus second, as fractions.
 
-    `low` and `high` are the 95% interval for the pair alone, `simultaneous_` those that hold for all pairs together, `bootstrap_`
-    the plain percentiles of the pigeonhole bootstrap, `p_holm` is corrected for the number of pairs.
+    `low` and `high` are the 95% interval for the pair alone, `simultaneous_` the interval that holds for all pairs together,
+    `bootstrap_` the plain percentiles of the pigeonhole bootstrap; `p_holm` is corrected for the number of pairs.
     """
     rows = []
     judged = {variant.name: variant for verdict in analysis.verdicts for variant in (verdict.first, verdict.second)}
@@ -159,10 +159,10 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def build_effects_frame(analysis: Analysis) -> pd.DataFrame:
-    """One row per judged pair, seen from what changes between its variants: differences after less before, as fractions.
+    """Returns one row per judged pair, with what changes between its variants: differences are after minus before, as fractions.
 
-    `ingredients` counts what changes: with 1 the difference is what this ingredient adds, with more the pair is confounded, and
-    `steps` are the variants that lead from one to the other by one ingredient at a time, or `commands` would train them.
+    `ingredients` counts what changes. If it is 1, the difference is what this ingredient adds. If it is more, the pair is
+    confounded: `steps` are the variants that lead from one to the other by one ingredient at a time, or `commands` train them.
     """
     rows = []
     for effect in analysis.effects:
@@ -181,10 +181,10 @@ def build_effects_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 def build_images_frame(atlas: Atlas | None) -> pd.DataFrame:
-    """One row per validation image that all runs answered, sorted as in the error atlas, seen from the first variant.
+    """Returns one row per validation image that all runs answered, sorted as in the error atlas for the first variant.
 
     Columns file, label, kind ("nearly always wrong", "fixed", "broken", "seed noise", "always right"), by (the variants that fixed
-    or broke it, or whose seeds disagree), suspect (the class that the label should perhaps be, "" where it is not suspect), then
+    or broke it, or whose seeds disagree), suspect (the class that the label should perhaps be, "" if it is not suspect), then
     right_NAME for each variant: the fraction of its seeds that are right, in [0, 1].
     """
     columns = ["file", "label", "kind", "by", "suspect"]
@@ -207,7 +207,7 @@ def build_images_frame(atlas: Atlas | None) -> pd.DataFrame:
 
 
 def _empty_table(title: str, caption: str | None = None) -> Table:
-    """An empty table in the terminal's style."""
+    """Returns an empty table in the terminal's style."""
     return Table(
         title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -215,12 +215,12 @@ def _empty_table(title: str, caption: str | None = None) -> Table:
 
 
 def build_table(analysis: Analysis) -> Table:
-    """The variants for a terminal of 100 columns, means over seeds; accuracies in percent, the best kept one in bold."""
+    """Returns the variants for a terminal of 100 columns: means over seeds, accuracies in percent, the best in bold."""
     comparison = analysis.comparison
     table = _empty_table(
         f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
         "Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
-        f"Always the most common class: {percent(comparison.baseline)}.",
+        f"Always answering the most common class: {percent(comparison.baseline)}.",
     )
     table.add_column("variant", overflow="fold", min_width=10)
     for head in ("seeds", "last\ntrain", "last\nval", "last\ngap", "kept val\n[95 %]", "sd", "s per\nepoch"):
@@ -229,7 +229,7 @@ def build_table(analysis: Analysis) -> Table:
     table.add_column("train-\nable", justify="right", no_wrap=True)
     unfinished = analysis.unfinished
     for variant in analysis.variants[:MOST_ROWS]:
-        # Text, not a string: rich would read "[seed=1]" in a name as markup.
+        # A Text instead of a string, because rich would read "[seed=1]" in a name as markup.
         name = Text(variant.name)
         if variant.name in unfinished:
             name.append(f" ({_describe_unfinished(unfinished[variant.name])})", style="bold red")
@@ -257,11 +257,11 @@ def build_table(analysis: Analysis) -> Table:
 
 
 def build_pairs_table(analysis: Analysis) -> Table:
-    """The verdicts for a terminal of 100 columns; differences in percentage points."""
+    """Returns the verdicts for a terminal of 100 columns; differences in percentage points."""
     images = len(analysis.comparison.outcomes)
     table = _empty_table(
         f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
-        "The interval is each pair's own; the verdict allows for "
+        "Each interval is for its pair alone; the verdict allows for "
         f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
     )
     table.add_column("pair", overflow="fold", ratio=3)
@@ -278,7 +278,7 @@ def build_pairs_table(analysis: Analysis) -> Table:
 
 
 def build_effects_table(analysis: Analysis) -> Table:
-    """What single ingredients add, for a terminal of 100 columns; differences in percentage points."""
+    """Returns what single ingredients add, for a terminal of 100 columns; differences in percentage points."""
     table = _empty_table("What one ingredient adds, in points [95 %]")
     table.add_column("ingredient", overflow="fold")
     table.add_column("kept val accuracy", justify="right", no_wrap=True)
@@ -296,7 +296,7 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     """Writes the tables to the terminal, or as plain text of 100 columns to a pipe or a file."""
     console = console or Console()
     if not console.is_terminal:
-        # Away from a terminal rich assumes 80 columns, and would fold names for nobody.
+        # Without a terminal rich assumes 80 columns and would fold names for no reason.
         console = Console(file=console.file, width=TERMINAL_COLUMNS)
     console.print(build_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
     if analysis.verdicts:

@@ -1,4 +1,4 @@
-"""Thumbnails for a page, so many and so fine as its size allows."""
+"""Thumbnails for a page, as many and as fine as the page's size allows."""
 
 import base64
 import io
@@ -8,19 +8,19 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-# Pixels of the longer side and JPEG quality, the finest first: of many images coarser ones are shown rather than none.
+# Pixels of the longer side and JPEG quality, the finest first: many images are shown coarser rather than left out.
 SIZES = ((160, 72), (128, 70), (96, 66), (72, 60), (56, 50))
-# So many are encoded to see how large all of them will be.
+# So many thumbnails are encoded to estimate the size of all.
 SAMPLE = 24
 ABOUT = 1.05
 
 
 class Gallery:
-    """Thumbnails for a page, every picture in it once, as style rules that any number of elements can use.
+    """Thumbnails for a page. Each picture is embedded once, as a style rule that any number of elements can use.
 
     Args:
-        picture: file -> uint8 (H, W, 3) in [0, 255], or None where it is not available.
-        budget_bytes: where the rules would outgrow this, further pictures are left out and counted.
+        picture: file -> uint8 (H, W, 3) in [0, 255], or None if it is not available.
+        budget_bytes: the size of all rules; pictures beyond it are left out and counted.
         size: pixels of the longer side, and JPEG quality.
     """
 
@@ -36,7 +36,7 @@ class Gallery:
         self.unavailable = 0
 
     def show(self, file: str) -> str | None:
-        """The style class that shows this file's picture, None where there is no room for it or no picture."""
+        """Returns the style class that shows this file's picture; None if there is no picture or no room for it."""
         if file not in self._classes:
             self._classes[file] = self._embed(file)
         return self._classes[file]
@@ -70,8 +70,8 @@ def build_gallery(picture: Callable[[str], np.ndarray | None], files: Sequence[s
     """Returns a gallery of the pictures of these files, in the finest size in which all of them fit.
 
     Args:
-        picture: as of `Gallery`.
-        files: which, by importance: where not even the coarsest size fits, the last ones are left out.
+        picture: as for `Gallery`.
+        files: the files, by importance: if they do not fit even in the coarsest size, the last ones are left out.
         budget_bytes: what the rules may add to the page.
     """
     gallery = Gallery(picture, budget_bytes, _finest(picture, files, budget_bytes))

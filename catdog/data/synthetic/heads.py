@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from catdog.data.synthetic.brush import Brush, bend, darker, lighter, mix, smooth
+from catdog.data.synthetic.brush import Brush, Colour, bend, darker, lighter, mix, smooth
 from catdog.data.synthetic.kinds import INK, PINK, Look
 
 
 def draw_head(brush: Brush, look: Look, rng: np.random.Generator) -> None:
+    """Draws a head at the origin, from the side or from the front as `look` says."""
     if look.profile and look.muzzle not in ("beak", "koala"):
         _draw_profile(brush, look)
     else:
@@ -27,6 +28,20 @@ def _draw_face(brush: Brush, look: Look, rng: np.random.Generator) -> None:
     head += [(-0.72 * width, 0.56), (-width, -0.02), (-0.62 * width, -0.66)]
     brush.fur_blob(head, look.fur, look.shade)
     face = brush.at(shift, 0)
+    _draw_markings(face, look, rng, width, shift)
+    if hanging:
+        for side in (-1, 1):
+            _draw_ear(brush.at(-shift * 0.5, 0, mirror=side < 0), look)
+    for side in (-1, 1):
+        spread = 0.42 * (1 - 0.25 * max(0.0, look.turn * side))
+        _draw_eye(face.at(side * spread, -0.14, look.eye_size, mirror=side < 0), look)
+    _draw_muzzle(face.at(shift * 0.6, 0), look, rng)
+    if look.whiskers:
+        _draw_whiskers(face, look)
+
+
+def _draw_markings(face: Brush, look: Look, rng: np.random.Generator, width: float, shift: float) -> None:
+    """The markings of the coat on a face whose head is `width` wide and lies `shift` to its left."""
     if look.pattern == "mask":
         face.blob([(0, -0.75), (0.22, -0.2), (0.5, 0.4), (0, 0.78), (-0.5, 0.4), (-0.22, -0.2)], look.second)
     elif look.pattern == "patches":
@@ -37,19 +52,15 @@ def _draw_face(brush: Brush, look: Look, rng: np.random.Generator) -> None:
         for side in (-1, 1):
             for y in (0.12, 0.32):
                 face.line([(side * 0.9 * width - shift, y), (side * 0.66 * width, y + 0.04)], 0.08, look.shade)
-    if hanging:
-        for side in (-1, 1):
-            _draw_ear(brush.at(-shift * 0.5, 0, mirror=side < 0), look)
+
+
+def _draw_whiskers(face: Brush, look: Look) -> None:
+    """Three whiskers on each side, seen from the front."""
+    tone = lighter(look.fur, 0.75) if sum(look.fur) < 480 else darker(look.fur, 0.5)
     for side in (-1, 1):
-        spread = 0.42 * (1 - 0.25 * max(0.0, look.turn * side))
-        _draw_eye(face.at(side * spread, -0.14, look.eye_size, mirror=side < 0), look)
-    _draw_muzzle(face.at(shift * 0.6, 0), look, rng)
-    if look.whiskers:
-        tone = lighter(look.fur, 0.75) if sum(look.fur) < 480 else darker(look.fur, 0.5)
-        for side in (-1, 1):
-            for slope in (-0.14, 0.02, 0.18):
-                start, end = (side * 0.3, 0.38 + slope * 0.4), (side * 1.25, 0.42 + slope * 1.9)
-                face.line([start, (side * 0.75, 0.36 + slope), end], 0.035, tone)
+        for slope in (-0.14, 0.02, 0.18):
+            start, end = (side * 0.3, 0.38 + slope * 0.4), (side * 1.25, 0.42 + slope * 1.9)
+            face.line([start, (side * 0.75, 0.36 + slope), end], 0.035, tone)
 
 
 def _draw_ear(brush: Brush, look: Look) -> None:
@@ -137,57 +148,93 @@ def _draw_eye(brush: Brush, look: Look) -> None:
 def _draw_muzzle(brush: Brush, look: Look, rng: np.random.Generator) -> None:
     """Nose and mouth, seen from the front."""
     pale = look.second if sum(look.second) > sum(look.fur) else lighter(look.fur, 0.35)
+    # Drawn for every kind: the number of random draws is part of what an image depends on.
     tongue = rng.random() < 0.45
-    if look.muzzle == "cat":
-        for side in (-1, 1):
-            brush.ellipse(side * 0.15, 0.42, 0.21, 0.165, pale)
-        brush.ellipse(0, 0.58, 0.14, 0.1, pale)
-        brush.blob([(-0.11, 0.22), (0.11, 0.22), (0.0, 0.36)], look.nose)
-        brush.line([(-0.2, 0.46), (-0.1, 0.52), (0, 0.42), (0.1, 0.52), (0.2, 0.46)], 0.035, INK)
-    elif look.muzzle == "dog":
-        length = 0.2 + 0.26 * look.snout_length
-        if tongue:
-            brush.ellipse(0.03, 0.52 + length, 0.13, 0.24, (206, 92, 100))
-        low = 0.36 + length
-        outline = [(0, 0.06), (0.34, 0.3), (0.36, low), (0, low + 0.14), (-0.36, low), (-0.34, 0.3)]
-        brush.fur_blob(outline, pale, mix(pale, look.shade, 0.6))
-        brush.blob([(-0.2, 0.2), (0, 0.14), (0.2, 0.2), (0.14, 0.36), (0, 0.42), (-0.14, 0.36)], look.nose)
-        brush.ellipse(-0.06, 0.22, 0.06, 0.03, lighter(look.nose, 0.5))
-        brush.line([(0, 0.4), (0, 0.3 + length)], 0.04, INK)
-        lips = [(-0.26, low - 0.1), (-0.1, low + 0.02), (0, low - 0.06), (0.1, low + 0.02), (0.26, low - 0.1)]
-        brush.line(lips, 0.045, INK)
-    elif look.muzzle == "fox":
-        brush.blob(
-            [(0, 0.1), (0.5, 0.3), (0.86, 0.2), (0.4, 0.66), (0, 1.02), (-0.4, 0.66), (-0.86, 0.2), (-0.5, 0.3)],
-            lighter(pale, 0.5),
-        )
-        brush.ellipse(0, 0.84, 0.14, 0.11, INK)
-    elif look.muzzle == "bear":
-        brush.ellipse(0, 0.42, 0.42, 0.34, pale)
-        brush.ellipse(0, 0.28, 0.19, 0.13, INK)
-        brush.line([(0, 0.4), (0, 0.54)], 0.04, INK)
-        brush.line([(-0.16, 0.58), (0, 0.54), (0.16, 0.58)], 0.04, INK)
-    elif look.muzzle == "koala":
-        brush.fur_ellipse(0, 0.24, 0.22, 0.36, INK, (16, 12, 14))
-        brush.line([(-0.2, 0.66), (0, 0.72), (0.2, 0.66)], 0.04, INK)
-    elif look.muzzle == "pig":
-        snout = mix(look.fur, PINK, 0.7)
-        brush.fur_ellipse(0, 0.36, 0.42, 0.3, snout, darker(snout, 0.3))
-        for side in (-1, 1):
-            brush.ellipse(side * 0.15, 0.36, 0.07, 0.11, darker(snout, 0.6))
-    elif look.muzzle == "cow":
-        snout = mix(look.fur, PINK, 0.55)
-        brush.fur_blob([(-0.56, 0.3), (0.56, 0.3), (0.66, 0.72), (0, 0.98), (-0.66, 0.72)], snout, darker(snout, 0.3))
-        for side in (-1, 1):
-            brush.ellipse(side * 0.28, 0.5, 0.1, 0.08, darker(snout, 0.6))
-    elif look.muzzle in ("rabbit", "mouse"):
-        for side in (-1, 1):
-            brush.ellipse(side * 0.13, 0.42, 0.17, 0.14, pale)
-        brush.ellipse(0, 0.3, 0.09, 0.07, PINK)
-        brush.polygon([(-0.08, 0.52), (0.08, 0.52), (0.08, 0.7), (-0.08, 0.7)], (250, 250, 244))
-        brush.line([(0, 0.36), (0, 0.68)], 0.025, INK)
-    elif look.muzzle == "beak":
-        brush.blob([(-0.14, 0.06), (0.14, 0.06), (0.0, 0.52)], (230, 160, 60))
+    if look.muzzle == "dog":
+        _draw_dog_muzzle(brush, look, pale, tongue)
+    elif look.muzzle in _MUZZLES:
+        _MUZZLES[look.muzzle](brush, look, pale)
+
+
+def _draw_cat_muzzle(brush: Brush, look: Look, pale: Colour) -> None:
+    for side in (-1, 1):
+        brush.ellipse(side * 0.15, 0.42, 0.21, 0.165, pale)
+    brush.ellipse(0, 0.58, 0.14, 0.1, pale)
+    brush.blob([(-0.11, 0.22), (0.11, 0.22), (0.0, 0.36)], look.nose)
+    brush.line([(-0.2, 0.46), (-0.1, 0.52), (0, 0.42), (0.1, 0.52), (0.2, 0.46)], 0.035, INK)
+
+
+def _draw_dog_muzzle(brush: Brush, look: Look, pale: Colour, tongue: bool) -> None:
+    length = 0.2 + 0.26 * look.snout_length
+    if tongue:
+        brush.ellipse(0.03, 0.52 + length, 0.13, 0.24, (206, 92, 100))
+    low = 0.36 + length
+    outline = [(0, 0.06), (0.34, 0.3), (0.36, low), (0, low + 0.14), (-0.36, low), (-0.34, 0.3)]
+    brush.fur_blob(outline, pale, mix(pale, look.shade, 0.6))
+    brush.blob([(-0.2, 0.2), (0, 0.14), (0.2, 0.2), (0.14, 0.36), (0, 0.42), (-0.14, 0.36)], look.nose)
+    brush.ellipse(-0.06, 0.22, 0.06, 0.03, lighter(look.nose, 0.5))
+    brush.line([(0, 0.4), (0, 0.3 + length)], 0.04, INK)
+    lips = [(-0.26, low - 0.1), (-0.1, low + 0.02), (0, low - 0.06), (0.1, low + 0.02), (0.26, low - 0.1)]
+    brush.line(lips, 0.045, INK)
+
+
+def _draw_fox_muzzle(brush: Brush, _look: Look, pale: Colour) -> None:
+    brush.blob(
+        [(0, 0.1), (0.5, 0.3), (0.86, 0.2), (0.4, 0.66), (0, 1.02), (-0.4, 0.66), (-0.86, 0.2), (-0.5, 0.3)],
+        lighter(pale, 0.5),
+    )
+    brush.ellipse(0, 0.84, 0.14, 0.11, INK)
+
+
+def _draw_bear_muzzle(brush: Brush, _look: Look, pale: Colour) -> None:
+    brush.ellipse(0, 0.42, 0.42, 0.34, pale)
+    brush.ellipse(0, 0.28, 0.19, 0.13, INK)
+    brush.line([(0, 0.4), (0, 0.54)], 0.04, INK)
+    brush.line([(-0.16, 0.58), (0, 0.54), (0.16, 0.58)], 0.04, INK)
+
+
+def _draw_koala_muzzle(brush: Brush, _look: Look, _pale: Colour) -> None:
+    brush.fur_ellipse(0, 0.24, 0.22, 0.36, INK, (16, 12, 14))
+    brush.line([(-0.2, 0.66), (0, 0.72), (0.2, 0.66)], 0.04, INK)
+
+
+def _draw_pig_muzzle(brush: Brush, look: Look, _pale: Colour) -> None:
+    snout = mix(look.fur, PINK, 0.7)
+    brush.fur_ellipse(0, 0.36, 0.42, 0.3, snout, darker(snout, 0.3))
+    for side in (-1, 1):
+        brush.ellipse(side * 0.15, 0.36, 0.07, 0.11, darker(snout, 0.6))
+
+
+def _draw_cow_muzzle(brush: Brush, look: Look, _pale: Colour) -> None:
+    snout = mix(look.fur, PINK, 0.55)
+    brush.fur_blob([(-0.56, 0.3), (0.56, 0.3), (0.66, 0.72), (0, 0.98), (-0.66, 0.72)], snout, darker(snout, 0.3))
+    for side in (-1, 1):
+        brush.ellipse(side * 0.28, 0.5, 0.1, 0.08, darker(snout, 0.6))
+
+
+def _draw_rabbit_muzzle(brush: Brush, _look: Look, pale: Colour) -> None:
+    for side in (-1, 1):
+        brush.ellipse(side * 0.13, 0.42, 0.17, 0.14, pale)
+    brush.ellipse(0, 0.3, 0.09, 0.07, PINK)
+    brush.polygon([(-0.08, 0.52), (0.08, 0.52), (0.08, 0.7), (-0.08, 0.7)], (250, 250, 244))
+    brush.line([(0, 0.36), (0, 0.68)], 0.025, INK)
+
+
+def _draw_beak_muzzle(brush: Brush, _look: Look, _pale: Colour) -> None:
+    brush.blob([(-0.14, 0.06), (0.14, 0.06), (0.0, 0.52)], (230, 160, 60))
+
+
+_MUZZLES = {
+    "cat": _draw_cat_muzzle,
+    "fox": _draw_fox_muzzle,
+    "bear": _draw_bear_muzzle,
+    "koala": _draw_koala_muzzle,
+    "pig": _draw_pig_muzzle,
+    "cow": _draw_cow_muzzle,
+    "rabbit": _draw_rabbit_muzzle,
+    "mouse": _draw_rabbit_muzzle,
+    "beak": _draw_beak_muzzle,
+}
 
 
 def _draw_profile(brush: Brush, look: Look) -> None:

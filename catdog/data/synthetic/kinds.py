@@ -112,6 +112,7 @@ def choose(options: Mapping[str, float], rng: np.random.Generator) -> str:
 
 
 def draw_look(traits: Traits, rng: np.random.Generator) -> Look:
+    """Returns a random animal of a kind."""
     base = np.array(_COATS[rng.integers(len(_COATS))]) * rng.uniform(0.86, 1.12) + rng.uniform(-9, 9, 3)
     fur: Colour = tuple(int(c) for c in np.clip(base, 24, 246))  # type: ignore[assignment]
     bright = sum(fur) / 3

@@ -104,5 +104,6 @@ _THINGS = (
 
 
 def draw_box(brush: Brush, x: float, y: float, half_width: float, half_height: float, colour: Colour) -> None:
+    """Fills a rectangle around (x, y)."""
     left, right, top, bottom = x - half_width, x + half_width, y - half_height, y + half_height
     brush.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)

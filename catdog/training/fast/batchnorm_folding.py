@@ -1,4 +1,4 @@
-"""Folding: the batch norms of a network in inference mode, and its paddings, become part of the convolutions beside them."""
+"""Folds batch norms in inference mode, and zero paddings, into the neighbouring convolutions."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ import numpy as np
 def fold_norms(network: Any) -> Any:
     """Returns a Keras model that computes what `network` does in inference mode, with fewer operations.
 
-    A batch norm in inference mode is a constant scale and offset per channel: where it follows a convolution, and nothing else
+    A batch norm in inference mode is a constant scale and offset per channel. If it follows a convolution, and no other layer
     reads that convolution, both go into the convolution's weights. Other layers, such as a batch norm before a convolution,
-    stay as they are. In float32 the outputs differ by rounding, less than 1e-3 of their largest value; in bfloat16, whose
-    rounding errors are larger than that, by more, without a loss in accuracy.
+    stay as they are. In float32 the outputs differ only by rounding, by less than 1e-3 of their largest value. In bfloat16,
+    with its larger rounding errors, they differ by more, but accuracy does not suffer.
 
-    Where a convolution reads what was padded as `padding="same"` would, it pads itself, which saves a copy of its input, and
-    changes no bit: 0.93 of the CPU time of a folded MobileNetV2's forward pass in bfloat16.
+    If a zero padding pads as `padding="same"` would, the convolution after it takes over the padding. That saves a copy of its
+    input and changes no bit: 0.93 of the CPU time of a folded MobileNetV2's forward pass in bfloat16.
 
-    Measured on 2 cores with bfloat16: against float32 as Keras builds it, a frozen MobileNetV2's forward pass takes 0.66 of the CPU
-    time folded, 0.38 folded in bfloat16, and 1.44 in bfloat16 unfolded (benchmarks/README.md).
+    Measured on 2 cores with bfloat16, relative to the float32 network as Keras builds it: a frozen MobileNetV2's forward pass takes
+    0.66 of the CPU time folded, 0.38 folded in bfloat16, and 1.44 in bfloat16 unfolded (benchmarks/README.md).
 
     Args:
-        network: a functional or sequential model, float32 weights, of any dtype policy, which the result has as well.
+        network: a functional or sequential model with float32 weights, of any dtype policy; the result has the same policy.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     CVPR 2018, section 3.2.
@@ -42,7 +42,7 @@ def fold_norms(network: Any) -> Any:
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         return arguments[0] if layer.name in gone else layer(*arguments, **options)
 
-    # A chain is a graph, too; cloned as a chain, it could not leave a layer out.
+    # A Sequential model becomes a functional one: as a Sequential, its clone could not leave a layer out.
     graph = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
     folded = keras.models.clone_model(graph, clone_function=clone, call_function=call)
     for layer in network.layers:
@@ -52,13 +52,13 @@ def fold_norms(network: Any) -> Any:
             copy = folded.get_layer(layer.name)
             copy.set_weights(layer.get_weights())
             if hasattr(copy, "finalize_state"):
-                # A Normalization computes with what it derives from its weights.
+                # A Normalization layer caches values derived from its weights.
                 copy.finalize_state()
     return folded
 
 
 def _pair(network: Any) -> list[tuple[str, str]]:
-    """Returns the names of (convolution, batch norm) that become one."""
+    """Returns the names of each (convolution, batch norm) to be merged."""
     import keras
 
     layers = keras.layers
@@ -75,7 +75,7 @@ def _pair(network: Any) -> list[tuple[str, str]]:
 
 
 def _find_paddings(network: Any) -> list[tuple[str, str]]:
-    """Returns the names of (padding, convolution) where the convolution, told to, would pad the same."""
+    """Returns the names of each (padding, convolution) where the convolution with `padding="same"` would pad the same."""
     import keras
 
     layers = keras.layers
@@ -99,7 +99,7 @@ def _find_paddings(network: Any) -> list[tuple[str, str]]:
 
 
 def _pad_same(length: int | None, kernel: int, stride: int, dilation: int) -> tuple[int, int] | None:
-    """Returns how many zeros `padding="same"` puts before and after; None where the length is not known yet."""
+    """Returns how many zeros `padding="same"` puts before and after; None if the length is not known yet."""
     if length is None:
         return None
     steps = -(-length // stride)
@@ -108,10 +108,10 @@ def _pad_same(length: int | None, kernel: int, stride: int, dilation: int) -> tu
 
 
 def _find_only_reader(network: Any, layer: Any) -> Any:
-    """Returns the one layer of the network that reads what a layer of it gives, if that reads nothing else; or None."""
-    # Sums and the like, written as `a + b`, are operations without being layers; a chain has layers alone.
+    """Returns the only layer of the network that reads a layer's output, if it reads nothing else; or None."""
+    # Operations such as a sum written as `a + b` are not layers; a Sequential model has only layers.
     within = {part.name for part in getattr(network, "operations", network.layers)}
-    # By name: a chain calls its layers anew whenever one is added.
+    # By name: a Sequential model calls its layers again whenever one is added.
     readers = {node.operation.name: node.operation for node in layer._outbound_nodes if node.operation.name in within}
     if len(readers) != 1:
         return None
@@ -121,7 +121,7 @@ def _find_only_reader(network: Any, layer: Any) -> Any:
 
 
 def _fold(convolution: Any, norm: Any) -> list[np.ndarray]:
-    """Returns the weights of a convolution that also does what the batch norm after it does."""
+    """Returns the weights of a convolution that includes the batch norm after it."""
     import keras
 
     *kernels, bias = convolution.get_weights() if convolution.use_bias else [*convolution.get_weights(), 0.0]

@@ -1,4 +1,4 @@
-"""Dropout that spends fewer random bits."""
+"""Dropout that needs fewer random bits."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ import keras
 
 
 class FastDropout(keras.layers.Dropout):
-    """Keras' dropout with 8 random bits an element instead of 32: same distribution, other draws.
+    """Keras' dropout with 8 random bits per element instead of 32: the same distribution, with other random numbers.
 
-    A rate that is no multiple of 1/256 takes 16 bits, and is exact to 1/65,536. A kept model has Keras' own layer in its place.
+    A rate that is not a multiple of 1/256 takes 16 bits, and is exact to 1/65,536. A saved model contains Keras' own layer instead.
 
     Measured on 2 cores in bfloat16: 0.94 of the CPU time of the small CNN's training step (benchmarks/README.md).
     """
 
     def call(self, inputs: Any, training: bool = False) -> Any:
+        """Returns the inputs, in training with a random share of the elements set to 0 and the others scaled up."""
         if not training or not self.rate or keras.backend.backend() != "tensorflow" or self.noise_shape is not None:
             return super().call(inputs, training=training)
         import tensorflow as tf
@@ -30,7 +31,7 @@ class FastDropout(keras.layers.Dropout):
 
 
 def replace_fast_dropout(model: Any) -> Any:
-    """Returns a model of the same layers, but for each fast dropout Keras' own, which needs no catdog to be loaded."""
+    """Returns a copy of a model with Keras' own dropout instead of the fast one, so that it can be loaded without catdog."""
 
     def swap(layer: Any) -> Any:
         return keras.layers.Dropout.from_config(layer.get_config()) if isinstance(layer, FastDropout) else layer

@@ -1,4 +1,4 @@
-"""A frozen backbone's features: a function of the image alone, so that those of unchanged images are computed once."""
+"""Keeps a frozen backbone's features: they depend only on the image, so unchanged images need them computed only once."""
 
 import logging
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from catdog.training.input_stream import Rows, build_eval_stream
 
 log = logging.getLogger(__name__)
 
-# The layer that the head begins with.
+# The first layer of the head.
 HEAD_STARTS = "dropout"
 
 
 @dataclass(frozen=True)
 class SplitFeatures:
-    """The features of a split's images, in its order; a stream takes them as it takes images.
+    """The features of a split's images, in the split's order; a stream can read them like images.
 
     Attributes:
         values: float32, float16 or bfloat16 (M, h, w, channels), as the backbone computes them.
@@ -34,10 +34,12 @@ class SplitFeatures:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of one image's features: (h, w, channels)."""
         return self.values.shape[1:]
 
     @property
     def dtype(self) -> str:
+        """The name of the features' type."""
         return self.values.dtype.name
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,13 +48,13 @@ class SplitFeatures:
 
 
 class Head(keras.Model):
-    """What trains on a frozen backbone: features in, logits out. Where its steps get images, they extract features first.
+    """The part of a model that trains on a frozen backbone: features in, logits out. Given images, it extracts features first.
 
     Attributes:
-        extract: images (B, H, W, 3) -> features, in inference mode; a function, so that Keras does not take the backbone for
-            a part of the head.
-        trains_on_images: what `train_step` gets.
-        tests_on_images: what `test_step` gets.
+        extract: images (B, H, W, 3) -> features, in inference mode; a function, because Keras would treat a model as a part of
+            the head.
+        trains_on_images: whether `train_step` gets images instead of features.
+        tests_on_images: whether `test_step` gets images instead of features.
     """
 
     extract: Callable[[Any], Any]
@@ -60,21 +62,23 @@ class Head(keras.Model):
     tests_on_images: bool = True
 
     def train_step(self, data: Any) -> Any:
-        # Labels, and where classes have weights, those of the images.
+        """Trains on one batch of images or features, and returns Keras' metrics."""
+        # The rest: labels and, if classes have weights, the weights of the images.
         inputs, *rest = data
         return super().train_step((self.extract(inputs) if self.trains_on_images else inputs, *rest))
 
     def test_step(self, data: Any) -> Any:
+        """Evaluates one batch of images or features, and returns Keras' metrics."""
         inputs, *rest = data
         return super().test_step((self.extract(inputs) if self.tests_on_images else inputs, *rest))
 
 
 def cut_head(model: Any, *, fast: bool = False) -> Head:
-    """Returns the head of a model whose backbone is frozen; its layers and weights are the model's own.
+    """Returns the head of a model with a frozen backbone; it shares its layers and weights with the model.
 
     Args:
-        model: as `catdog.training.model.build_model` returns it, with the weights that its backbone will keep.
-        fast: extract by `catdog.training.fast.feature_extraction`, which is made for CPUs.
+        model: the model that `catdog.training.model.build_model` returned, with its backbone's weights loaded.
+        fast: extract features with `catdog.training.fast.feature_extraction`, which is made for CPUs.
     """
     features = model.get_layer(HEAD_STARTS).input
     if fast:
@@ -93,21 +97,21 @@ def cut_head(model: Any, *, fast: bool = False) -> Head:
 def keep_features(
     head: Head, train: Rows, val: Rows, *, augmented: bool, budget_mb: int, batch_size: int, replicas: int = 1
 ) -> tuple[Rows, Rows]:
-    """Returns what the head's training and its validation read: features, computed here and now, or images.
+    """Returns the sources for training and validation of the head: features, computed now, or images.
 
-    Validation images never change, training images do where they are augmented. On 2 cores, a frozen MobileNetV2's epoch takes
+    Validation images never change; training images change if they are augmented. On 2 cores, a frozen MobileNetV2's epoch takes
     0.73 of the CPU time with the features of 800 validation images kept, and 0.06 with those of 2,000 training images as well
     (from the steps' times in benchmarks/README.md).
 
     Args:
-        head: told here what its steps will get.
+        head: its attributes `trains_on_images` and `tests_on_images` are set.
         train: training images.
         val: validation images.
         augmented: whether training images change from epoch to epoch.
-        budget_mb: memory for features; a split that does not fit is computed every epoch.
-        batch_size: images per step, as they will be validated. Features are then the same bit for bit, but for those of training
-            images that would else have been alone in a batch: these may differ by some 1e-6 of their size.
-        replicas: devices that each batch is divided among.
+        budget_mb: memory for features; the features of a split that does not fit are computed every epoch.
+        batch_size: images per step, the same as in validation. Features are then the same bit for bit. The exception are training
+            images that would otherwise have been alone in a batch: theirs may differ by about 1e-6 of their size.
+        replicas: number of devices that share each batch.
     """
     import tensorflow as tf
 
@@ -120,7 +124,7 @@ def keep_features(
             kept.append(split)
         elif needed > left:
             log.info(
-                "the features of %s need %.0f MB, speed.keep_features_mb=%d: they are computed every epoch",
+                "the features of %s need %.0f MB, more than is left of speed.keep_features_mb=%d: they are computed every epoch",
                 name, needed / 2**20, budget_mb,
             )  # fmt: skip
             kept.append(split)
@@ -136,9 +140,9 @@ def keep_features(
 def _compute(head: Head, split: Rows, batch_size: int, replicas: int) -> SplitFeatures:
     import tensorflow as tf
 
-    # As the training step takes images: what was traced for one serves the other.
+    # The same function as in the training step, so that it is traced only once.
     extract = head.extract if hasattr(head.extract, "get_concrete_function") else tf.function(head.extract)
-    # In place, batch by batch: a list of batches to be joined would need the memory twice.
+    # Written in place, batch by batch: joining a list of batches would need twice the memory.
     values: np.ndarray | None = None
     labels = np.empty(len(split), np.int32)
     start = 0

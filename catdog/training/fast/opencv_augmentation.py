@@ -1,28 +1,28 @@
-"""Fast kernels: what Keras' random layers do to images, on 8 bits, by OpenCV's SIMD code."""
+"""Fast kernels: the image transforms of Keras' random layers, on 8-bit pixels, with OpenCV's SIMD code."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-# OpenCV's name of what Keras calls `fill_mode`; Keras' wrap has another period than OpenCV's.
+# OpenCV's names for Keras' `fill_mode`. `wrap` is missing: its period is not the same in OpenCV.
 BORDERS = {"reflect": "BORDER_REFLECT", "constant": "BORDER_CONSTANT", "nearest": "BORDER_REPLICATE"}
 INTERPOLATIONS = {"bilinear": "INTER_LINEAR", "nearest": "INTER_NEAREST"}
 MAX_PIXEL = 255
 
-# What one step does to a batch: images uint8 (B, H, W, 3), number of the batch -> images.
+# One step for a batch: (images uint8 (B, H, W, 3), number of the batch) -> images of the same shape and type.
 Step = Callable[[np.ndarray, int], np.ndarray]
 
 
 def build_kernel(layers: list[Any]) -> Step | None:
-    """Returns a function that augments a batch as these Keras layers would, or None where one of them has no kernel here.
+    """Returns a function that augments a batch as these Keras layers would, or None if there is no kernel for one of them.
 
-    Ranges, interpolation, fill mode and the order of layers are the layers' own; what is drawn from the ranges is not what Keras
-    would draw, and pixels are rounded to 8 bits after each step. Flips and the transform after them are one step: a flip only
-    moves pixels, so that is exact.
+    Ranges, interpolation, fill mode and order are those of the layers. The random numbers are not those that Keras would draw, and
+    pixels are rounded to 8 bits after each step. Flips and the transform after them are combined into one step; this is exact,
+    because a flip only moves pixels.
 
-    The function maps images uint8 (B, H, W, 3) and the number of the batch since training began to such images, and draws
-    from the layers' seeds and that number alone.
+    The function takes images, uint8 (B, H, W, 3), and the number of the batch since training began, and returns images of the same
+    shape and type. Its random numbers depend only on the layers' seeds and the batch number.
 
     Measured on 2 cores, flip and rotation of 32 images of 160 x 160: 0.13 of the CPU time of Keras' layers (benchmarks/README.md).
 
@@ -72,7 +72,7 @@ def _generator(layer: Any, batch: int) -> np.random.Generator:
 
 
 def _build_warp(layers: list[Any]) -> Step:
-    """Returns the step that does flips and, where it is the last layer, a transform, by one resampling."""
+    """Returns the step that applies flips and, if the last layer is one, a transform, with a single resampling."""
     import cv2
 
     last = layers[-1]
@@ -81,7 +81,7 @@ def _build_warp(layers: list[Any]) -> Step:
     fill = (float(getattr(last, "fill_value", 0.0)),) * 3
 
     def warp(images: np.ndarray, batch: int) -> np.ndarray:
-        # One thread: the training step has the others.
+        # One thread: the training step uses the others.
         cv2.setNumThreads(1)
         count, height, width = images.shape[:3]
         matrices = np.broadcast_to(np.eye(3), (count, 3, 3))
@@ -98,7 +98,7 @@ def _build_warp(layers: list[Any]) -> Step:
 
 
 def draw_matrices(layer: Any, generator: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Returns what a layer does to each image: float64 (count, 3, 3), from pixel (x, y, 1) of the result to that of the image.
+    """Returns a random matrix for each image: float64 (count, 3, 3), from pixel (x, y, 1) of the result to that of the image.
 
     Source: the layers' own code in Keras 3 (`keras/src/layers/preprocessing/image_preprocessing`).
     """
@@ -133,7 +133,7 @@ def draw_matrices(layer: Any, generator: np.random.Generator, count: int, height
 
 
 def _build_recolour(layer: Any) -> Step:
-    """Returns the step that changes contrast around each channel's mean, or brightness, by a table of the 256 values."""
+    """Returns the step that changes contrast around each channel's mean, or brightness, with a lookup table of 256 values."""
     import cv2
     import keras
 

@@ -151,7 +151,7 @@ def test_an_image_by_touch_with_its_maps(page):
     assert page.evaluate(drawn) > 150
     page.get_by_text("the true class", exact=True).click()
     assert page.evaluate(drawn) == 0
-    assert "nothing speaks for dogs" in page.locator(".cams").inner_text()
+    assert "no evidence for dogs" in page.locator(".cams").inner_text()
     page.get_by_text("off", exact=True).click()
     assert maps.count() == 0
     assert page.evaluate("document.querySelector('#shot').scrollWidth <= innerWidth")

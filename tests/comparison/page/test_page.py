@@ -295,4 +295,4 @@ def test_many_classes_and_twelve_runs(make_record, make_analysis, classes, runs)
     # In three lists to choose from: reference, variant and true class.
     options = [option for option in parsed.all("option") if (option.get("value") or "").isdigit()]
     assert len(options) == 2 * runs + classes
-    assert ("taken for" in parsed.text) == (classes > 12)
+    assert ("predicted as" in parsed.text) == (classes > 12)

@@ -1,4 +1,4 @@
-"""Hydra's way to catdog's sweeps: the launcher `hydra/launcher=catdog`, one process per run."""
+"""The launcher through which Hydra runs catdog's sweeps: `hydra/launcher=catdog`, one process per run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from catdog.sweeps.options import LauncherOptions
 
 @dataclass
 class CatdogLauncherConfig(LauncherOptions):
+    """The launcher's options, with the class that Hydra creates from them."""
+
     _target_: str = "hydra_plugins.catdog_launcher.CatdogLauncher"
 
 
@@ -25,10 +27,14 @@ class CatdogLauncher(Launcher):
         self.options = options
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Stores the context and the config; `task_function` is not used, since `catdog.sweeps` trains the runs itself."""
+        del task_function
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Runs a sweep, and returns its results; `initial_job_idx` is not used, since a sweep is one batch of jobs."""
+        del initial_job_idx
         from catdog.config.composition import expand_sweep
         from catdog.train import launch
 

@@ -419,8 +419,8 @@ def test_a_store_that_is_not_this_mlflows(catdog, tmp_path, store: Path, kind: s
     ("uri", "said"),
     [
         (NOWHERE, f"no MLflow server answers at '{NOWHERE}'"),
-        ("mlruns", "plain folders are being retired by MLflow, received 'mlruns'. Use sqlite:///PATH/mlflow.db"),
-        ("ftp://host/x", "no store of this kind is known, received 'ftp://host/x'"),
+        ("mlruns", "MLflow is retiring plain folders, received 'mlruns'. Use sqlite:///PATH/mlflow.db"),
+        ("ftp://host/x", "catdog knows no store of this kind, received 'ftp://host/x'"),
         ("sqlite://", "must name a file, as in sqlite:///PATH/mlflow.db"),
     ],
 )

@@ -219,8 +219,8 @@ def describe_traffic(traffic: Traffic) -> list[str]:
         if traffic.moves:
             said.append(
                 f"{' and '.join(traffic.moves)} {'do' if len(traffic.moves) > 1 else 'does'} not have the same images in every "
-                "epoch. The usual cause is take and skip on a data set that is reshuffled at each pass. Split the files first, or shuffle "
-                "with reshuffle_each_iteration=False"
+                "epoch. The usual cause is take and skip on a data set that is reshuffled at each pass. Split the files first, or "
+                "shuffle with reshuffle_each_iteration=False"
             )
         return said
     said.append(f"no image of test or val served elsewhere in {plural(traffic.epochs, 'epoch')}")

@@ -1,4 +1,4 @@
-"""The registry: the best run becomes a version of the registered model; the champion is whichever version earned it."""
+"""The registry: the best run becomes a version of the registered model; the champion is the version that has earned it."""
 
 import logging
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
-# What the registered model of quick looks ends in.
+# The names of registered models for quick looks end with this.
 QUICK = "-quick"
-# Of weighing again, where the champion changes while it is weighed.
+# How often the comparison is repeated if the champion changes meanwhile.
 MOST_TURNS = 5
 
 
@@ -40,7 +40,7 @@ class Promotion:
         name: registered model.
         version: the new version's number.
         run_id: the run it came from.
-        is_champion: whether the alias points at it.
+        is_champion: whether the alias `champion` points at it.
     """
 
     name: str
@@ -52,22 +52,22 @@ class Promotion:
 def promote(
     client: "MlflowClient", config: PromoteConfig, run_ids: list[str], sweep_id: str | None = None
 ) -> list[Promotion]:
-    """Registers the best of some finished runs; moves the alias `champion` if it has shown enough against the champion.
+    """Registers the best of some finished runs; moves the alias `champion` if there is enough evidence against the champion.
 
-    The best variant is the one with the highest mean validation accuracy of its kept models; of its runs, the best is registered,
-    ties going to the lower loss. What it has to show, `catdog.registry.evidence` says; that is kept on the version. A registered
-    model stays with one data digest: runs on other data go to a registered model of their own, named after their digest, unless
-    `promote.replace_other_data` is set; a quick look (`dataset.max_images_per_class`) goes to one whose name ends in -quick.
-    Runs of a sweep over data sets are not comparable: each data set has its best. Test results play no part.
+    The best variant is the one whose kept models have the highest mean validation accuracy. Its best run is registered; the lower
+    loss breaks ties. `catdog.registry.evidence` defines the evidence that is needed, and the version records it. All versions of
+    a registered model have one data digest. Runs on other data go to a registered model of their own, named after their digest,
+    unless `promote.replace_other_data` is set. A quick look (`dataset.max_images_per_class`) goes to one whose name ends in -quick.
+    Runs on different data sets are not comparable, so each data set of a sweep has its own best run. Test results play no part.
 
     Args:
         client: of the tracking store.
         config: the promote section.
         run_ids: the candidates.
-        sweep_id: tagged with the registered model's name as well, where given.
+        sweep_id: a sweep to tag with the registered model's name as well; None: no sweep.
 
     Returns:
-        The new versions, one for each data digest among the candidates; none where promotion is off.
+        The new versions, one for each data digest among the candidates; empty if promotion is off.
     """
     if not config.enabled:
         return []
@@ -84,7 +84,7 @@ def promote(
 
 
 def pick_best(runs: "Sequence[Run]") -> "Run":
-    """Returns the best run of the best variant: one lucky seed makes no variant better than another."""
+    """Returns the best run of the best variant: one lucky seed does not make a variant the best."""
     variants: dict[str, list[Run]] = {}
     for run in runs:
         variants.setdefault(variant_key(run.data.tags) or run.info.run_id, []).append(run)
@@ -93,41 +93,14 @@ def pick_best(runs: "Sequence[Run]") -> "Run":
 
 
 def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str) -> Promotion:
-    name = config.registered_model
-    if best.data.params.get("dataset.max_images_per_class", "None") != "None":
-        # A quick look must not own the name that the whole study goes by.
-        name += QUICK
-    champion = find_version(client, name, CHAMPION)
-    other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
-    if champion and other_data and not config.replace_other_data:
-        log.info(
-            "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
-            name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
-        )  # fmt: skip
-        name = f"{name}-{digest[:8]}"
-        champion = find_version(client, name, CHAMPION)
-        other_data = False
+    name, champion, other_data = _choose_registered_model(client, config, best, digest)
     version = _register(client, name, best, digest)
     words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
     promotion = Promotion(name, str(version.version), best.info.run_id, True)
     if champion is not None and champion.version == version.version:
-        log.info("%s is the champion already", words)
+        log.info("%s is already the champion", words)
         return promotion
-    more: list[str] = []
-    for _ in range(MOST_TURNS):
-        if champion is None:
-            evidence = Evidence(Reason.FIRST, "there was no champion to compare with")
-        elif other_data:
-            evidence = Evidence(
-                Reason.OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
-            )
-        else:
-            evidence, more = _weigh(client, best, champion, config)
-        now = find_version(client, name, CHAMPION)
-        if (now and now.version) == (champion and champion.version):
-            break
-        # Another sweep has promoted meanwhile: what was shown was shown against a champion that is none any more.
-        champion, other_data = now, False
+    evidence, more, champion = _weigh_against_latest(client, config, best, name, champion, other_data)
     if config.force and not evidence.moves:
         evidence = replace(
             evidence, outcome=Reason.FORCED, words=f"forced by promote.force; without it: {evidence.words}"
@@ -154,6 +127,53 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
     return replace(promotion, is_champion=False)
 
 
+def _choose_registered_model(
+    client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str
+) -> "tuple[str, ModelVersion | None, bool]":
+    """Returns the registered model that a run goes to, its champion, and whether that was chosen on other data."""
+    name = config.registered_model
+    if best.data.params.get("dataset.max_images_per_class", "None") != "None":
+        # A quick look must not take the name that belongs to the whole study.
+        name += QUICK
+    champion = find_version(client, name, CHAMPION)
+    other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
+    if champion and other_data and not config.replace_other_data:
+        log.info(
+            "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
+            name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
+        )  # fmt: skip
+        name = f"{name}-{digest[:8]}"
+        return name, find_version(client, name, CHAMPION), False
+    return name, champion, other_data
+
+
+def _weigh_against_latest(
+    client: "MlflowClient",
+    config: PromoteConfig,
+    best: "Run",
+    name: str,
+    champion: "ModelVersion | None",
+    other_data: bool,
+) -> "tuple[Evidence, list[str], ModelVersion | None]":
+    """Returns the evidence against the current champion, commands that would get more of it, and that champion."""
+    more: list[str] = []
+    for _ in range(MOST_TURNS):
+        if champion is None:
+            evidence = Evidence(Reason.FIRST, "there was no champion to compare with")
+        elif other_data:
+            evidence = Evidence(
+                Reason.OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
+            )
+        else:
+            evidence, more = _weigh(client, best, champion, config)
+        now = find_version(client, name, CHAMPION)
+        if (now and now.version) == (champion and champion.version):
+            break
+        # Another sweep has promoted a model meanwhile, so this evidence is against a version that is no longer the champion.
+        champion, other_data = now, False
+    return evidence, more, champion
+
+
 def _weigh(
     client: "MlflowClient", best: "Run", champion: "ModelVersion", config: PromoteConfig
 ) -> tuple[Evidence, list[str]]:
@@ -174,16 +194,16 @@ def _weigh(
 
 
 def score(run: "Run") -> tuple[float, float]:
-    """Returns what runs are ranked by: the kept model's val accuracy, then its val loss, negated."""
+    """Returns the key by which runs are ranked: the kept model's val accuracy, then its negated val loss."""
     prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
     if "kept/val_accuracy" in run.data.metrics:
-        # Of another tool's run: measured on its answers, whatever its epochs say.
+        # A run of another tool: measured on its stored predictions, whatever its epochs report.
         prefix = "kept"
     return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
 
 
 def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
-    """Returns a version of a registered model by alias or number, or None where there is none."""
+    """Returns a version of a registered model by alias or number; None if there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -191,7 +211,7 @@ def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "M
             return client.get_model_version(name, alias_or_version)
         return client.get_model_version_by_alias(name, alias_or_version)
     except MlflowException as error:
-        # Anything else, such as a server that does not answer, must not pass for "there is no champion".
+        # Any other error, such as a server that does not answer, must not be taken for "there is no champion".
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
@@ -208,7 +228,7 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     for version in client.search_model_versions(f"name = '{name}'"):
-        # Registered before: by a command that was interrupted, or in the sweep that this run is reused from.
+        # It was registered before: by a command that was interrupted, or by the sweep from which this run is reused.
         if version.run_id == run.info.run_id:
             return version
     accuracy, negated_loss = score(run)
@@ -221,9 +241,9 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
         **{tag: run.data.tags[tag] for tag in ("catdog.sweep", LOOKS_TAG) if tag in run.data.tags},
     }
     uri = run.data.tags["catdog.model_uri"]
-    # A database looks models:/ID up in MLflow's current store, which may be another one; a server in itself.
+    # With a database, MLflow would look up models:/ID in its current store, which may be another one; a server looks in itself.
     source = uri if client.tracking_uri.startswith("http") else find_model_address(client, uri)
-    # It is there at once; MLflow would log that it waits.
+    # The version is available at once; without this, MLflow would log that it waits.
     return client.create_model_version(
         name,
         source=source,
@@ -240,8 +260,8 @@ class FoundModel(NamedTuple):
     Attributes:
         uri: MLflow's address of it.
         run_id: the run that trained it.
-        words: such as "catdog version 3".
-        version: of the registered model; None where a run was named.
+        words: a description, such as "catdog version 3".
+        version: the version of the registered model; None if a run was named.
     """
 
     uri: str
@@ -251,16 +271,16 @@ class FoundModel(NamedTuple):
 
 
 def resolve_model(client: "MlflowClient", study: str, model: str | None) -> FoundModel:
-    """Returns what `model=` names.
+    """Returns the model that `model=` names.
 
     Args:
         client: of the tracking store.
-        study: where a bare version, an alias or None is looked up: in the registered model of the study's newest run
-            that was no quick look, if there is one.
-        model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, models:/ or runs:/ URI, or None for the champion.
+        study: decides the registered model for a bare version, an alias or None: that of the study's newest run, preferably one
+            that was no quick look.
+        model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, a models:/ or runs:/ URI, or None for the champion.
 
     Raises:
-        UserError: there is no such model, or none at all.
+        UserError: there is no such model.
     """
     wanted = (model or CHAMPION).strip()
     run_id = wanted.removeprefix("runs:/").split("/")[0]
@@ -295,7 +315,7 @@ def _resolve_run(client: "MlflowClient", run_id: str) -> FoundModel:
 
 
 def forget_champion(client: "MlflowClient", study: str) -> FoundModel:
-    """Takes the alias `champion` from a study's registered model, whose versions stay; returns what was champion.
+    """Removes the alias `champion` from a study's registered model, and returns the former champion; all versions stay.
 
     Raises:
         UserError: there is no champion.
@@ -308,19 +328,19 @@ def forget_champion(client: "MlflowClient", study: str) -> FoundModel:
 
 
 def delete_run(client: "MlflowClient", study: str, run_id: str, outbox: Path, *, force: bool = False) -> None:
-    """Deletes a training run, as MLflow deletes: it can be restored until `mlflow gc` removes it.
+    """Deletes a training run in MLflow; it can be restored until `mlflow gc` removes it.
 
-    What the outbox holds of it, checkpoints and what is not delivered yet, is removed for good.
+    What the outbox holds for the run, such as checkpoints and undelivered results, is removed permanently.
 
     Args:
         client: of the tracking store.
-        study: which it must belong to.
+        study: the study that it must belong to.
         run_id: MLflow's.
-        outbox: folder of what is not delivered yet.
-        force: whether it may be the champion's, which is then forgotten.
+        outbox: the outbox's folder.
+        force: whether to delete the champion's run as well; the alias `champion` is then removed.
 
     Raises:
-        UserError: it is no run of this study, is being trained, or is the champion's.
+        UserError: the run does not belong to this study, is being trained, or is the champion's.
     """
     run = find_run(client, run_id)
     if run is None or run.run.info.lifecycle_stage == "deleted" or run.experiment_id != find_study(client, study):
@@ -358,5 +378,5 @@ def _registered_model_of(client: "MlflowClient", study: str) -> str:
         [experiment.experiment_id], f"tags.`{REGISTERED_TAG}` != ''", order_by=["attributes.start_time DESC"]
     )
     names = [run.data.tags[REGISTERED_TAG] for run in runs]
-    # A quick look after a study must not take its place.
+    # A quick look after a study must not replace it.
     return next((name for name in names if not name.endswith(QUICK)), next(iter(names), ""))

@@ -1,4 +1,4 @@
-"""What a challenger has to show before the champion gives way: the rule, and the runs that it is applied to."""
+"""The evidence that a challenger needs to replace the champion: the rule, and the runs to which it applies."""
 
 import json
 import logging
@@ -27,24 +27,24 @@ log = logging.getLogger(__name__)
 
 DATA_TAG = "catdog.data_digest"
 MOST_RUNS = 100
-# What to begin with where seeds were not varied.
+# The number of seeds to suggest if seeds were not varied.
 FIRST_SEEDS = 5
 
 
 class Reason(StrEnum):
-    """Why the alias moves or stays, where that is not what a `Judgement` says of the difference in accuracy."""
+    """Why the alias moves or stays, in cases where no `Judgement` of the difference in accuracy says it."""
 
     FIRST = "first"
     """There was no champion."""
     OTHER_DATA = "other data"
-    """The champion was chosen on other data, and is to be replaced."""
+    """The champion was chosen on other data, and may be replaced."""
     FORCED = "forced"
     NOT_WORSE = "not worse"
-    """Higher in the mean, and not worse by more than the margin."""
+    """Higher on average, and not worse by more than the margin."""
     NOT_BETTER = "not better"
-    """Not higher in the mean, though it may be as good. Versions from before have "worse" for that, too."""
+    """Not higher on average, though it may be equally good. Older versions of catdog stored "worse" for this as well."""
     CALIBRATION = "calibration"
-    """Its calibration error is too much worse."""
+    """Its calibration error is worse by more than allowed."""
     NOT_COMPARABLE = "not comparable"
 
 
@@ -53,21 +53,21 @@ MOVES = (Judgement.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Re
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a challenger against the champion, and what follows; kept on the model version.
+    """The evidence for a challenger against the champion, and the outcome; stored on the model version.
 
     Attributes:
-        outcome: with one of MOVES the alias moves, with any other it stays.
+        outcome: the alias moves if this is one of MOVES; otherwise it stays.
         words: the reason, as a sentence without a full stop.
-        difference: in mean val accuracy, challenger less champion; None where they were not compared.
+        difference: in mean val accuracy, challenger minus champion; None if they were not compared.
         low: lower bound of its 95% interval.
         high: upper bound.
-        images: validation images that both answered.
-        over_seeds: whether the interval is over seeds and images, or over images alone.
+        images: number of validation images that both predicted.
+        over_seeds: whether the interval covers seeds and images, or images alone.
         challenger_runs: MLflow run ids of the challenger's variant that were counted.
-        champion_runs: those of the champion's.
+        champion_runs: those of the champion's variant.
         challenger_calibration_error: the mean over its runs, in [0, 1].
-        champion_calibration_error: the same of the champion's.
-        margin: `promote.margin` when it was decided.
+        champion_calibration_error: the same for the champion.
+        margin: `promote.margin` at the time of the decision.
     """
 
     outcome: Judgement | Reason
@@ -85,7 +85,7 @@ class Evidence:
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
-        """Returns what a model version carries of it; None where there is nothing, or what an earlier catdog wrote."""
+        """Returns the evidence stored on a model version; None if there is none that this version of catdog can read."""
         try:
             found = json.loads(tags.get("catdog.evidence", "null"))
             if found is None:
@@ -104,7 +104,7 @@ class Evidence:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the model version carries of it."""
+        """The tags that store the evidence on the model version."""
         interval = "" if self.low is None or self.high is None else f"{self.low:+.4f} to {self.high:+.4f}"
         return {
             "catdog.evidence": json.dumps(asdict(self)),
@@ -132,16 +132,16 @@ class Evidence:
 
 
 def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Judgement | Reason, str]:
-    """Returns the outcome, and the reason in words: the rule by which the champion moves.
+    """Returns the outcome and the reason in words, by the rule for replacing the champion.
 
-    The challenger must be better in the mean, and its interval must exclude that it is worse by more than `promote.margin`; its
-    calibration error may exceed the champion's by no more than `promote.calibration_margin`. That the challenger may have been
-    picked from several variants, as the best of them, is not allowed for.
+    The challenger must be better on average, and its interval must exclude that it is worse by `promote.margin` or more. Its
+    calibration error may exceed the champion's by at most `promote.calibration_margin`. The rule makes no correction for a
+    challenger that was picked as the best of several variants.
 
     Args:
-        found: the difference in val accuracy, challenger less champion.
-        calibration: calibration error of the challenger and of the champion, in [0, 1].
-        config: margin and bound.
+        found: the difference in val accuracy, challenger minus champion.
+        calibration: the calibration errors of the challenger and of the champion, in [0, 1].
+        config: the margins.
     """
     low, high = (float(bound) for bound in found.interval())
     judged = judge(found, config.margin)
@@ -171,15 +171,15 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
 def compare_runs(
     client: "MlflowClient", challenger: "Run", champion: "Run", config: PromoteConfig
 ) -> tuple[Evidence, Contrast | None]:
-    """Returns what the stored answers of two models say of them, and of their variants where both ran with several seeds.
+    """Returns the evidence from the stored predictions of two models; of their variants, if both have several seeds.
 
-    Only validation answers are read; test results play no part.
+    Only validation predictions are read; test results play no part.
 
     Args:
         client: of the tracking store.
         challenger: a finished run.
-        champion: the run of the champion.
-        config: the rule's bounds.
+        champion: the champion's run.
+        config: the rule's margins.
     """
     sides = [_load_seeds(client, run) for run in (challenger, champion)]
     if not all(sides):
@@ -187,7 +187,7 @@ def compare_runs(
         return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
     same_variant = _are_seeds(challenger, champion)
     if same_variant or min(map(len, sides)) == 1:
-        # Seeds of one variant are no contest of variants: then it is between the two models.
+        # Two seeds of one variant cannot be compared as variants, so the two models are compared.
         own = (challenger.info.run_id, champion.info.run_id)
         sides = [{key: side[key]} if key in side else {} for key, side in zip(own, sides, strict=True)]
         if not all(sides):
@@ -220,8 +220,8 @@ def _are_seeds(first: "Run", second: "Run") -> bool:
 
 
 def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
-    """Returns run id -> validation answers of the finished runs of a run's variant, one for each seed; the run itself counts."""
-    # Imported here, as pandas takes its time, and a mistake in the config is to be said before.
+    """Returns run id -> validation predictions of the finished runs of a run's variant, one for each seed, the run included."""
+    # Imported here because pandas is slow to import, and mistakes in the config must be reported before that.
     from catdog.tracking.records import store_run
 
     variant = run.data.tags.get(VARIANT_TAG)
@@ -238,7 +238,7 @@ def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
 
 
 def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
-    """Returns label by file, right: bool (runs, files), and each run's calibration error."""
+    """Returns the label by file, right: bool (runs, files), and each run's calibration error."""
     import pandas as pd
 
     from catdog.statistics.calibration import calibration_error
@@ -253,9 +253,9 @@ def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFr
 
 
 def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, config: PromoteConfig) -> list[str]:
-    """Returns the commands that would get the evidence: more seeds of the champion's variant, and then of the challenger's.
+    """Returns the commands that would get the evidence: more seeds of the champion's variant, then of the challenger's.
 
-    No commands where more seeds would not do, as with two seeds of one variant, or where the runs do not say how they were trained.
+    Empty if more seeds would not help, as with two seeds of one variant, or if the runs do not record how they were trained.
     """
     if _are_seeds(challenger, champion):
         return []

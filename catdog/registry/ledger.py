@@ -1,8 +1,8 @@
-"""The test ledger: every look at a test split is recorded before its result is known, and counted when the next one is taken.
+"""The test ledger: every look at a test split is recorded before its result is known, and the earlier looks are counted.
 
-A test split is worth what it has not been used for. Whoever looks at it again and again, and keeps the best model, has chosen by
-it, and its accuracy flatters that model. So looks are counted, by the content of the images: the same images reached through
-another study or folder are the same split. Images that two test splits share only in part are not recognised.
+A test split loses its value with use. If you look at it again and again and keep the best model, you have selected by it, and its
+accuracy is too optimistic for that model. So looks are counted by the content of the images: the same images in another study or
+folder are the same split. Test splits that share only some of their images are not recognised as related.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# An experiment of its own, whose runs are looks: MLflow is the only store, and adding a run is safe beside other writers.
+# An experiment of its own, whose runs are looks. MLflow is the only store, and adding a run is safe while others write.
 EXPERIMENT = "catdog-test-ledger"
 KIND = "test_look"
 LOOKS_TAG = "catdog.test_looks"
 TEST_LINE = "Test split:"
-# MLflow's own limit to what a search returns at once.
+# MLflow's own limit on the number of search results.
 MOST_LOOKS = 50_000
 
 
@@ -38,11 +38,11 @@ class Look:
     """One look at a test split.
 
     Attributes:
-        number: from 1, in the order of time.
+        number: from 1, in order of time.
         when: when it began.
-        model: what was looked at, in words.
+        model: the model that was evaluated, in words.
         run_id: the run that trained it.
-        accuracy: the result, in [0, 1]; None where the look did not come to one, or is under way.
+        accuracy: the result, in [0, 1]; None if the look produced none or is still open.
     """
 
     number: int
@@ -54,13 +54,14 @@ class Look:
 
 @dataclass
 class OpenLook:
-    """A look that is under way: what `Dataset.load_split` asks for before it gives test images out.
+    """A look in progress: `Dataset.load_split` requires one before it returns test images.
 
     Attributes:
         look_id: its run in the ledger.
         earlier: the looks before it.
-        test_digest: of the images that it is for.
-        is_open: until it ends.
+        test_digest: the digest of the test images that it covers.
+        is_open: whether it is still in progress.
+        result: the metrics found, to be logged when it ends.
     """
 
     look_id: str
@@ -75,12 +76,12 @@ class OpenLook:
         return len(self.earlier) + 1
 
     def record(self, metrics: Mapping[str, float]) -> None:
-        """Keeps what was found, such as {"test/accuracy": 0.98}, to be logged when the look ends."""
+        """Stores the metrics found, such as {"test/accuracy": 0.98}; they are logged when the look ends."""
         self.result = dict(metrics)
 
 
 def digest_test(images: "pd.DataFrame") -> str:
-    """Returns the digest of a test split: what its images contain and what they are, not where they lie.
+    """Returns the digest of a test split: of its images' contents and labels, not of their paths.
 
     Args:
         images: a manifest's rows: columns label, split and sha256.
@@ -94,8 +95,8 @@ def require_look(look: OpenLook | None, images: "pd.DataFrame | None" = None) ->
     """Raises a UserError unless this is an open look at the test split of these images.
 
     Args:
-        look: as a script gives it.
-        images: a manifest's rows: columns label, split and sha256; None: of whatever images.
+        look: as a script passes it.
+        images: a manifest's rows: columns label, split and sha256; None: any images.
     """
     problem = ""
     if look is None:
@@ -116,18 +117,18 @@ def require_look(look: OpenLook | None, images: "pd.DataFrame | None" = None) ->
 def open_look(
     client: "MlflowClient", test_digest: str, *, study: str, model: str, model_uri: str, run_id: str, command: str
 ) -> Iterator[OpenLook]:
-    """Records a look at a test split, before anything of it can be read; what it finds is added when it ends.
+    """Records a look at a test split before anything can be read from it; its result is added when it ends.
 
     A look that fails, or is killed, stays recorded and counts: nobody can tell what had been seen by then.
 
     Args:
         client: of the tracking store.
-        test_digest: as of `digest_test`.
-        study: of the model.
-        model: in words, "catdog version 3".
+        test_digest: as `digest_test` returns it.
+        study: the model's study.
+        model: the model in words, "catdog version 3".
         model_uri: MLflow's.
         run_id: the run that trained the model.
-        command: what asks for the look, as it can be typed again.
+        command: the command that asks for the look, in a form that can be typed again.
     """
     experiment_id = _open_ledger(client)
     tags = {
@@ -136,7 +137,7 @@ def open_look(
         **describe_origin(command),
     }  # fmt: skip
     look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
-    # Recorded first and counted then, whatever the clocks of two machines say: of two at the same moment none is the first alone.
+    # Recorded first and counted afterwards: of two looks at the same moment, each then sees the other, whatever their clocks say.
     look = OpenLook(look_id, read_looks(client, test_digest, but=look_id), test_digest)
     client.set_tag(run_id, LOOKS_TAG, str(look.number))
     try:
@@ -155,12 +156,12 @@ def open_look(
 
 @contextmanager
 def open_run_look(client: "MlflowClient", images: "pd.DataFrame", run_id: str) -> Iterator[OpenLook]:
-    """Records a script's look at the test split by one of its runs, as `open_look`; the run gets what it finds as well.
+    """Records a script's look at the test split with one of its runs, like `open_look`; the run gets the result as well.
 
     Args:
         client: of the tracking store.
         images: the rows of the run's manifest: columns label, split and sha256.
-        run_id: the run that is looked at.
+        run_id: the run that is evaluated.
     """
     run = client.get_run(run_id)
     study = client.get_experiment(run.info.experiment_id).name
@@ -175,7 +176,7 @@ def open_run_look(client: "MlflowClient", images: "pd.DataFrame", run_id: str) -
 
 
 def _open_ledger(client: "MlflowClient") -> str:
-    """Returns the id of the ledger's experiment, made by the first look, and taken back where somebody has deleted it."""
+    """Returns the id of the ledger's experiment; the first look creates it, and it is restored if somebody has deleted it."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -183,7 +184,7 @@ def _open_ledger(client: "MlflowClient") -> str:
         try:
             return client.create_experiment(EXPERIMENT)
         except MlflowException as error:
-            # Another first look was faster.
+            # Another first look created it at the same moment.
             experiment = client.get_experiment_by_name(EXPERIMENT)
             if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
                 raise
@@ -193,7 +194,7 @@ def _open_ledger(client: "MlflowClient") -> str:
 
 
 def _mark_versions(client: "MlflowClient", run_id: str, look: OpenLook) -> None:
-    """Says on the registered versions of a run how often their test split has been looked at."""
+    """Records on a run's registered versions how often their test split has been looked at."""
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
         client.set_model_version_tag(version.name, version.version, LOOKS_TAG, str(look.number))
         lines = [line for line in (version.description or "").splitlines() if not line.startswith(TEST_LINE)]
@@ -202,17 +203,17 @@ def _mark_versions(client: "MlflowClient", run_id: str, look: OpenLook) -> None:
 
 
 def describe_count(count: str | None) -> list[str]:
-    """Returns the lines that a version's description has on its test split; none where nobody has looked."""
+    """Returns the lines about the test split in a version's description; empty if nobody has looked at it."""
     return ["", f"{TEST_LINE} this was look {count} at its images, of all models together."] if count else []
 
 
 def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None) -> list[Look]:
-    """Returns the looks at a test split, the first one first; looks that were deleted in MLflow, but not purged, count as well.
+    """Returns the looks at a test split, oldest first; looks that were deleted in MLflow, but not purged, count as well.
 
     Args:
         client: of the tracking store.
-        test_digest: as of `digest_test`.
-        but: a look's run id: all others.
+        test_digest: as `digest_test` returns it.
+        but: the run id of a look to leave out.
     """
     from mlflow.entities import ViewType
 
@@ -235,7 +236,7 @@ def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None)
 
 
 def describe_look(look: OpenLook, run_id: str) -> str:
-    """Returns which look this was, and what that means for its result, in words."""
+    """Returns in words the number of this look, and what that means for its result."""
     if not look.earlier:
         return "look 1 at these test images: nobody has looked at them before"
     models = {earlier.run_id for earlier in look.earlier}

@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pair:
-    """Two variants, and how far the decision between them has come.
+    """Two variants, and the state of the decision between them.
 
     Attributes:
         first: name of the variant that comes first in the sweep.
-        second: the other's.
-        outcome: from the first variant's view.
-        seeds: at the last look.
-        found: the difference in accuracy at the last look, first less second.
-        interval: its bounds, which hold together with those of all other pairs and looks.
+        second: name of the other variant.
+        outcome: the judgement of the first variant against the second.
+        seeds: number of seeds at the last look.
+        found: the difference in accuracy at the last look, first minus second.
+        interval: its bounds; the intervals of all pairs at all looks hold simultaneously.
     """
 
     first: str
@@ -76,13 +76,13 @@ class Pair:
 
 @dataclass
 class Decision:
-    """How a comparison was decided, or how far it has come.
+    """The result of a comparison, or its current state.
 
     Attributes:
-        pairs: of all variants.
+        pairs: all pairs of variants.
         config: margin, error and numbers of seeds.
-        seeds: that were trained of the variants that stayed open longest.
-        sweep_id: the last round's sweep.
+        seeds: number of seeds trained of the variants that stayed open longest.
+        sweep_id: the sweep of the last round.
         study: its study.
         uri: address of the tracking store.
     """
@@ -96,21 +96,21 @@ class Decision:
 
     @property
     def is_open(self) -> bool:
-        """Whether a pair is left that more seeds might decide."""
+        """Whether more seeds might still decide a pair."""
         return any(pair.is_open for pair in self.pairs)
 
     def next_commands(self) -> list[str]:
-        """Returns what to type next."""
+        """Returns the commands to type next."""
         return [next_command("compare", self.study, self.uri, f"sweep={self.sweep_id}")]
 
     def to_frame(self) -> "pd.DataFrame":
-        """Returns one row a pair: first, second, outcome, seeds, difference, low, high (as shares, not points), words."""
+        """Returns one row per pair: first, second, outcome, seeds, difference, low, high (as shares, not points), words."""
         import pandas as pd
 
         return pd.DataFrame(self.describe())
 
     def describe(self) -> list[dict[str, Any]]:
-        """Returns the same as a list of mappings."""
+        """Returns the rows of `to_frame` as a list of mappings."""
         return [
             {
                 "first": pair.first, "second": pair.second, "outcome": pair.outcome, "seeds": pair.seeds,
@@ -124,12 +124,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Round:
-    """Trained runs of one look: so many seeds of every variant that is still open.
+    """The trained runs of one look: a number of seeds of every variant that is still open.
 
     Attributes:
         client: of the tracking store.
         tracking: that store.
-        sweep_id: the sweep, in MLflow, that these runs make.
+        sweep_id: the MLflow run id of the sweep that these runs form.
     """
 
     client: "MlflowClient"
@@ -138,33 +138,34 @@ class Round:
 
 
 class Trainer(Protocol):
-    """Trains rounds: sweeps of catdog's own runs, or whatever a caller's functions record."""
+    """Trains rounds, as sweeps of catdog's own runs or with functions that record runs."""
 
     def __call__(self, seeds: int, only: list[str] | None) -> Round:
-        """Trains the seeds 0 to `seeds` - 1 of the variants named, or of all; what is there already is reused."""
+        """Trains the seeds 0 to `seeds` - 1 of the variants in `only`, or of all variants; existing runs are reused."""
 
 
 def decide(
     config: DecideConfig,
     train: Trainer,
     *,
-    on_round: Callable[[str], None] = lambda words: None,
-    on_look: Callable[[Decision], None] = lambda decision: None,
+    on_round: Callable[[str], None] = lambda _: None,
+    on_look: Callable[[Decision], None] = lambda _: None,
 ) -> Decision:
-    """Trains rounds of seeds until every pair of variants is decided, cannot be, or `max_seeds` have been trained.
+    """Trains rounds of seeds until every pair of variants is decided or futile, or `max_seeds` have been trained.
 
-    The looks are at numbers of seeds fixed beforehand. The error is divided among the pairs (Bonferroni), and for each pair spent
-    over the looks, so that all intervals of all pairs at all looks hold together in all but `error` of studies.
+    The numbers of seeds at which the looks take place are fixed in advance. The error is divided among the pairs (Bonferroni),
+    and each pair's part is spent over the looks. All intervals of all pairs at all looks then hold simultaneously with a
+    probability of at least 1 - `error`.
 
     Args:
         config: margin, error and numbers of seeds.
         train: trains a round.
-        on_round: told in words what comes, before each round.
-        on_look: given the state after each look.
+        on_round: called before each round with a description of it.
+        on_look: called with the current state after each look.
 
     Raises:
         UserError: there are fewer than two variants, or they cannot be compared.
-        InterruptedRunError: Ctrl-C in a round.
+        InterruptedRunError: Ctrl-C during a round.
     """
     looks = plan_looks(config.first_seeds, config.max_seeds)
     decision: Decision | None = None
@@ -191,7 +192,7 @@ def decide(
     assert decision is not None
     if decision.is_open:
         log.info(
-            "%s not decided after %d seeds: more validation images would help, or a wider margin. To begin again with a larger "
+            "%s not decided after %d seeds: more validation images would help, or a wider margin. Starting again with a larger "
             "max_seeds would be a second test of the same question, with an error of its own",
             plural(sum(pair.is_open for pair in decision.pairs), "pair"), config.max_seeds,
         )  # fmt: skip
@@ -199,7 +200,7 @@ def decide(
 
 
 def require_sweep(overrides: Sequence[str]) -> None:
-    """Raises a UserError unless a key has several values, as far as that shows without composing: an experiment may bring some."""
+    """Raises a UserError unless a key has several values. Only the command line is checked: an experiment may bring more values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     with explained():
@@ -209,7 +210,7 @@ def require_sweep(overrides: Sequence[str]) -> None:
 
 
 def too_few(overrides: Sequence[str]) -> UserError:
-    """Returns the error of a comparison that has only one side."""
+    """Returns the error for a comparison with only one side."""
     return UserError(
         f"decide: a comparison needs two variants or more, received {' '.join(overrides) or 'one'}. Give a key several "
         "values: model=cnn,augmented."
@@ -220,8 +221,8 @@ class SweepTrainer:
     """Trains each round as a sweep of catdog's own runs.
 
     Args:
-        overrides: what makes the variants, without seeds: "model=cnn,augmented".
-        run: trains a sweep of these runs, by these options and words, and returns how it went.
+        overrides: the overrides that define the variants, without seeds: "model=cnn,augmented".
+        run: trains a sweep, given its runs, options and arguments, and returns the result.
     """
 
     def __init__(
@@ -234,6 +235,12 @@ class SweepTrainer:
         self.run = run
 
     def __call__(self, seeds: int, only: list[str] | None) -> Round:
+        """Trains the seeds 0 to `seeds` - 1 of the variants in `only`, or of all variants; existing runs are reused.
+
+        Raises:
+            UserError: a run failed, or the tracking store does not have all runs.
+            InterruptedRunError: Ctrl-C.
+        """
         from catdog import tracking
         from catdog.sweeps.options import build_options
 
@@ -247,13 +254,13 @@ class SweepTrainer:
         if not result.is_complete:
             failed = [f"{job.name}: {job.error or 'not started'}" for job in result.jobs if not job.outcome]
             raise IncompleteRoundError(
-                f"a round needs all of its runs, and {'; '.join(failed)}. Mend that, and repeat the command."
+                f"a round needs all of its runs, and {'; '.join(failed)}. Fix that, and repeat the command."
             )
         return Round(tracking.connect(result.tracking, create=False), result.tracking, result.sweep_id)
 
 
 class IncompleteRoundError(UserError):
-    """A run of a round failed, so that there is nothing to look at."""
+    """A run of a round failed, so the round cannot be evaluated."""
 
 
 def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
@@ -269,7 +276,7 @@ def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
 
 
 def require_one_precision(variants: "Sequence[Variant]") -> None:
-    """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` on several machines does."""
+    """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` may do on different machines."""
     runtimes = (PRECISION_TAG, DEVICE_TAG)
     precisions: dict[str, tuple[str, set[str]]] = {}
     for variant in variants:
@@ -280,8 +287,8 @@ def require_one_precision(variants: "Sequence[Variant]") -> None:
     for name, found in precisions.values():
         if len(found) > 1:
             raise UserError(
-                f"decide: the seeds of {name} were trained in several precisions ({', '.join(sorted(found))}), where "
-                "trainer.precision=auto was not the same. Name one, such as trainer.precision=float32: all seeds are then alike."
+                f"decide: the seeds of {name} were trained in several precisions ({', '.join(sorted(found))}), because "
+                "trainer.precision=auto chose differently. Set one for all, such as trainer.precision=float32."
             )
 
 
@@ -297,7 +304,7 @@ def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: 
 
 
 def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
-    """Returns how far the decision has come, for a terminal."""
+    """Returns the state of the decision as a table for the terminal."""
     table = Table(
         title=f"difference in kept val accuracy, in points; all intervals hold together in {100 * (1 - config.error):g} %",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
@@ -314,7 +321,7 @@ def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
 
 
 def _record(client: "MlflowClient", decision: Decision) -> None:
-    """Keeps the state of the decision on the sweep, where MLflow shows it."""
+    """Stores the state of the decision on the sweep, where MLflow shows it."""
     config = decision.config
     state = {
         "margin": config.margin,

@@ -1,4 +1,4 @@
-"""Rounds of a decision whose runs other tools train and record."""
+"""Rounds of a decision whose runs are trained by other tools and recorded."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class RecordingTrainer:
-    """Trains each round by a function for each variant, which records the run of a seed: a `Trainer` of `decide`.
+    """Trains each round with one function per variant, which records the run of one seed; a `Trainer` for `decide`.
 
     Args:
         client: of the tracking store.
-        tracking: that store.
-        open_recording: opens the sweep that the runs of a round belong to, given its name, as `Study.recording`.
-        train: variant -> function of a seed, which records one run of that variant and seed. It is called again in later rounds:
-            `run.is_finished` says that there is nothing to train.
+        tracking: the tracking section of that store.
+        open_recording: opens the sweep for the runs of a round, given its name, like `Study.recording`.
+        train: variant -> function of a seed, which records one run of that variant and seed. It is called again in later rounds;
+            `run.is_finished` then tells that there is nothing to train.
 
     Raises:
         UserError: there are fewer than two variants.
@@ -46,10 +46,10 @@ class RecordingTrainer:
         self.train = train
 
     def __call__(self, seeds: int, only: list[str] | None) -> Round:
-        """Records the seeds 0 to `seeds` - 1 of the variants named, or of all; what is there already is reused.
+        """Records the seeds 0 to `seeds` - 1 of the variants in `only`, or of all variants; existing runs are reused.
 
         Raises:
-            UserError: a function recorded something else than one run of its variant and seed.
+            UserError: a function recorded something other than one run of its variant and seed.
         """
         wanted = list(self.train) if only is None else only
         with self.open_recording(f"decision, {seeds} seeds") as recording:

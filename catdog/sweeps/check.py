@@ -1,4 +1,4 @@
-"""What is checked before the first job of a sweep starts: a mistake in the last one must not show at the end of a night."""
+"""Checks before the first job of a sweep starts, so that a mistake in the last job does not show only at the end of a night."""
 
 import logging
 import os
@@ -21,12 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
-    """Returns the data set of every job, given by name and config, each fetched once.
+    """Returns the data set of each job, loading each data set once.
 
-    It runs here, before TensorFlow is imported anywhere: without a network the user hears of it at once.
+    This runs before TensorFlow is imported anywhere, so that a user without a network learns of it at once.
+
+    Args:
+        jobs: (name, config) of each job.
 
     Raises:
-        UserError: naming the job.
+        UserError: a data set cannot be loaded, or does not suit a job; it names the job.
     """
     from catdog.data.dataset import describe_dataset, load_dataset
 
@@ -47,10 +50,13 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
 
 
 def plan_runtimes(jobs: list[tuple[str, Config]]) -> list[dict[str, str]]:
-    """Returns precision and kind of device of every job, given by name and config, as they will be when it trains.
+    """Returns the precision and the kind of device of each job, as they will be when it trains.
+
+    Args:
+        jobs: (name, config) of each job.
 
     Raises:
-        UserError: naming the job.
+        UserError: a precision is not possible; it names the job.
     """
     from catdog.training.precision import plan_precision
 
@@ -64,7 +70,7 @@ def plan_runtimes(jobs: list[tuple[str, Config]]) -> list[dict[str, str]]:
 
 
 def _ask_for_gpus() -> list[tuple[int, ...]]:
-    """Returns what TensorFlow says of the GPUs, in a process of its own: the one that leads a sweep never imports it."""
+    """Returns TensorFlow's information about the GPUs, asking in another process: a sweep's leader never imports TensorFlow."""
     processes = start_server()
     receiver, sender = processes.Pipe(duplex=False)
     process = start_process(processes, _send_gpus, sender)
@@ -86,10 +92,10 @@ def _send_gpus(sender: Connection) -> None:
 
 
 def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
-    """Decodes what the jobs train on, once for each data set and size: too many unreadable images are found here.
+    """Decodes the jobs' images, once for each data set and size, so that too many unreadable images are found now.
 
     Raises:
-        UserError: naming the job.
+        UserError: too many images are unreadable; it names the job.
     """
     done = set()
     for job, dataset in zip(jobs, datasets, strict=True):
@@ -108,7 +114,7 @@ def _in_job(message: str, name: str) -> str:
 
 
 def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> list[str]:
-    """Builds every job's model once, so that what cannot run is said before anything has run.
+    """Builds every job's model once, so that a model that cannot run is reported before anything has run.
 
     Args:
         processes: the context that starts processes.
@@ -116,10 +122,10 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
         classes: each job's number of classes.
 
     Returns:
-        The GPUs to be given out one to a job, as CUDA_VISIBLE_DEVICES names them; none where there are fewer than two.
+        The GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES names them; empty if there are fewer than two.
 
     Raises:
-        UserError: naming the job.
+        UserError: a model cannot be built or run; it names the job.
     """
     receiver, sender = processes.Pipe(duplex=False)
     planned = [(job.config, job.planned.identity) for job in jobs]

@@ -1,4 +1,4 @@
-"""What a sweep shows while its jobs run: a live line per job in a terminal, plain lines where output is piped."""
+"""The display of a sweep while its jobs run: a live line per job in a terminal, plain lines if output is piped."""
 
 import heapq
 import io
@@ -18,12 +18,12 @@ from rich.text import Text
 from catdog.system.terminal import STYLES, console, show_error
 
 STATE_STYLES = {"finished": "green", "reused": "green", "failed": "red", "timed out": "red"}
-# The first layout that fits is shown. Those with speed have whole names; of the figures, what the others tell goes first.
+# The first layout that fits is shown. Layouts with speed show whole names. The figures that the others imply are left out first.
 FIGURES = "train val gap best"
 LAYOUTS = (f"{FIGURES} speed bar", f"{FIGURES} speed", FIGURES, "train val best", "val best", "")
-# A longer state, such as "same as" and a name, stands where the figures would be: it would shorten all other lines.
+# A longer state, such as "same as" and a name, takes the place of the figures. In its own column it would shorten all other lines.
 SHORTEST_NAME, STATE_COLUMNS, FIGURE_COLUMNS, BAR_COLUMNS, PADDING_COLUMNS = 7, 12, 10, 20, 2
-# Where not all jobs fit: how many of those that left last are shown, and how many lines are left to log messages.
+# If not all jobs fit: how many of those that ended last are shown, and how many lines are left for log messages.
 RECENT_JOBS, LOG_LINES = 3, 6
 NOTEBOOK_COLUMNS, NOTEBOOK_LINES = 110, 200
 
@@ -48,20 +48,20 @@ class _Job:
         self.epoch_s = event["seconds"] / done_here if done_here > 0 else None
 
     def left_s(self, now: float, whole_s: float | None = None) -> float | None:
-        """Returns what is left, counted down between events; before the first step, of `whole_s` if that is given."""
+        """Returns the seconds left, counting down between events; before the first step, estimated from `whole_s` if given."""
         if self.epoch_s is None:
             return None if whole_s is None else max(0.0, whole_s - (now - self.started))
         return max(0.0, self.epoch_s * (self.event["epochs"] - self.epochs_done) - (now - self.event_at))
 
     def whole_s(self, now: float) -> float | None:
-        """Returns what the run takes from its start to its end, epochs of earlier processes included; None if unknown."""
+        """Returns the run's total seconds from start to end, including epochs of earlier processes; None if unknown."""
         left_s = self.left_s(now) if self.running else 0.0 if self.state == "finished" else None
         earlier_s = (self.epoch_s or 0.0) * (self.event.get("first_epoch", 1) - 1)
         ran_s = max(self.event.get("seconds", 0.0), (now if self.ended is None else self.ended) - self.started)
         return None if left_s is None else ran_s + left_s + earlier_s
 
     def describe(self, layout: str, now: float) -> list[str]:
-        """Returns in words: the epoch, the figures and the speed that the layout names, and the ETA."""
+        """Returns as text: the epoch, the figures and the speed that the layout names, and the ETA."""
         event, metrics = self.event, self.metrics
         values = {key: metrics.get(f"{key}/accuracy") for key in ("train", "val", "gap")} | {"best": event["best"]}
         known = [(key, value) for key, value in values.items() if key in layout.split() and value is not None]
@@ -71,7 +71,7 @@ class _Job:
         return [epoch, figures, speed, _format_eta(self.left_s(now))]
 
     def build_cells(self, layout: str, now: float) -> list[Text]:
-        """Returns what stands right of the name: state, bar, figures, speed, ETA."""
+        """Returns the cells to the right of the name: state, bar, figures, speed, ETA."""
         words = self.describe(layout, now) if self.event else [""] * 4
         if self.running and self.event:
             width = BAR_COLUMNS if "bar" in layout else 0
@@ -88,18 +88,18 @@ class Display:
     """Shows a sweep's jobs; its methods may be called from any thread.
 
     Args:
-        names: the jobs', in their order.
-        n_jobs: how many run at once; where it is more than one, plain lines and messages begin with their job's name.
-        clock: seconds, from any zero.
+        names: the names of the jobs, in order.
+        n_jobs: how many run at once; if more than one, plain lines and messages begin with the job's name.
+        clock: returns seconds since any fixed moment.
     """
 
     def __init__(self, names: Sequence[str], n_jobs: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._jobs = [_Job(name) for name in names]
         self._prefixes = [f"[{name}] " if n_jobs > 1 else "" for name in names]
         self._n_jobs, self._clock = n_jobs, clock
-        # Never held while printing: Live asks for its lines under a lock of its own, which printing takes as well.
+        # Never hold this lock while printing: Live requests its lines while it holds a lock of its own, which printing takes too.
         self._lock = threading.RLock()
-        # A redirected stderr keeps its errors; on the terminal they would tear the lines.
+        # If stderr is redirected, errors stay there; on the terminal they would break up the live lines.
         live = Live(self, console=console, transient=True, redirect_stderr=sys.stderr.isatty())
         self._live = live if console.is_terminal and console.is_interactive else None
 
@@ -113,22 +113,23 @@ class Display:
             self._live.stop()
 
     def start(self, number: int, words: str = "starting") -> None:
-        """Shows that job `number`, from 0, has a process now; nothing is kept from an earlier one."""
+        """Shows that job `number`, from 0, has a new process; everything shown for an earlier process is dropped."""
         with self._lock:
             job = self._jobs[number] = _Job(self._jobs[number].name, words, running=True, started=self._clock())
         if not self._live:
             console.print(Text(f"run {number + 1} of {len(self._jobs)}: {job.name}", style="bold"), soft_wrap=True)
 
     def finish(self, number: int, state: str) -> None:
-        """Shows how a job left: "finished", "reused", "failed", "stopped", "timed out", "same as cnn"."""
+        """Shows how a job ended: "finished", "reused", "failed", "stopped", "timed out", "same as cnn"."""
         with self._lock:
             job = self._jobs[number]
             job.state, job.running, job.ended = state, False, self._clock()
 
     def progress(self, number: int, event: Mapping[str, Any]) -> None:
-        """Shows how far job `number` is.
+        """Shows the progress of job `number`.
 
         Args:
+            number: the job's place, from 0.
             event: epoch, the one being trained, from 1; epochs; step and steps in it; epoch_ended; metrics of the epoch
                 that ended last, or None; best val accuracy, or None; first_epoch of this process, and seconds since then.
         """
@@ -139,23 +140,23 @@ class Display:
             console.print(Text(self._prefixes[number] + "  ".join(filter(None, words))), soft_wrap=True)
 
     def message(self, number: int, text: str, level: int) -> None:
-        """Prints a job's log line, above the live ones; `level` is logging's."""
+        """Prints a job's log line above the live lines; `level` is a level of logging."""
         mark, style = STYLES.get(min(level // 10 * 10, logging.ERROR), ("", ""))
-        # from_ansi: what a process wrote may move the cursor, which would tear the lines.
+        # from_ansi: a process may write codes that move the cursor, which would break up the lines.
         lines = [Text.from_ansi(line, style=style) for line in (mark + text).splitlines()]
-        # A line that begins with the name needs no other.
+        # A line that begins with the job's name needs no prefix.
         prefix = "" if text.startswith(f"{self._jobs[number].name}:") else self._prefixes[number]
         console.print(Text("\n").join(Text(prefix) + line for line in lines), soft_wrap=True)
 
     def error(self, number: int, text: str) -> None:
-        """Shows what went wrong in a job, with its traceback where there is one."""
+        """Shows a job's error, with its traceback if there is one."""
         show_error(f"{self._jobs[number].name}: {text}")
 
     def refresh(self) -> None:
-        """Called several times a second, in the main thread; a terminal's live lines refresh themselves."""
+        """Updates the display; the main thread calls it several times a second. A terminal's live lines update themselves."""
 
     def eta_s(self) -> float | None:
-        """Returns the seconds that the sweep still takes; None while no run has shown how long it takes."""
+        """Returns the estimated seconds until the sweep ends; None until a run has shown how long it takes."""
         with self._lock:
             now, running = self._clock(), [job for job in self._jobs if job.running]
             waiting = sum(job.ended is None for job in self._jobs) - len(running)
@@ -167,7 +168,7 @@ class Display:
             ends += [0.0] * (self._n_jobs - len(ends))
             heapq.heapify(ends)
             for _ in range(waiting):
-                # The next one starts where a process is free first.
+                # The next job starts in the process slot that becomes free first.
                 heapq.heapreplace(ends, ends[0] + mean_s)
             return max(ends)
 
@@ -198,27 +199,27 @@ class Display:
 
 
 class QuietDisplay(Display):
-    """Shows nothing. What goes wrong is in the outcomes, and, as all that a run says, in its log."""
+    """Shows nothing. Errors are in the outcomes, and everything that a run reports is in its log."""
 
     def __init__(self, names: Sequence[str], n_jobs: int) -> None:
         super().__init__(names, n_jobs)
         self._live = None
 
     def start(self, number: int, words: str = "starting") -> None:
-        pass
+        """Shows nothing."""
 
     def progress(self, number: int, event: Mapping[str, Any]) -> None:
-        pass
+        """Shows nothing."""
 
     def message(self, number: int, text: str, level: int) -> None:
-        pass
+        """Shows nothing."""
 
     def error(self, number: int, text: str) -> None:
-        pass
+        """Shows nothing."""
 
 
 class NotebookDisplay(Display):
-    """Shows a sweep's jobs below a notebook's cell, in one place that is written anew, and messages above it."""
+    """Shows a sweep's jobs below a notebook's cell, in one output that is updated in place, with errors and warnings above it."""
 
     def __init__(self, names: Sequence[str], n_jobs: int) -> None:
         from IPython.display import display
@@ -233,22 +234,27 @@ class NotebookDisplay(Display):
         self.refresh()
 
     def start(self, number: int, words: str = "starting") -> None:
+        """Records that a job has a new process, for the next refresh."""
         with self._lock:
             self._jobs[number] = _Job(self._jobs[number].name, words, running=True, started=self._clock())
 
     def progress(self, number: int, event: Mapping[str, Any]) -> None:
+        """Records a job's progress, for the next refresh."""
         with self._lock:
             self._jobs[number].advance(event, self._clock())
 
     def message(self, number: int, text: str, level: int) -> None:
+        """Records a job's log line if it is a warning or worse."""
         if level >= logging.WARNING:
             self.error(number, text)
 
     def error(self, number: int, text: str) -> None:
+        """Records a job's error, for the next refresh."""
         with self._lock:
             self._messages.append(f"{self._jobs[number].name}: {text}")
 
     def refresh(self) -> None:
+        """Updates the output if its content has changed."""
         content = self._build()
         if content.data != self._shown:
             self._shown = content.data
@@ -267,14 +273,14 @@ class NotebookDisplay(Display):
 
 
 def choose_display() -> Callable[[Sequence[str], int], Display]:
-    """Returns the display for where this process shows things: a notebook or a terminal."""
+    """Returns the class of display that suits this process: for a notebook or for a terminal."""
     shell = sys.modules.get("IPython")
     in_notebook = shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"
     return NotebookDisplay if in_notebook else Display
 
 
 def _build_grid(jobs: list[_Job], now: float, width: int) -> Table:
-    """Returns a line for each job, in the first of the layouts that so many columns have room for."""
+    """Returns a table with a line for each job, in the first layout that fits into `width` columns."""
     longest = max((Text(job.name).cell_len for job in jobs), default=0)
     for layout in LAYOUTS:
         rows = [job.build_cells(layout, now) for job in jobs]
@@ -287,7 +293,7 @@ def _build_grid(jobs: list[_Job], now: float, width: int) -> Table:
     for number, job in enumerate(jobs):
         name = Text(job.name, "bold" if job.running else "")
         if name.cell_len > room > 0:
-            # Cut in the middle: a name begins with the model and often ends with the seed.
+            # Shortened in the middle: a name begins with the model and often ends with the seed.
             name.plain = f"{job.name[: room // 2]}…{job.name[len(job.name) - (room - 1) // 2 :]}"
         grid.add_row(name, *(column[number] for column in columns))
     return grid

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: their processes started, supervised, retried and, where need be, ended."""
+"""The jobs of a sweep: starts their processes, supervises them, retries them and, if necessary, kills them."""
 
 import contextlib
 import logging
@@ -41,23 +41,23 @@ log = logging.getLogger(__name__)
 
 INTERRUPTED = "interrupted"
 LOOK_EVERY_S = 0.25
-# How long a job may take to close its run after it was told to stop.
+# How long a job may take to close its run after it has been told to stop.
 STOP_WAIT_S = 30.0
 OUTPUT_SHOWN_LINES = 30
 
 
 @dataclass
 class JobState:
-    """One job of a sweep and how it went.
+    """One job of a sweep, and its result.
 
     Attributes:
         composed: its config, as Hydra composed it.
         overrides: the command line's, such as ["model=cnn"].
-        planned: its run: name, config, identity, and what was planned for it.
-        job: what its run is called and where it belongs; set when the sweep has its MLflow run.
-        outcome: of a job that finished, now or before.
-        error: the message of one that did not.
-        retries: how often its process died and was started again.
+        planned: the plan for its run: name, config, identity, and whether it is reused, resumed or trained.
+        job: the name of its run, and where that belongs; set once the sweep has its MLflow run.
+        outcome: the result, if the run has finished, now or earlier.
+        error: the message, if it has not.
+        retries: how often its process died and was restarted.
     """
 
     composed: DictConfig
@@ -70,14 +70,16 @@ class JobState:
 
     @property
     def name(self) -> str:
+        """The name of its run."""
         return self.planned.name
 
     @property
     def config(self) -> Config:
+        """The config of its run."""
         return self.planned.config
 
     def describe_state(self) -> str:
-        """Returns how it went in a word or two: finished, reused, interrupted, busy, failed or not started."""
+        """Returns its state in a word or two: finished, reused, interrupted, busy, failed or not started."""
         if self.outcome:
             return "reused" if self.planned.state == "reuse" else "finished"
         if not self.error:
@@ -88,18 +90,28 @@ class JobState:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has no result, and not because somebody stopped it."""
+        """Whether it has no result for a reason other than an interrupt."""
         return bool(self.error) and self.error != INTERRUPTED
 
     @property
     def is_to_train(self) -> bool:
-        """Whether a process is started for it."""
+        """Whether it needs a process."""
         return self.planned.state in ("run", "resume")
 
 
 @dataclass
 class Worker:
-    """A process that trains a job."""
+    """A process that trains a job.
+
+    Attributes:
+        number: the job's place in the sweep, from 0.
+        process: the process.
+        receiver: the end of the pipe on which it reports.
+        slot: its place among the jobs that run at once, from 0.
+        started: when it was started, by the monotonic clock.
+        stopped: when it was told to stop; None if it was not.
+        verdict: why it was killed; "" if it was not.
+    """
 
     number: int
     process: Any
@@ -111,29 +123,29 @@ class Worker:
 
 
 def list_preloaded() -> list[str]:
-    """Returns the modules that the server imports for all jobs: of ours, all that trains.
+    """Returns the modules that the server imports for all jobs: some libraries, and all of catdog's code that trains.
 
-    A run then is of the code that was planned, whatever becomes of the files while the sweep lasts.
+    A run then uses the code that was planned, even if the files change during the sweep.
     """
     libraries = ["catdog.training.process", "mlflow", "mlflow.tensorflow"]
     return [*libraries, *list_training_modules(), "catdog.plots", "catdog.training.run_logging", "catdog.sweeps.worker"]
 
 
 def start_server() -> Any:
-    """Returns the context that starts processes: forks of a server with TensorFlow imported, where the system has forks."""
+    """Returns the context that starts processes: forks of a server that has TensorFlow imported, if the system can fork."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     processes = multiprocessing.get_context("forkserver")
-    # A job then starts in well under a second; without this each one imports TensorFlow again, for five CPU seconds.
+    # A job then starts in well under a second. Otherwise each job would import TensorFlow again, which takes five CPU seconds.
     processes.set_forkserver_preload(list_preloaded())
     return processes
 
 
 def start_process(processes: Any, target: Callable[..., None], *args: Any) -> Any:
-    """Starts a process that calls a function in the current folder, and returns it.
+    """Starts a process that calls a function in the current folder; returns the process.
 
-    It does not import the program that starts it, as multiprocessing has it: a script that trains without asking for its own name
-    would train again there. Nothing that is sent to such a process is defined in the program.
+    Unlike multiprocessing by default, the process does not import the main program: a script without `if __name__ == "__main__"`
+    would train again there. Nothing sent to such a process may be defined in the main program.
     """
     process = processes.Process(target=_call_in, args=(Path.cwd(), target, args))
     main = sys.modules["__main__"]
@@ -146,21 +158,21 @@ def start_process(processes: Any, target: Callable[..., None], *args: Any) -> An
 
 
 def _call_in(folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    # Multiprocessing takes the folder that was the current one when it was imported.
+    # Multiprocessing uses the folder that was current when it was imported.
     os.chdir(folder)
     target(*args)
 
 
 class Supervisor:
-    """Runs the jobs that are to be trained, `n_jobs` at a time, until all have ended or somebody stops it.
+    """Trains the jobs that need training, `n_jobs` at a time, until all have ended or somebody stops it.
 
     Args:
         processes: the context that starts processes.
         client: of the tracking store.
         jobs: all of the sweep's, in order.
         options: the launcher's.
-        gpus: names of the GPUs to be given out one each, as CUDA_VISIBLE_DEVICES has them; empty: no giving out.
-        display: shows them.
+        gpus: names of the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES has them; empty: do not assign GPUs.
+        display: shows the jobs.
     """
 
     def __init__(
@@ -176,14 +188,14 @@ class Supervisor:
         self.client = client
         self.jobs = jobs
         self.options = options
-        # By the sweep's jobs, not by those left to train: a resumed run then has as many CPU threads as before.
+        # Counted over all jobs of the sweep, not over those left to train: a resumed run then has as many CPU threads as before.
         self.n_jobs = min(options.n_jobs, len(jobs))
         self.gpus = gpus
         self.display = display
         self.interrupts = 0
         self.running: list[Worker] = []
         self.waiting = deque(number for number, job in enumerate(jobs) if job.is_to_train and not job.outcome)
-        # Deliveries that a run's own process could not finish, by its entry.
+        # Deliveries that a run's own process could not finish, each with its entry.
         self.delivery_workers: list[tuple[Entry, DeliveryWorker]] = []
         self.stopping = False
         self.given_up = False
@@ -191,12 +203,12 @@ class Supervisor:
     def run(self) -> None:
         """Runs the jobs.
 
-        KeyboardInterrupt ends it: at the first, running jobs close their runs and no other starts; at the second, at once.
-        The jobs are looked after in a thread, so that an interrupt, which reaches the main thread alone, finds it waiting and
-        nothing half done; no signal handler has to be changed for that.
+        After the first KeyboardInterrupt, running jobs close their runs and no other job starts; the second ends everything at
+        once. A separate thread supervises the jobs. An interrupt reaches only the main thread, which just waits, so it leaves no
+        step half done. No signal handler has to be changed for that.
         """
         failure: list[BaseException] = []
-        # Not Thread.join: interrupted, in Python 3.11, it takes a thread that still runs for one that has ended.
+        # Not Thread.join: in Python 3.11, an interrupted join may treat a thread that still runs as ended.
         ended = threading.Event()
         threading.Thread(target=self._work, args=(failure, ended), name="sweep", daemon=True).start()
         while not ended.is_set():
@@ -207,7 +219,7 @@ class Supervisor:
                 self.stopping = True
                 self.interrupts += 1
                 if self.interrupts > 1:
-                    # At once: the runs stay open in MLflow until the same command takes them over.
+                    # Nothing is closed: the runs stay open in MLflow until the same command resumes them.
                     self.given_up = True
                     ended.wait()
                     raise
@@ -247,7 +259,7 @@ class Supervisor:
     def _receive(self, worker: Worker) -> None:
         job = self.jobs[worker.number]
         try:
-            # All that is there: a job that logs much must not be slowed by the looking after others.
+            # Read everything that is there: a job that logs a lot must not be slowed down by the supervision of others.
             while worker.receiver.poll():
                 kind, value = worker.receiver.recv()
                 if kind == "progress":
@@ -264,13 +276,13 @@ class Supervisor:
             self._end(worker)
 
     def _look_after(self, worker: Worker) -> None:
-        """Ends a process that takes too long or too much, or does not stop when told to."""
+        """Kills a process that exceeds its limits, or does not stop when told to."""
         if worker not in self.running:
             return
         now = time.monotonic()
         if self.interrupts and worker.stopped is None:
             worker.stopped = now
-            # A terminal has told it already, other senders have not; twice is once to it.
+            # A terminal has sent Ctrl-C to the job's process already; other senders have not. A second signal has no effect there.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGINT)
         elif worker.stopped is not None and now - worker.stopped > STOP_WAIT_S:
@@ -325,7 +337,7 @@ class Supervisor:
         self.waiting.appendleft(number)
 
     def _take_over(self, number: int) -> None:
-        """Closes the run of a process that could not, and delivers what it left."""
+        """Closes the run of a process that could not do it, and starts delivering what is left."""
         from catdog.tracking.delivery import DeliveryWorker
 
         job = self.jobs[number]
@@ -349,7 +361,7 @@ class Supervisor:
                 status = "KILLED" if job.error == INTERRUPTED else "FAILED"
                 entry.append("status", status=status, time_ms=int(time.time() * 1000))
         except (UserError, OSError) as error:
-            # The disk is full, perhaps: the next command closes it.
+            # The disk may be full. The next command closes the run.
             self.display.error(number, str(error))
             entry.release()
             return
@@ -359,10 +371,10 @@ class Supervisor:
             entry.release()
 
     def hand_in(self, patience_s: float) -> int:
-        """Waits for the deliveries that were taken over; returns how many entries are left undelivered."""
+        """Waits for the deliveries that were taken over; returns how many entries remain undelivered."""
         left = 0
         for entry, delivery in self.delivery_workers:
-            # Once the store has let one wait in vain, the others need not wait as well.
+            # If one entry has waited in vain for the store, the others do not wait again.
             arrived = delivery.wait(0.0 if left else patience_s)
             delivery.stop()
             left += not arrived
@@ -379,14 +391,15 @@ def share_machine(slot: int, n_jobs: int, gpus: list[str], devices: str) -> tupl
     Args:
         slot: the job's place among those that run at once, from 0.
         n_jobs: how many run at once.
-        gpus: those to be given out one each, as CUDA_VISIBLE_DEVICES names them.
-        devices: `trainer.devices`; all of them are not given out.
+        gpus: the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES names them.
+        devices: `trainer.devices`; a job that uses all devices is not given one of its own.
     """
     environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and devices == "one" else {}
     return environment, max(1, count_cpus() // n_jobs) if n_jobs > 1 else None
 
 
 def describe_death(exitcode: int | None) -> str:
+    """Returns in words how a process ended, given its exit code; a negative one is the number of a signal."""
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         hint = "; out of memory?" if name == "SIGKILL" else ""
@@ -402,7 +415,7 @@ def _memory_gb(pid: int) -> float:
 
 
 def _read_tail(path: Path) -> str:
-    """Returns what a process that died last printed, on lines of its own; nothing if it printed nothing."""
+    """Returns the last lines that a dead process printed, starting on a new line; "" if it printed nothing."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Leading a sweep: plan, checks before the first run starts, the runs, how it ended."""
+"""Leads a sweep: the plan, the checks before the first run starts, the runs, and the result."""
 
 import logging
 import shlex
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Called with the names of the runs and how many run at once; what it returns shows them.
+# Called with the names of the runs and how many run at once; returns the display that shows them.
 MakeDisplay = Callable[[Sequence[str], int], Display]
 
 
 @dataclass
 class SweepResult:
-    """How a sweep went.
+    """The result of a sweep.
 
     Attributes:
         study: its study.
         tracking: where its runs are stored.
         sweep_id: run id of the sweep in MLflow.
-        arguments: the words that make it, as after `python -m catdog.train`.
-        jobs: its runs, in order: what was planned for each, and its outcome or error.
+        arguments: its arguments, as after `python -m catdog.train`.
+        jobs: its runs, in order: the plan for each, and its outcome or error.
         interrupted: whether somebody stopped it.
-        promoted: whether a run of it became a version of a registered model.
-        undelivered: why the tracking store does not have all of it, in words; empty where it has.
+        promoted: whether one of its runs became a version of a registered model.
+        undelivered: why the tracking store does not have all of it, in words; "" if the store has everything.
         is_latest: whether it is the study's latest sweep.
     """
 
@@ -68,7 +68,7 @@ class SweepResult:
 
     @property
     def outcomes(self) -> list["Outcome"]:
-        """Of the runs that finished."""
+        """The outcomes of the runs that finished."""
         return [job.outcome for job in self.jobs if job.outcome]
 
     @property
@@ -77,32 +77,32 @@ class SweepResult:
         return len(self.outcomes) == len(self.jobs)
 
     def next_commands(self) -> list[str]:
-        """Returns what to type next; first the same command, where something is left to do."""
+        """Returns the commands to type next; the first is the same command again if something is left to do."""
         place = (self.study, self.tracking.uri)
         if self.undelivered:
             return [next_command("deliver", DEFAULT_STUDY, self.tracking.uri)]
         commands = [] if self.is_complete else [train_command(self.arguments)]
         if self.outcomes:
-            # Without a name, compare takes the latest.
+            # Without a name, compare uses the latest sweep.
             commands.append(next_command("compare", *place, *([] if self.is_latest else [f"sweep={self.sweep_id}"])))
-        # The model of a quick look is not one to test.
+        # A model from a quick look is not meant to be evaluated on the test split.
         is_whole = self.jobs[0].config.dataset.max_images_per_class is None
         return commands + ([next_command("evaluate", *place)] if self.promoted and is_whole else [])
 
 
 @dataclass
 class PlannedSweep:
-    """A sweep of which every run is composed, checked and planned.
+    """A sweep whose runs are all composed, checked and planned.
 
     Attributes:
         jobs: its runs, in order.
         options: the launcher's.
-        arguments: the words that make it, as after `python -m catdog.train`.
-        datasets: each run's.
+        arguments: its arguments, as after `python -m catdog.train`.
+        datasets: the data set of each run.
         names: each run's name, with and without its seed.
-        client: of the tracking store; None where there is none yet.
-        earlier: the newest sweep of exactly these runs, if there is one.
-        goes_on: whether that one was interrupted, or its best run not registered.
+        client: of the tracking store; None if there is none yet.
+        earlier: the newest sweep of exactly these runs; None if there is none.
+        goes_on: whether to resume that one: it was interrupted, or its best run is not registered.
     """
 
     jobs: list[JobState]
@@ -116,21 +116,21 @@ class PlannedSweep:
 
     @property
     def config(self) -> Config:
-        """The first run's; study, tracking and promotion are the same for all."""
+        """The config of the first run; study, tracking and promotion are the same for all runs."""
         return self.jobs[0].config
 
     @property
     def identity(self) -> str:
-        """What the sweep is known by: its runs, in this order."""
+        """The sweep's identity: its runs, in this order."""
         return _identify_sweep(self.jobs)
 
     def run(self, make_display: MakeDisplay) -> SweepResult:
-        """Runs the sweep: what is finished is reused, what was interrupted goes on, the rest is trained.
+        """Runs the sweep: finished runs are reused, interrupted ones are resumed, the rest are trained.
 
-        The first Ctrl-C ends it in order: running jobs close their runs, and no other starts.
+        After the first Ctrl-C, running jobs close their runs, and no other job starts.
 
         Raises:
-            UserError: a run that cannot be trained, found before any of them starts.
+            UserError: a run cannot be trained; this is found before any run starts.
             KeyboardInterrupt: the second Ctrl-C, or one before the first run has started.
         """
         from catdog import tracking
@@ -163,7 +163,7 @@ class PlannedSweep:
             interrupted = supervisor is not None and supervisor.interrupts > 0
             arrived = _close_sweep(sweep, supervisor, self.jobs, interrupted)
         except KeyboardInterrupt:
-            # The second Ctrl-C: nothing more is recorded; the next command closes what is open.
+            # After the second Ctrl-C nothing more is recorded. The next command closes what is open.
             sweep.delivery.stop(wait=False)
             raise
         undelivered = "" if arrived else tracking.describe_undelivered(self.config.tracking, sweep.delivery)
@@ -171,9 +171,9 @@ class PlannedSweep:
         return self._conclude(client, sweep_id, interrupted=interrupted, promoted=promoted, undelivered=undelivered)
 
     def _confirm(self, client: "MlflowClient", earlier: "Run") -> SweepResult:
-        """Returns the finished sweep, of which nothing is new, once its best run has been weighed again."""
+        """Returns the result of a sweep that has finished before; its best run is compared with the champion again."""
         _share_outcomes(self.jobs)
-        # Other runs may have come since, or promote.force.
+        # There may be a new champion since, or promote.force may be set.
         run_ids = [job.outcome.run_id for job in self.jobs if job.outcome and job.planned.same_as is None]
         promotions = promote(client, self.config.promote, run_ids, earlier.info.run_id)
         return self._conclude(client, earlier.info.run_id, promoted=bool(promotions))
@@ -196,7 +196,7 @@ class PlannedSweep:
         )
 
     def _open(self, client: "MlflowClient") -> "OutboxRun":
-        """Returns the sweep's MLflow run, new or that of the interrupted one, once MLflow has it."""
+        """Returns the sweep's MLflow run, a new one or that of the interrupted sweep, once MLflow has it."""
         from catdog.tracking import OutboxRun
 
         tracking, earlier = self.config.tracking, self.earlier if self.goes_on else None
@@ -234,7 +234,7 @@ class PlannedSweep:
         return sweep
 
     def _prepare_jobs(self, sweep: "OutboxRun", sweep_id: str) -> None:
-        """Says of each job where its run belongs, and of each run that is reused that it is a member of this sweep."""
+        """Sets where each job's run belongs, and tags each reused run as a member of this sweep."""
         from catdog import tracking
 
         leader = (Owner.current().pid, Owner.current().started)
@@ -250,17 +250,17 @@ class PlannedSweep:
 
 
 def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments: Sequence[str]) -> PlannedSweep:
-    """Returns what becomes of each run of a sweep: reuse, resume or run, and why.
+    """Returns the plan for each run of a sweep (reuse, resume or run) and the reason.
 
-    What processes that are gone have left is delivered and closed, unless the plan is all that is asked for.
+    What earlier processes have left behind is delivered and closed, unless only the plan is wanted.
 
     Args:
-        runs: as composed.
+        runs: the composed runs.
         options: the launcher's.
-        arguments: the words that make the sweep, as after `python -m catdog.train`: they are kept with it, and advised again.
+        arguments: the sweep's arguments, as after `python -m catdog.train`; stored with it, and used in suggested commands.
 
     Raises:
-        UserError: a run that cannot be trained, or a store or data set that cannot be had.
+        UserError: a run cannot be trained, or a store or data set is not available.
     """
     from catdog import tracking
     from catdog.tracking.settlement import settle_entries
@@ -293,7 +293,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     if client:
         earlier = _find_sweep(client, first.study, _identify_sweep(jobs))
     if earlier and earlier.info.status == "RUNNING" and not options.plan_only:
-        # What a kill left open is closed by now: this one has a leader, with another outbox or on another host.
+        # Sweeps of dead processes are closed by now, so this one has a living leader: with another outbox, or on another host.
         raise _busy(Owner.from_tag(earlier.data.tags.get("catdog.owner")))
     unregistered = earlier is not None and first.promote.enabled and REGISTERED_TAG not in earlier.data.tags
     goes_on = earlier is not None and (earlier.info.status != "FINISHED" or unregistered)
@@ -306,7 +306,7 @@ def _identify_sweep(jobs: Sequence[JobState]) -> str:
 
 
 def _name_runs(runs: Sequence[ComposedRun]) -> list[tuple[str, str]]:
-    """Returns name and variant of each run: what tells it apart in its sweep, with and without its seed."""
+    """Returns the name and the variant of each run: what distinguishes it in its sweep, with and without its seed."""
     from catdog.sweeps.names import name_job
 
     varying = find_varying([run.overrides for run in runs])
@@ -315,7 +315,7 @@ def _name_runs(runs: Sequence[ComposedRun]) -> list[tuple[str, str]]:
 
 
 def find_varying(job_overrides: Sequence[Sequence[str]]) -> set[str]:
-    """Returns the keys whose values are not the same in all jobs."""
+    """Returns the keys whose values differ between jobs."""
     values: dict[str, set[str]] = {}
     for overrides in job_overrides:
         for item in overrides:
@@ -357,11 +357,11 @@ def _share_outcomes(jobs: list[JobState]) -> None:
 
 
 def _busy(owner: Owner | None) -> UserError:
-    return UserError(f"this very sweep is being run by {owner or 'another process'}. Wait for it, or stop it.")
+    return UserError(f"{owner or 'another process'} is running this sweep right now. Wait for it, or stop it.")
 
 
 def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:
-    """Records how the sweep went, registers its best run, and delivers what is left; returns whether all has arrived."""
+    """Records how the sweep ended, registers its best run, and delivers what is left; returns whether everything has arrived."""
     from catdog.tracking.run import hand_in
 
     config = jobs[0].config
@@ -374,14 +374,14 @@ def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[J
         keys = [job.planned.entry.facts["key"] for job in finished if job.outcome and not job.outcome.has_arrived
                 and job.planned.entry.facts]  # fmt: skip
         sweep.append("promote", run_ids=known, keys=keys, config=asdict(config.promote))
-    # Last: a sweep that is FINISHED is not gone on with.
+    # Last: nothing resumes a sweep that is FINISHED.
     sweep.append("status", status=status, time_ms=int(time.time() * 1000))
     left = supervisor.hand_in(config.tracking.wait_s) if supervisor else 0
     return hand_in(sweep, 1.0 if left else config.tracking.wait_s) and not left
 
 
 def _select(variants: list[str], wanted: list[str]) -> list[int]:
-    """Returns the places of the wanted variants' runs."""
+    """Returns the indices of the wanted variants' runs."""
     unknown = [name for name in wanted if name not in variants]
     if unknown or not wanted:
         raise UserError(

@@ -1,6 +1,6 @@
-"""What the runs of a sweep are called: what tells each apart from the others."""
+"""The names of the runs of a sweep: what distinguishes each from the others."""
 
-# Keys that say where things lie or what they are called, not what a single run is.
+# Keys that say where things are stored or how they are called, not what a single run is.
 UNNAMED_KEYS = (
     "study",
     "tracking",
@@ -13,12 +13,12 @@ UNNAMED_KEYS = (
 
 
 def name_job(model: str, overrides: list[str], varying: set[str] | None = None) -> tuple[str, str]:
-    """Returns (name, variant) of a run: what tells it apart, with and without its seed.
+    """Returns (name, variant) of a run: what distinguishes it, with and without its seed.
 
     Args:
-        model: the choice of the group `model`, whether the command line, an experiment or the default made it.
+        model: the choice of the group `model`, made by the command line, an experiment or the default.
         overrides: the command line's, such as ["model=cnn", "seed=1", "trainer.epochs=3"].
-        varying: keys whose values differ in the sweep; None, for a single run, takes all that shape the run.
+        varying: keys whose values differ in the sweep; None, for a single run: all keys that shape the run.
     """
     values = {key: value for key, _, value in (item.lstrip("+~").partition("=") for item in overrides)}
     parts = [model]

@@ -9,18 +9,18 @@ from catdog.system.errors import UserError
 
 @dataclass
 class LauncherOptions:
-    """The launcher's options; Hydra composes them, so they need their checks here.
+    """The launcher's options. Hydra composes them, so their values are checked here.
 
     Attributes:
-        n_jobs: runs at the same time; CPU threads are divided among them, and several GPUs given out one each.
-        timeout_s: a run that takes longer is ended; None: never.
+        n_jobs: how many runs train at the same time; they share the CPU threads, and each gets one of several GPUs.
+        timeout_s: a run that takes longer is ended; None: no limit.
         memory_gb: a run whose process uses more is ended; None: no limit but the machine's.
-        retries: how often a run whose process died is started again, each time from its last checkpoint.
-        on_error: continue with the other runs, or stop: start no further one.
-        plan_only: show the plan and stop.
+        retries: how often a run whose process died is restarted, each time from its last checkpoint.
+        on_error: "continue" with the other runs, or "stop": start no further run.
+        plan_only: show the plan, and train nothing.
         only: names of variants, as the plan shows them without seed=; the other runs are left out. None: all.
-        format: how the plan is shown where it is all that is wanted: as a table, or as JSON.
-        result_file: where a sweep whose runs have all finished says, as JSON, which sweep it was.
+        format: how plan_only shows the plan: "table" or "json".
+        result_file: file to which the sweep's run id is written, as JSON, once all of its runs have finished.
     """
 
     n_jobs: int = 1
@@ -45,23 +45,23 @@ class LauncherOptions:
 
 
 HELP = {
-    "n_jobs": "runs at the same time; CPU threads are divided among them, several GPUs given out one each",
+    "n_jobs": "runs at the same time; they share the CPU threads, and each gets one of several GPUs",
     "timeout_s": "end a run that takes longer",
     "memory_gb": "end a run whose process uses more memory",
-    "retries": "start a run whose process died again, from its last checkpoint, so often",
-    "on_error": "continue with the other runs, or stop: start no further one",
+    "retries": "how often to restart a run whose process died, each time from its last checkpoint",
+    "on_error": "continue with the other runs, or stop: start no further run",
     "plan_only": "show what would be reused, resumed and run, and why; train nothing",
-    "only": "train these variants of the sweep alone, by their names in the plan: only=[cnn,augmented]",
+    "only": "train only these variants of the sweep, by their names in the plan: only=[cnn,augmented]",
     "format": "how plan_only shows the plan: table, or json for scripts",
     "result_file": "write the sweep's run id here, as JSON, once all of its runs have finished",
 }
 
 
 def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> LauncherOptions:
-    """Returns the options that Hydra composed for the launcher, with those that are given beside them.
+    """Returns the options that Hydra composed for the launcher, replaced by those in `given`.
 
     Raises:
-        UserError: an option that there is not, or one out of range.
+        UserError: an option does not exist, or its value is out of range.
     """
     known = {key: value for key, value in composed.items() if key in HELP}
     unknown = sorted(set(given) - set(HELP))
@@ -71,13 +71,13 @@ def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> Laun
 
 
 def read_single_options(overrides: list[str]) -> LauncherOptions:
-    """Returns the launcher's options of a single run, which is planned only or trained: the others need a sweep.
+    """Returns the launcher's options that apply to a single run, plan_only and format; all others need a sweep.
 
     Args:
         overrides: of Hydra's own keys, such as ["hydra.launcher.plan_only=true"].
 
     Raises:
-        UserError: there is one of the others.
+        UserError: an option needs a sweep.
     """
     given: dict[str, str] = {}
     for item in overrides:

@@ -1,4 +1,4 @@
-"""The plan: what each run will do before any of them starts - reuse, resume, run - and why."""
+"""The plan: what will happen to each run before any of them starts - reuse, resume, run - and why."""
 
 import json
 import logging
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where a run that is new finds the one it is most like, to say what changed.
+# How many recent runs are searched for the one most similar to a new run, to say what changed.
 RECENT_RUNS = 100
-# A run of another host that is RUNNING without a sign of life for this long is dead.
+# A run of another host that is RUNNING counts as dead after this long without a sign of life.
 SILENT_AFTER_S = 24 * 3600
 DATA_CHANGED = "data changed"
 STYLES = {"reuse": "green", "resume": "cyan", "run": "", "busy": "yellow"}
@@ -42,19 +42,19 @@ STYLES = {"reuse": "green", "resume": "cyan", "run": "", "busy": "yellow"}
 
 @dataclass
 class PlannedRun:
-    """What becomes of one run of a command.
+    """The plan for one run of a command.
 
     Attributes:
         name: the run's.
         config: the run's.
         identity: what its result depends on.
-        state: reuse (a finished run stands for it), resume (an interrupted one goes on), run, or busy (another process
-            trains it right now).
-        why: in words.
-        run_id: the MLflow run that is reused or goes on; "" for a new one.
+        state: reuse (a finished run has the result), resume (an interrupted run is resumed), run, or busy (another process
+            is training it right now).
+        why: the reason, in words.
+        run_id: the MLflow run that is reused or resumed; "" for a new one.
         same_as: number of an earlier run of the same command with the same identity, whose result it will share.
         images: its data set's manifest: file, label, split, sha256.
-        discard: whether what the outbox holds of it is for a run that was deleted in MLflow.
+        discard: whether the outbox holds data of it for a run that was deleted in MLflow.
     """
 
     name: str
@@ -69,18 +69,18 @@ class PlannedRun:
 
     @property
     def entry(self) -> Entry:
-        """Its folder in the outbox, there or not."""
+        """Its folder in the outbox, which may not exist."""
         tracking = self.config.tracking
         return entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "run", self.identity.digest)
 
 
 def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_sweep: str = "") -> None:
-    """Fills in state, why and run id of runs of one study.
+    """Sets state, why and run id of runs of one study.
 
     Args:
-        client: of the tracking store; None where there is none yet, so that nothing can be reused.
-        runs: as composed.
-        own_sweep: run id of the interrupted sweep that goes on: its finished runs count whatever `reuse` says.
+        client: of the tracking store; None if there is none yet, so that nothing can be reused.
+        runs: the runs, in order.
+        own_sweep: run id of the interrupted sweep that is resumed: its finished runs count whatever `reuse` says.
     """
     experiment = client.get_experiment_by_name(runs[0].config.study) if client else None
     recent: list[Run] | None = None
@@ -115,7 +115,7 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
 
 
 def discard_entries(runs: Sequence[PlannedRun]) -> None:
-    """Removes from the outbox what belongs to runs that were deleted in MLflow."""
+    """Removes outbox entries of runs that were deleted in MLflow."""
     for planned in runs:
         if planned.discard:
             log.info("%s: %s; its checkpoints are removed", planned.name, planned.why)
@@ -123,7 +123,7 @@ def discard_entries(runs: Sequence[PlannedRun]) -> None:
 
 
 def _find_by_identity(client: "MlflowClient", experiment_id: str, digest: str) -> "list[Run]":
-    # One query on the tags' index; the newest first.
+    # One query on the tags' index; newest first.
     where = f"tags.`catdog.identity` = '{digest}' AND tags.`catdog.kind` = 'run'"
     return list(client.search_runs([experiment_id], where, max_results=20, order_by=["attributes.start_time DESC"]))
 
@@ -182,7 +182,7 @@ def _explain_again(planned: PlannedRun, found: "list[Run]") -> str:
 
 
 def _explain_new(planned: PlannedRun, recent: Sequence[StoredRun]) -> str:
-    """Returns how a run differs from the one it is most like; only one of the same make can be meant."""
+    """Returns how a run differs from the most similar recent run; only runs with the same main choices are considered."""
     mine = _relevant_params(planned.config)
     alike = [run for run in recent if all(run.params.get(key) == mine.get(key) for key in
              ("seed", "backbone.name", "augmentation.name", "preprocessing.name", "dataset.name"))]  # fmt: skip
@@ -216,11 +216,11 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: StoredRun) -> list[
 
 
 def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
-    """Returns how many files are new, gone, changed or in another split since a run; 0 if it recorded none.
+    """Returns how many files are new, missing, changed or in another split since a run; 0 if the run recorded no files.
 
     Args:
         run: in the store.
-        images: the present manifest's rows: file, label, split, sha256.
+        images: the current manifest's rows: file, label, split, sha256.
     """
     before = run.load_splits()
     if before.empty:
@@ -231,15 +231,16 @@ def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
 
 def _relevant_params(config: Config) -> dict[str, str]:
     groups = (*(f"{group}." for group in schema.RESULT_GROUPS), "dataset.name")
-    # What the precision became is told of the machine, beside the config.
+    # The resolved precision is described as part of the runtime, not of the config.
     same_result = {"trainer.precision", *(f"speed.{key}" for key in schema.SAME_RESULT)}
     leaves = {key: value for key, value in schema.flatten(config).items() if key not in same_result}
     return {key: str(value) for key, value in leaves.items() if key == "seed" or key.startswith(groups)}
 
 
 def is_dead(run: "Run") -> bool:
-    """Whether the process of an MLflow run that is RUNNING is gone: by its pid and start time on this host, by its
-    last metric on another.
+    """Returns whether the process of an MLflow run that is RUNNING is gone.
+
+    On this host, the process is checked by its pid and start time; on another host, the time of the last metric decides.
     """
     owner = Owner.from_tag(run.data.tags.get("catdog.owner"))
     if owner is None:
@@ -251,10 +252,10 @@ def is_dead(run: "Run") -> bool:
 
 
 def close_dead_runs(client: "MlflowClient", config: Config) -> int:
-    """Marks as KILLED what is RUNNING in a study though its process is gone and no entry of the outbox stands for it.
+    """Marks runs of a study as KILLED that are RUNNING although their process is gone and no outbox entry belongs to them.
 
     Returns:
-        How many.
+        How many runs were closed.
     """
     experiment = client.get_experiment_by_name(config.study)
     if experiment is None:
@@ -283,7 +284,7 @@ def _describe_time(time_ms: int | None) -> str:
 
 
 def describe_plan(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
-    """Returns the plan, a mapping a run: run (its name), plan, why, run_id (None for a new one) and seed."""
+    """Returns the plan as one mapping per run: run (its name), plan, why, run_id (None for a new one) and seed."""
     return [
         {
             "run": planned.name,
@@ -297,7 +298,7 @@ def describe_plan(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 
 
 def build_table(runs: Sequence[PlannedRun]) -> Table:
-    """Returns the plan for the terminal."""
+    """Returns the plan as a table for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("run")
     table.add_column("plan")

@@ -1,4 +1,4 @@
-"""What a caller of the API gets of a sweep."""
+"""What the Python API returns for a sweep."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ class Sweep:
     """A sweep that has been trained.
 
     Attributes:
-        result: how it went, in full.
+        result: the full result.
     """
 
     result: "SweepResult"
@@ -36,13 +36,15 @@ class Sweep:
 
     @property
     def errors(self) -> dict[str, str]:
-        """What went wrong, by the name of the run; empty where all is well."""
+        """The error messages, by the name of the run; empty if there are none."""
         return {job.name: job.error for job in self.result.jobs if job.error}
 
     @property
     def outcomes(self) -> pd.DataFrame:
-        """One row a run: run (its name), outcome (finished, reused, failed, busy, not started), run_id, seed, train_accuracy and
-        val_accuracy of the last epoch, best_val_accuracy, best_epoch, seconds, error; NaN and None where there is no result.
+        """A table with one row per run.
+
+        Columns run (its name), outcome (finished, reused, interrupted, busy, failed, not started), run_id, seed, train_accuracy and
+        val_accuracy of the last epoch, best_val_accuracy, best_epoch, seconds, error; NaN and None if there is no result.
         """
         rows = []
         for job in self.result.jobs:

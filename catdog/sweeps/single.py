@@ -1,4 +1,4 @@
-"""A single run: planned, then trained, or found finished; what `catdog.sweeps.launch` is to a sweep."""
+"""A single run: planned, then trained, or found finished; the counterpart of `catdog.sweeps.launch` for one run."""
 
 import logging
 from dataclasses import dataclass, field
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class SingleRun:
-    """One run that is no part of a sweep.
+    """A run that is not part of a sweep.
 
     Attributes:
-        planned: what becomes of it: reuse, resume, run, or busy.
+        planned: the plan for it: reuse, resume, run, or busy.
         variant: its name without the seed.
         overrides: the command line's.
-        dataset: the config's.
-        client: of the tracking store; None where there is none yet.
+        dataset: the data set of its config.
+        client: of the tracking store; None if there is none yet.
     """
 
     planned: "PlannedRun"
@@ -39,24 +39,25 @@ class SingleRun:
 
     @property
     def config(self) -> Config:
+        """The config of the run."""
         return self.planned.config
 
     def reuse(self) -> None:
-        """Weighs the finished run against the champion again: other runs may have come since, or promote.force."""
+        """Compares the finished run with the champion again: there may be a new champion, or promote.force may be set."""
         from catdog.registry.champion import promote
 
         assert self.client is not None
         promote(self.client, self.config.promote, [self.planned.run_id])
 
     def train(self, output_dir: Path) -> "Outcome":
-        """Trains the run, or goes on with it, in this process.
+        """Trains the run, or resumes it, in this process.
 
         Args:
-            output_dir: folder with its log.
+            output_dir: folder that contains its log.
 
         Raises:
-            UserError: another process trains it, or it cannot be trained.
-            InterruptedRunError: Ctrl-C or SIGTERM.
+            UserError: another process is training it, or it cannot be trained.
+            InterruptedRunError: Ctrl-C or SIGTERM stopped it.
         """
         from catdog.sweeps.plan import discard_entries
         from catdog.tracking import BusyError, Job
@@ -66,7 +67,7 @@ class SingleRun:
         if planned.state == "busy":
             raise UserError(f"{planned.name}: {planned.why}. Wait for it, or train another seed: seed=1.")
         discard_entries([planned])
-        log.info("%s: %s", {"run": "new", "resume": "goes on"}[planned.state], planned.why)
+        log.info("%s: %s", {"run": "new", "resume": "resuming"}[planned.state], planned.why)
         job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)
         try:
             return train(self.config, job, dataset=self.dataset)
@@ -77,28 +78,28 @@ class SingleRun:
             raise InterruptedRunError from None
 
     def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
-        """Returns what to type next, after the run was trained, or found finished."""
+        """Returns the commands to type next, after the run was trained or found finished."""
         if outcome and not outcome.has_arrived:
             return [next_command("deliver", DEFAULT_STUDY, self.config.tracking.uri)]
         place = (self.config.study, self.config.tracking.uri)
         run_id = outcome.run_id if outcome else self.planned.run_id
-        # The model of a quick look is not one to test.
+        # A model from a quick look is not meant to be evaluated on the test split.
         is_whole = self.config.dataset.max_images_per_class is None
         tested = [next_command("evaluate", *place)] if outcome and outcome.promotions and is_whole else []
         return [*tested, next_command("compare", *place, f"runs=[{run_id}]")]
 
 
 def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: bool = False) -> SingleRun:
-    """Returns what becomes of a run; what processes that are gone have left is delivered and closed.
+    """Returns the plan for a run; delivers and closes what earlier processes have left behind.
 
     Args:
         config: the run's.
         model: the choice of the group `model`.
         overrides: the command line's.
-        plan_only: nothing is delivered or closed.
+        plan_only: deliver and close nothing.
 
     Raises:
-        UserError: a store or data set that cannot be had.
+        UserError: a store or data set is not available.
     """
     from catdog import tracking
     from catdog.data.dataset import load_dataset

@@ -1,4 +1,4 @@
-"""How a sweep went: a table for the terminal, and one for the sweep's page in MLflow."""
+"""The summary of a sweep: a table for the terminal, and one for the sweep's page in MLflow."""
 
 from rich import box
 from rich.table import Table
@@ -8,6 +8,7 @@ from catdog.system.wording import plural
 
 
 def build_summary(jobs: list[JobState]) -> Table:
+    """Returns a table for the terminal with one row per run: its outcome and its accuracies."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left")
     table.add_column("run")
     table.add_column("outcome", overflow="fold")
@@ -40,7 +41,7 @@ def _describe_missing(job: JobState) -> str:
 
 
 def describe_outcomes(jobs: list[JobState]) -> str:
-    """Returns the summary in Markdown, for the description on the sweep's page in MLflow."""
+    """Returns the summary in Markdown, for the sweep's description in MLflow."""
     lines = [
         "| run | last train accuracy | last val accuracy | best val accuracy | at epoch |",
         "|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The process of one run of a sweep: what it does, and what it tells the process that leads the sweep."""
+"""The process of one run of a sweep: it trains the run, and reports to the process that leads the sweep."""
 
 import contextlib
 import faulthandler
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STEPS_EVERY_S = 0.25
-# A process whose leader is gone closes its run; one that cannot, ends all the same.
+# A process whose leader is gone closes its run. If it cannot do that within this time, it ends all the same.
 LAST_WORDS_S = 20.0
 OUTPUT = "output.txt"
 
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What a job's process is told.
+    """The instructions for a job's process.
 
     Attributes:
         composed: its config, as Hydra composed it.
-        job: what its run is called and where it belongs.
-        environment: variables set before anything is computed.
-        threads: CPU threads; None leaves it to TensorFlow.
+        job: the name of its run, and where that belongs.
+        environment: variables to set before anything is computed.
+        threads: number of CPU threads; None: TensorFlow decides.
     """
 
     composed: DictConfig
@@ -81,17 +81,17 @@ def work(order: WorkOrder, sender: Connection) -> None:
 
         try:
             outcome = train(
-                load_config(composed, Config), order.job, lambda name, *figures: PipedProgress(link, *figures)
+                load_config(composed, Config), order.job, lambda _name, *figures: PipedProgress(link, *figures)
             )
             link.send("outcome", outcome)
         except UserError as error:
-            # The leader shows it; the run's log has it.
+            # The leader shows the error; here it goes to the run's log only.
             log.error("%s", error, extra={"file_only": True})
             link.send("error", str(error))
         except BusyError as busy:
             link.send("error", f"{busy.owner or 'another process'} trains it right now")
         except Exception as error:
-            # Shown when it happens, and in the job's log: Hydra would keep it for the end, and for the terminal alone.
+            # Shown and logged at once: Hydra would report it only at the end, and only on the terminal.
             log.exception("%s", error, extra={"file_only": True})
             link.send("traceback", traceback.format_exc())
             link.send("error", f"{type(error).__name__}: {error}".splitlines()[0])
@@ -104,7 +104,7 @@ def work(order: WorkOrder, sender: Connection) -> None:
 
 
 class Link:
-    """The pipe to the leader; when nobody reads it any more, the run stops as by Ctrl-C."""
+    """The pipe to the leader. If the leader is gone, the run stops as after Ctrl-C."""
 
     def __init__(self, sender: Connection) -> None:
         self.sender = sender
@@ -116,7 +116,7 @@ class Link:
             with self.lock:
                 self.sender.send((kind, value))
         except OSError:
-            # The leader is gone; a thread of this process ends the run for that.
+            # The leader is gone. Another thread of this process ends the run.
             return
 
     def log(self, text: str, level: int) -> None:
@@ -125,7 +125,7 @@ class Link:
 
 
 class PipedProgress:
-    """Tells the leader how a training comes on, and the log file each epoch; a `catdog.training.progress.Progress`."""
+    """Reports a training's progress to the leader, and each epoch to the log file; a `catdog.training.progress.Progress`."""
 
     def __init__(self, link: Link, epochs: int, steps: int, first_epoch: int) -> None:
         self.link = link
@@ -145,11 +145,13 @@ class PipedProgress:
         pass
 
     def step(self) -> None:
+        """Counts a training step, and reports the progress if the last report was a while ago."""
         self.done += 1
         if time.monotonic() - self.told > STEPS_EVERY_S:
             self._tell(epoch_ended=False)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
+        """Reports an epoch's metrics to the leader, and logs them to the file."""
         from catdog.training.progress import log_epoch
 
         self.metrics, self.best, self.done = metrics, best, self.steps
@@ -168,7 +170,7 @@ class PipedProgress:
 
 
 def _stop_with_parent() -> None:
-    """Ends this process as Ctrl-C would when the one that leads the sweep is gone: nobody would wait for its result."""
+    """Ends this process like Ctrl-C once the leader of the sweep is gone, since nobody would wait for its result."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
@@ -178,7 +180,7 @@ def _stop_with_parent() -> None:
 
 
 def _take_output(path: Path) -> None:
-    """Sends what this process and native code print to a file, with the Python stack should the process crash."""
+    """Redirects the output of this process, native code included, to a file, together with the Python stack if it crashes."""
     output = path.open("ab", buffering=0)
     sys.stdout.flush()
     sys.stderr.flush()

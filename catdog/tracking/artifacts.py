@@ -1,4 +1,4 @@
-"""What runs have stored, read back."""
+"""Reads back the artifacts that runs have stored."""
 
 import io
 import tempfile
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
-# Names stay as they are: a class or file called "NA" or "007" is no missing value and no number. As objects, for pandas' own
-# strings take longer to make than all the rest.
+# These columns stay text: a class or file called "NA" or "007" is neither a missing value nor a number. The type is object because
+# pandas' own string type takes longer to build than everything else together.
 NAMES = {"file": object, "label": object, "sha256": object}
 
 
 def resolve_address(client: "MlflowClient", artifact_uri: str) -> str:
-    """Returns an artifact's address so that it can be read without its store, whatever MLflow's current one is.
+    """Returns an artifact's address in a form that can be read without its store, whichever store is MLflow's current one.
 
-    A server tells `mlflow-artifacts:/PATH`, which means a path on itself; all other addresses say where they lead.
+    A server reports `mlflow-artifacts:/PATH`, a path relative to itself. All other addresses are complete.
     """
     if not artifact_uri.startswith("mlflow-artifacts:"):
         return artifact_uri
@@ -33,14 +33,14 @@ def resolve_address(client: "MlflowClient", artifact_uri: str) -> str:
 
 
 def load_bytes(artifact_uri: str, path: str) -> bytes | None:
-    """Returns the content of a run's artifact, None where there is none.
+    """Returns the content of a run's artifact, or None if there is no such artifact.
 
     Args:
-        artifact_uri: the run's, as of `resolve_address`.
-        path: below it.
+        artifact_uri: the run's artifact address, as `resolve_address` returns it.
+        path: the artifact's path below that address.
 
     Raises:
-        UserError: it is there, or may be, and cannot be read: to go on without it would be to answer another question.
+        UserError: the artifact exists, or may exist, but cannot be read. Continuing without it would answer a different question.
     """
     import mlflow
     from mlflow.exceptions import MlflowException
@@ -66,10 +66,10 @@ def load_bytes(artifact_uri: str, path: str) -> bytes | None:
 
 
 def load_table(artifact_uri: str, path: str) -> "pd.DataFrame":
-    """Returns a run's CSV file, file, label and sha256 as text, whatever they look like; empty where there is none.
+    """Returns a run's CSV file; empty if it has none. The columns file, label and sha256 are always text.
 
     Raises:
-        UserError: as of `load_bytes`; or it is no table.
+        UserError: as `load_bytes`, or the file is not a valid table.
     """
     import pandas as pd
 
@@ -81,10 +81,10 @@ def load_table(artifact_uri: str, path: str) -> "pd.DataFrame":
 
 
 def load_predictions(artifact_uri: str, split: str = "val") -> Predictions:
-    """Returns a run's stored answers to the images of a split; empty ones where there are none.
+    """Returns the predictions that a run stored for the images of a split; empty if it stored none.
 
     Raises:
-        UserError: as of `load_table`.
+        UserError: as `load_table`.
     """
     path = f"predictions/{split}.csv"
     content = load_bytes(artifact_uri, path)
@@ -95,10 +95,10 @@ def load_predictions(artifact_uri: str, split: str = "val") -> Predictions:
 
 
 def load_history(artifact_uri: str) -> History | None:
-    """Returns a run's metrics by epoch, which it stores when it is finished; None before that.
+    """Returns a run's metrics by epoch, which it stores when it finishes; None before that.
 
     Raises:
-        UserError: as of `load_table`.
+        UserError: as `load_table`.
     """
     content = load_bytes(artifact_uri, "history.csv")
     if content is None:

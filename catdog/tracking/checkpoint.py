@@ -1,7 +1,7 @@
-"""The checkpoints of one run: what training needs to go on after a whole epoch as if it had never stopped.
+"""The checkpoints of one run: what training needs to resume after a complete epoch as if it had never stopped.
 
-A file is a header line with the format's version and the sha256 of all that follows, one line of JSON (epoch, facts, and
-each array's name, type and shape), and the arrays' bytes one after the other.
+A file starts with a header line: the format's version and the sha256 of everything that follows. Then come one line of JSON (epoch,
+facts, and each array's name, type and shape) and the arrays' bytes, one array after the other.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ class Checkpoint:
     """The state of a run after an epoch.
 
     Attributes:
-        epoch: the last whole epoch, counted from 1.
-        arrays: what was saved: numbers and booleans of any shape, by name.
-        facts: what JSON holds: the history, the best epoch. Floats come back bit for bit, a NaN as a NaN; a tuple comes back
-            as a list, a key as a string.
+        epoch: the last complete epoch, counted from 1.
+        arrays: the saved arrays by name: numbers and booleans of any shape.
+        facts: values that JSON can hold, such as the history and the best epoch. Floats are restored bit for bit, and NaN stays
+            NaN; a tuple is restored as a list, and a key as a string.
     """
 
     epoch: int
@@ -42,14 +42,14 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None:
-    """Adds a checkpoint to a folder, which it makes if need be, whole or not at all; removes all but the newest.
+    """Adds a checkpoint to a folder, completely or not at all, and removes all but the newest; creates the folder if needed.
 
-    One process at a time saves to a folder.
+    Only one process at a time may save to a folder.
 
     Args:
         folder: the run's folder of checkpoints.
-        checkpoint: what to save. Those of later epochs go: the run has gone back behind them.
-        keep: how many stay, this one included; at least 1.
+        checkpoint: what to save. Checkpoints of later epochs are removed: the run has gone back to before them.
+        keep: how many checkpoints to keep, this one included; at least 1.
 
     Raises:
         UserError: the disk is full. The earlier checkpoints are untouched.
@@ -64,14 +64,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None
     path = folder / f"epoch-{checkpoint.epoch:06d}.checkpoint"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # First, for their space may be what this one needs.
+        # Partial files go first: this checkpoint may need their space.
         remove_partial(folder, "epoch-*")
         _write(path, line, list(checkpoint.arrays.values()))
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         former = load_checkpoint(folder)
-        resumed = f"goes on after epoch {former.epoch}" if former else "starts at epoch 1 again"
+        resumed = f"resumes after epoch {former.epoch}" if former else "starts at epoch 1 again"
         raise UserError(
             f"cannot save the checkpoint of epoch {checkpoint.epoch} in {folder}: the disk is full ({error.strerror}). "
             f"Free some space; the same command then {resumed}."
@@ -81,24 +81,24 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """Returns the newest checkpoint of a folder that is whole; None if there is none, or no folder.
+    """Returns the newest intact checkpoint of a folder; None if there is none, or if the folder does not exist.
 
-    One that is damaged is passed over with a warning, whatever the damage.
+    A damaged checkpoint is skipped with a warning, whatever the damage.
     """
     for _, path in reversed(_list_checkpoints(folder)):
         try:
             return _read(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            log.warning("the checkpoint %s is passed over: %s", path, why)
+            log.warning("the checkpoint %s is skipped: %s", path, why)
     return None
 
 
 def _require_numbers(arrays: dict[str, np.ndarray]) -> None:
-    # The type is written as numpy names it, which is the whole truth for these kinds alone: bfloat16 would come back as void.
+    # Types are stored by numpy's name, which is complete for these kinds only: bfloat16, for example, would be read back as void.
     for name, array in arrays.items():
         if array.dtype.kind not in "biufc":
-            raise ValueError(f"the array {name!r} is neither of numbers nor of booleans: {array.dtype}")
+            raise ValueError(f"the array {name!r} must hold numbers or booleans, received {array.dtype}")
 
 
 def _build_header(digest: str) -> bytes:
@@ -108,7 +108,7 @@ def _build_header(digest: str) -> bytes:
 def _write(path: Path, line: bytes, arrays: list[np.ndarray]) -> None:
     with replacing(path) as file:
         digest = hashlib.sha256(line)
-        # The digest is known at the end; its place is held until then.
+        # The digest is known only at the end. Until then a placeholder holds its place.
         file.write(_build_header(digest.hexdigest()))
         file.write(line)
         for array in arrays:
@@ -120,10 +120,10 @@ def _write(path: Path, line: bytes, arrays: list[np.ndarray]) -> None:
 
 
 def _read(path: Path) -> Checkpoint:
-    """Returns a file's checkpoint; ValueError says what is wrong with the file."""
+    """Returns a file's checkpoint; raises a ValueError that says what is wrong with the file."""
     with path.open("rb") as file:
         header = file.readline(len(_build_header("0" * 64)))
-        # The digest before anything else: what is parsed below is what was written.
+        # The digest is checked first: what is parsed below is then exactly what was written.
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if header != _build_header(digest):
             is_ours = header.startswith(_HEADER_START)
@@ -144,7 +144,7 @@ def _view_bytes(array: np.ndarray) -> memoryview:
 
 
 def _list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Returns (epoch, path) of the files that are named like checkpoints, the oldest first."""
+    """Returns (epoch, path) of the files that are named like checkpoints, oldest first."""
     matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("epoch-*"))
     return sorted((int(match[1]), path) for match, path in matches if match)
 
@@ -154,6 +154,6 @@ def _remove_superseded(folder: Path, epoch: int, keep: int) -> None:
     kept = [path for number, path in found if number <= epoch][-keep:]
     for _, path in found:
         if path not in kept:
-            # The checkpoint is saved: no reason to end a run. The next one tries again.
+            # The new checkpoint is saved, so a failure here is no reason to end a run. The next save tries again.
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

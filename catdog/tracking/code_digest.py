@@ -1,8 +1,8 @@
-"""The digest of the code that a training runs: of what its syntax trees mean, not of how they are written.
+"""The digest of the code that a training runs. It covers what the code means (its syntax trees), not how it is written.
 
-Starting at an entry such as `catdog.training.run:train`, names are followed through imports, also those inside functions, to the
-functions, classes and constants of catdog that they stand for. Those definitions count; comments, docstrings, formatting,
-annotations, help texts, messages of exceptions, log statements and the place of a definition do not. Nothing is imported or run.
+The analysis starts at an entry such as `catdog.training.run:train`. It follows names through imports, also those inside functions,
+to the functions, classes and constants of catdog that they stand for. Those definitions count. Comments, docstrings, formatting,
+annotations, help texts, exception messages, log statements and the place of a definition do not. Nothing is imported or run.
 """
 
 import ast
@@ -31,34 +31,34 @@ from catdog.tracking.code_modules import (
 PACKAGE = "catdog"
 # Where a training begins.
 TRAINING = "catdog.training.run:train"
-# Code that changes no trained model, whatever it does. A statement that only calls it does not count either.
+# Code that never changes a trained model. A statement that only calls such code does not count either.
 WATCHERS = (
-    # Rooms that read the config (its values have a digest of their own), plan, watch, record and show runs, and that deal with the
-    # machine.
+    # Rooms that read the config (its values have a digest of their own), that plan, watch, record and show runs, and that deal
+    # with the machine.
     "catdog.config", "catdog.sweeps", "catdog.tracking", "catdog.registry", "catdog.plots", "catdog.statistics", "catdog.system",
     "catdog.cli", "catdog.study", "catdog.training.run_logging", "catdog.training.progress", "catdog.training.preload",
     "catdog.training.check", "catdog.training.saved_code",
-    # They bring images to disk and divide them; what comes of that is in the digest of the data, file by file.
+    # They bring images to disk and divide them into splits. The result is in the data digest, file by file.
     "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.duplicates", "catdog.data.synthetic",
     "catdog.data.progress", "catdog.data.staging",
-    # They hold what came out of a training.
+    # They hold the results of a training.
     "catdog.data.history", "catdog.data.predictions",
 )  # fmt: skip
 DIGITS = 12
-# Fields of syntax trees that change no result, or that not every version of Python has.
+# Fields of syntax trees that change no result, or that some versions of Python lack.
 UNCOUNTED_FIELDS = {"ctx", "type_comment", "type_params", "kind", "annotation", "returns"}
 
 
 @dataclass(frozen=True)
 class CodeDigest:
-    """What is known of the code that a training runs.
+    """What is known about the code that a training runs.
 
     Attributes:
-        digest: sha256 of all definitions that count, 64 hexadecimal digits; where they lie makes no difference.
-        files: a short digest of what counts in each file, such as "catdog/training/model.py" or "my_models.py"; it explains.
-        modules: catdog's modules that the training imports, watchers left out, sorted.
-        libraries: what a user's code imports from elsewhere but the standard library, as it is imported, sorted.
-        sources: the text of each file of the user's own.
+        digest: sha256 of all definitions that count, 64 hexadecimal digits; it does not depend on where they are defined.
+        files: a short digest of what counts in each file, such as "catdog/training/model.py" or "my_models.py"; for explanations.
+        modules: catdog's modules that the training imports, without watchers, sorted.
+        libraries: what the user's code imports, apart from catdog and the standard library, by import name, sorted.
+        sources: the text of each of the user's own files.
     """
 
     digest: str
@@ -73,16 +73,16 @@ _results: dict[tuple[str, ...], tuple[list[_Stamp], CodeDigest]] = {}
 
 
 def digest_code(entry: str = TRAINING, user_references: Iterable[str] = ()) -> CodeDigest:
-    """Returns the digest of what an entry reaches, and of the modules that a config's references name.
+    """Returns the digest of the code that an entry reaches, together with the modules that a config's references name.
 
-    A definition of catdog counts if it is reached. A user's module counts as a whole, with the modules beside it that it imports.
+    A definition of catdog counts if it is reached. A user's module counts as a whole, together with the local modules it imports.
 
     Args:
         entry: one of catdog's functions.
-        user_references: such as "my_models:resnet"; modules are looked for in the current folder first.
+        user_references: such as "my_models:resnet". Modules are looked up in the current folder first.
 
     Raises:
-        UserError: there is no such module, or it cannot be read.
+        UserError: a module does not exist or cannot be read.
     """
     references = sorted(user_references)
     key = (str(_find_package()), entry, *references, "", str(Path.cwd()), *sys.path)
@@ -92,7 +92,7 @@ def digest_code(entry: str = TRAINING, user_references: Iterable[str] = ()) -> C
     analysis = _Analysis()
     analysis.reach_entry(entry)
     if references:
-        # A file that was written a moment ago must be found.
+        # Import caches may not know a file that was written a moment ago.
         importlib.invalidate_caches()
     for reference in references:
         analysis.reach_reference(reference)
@@ -102,13 +102,13 @@ def digest_code(entry: str = TRAINING, user_references: Iterable[str] = ()) -> C
 
 
 def digest_script(texts: Mapping[Path, str]) -> CodeDigest:
-    """Returns the digest of scripts, with the modules beside them that they import; of catdog, what they use of it.
+    """Returns the digest of scripts, of the modules beside them that they import, and of the parts of catdog that they use.
 
     Args:
-        texts: the text of each script or notebook cell, by its file, which need not be there.
+        texts: the text of each script or notebook cell, by its file. The file need not exist.
 
     Raises:
-        UserError: one is not valid Python.
+        UserError: a script is not valid Python.
     """
     analysis = _Analysis([str(path.parent) for path in texts])
     for path, text in texts.items():
@@ -125,10 +125,10 @@ def _stamp(path: str) -> _Stamp:
 
 
 class _Analysis:
-    """What has been reached so far, and what that makes of it.
+    """What has been reached so far, and what remains to be followed.
 
     Args:
-        folders: where a user's modules are looked for before the current folder.
+        folders: where a user's modules are looked up before the current folder.
     """
 
     def __init__(self, folders: Sequence[str] = ()) -> None:
@@ -138,7 +138,7 @@ class _Analysis:
         self.touched: dict[str, SourceModule] = {}
         self.stamps: list[_Stamp] = []
         self.libraries: set[str] = set()
-        # Text of what counts, by the file that it lies in.
+        # The text of what counts, by the file that contains it.
         self.texts: dict[str, set[str]] = {}
         self.reached: set[tuple[str, str]] = set()
         self.unresolved: set[str] = set()
@@ -160,7 +160,7 @@ class _Analysis:
         if spec is None:
             raise UserError(
                 f"{reference}: there is no module {name} in the current folder ({Path.cwd()}), and none is installed. Write "
-                "module:object for an object of your own, or the name of one of Keras'."
+                "module:object for an object of your own, or the name of a Keras object."
             )
         if _is_installed(spec):
             self.libraries.add(name.partition(".")[0])
@@ -169,7 +169,7 @@ class _Analysis:
             self.touch(module)
 
     def finish(self) -> CodeDigest:
-        """Follows everything that is left to follow, and returns the result."""
+        """Follows everything that has not been followed yet, and returns the result."""
         while self.queue:
             module, statements = self.queue.pop()
             writer = _Writer(self, module)
@@ -188,33 +188,30 @@ class _Analysis:
     def resolve(
         self, importer: SourceModule | None, imported: Imported, attributes: list[str], *, quiet: bool = False
     ) -> tuple[str, list[str], bool]:
-        """Follows an imported name to what it stands for, which is then reached.
+        """Follows an imported name to what it stands for, and marks that as reached.
 
         Args:
-            importer: where it is written.
+            importer: the module that contains the name.
             imported: what the name stands for.
-            attributes: what follows it, such as ["ops", "mean"].
-            quiet: only look; nothing is reached.
+            attributes: the attributes that follow the name, such as ["ops", "mean"].
+            quiet: only look up; mark nothing as reached.
 
         Returns:
-            How it is written down, the attributes left, and whether it belongs to a watcher.
+            The name as it is written into the digest, the remaining attributes, and whether it belongs to a watcher.
         """
         target = imported.module
         rest = [imported.name, *attributes] if imported.name else attributes
         module = self.load(importer, target)
         while True:
             if is_watcher(target):
-                while rest and self._is_module(f"{target}.{rest[0]}"):
-                    target, rest = f"{target}.{rest[0]}", rest[1:]
-                return (rest[0] if rest else "module"), rest[1:], True
+                return self._resolve_watched(target, rest)
             if module is None:
                 return ".".join([target, *rest]), [], False
             if not quiet:
                 self.touch(module)
             if not rest:
-                if not quiet:
-                    for name in module.table:
-                        self.reach(module, name)
+                for each in () if quiet else module.table:
+                    self.reach(module, each)
                 return "module", [], False
             name = rest[0]
             binding = module.table.get(name)
@@ -231,8 +228,14 @@ class _Analysis:
                 return name, rest[1:], False
             target, rest, module = f"{target}.{name}", rest[1:], inner
 
+    def _resolve_watched(self, target: str, rest: list[str]) -> tuple[str, list[str], bool]:
+        """Returns what `resolve` returns for a name in a watcher, or in a module below it."""
+        while rest and self._is_module(f"{target}.{rest[0]}"):
+            target, rest = f"{target}.{rest[0]}", rest[1:]
+        return (rest[0] if rest else "module"), rest[1:], True
+
     def reach(self, module: SourceModule, name: str) -> None:
-        """Makes a name of a module's top level count."""
+        """Makes a top-level name of a module count."""
         if module.is_own and (module.name, name) not in self.reached:
             self.reached.add((module.name, name))
             statements = module.table[name].statements
@@ -240,17 +243,17 @@ class _Analysis:
                 self.queue.append((module, statements))
 
     def touch(self, module: SourceModule) -> None:
-        """Counts what importing a module does: its effects, and those of what it imports; of a user's module, everything."""
+        """Counts what importing a module does: its side effects and those of its imports. Of a user's module everything counts."""
         if module.name in self.touched:
             return
         self.touched[module.name] = module
         if not module.is_own:
             definitions = [each for each in module.body if isinstance(each, DEFINITIONS)]
             self.queue += [(module, [each]) for each in definitions]
-            # In their order: it may matter.
+            # These statements stay in their order, which may matter.
             self.queue.append((module, [each for each in module.body if not isinstance(each, DEFINITIONS)]))
         elif module.effects and module.name != PACKAGE:
-            # The package itself sets the environment of libraries: where messages go, how long a tracking server may take.
+            # The package itself only configures libraries: where messages go, how long a tracking server may take.
             self.queue.append((module, module.effects))
         for imported in [*map(Imported, _list_parents(module.name)), *module.imports]:
             self.touch_import(module, imported)
@@ -263,7 +266,7 @@ class _Analysis:
                 self.touch(module)
 
     def load(self, importer: SourceModule | None, name: str) -> SourceModule | None:
-        """Returns a module that may count; None for a watcher, and for what is neither catdog's nor beside the user's code."""
+        """Returns a module that may count; None for a watcher, or if it is neither catdog's nor beside the user's code."""
         top = name.partition(".")[0]
         if top != PACKAGE and (importer is None or importer.is_own or top in sys.stdlib_module_names):
             return None
@@ -309,7 +312,7 @@ class _Analysis:
         return self._locate(name) is not None
 
     def _find_spec(self, name: str) -> ModuleSpec | None:
-        """Returns where a user's module lies, without importing it or its packages."""
+        """Returns the location of a user's module, without importing it or its packages."""
         if name not in self.specs:
             parent, _, _ = name.rpartition(".")
             if not parent:
@@ -321,7 +324,7 @@ class _Analysis:
         return self.specs[name]
 
 
-# A module of an installed package that a config names is shown below this.
+# A module of an installed package that a config names is listed below this folder name.
 SITE = "site-packages"
 
 
@@ -352,7 +355,7 @@ def _is_installed(spec: ModuleSpec) -> bool:
 
 
 def is_watcher(name: str) -> bool:
-    """Returns whether nothing counts that this module does."""
+    """Returns whether a module belongs to the watchers, whose code does not count."""
     return any(name == prefix or name.startswith(prefix + ".") for prefix in WATCHERS)
 
 
@@ -366,23 +369,23 @@ def _hash(texts: Sequence[str]) -> str:
 
 
 class _Writer:
-    """Writes statements of one module down as what counts of them, and reaches what they name.
+    """Writes what counts of one module's statements as text, and marks the names that they use as reached.
 
     Args:
-        analysis: what is told of names that lead elsewhere.
-        module: where the statements are written.
+        analysis: receives the names that lead to other definitions.
+        module: the module that contains the statements.
     """
 
     def __init__(self, analysis: _Analysis, module: SourceModule) -> None:
         self.analysis = analysis
         self.module = module
         self.parts: list[str] = []
-        # Of each function or class that is being written: whether it is a class, and the names that it binds.
+        # For each function or class being written, outermost first: whether it is a class, and the names that it binds.
         self.scopes: list[tuple[bool, dict[str, Imported | None]]] = []
         self.quiet = False
 
     def write_statement(self, statement: ast.stmt) -> str:
-        """Returns one statement of the module's top level, empty where nothing of it counts."""
+        """Returns the text of one top-level statement; "" if nothing in it counts."""
         if is_main(statement):
             return ""
         self.parts = []
@@ -399,7 +402,7 @@ class _Writer:
         elif isinstance(node, list):
             self.parts.append("[")
             for item in node:
-                # In a dictionary, a key that is missing stands for `**`.
+                # In a dictionary display, a missing key stands for `**`.
                 self.parts.append("**") if item is None else self._visit(item)
                 self.parts.append(",")
             self.parts.append("]")
@@ -409,7 +412,7 @@ class _Writer:
     def _generic(self, node: ast.AST) -> None:
         self.parts.append(type(node).__name__ + "(")
         for name in node._fields:
-            # A newer Python may have fields that an older one has not: what is empty is left out.
+            # A newer Python may have fields that an older one lacks, so empty fields are left out.
             value = None if name in UNCOUNTED_FIELDS else getattr(node, name, None)
             if value is None or value == []:
                 continue
@@ -435,7 +438,7 @@ class _Writer:
                 self.parts.append(";\n")
 
     def _is_idle(self, statement: ast.stmt) -> bool:
-        """Whether a statement changes no result: it says something, or does nothing."""
+        """Returns whether a statement cannot change a result: it only reports something, or does nothing."""
         if isinstance(statement, ast.Pass | ast.Global | ast.Nonlocal):
             return True
         if isinstance(statement, ast.AnnAssign):
@@ -452,7 +455,7 @@ class _Writer:
         return isinstance(value, ast.Call) and self._only_watches(value.func)
 
     def _only_watches(self, node: ast.expr) -> bool:
-        """Whether what is called writes a log, prints, or belongs to a watcher."""
+        """Returns whether the called function logs, prints, or belongs to a watcher."""
         attributes = _read_chain(node)
         if not attributes:
             return False
@@ -468,7 +471,7 @@ class _Writer:
         return name == "print"
 
     def _makes_fields(self) -> bool:
-        """Whether an annotation of the class that is being written may make a field, as in a dataclass."""
+        """Returns whether an annotation in the class being written may define a field, as in a dataclass."""
         return bool(self.scopes) and self.scopes[-1][0] and "" in self.scopes[-1][1]
 
     def _annassign(self, node: ast.AnnAssign) -> None:
@@ -481,7 +484,7 @@ class _Writer:
                 self._visit(node.value)
             self.parts.append(")")
         else:
-            assert node.value is not None  # what has none is left out
+            assert node.value is not None  # _is_idle leaves out the others
             self._write_assign([node.target], node.value)
 
     def _assign(self, node: ast.Assign) -> None:
@@ -495,7 +498,7 @@ class _Writer:
         self.parts.append(")")
 
     def _raise(self, node: ast.Raise) -> None:
-        """A message ends a run, it does not change a result: the exception's name counts, and what makes the message does not."""
+        """Only the exception's name counts, not what builds its message: a message ends a run, but changes no result."""
         self.parts.append("Raise(")
         former, self.quiet = self.quiet, True
         if node.exc is not None:
@@ -543,7 +546,7 @@ class _Writer:
             self._visit(part)
         names = list_bound(node.body, self.module.package, self.module.has_walrus)
         if node.decorator_list or node.bases:
-            # No name: it says that an annotation may make a field here.
+            # "" is not a name. It records that an annotation may define a field here.
             names[""] = None
         self.scopes.append((True, names))
         self.parts.append(" body=")
@@ -575,9 +578,9 @@ class _Writer:
     # Names.
 
     def _look_up(self, name: str) -> tuple[Imported | None, bool, Binding | None]:
-        """Returns what an imported name stands for, whether a name is a function's own, and its binding at the top level."""
+        """Returns what the name imports, whether it is local to a scope, and its binding at the module's top level."""
         for depth, (is_class, names) in enumerate(reversed(self.scopes)):
-            # Methods do not see the names of their class.
+            # Methods do not see the names in their class body.
             if name in names and (not is_class or depth == 0):
                 return names[name], names[name] is None, None
         binding = self.module.table.get(name)
@@ -619,7 +622,7 @@ class _Writer:
         self.parts.append(repr(node.value))
 
     def _joinedstr(self, node: ast.JoinedStr) -> None:
-        """The pieces of an f-string, neighbours that are plain text as one: versions of Python divide them differently."""
+        """Writes an f-string with adjacent plain text joined: versions of Python divide it differently."""
         self.parts.append("JoinedStr(")
         plain = ""
         for value in node.values:
@@ -633,7 +636,7 @@ class _Writer:
 
 
 def _read_chain(node: ast.expr) -> list[str]:
-    """Returns such as ["keras", "ops", "mean"] of `keras.ops.mean`; empty for what does not begin with a name."""
+    """Returns ["keras", "ops", "mean"] for `keras.ops.mean`; empty for an expression that does not begin with a name."""
     found: list[str] = []
     while isinstance(node, ast.Attribute):
         found.append(node.attr)
@@ -650,7 +653,7 @@ def _acts(node: ast.AST) -> bool:
 
 
 def _without_help(keyword: ast.keyword) -> ast.keyword | None:
-    """Returns a call's keyword without the help text that `metadata={"help": ...}` holds; None where nothing is left."""
+    """Returns a call's keyword without the help text in `metadata={"help": ...}`; None if nothing is left."""
     if keyword.arg != "metadata" or not isinstance(keyword.value, ast.Dict):
         return keyword
     pairs = [

@@ -1,14 +1,14 @@
-"""One file of code: what its top level binds, imports and does, read from its syntax tree without running it."""
+"""One source file: what its top level binds, imports and does, read from the syntax tree without running it."""
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
 from catdog.system.errors import UserError
 
-# Decorators that do nothing but change what they decorate; another one may register it somewhere.
+# Decorators whose only effect is on what they decorate. Any other decorator may register it somewhere.
 PLAIN_DECORATORS = {"dataclass", "cache", "lru_cache", "contextmanager", "final", "runtime_checkable", "total_ordering"}
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 COMPOUND = tuple(
@@ -26,21 +26,21 @@ class Imported:
 
 @dataclass
 class Binding:
-    """What a module's top level gives a name: an import, or the statements that bind it."""
+    """What a module's top level binds to a name: an import, or the statements that define it."""
 
     imported: Imported | None = None
     statements: list[ast.stmt] = field(default_factory=list)
 
 
 class SourceModule:
-    """One file, and what its top level binds.
+    """A source file, and what its top level binds.
 
     Args:
-        name: dotted.
+        name: its dotted name.
         path: the file.
-        is_own: whether it is catdog's; of a user's module everything counts.
-        shown: how the file is called in the plan.
-        script: the text, of a script or a notebook's cell: what it does as `__main__` counts; None: a module, read from the file.
+        is_own: whether it belongs to catdog; of a user's module everything counts.
+        shown: the file's name in the plan.
+        script: the text of a script or a notebook cell, whose `__main__` block counts; None: the file is read.
     """
 
     def __init__(self, name: str, path: Path, *, is_own: bool, shown: str, script: str | None = None) -> None:
@@ -59,7 +59,7 @@ class SourceModule:
             self.body = [inner for each in self.body for inner in (each.body if is_main(each) else [each])]
         self.has_walrus = ":=" in self.text
         self.table: dict[str, Binding] = {}
-        # Statements that do something when the module is imported, beside binding names.
+        # Statements that do something at import besides binding names.
         self.effects: list[ast.stmt] = []
         self.imports: list[Imported] = []
         for statement in self.body:
@@ -82,17 +82,20 @@ class SourceModule:
             for inner in statement.orelse:
                 self._index(inner)
         elif isinstance(statement, COMPOUND) and not is_main(statement):
-            if not _binds_alone(statement):
-                self.effects.append(statement)
-            for name, imported in list_bound([statement], self.package, self.has_walrus).items():
-                if imported is None:
-                    self._bind(name).statements.append(statement)
-            # `try: import x` with `x = None`, where it fails, binds it in both ways.
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Import | ast.ImportFrom):
-                    self._index_import(node)
+            self._index_compound(statement)
         elif isinstance(statement, ast.Expr) and not isinstance(statement.value, ast.Constant):
             self.effects.append(statement)
+
+    def _index_compound(self, statement: ast.stmt) -> None:
+        if not _binds_alone(statement):
+            self.effects.append(statement)
+        for name, imported in list_bound([statement], self.package, self.has_walrus).items():
+            if imported is None:
+                self._bind(name).statements.append(statement)
+        # `try: import x`, with `x = None` on failure, binds x in both ways.
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                self._index_import(node)
 
     def _index_import(self, statement: ast.Import | ast.ImportFrom) -> None:
         for name, imported, touched in read_import(statement, self.package):
@@ -114,7 +117,7 @@ class SourceModule:
 
 
 def last_name(node: ast.expr) -> str:
-    """Returns "dataclass" of `dataclass`, `dataclasses.dataclass` and `dataclass(frozen=True)`; "" of what has no name."""
+    """Returns "dataclass" for `dataclass`, `dataclasses.dataclass` and `dataclass(frozen=True)`; "" for what has no name."""
     if isinstance(node, ast.Call):
         node = node.func
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
@@ -126,7 +129,7 @@ def is_type_checking(node: ast.AST) -> TypeGuard[ast.If]:
 
 
 def is_main(node: ast.stmt) -> TypeGuard[ast.If]:
-    """Returns whether this is `if __name__ == "__main__":`, whose body runs in no training."""
+    """Returns whether this is `if __name__ == "__main__":`, whose body never runs in a training."""
     return (
         isinstance(node, ast.If)
         and isinstance(node.test, ast.Compare)
@@ -136,7 +139,7 @@ def is_main(node: ast.stmt) -> TypeGuard[ast.If]:
 
 
 def _binds_alone(statement: ast.stmt) -> bool:
-    """Whether a compound statement does no more than bind names, as `try: import x` with `x = None` does."""
+    """Returns whether a compound statement only binds names, as `try: import x` with `x = None` does."""
     if not isinstance(statement, ast.If | ast.Try):
         return False
     blocks = [statement.body, statement.orelse, *(item.body for item in getattr(statement, "handlers", []))]
@@ -152,7 +155,7 @@ def _binds_alone(statement: ast.stmt) -> bool:
 
 
 def read_import(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[str, Imported, Imported]]:
-    """Yields the names that an import binds, what each stands for, and what is imported for it."""
+    """Yields for each name that an import binds: the name, what it stands for, and what is imported for it."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             whole = Imported(alias.name)
@@ -171,7 +174,7 @@ def read_import(statement: ast.Import | ast.ImportFrom, package: str) -> Iterato
 
 
 def list_bound(body: Sequence[ast.AST], package: str, has_walrus: bool) -> dict[str, Imported | None]:
-    """Returns the names that are bound in the scope of these statements: what an import stands for, None for others."""
+    """Returns the names that these statements bind in their scope: what an import stands for, or None for other names."""
     bound: dict[str, Imported | None] = {}
     outer: set[str] = set()
     stack = list(body)
@@ -188,19 +191,25 @@ def list_bound(body: Sequence[ast.AST], package: str, has_walrus: bool) -> dict[
         elif isinstance(node, ast.Global | ast.Nonlocal):
             outer.update(node.names)
         elif isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
-            # Its own names are its own, but for those that := binds.
+            # A comprehension keeps its names to itself, except those that := binds.
             if has_walrus:
                 targets = (inner.target for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr))
                 bound.update((target.id, None) for target in targets)
-        elif isinstance(node, ast.Lambda) or (isinstance(node, ast.Expr | ast.Return) and not has_walrus):
-            continue
         elif isinstance(node, ast.Assign) and not has_walrus:
             stack.extend(node.targets)
         else:
-            named = getattr(node, "rest", None) or getattr(node, "name", None)
-            if isinstance(named, str) and isinstance(node, ast.ExceptHandler | ast.pattern):
-                bound[named] = None
-            if isinstance(node, ast.expr) and not has_walrus and not isinstance(getattr(node, "ctx", None), ast.Store):
-                continue
-            stack.extend(ast.iter_child_nodes(node))
+            stack.extend(_descend(node, bound, has_walrus))
     return {name: imported for name, imported in bound.items() if name not in outer}
+
+
+def _descend(node: ast.AST, bound: dict[str, Imported | None], has_walrus: bool) -> Iterable[ast.AST]:
+    """Binds the name that a node itself gives, as in `except ... as name`; returns the children that may bind others."""
+    named = getattr(node, "rest", None) or getattr(node, "name", None)
+    if isinstance(named, str) and isinstance(node, ast.ExceptHandler | ast.pattern):
+        bound[named] = None
+    if isinstance(node, ast.Lambda):
+        return ()
+    is_read = isinstance(node, ast.expr) and not isinstance(getattr(node, "ctx", None), ast.Store)
+    if not has_walrus and (is_read or isinstance(node, ast.Expr | ast.Return)):
+        return ()
+    return ast.iter_child_nodes(node)

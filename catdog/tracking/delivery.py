@@ -1,4 +1,4 @@
-"""Delivery: what entries of the outbox hold goes to MLflow, in order, once each, whenever the store answers."""
+"""Delivery: sends what entries of the outbox hold to MLflow, in order, once each, whenever the store is available."""
 
 import logging
 import shutil
@@ -19,42 +19,42 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
-# MLflow's answers that another attempt cannot change.
+# MLflow's error codes that another attempt cannot change.
 FINAL_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED",
                 "UNAUTHENTICATED", "BAD_REQUEST", "FEATURE_DISABLED", "ENDPOINT_NOT_FOUND")  # fmt: skip
 ENDED = ("FINISHED", "FAILED", "KILLED")
-# What MLflow calls the copy of an artifact that it is writing to a local store; it renames the whole one.
+# MLflow's name for an artifact that it is still copying to a local store; it renames the complete file.
 PARTIAL_ARTIFACT = ".artifact.uploading.*"
 
 
 class NotYetError(Exception):
-    """An operation that has to wait for other entries."""
+    """The operation has to wait until other entries are delivered."""
 
 
 class RefusedError(Exception):
-    """MLflow refuses an operation for good."""
+    """MLflow refuses an operation permanently."""
 
 
 class Promote(Protocol):
-    """Registers the best of some finished runs, as `catdog.registry.champion.promote`: delivery is handed it by whoever has it."""
+    """Registers the best of some finished runs, as `catdog.registry.champion.promote`. The caller passes it to delivery."""
 
     def __call__(
         self, client: "MlflowClient", config: schema.PromoteConfig, run_ids: list[str], sweep_id: str | None = None
     ) -> Sequence[Any]:
-        """Returns the new versions, as dataclasses."""
+        """Returns the new model versions, as dataclasses."""
 
 
 def deliver_next(client: "MlflowClient", entry: Entry, promote: Promote | None = None) -> bool:
-    """Delivers the entry's next operation; returns whether there was one. A repeated delivery changes nothing.
+    """Delivers the entry's next operation; returns whether there was one. Delivering it twice changes nothing.
 
     Args:
         client: of the tracking store.
         entry: owned by this process.
-        promote: registers models; None where the entry asks for nothing of the kind.
+        promote: registers models; None if the entry never asks for that.
 
     Raises:
-        RefusedError: MLflow will never take it.
-        Exception: anything else may pass.
+        RefusedError: MLflow will never accept the operation.
+        Exception: any other failure, which may be temporary.
     """
     from mlflow.exceptions import MlflowException
 
@@ -79,13 +79,13 @@ def deliver_next(client: "MlflowClient", entry: Entry, promote: Promote | None =
 
 
 def _is_passing(error: Exception) -> bool:
-    # MLflow wraps what SQLite says of a lock held by another process, and of a row that another process has just added, such as
-    # the data set that two runs share; a proxy's answer has no code of MLflow's.
+    # MLflow passes on what SQLite reports about a lock held by another process, or about a row that another process has just added,
+    # such as the data set that two runs share. A proxy's answer has none of MLflow's error codes.
     return any(passing in str(error) for passing in ("database is locked", "OperationalError", "IntegrityError"))
 
 
 def is_gone(client: "MlflowClient", run_id: str) -> bool:
-    """Whether a run was deleted in MLflow, or is not in this store any more."""
+    """Returns whether a run was deleted in MLflow, or is no longer in this store."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -97,15 +97,15 @@ def is_gone(client: "MlflowClient", run_id: str) -> bool:
 
 
 class DeliveryWorker:
-    """A thread that delivers an entry's operations while the run goes on.
+    """A thread that delivers an entry's operations while the run continues.
 
     Args:
         client: of the tracking store.
         entry: claimed by this process.
-        promote: as of `deliver_next`.
+        promote: as for `deliver_next`.
 
     Attributes:
-        charge: called with "tracking" and the CPU seconds that a delivery took.
+        charge: called with "tracking" and the CPU seconds that a delivery took, if set.
     """
 
     def __init__(self, client: "MlflowClient", entry: Entry, promote: Promote | None = None) -> None:
@@ -121,11 +121,11 @@ class DeliveryWorker:
         self._thread.start()
 
     def notify(self) -> None:
-        """Says that there is something new."""
+        """Tells the thread that there is something new to deliver."""
         self._more.set()
 
     def wait(self, patience_s: float, until: Callable[[], bool] | None = None) -> bool:
-        """Waits until everything, or `until`, is delivered; returns False when nothing was for `patience_s` seconds."""
+        """Waits until everything is delivered, or `until` is true; returns False if nothing arrives for `patience_s` seconds."""
         done = until or (lambda: self.entry.pending == 0)
         last, since = self.entry.pending, time.monotonic()
         told = False
@@ -140,13 +140,13 @@ class DeliveryWorker:
                 return False
             if waited_s > 3 and self.problem and not told:
                 told = True
-                log.warning("the tracking store takes nothing (%s): waiting up to %.0f s", self.problem, patience_s)
+                log.warning("the tracking store accepts nothing (%s): waiting up to %.0f s", self.problem, patience_s)
             self._more.set()
             time.sleep(0.02)
         return True
 
     def stop(self, *, wait: bool = True) -> None:
-        """Ends the thread after the operation it is at, and waits for that, unless told not to."""
+        """Ends the thread after its current operation, and waits for that unless `wait` is false."""
         self._stop.set()
         self._more.set()
         if wait:
@@ -161,7 +161,7 @@ class DeliveryWorker:
                     if self.charge:
                         self.charge("tracking", time.thread_time() - started)
                     if warned:
-                        log.info("the tracking store is back")
+                        log.info("the tracking store is available again")
                     self.problem, wait_s, warned = "", FIRST_WAIT_S, False
                     continue
             except RefusedError as error:
@@ -174,12 +174,12 @@ class DeliveryWorker:
                 self._stop.wait(FIRST_WAIT_S)
                 continue
             except Exception as error:
-                # Whatever a database driver or an HTTP library raises: the journal keeps the operation, so try again.
+                # A database driver or an HTTP library may raise anything. The journal keeps the operation, so try again.
                 self.problem = _first_line(error)
                 if not warned and wait_s > 4 * FIRST_WAIT_S:
                     warned = True
                     log.warning(
-                        "the tracking store takes nothing (%s): training goes on, its results are kept in %s",
+                        "the tracking store accepts nothing (%s): training continues, its results are kept in %s",
                         self.problem, self.entry.folder,
                     )  # fmt: skip
                 self._stop.wait(wait_s)
@@ -193,7 +193,10 @@ def deliver_all(client: "MlflowClient", entry: Entry, patience_s: float, promote
     """Delivers an entry that this process owns; returns whether everything arrived.
 
     Args:
+        client: of the tracking store.
+        entry: owned by this process.
         patience_s: how long to wait for a store that does not answer.
+        promote: as for `deliver_next`.
     """
     delivery = DeliveryWorker(client, entry, promote)
     try:
@@ -206,7 +209,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
-# What each operation does. Each may find that it was done before: the process died between doing and noting it.
+# One function per operation. An operation may have been done before: the process can die between doing it and recording that.
 
 
 def _create(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -230,7 +233,7 @@ def _create(client: "MlflowClient", entry: Entry, operation: dict[str, Any], sta
     return {"run_id": run.info.run_id}
 
 
-def _params(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+def _params(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
     params = [Param(key, value) for key, value in operation["values"].items()]
@@ -238,18 +241,18 @@ def _params(client: "MlflowClient", entry: Entry, operation: dict[str, Any], sta
         client.log_batch(state["run_id"], params=params[start : start + 100])
 
 
-def _tags(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+def _tags(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     from mlflow.entities import RunTag
 
     run_id = operation.get("run_id") or state["run_id"]
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in operation["values"].items()])
 
 
-def _metrics(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+def _metrics(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     from mlflow.entities import Metric
 
     values, time_ms, step = operation["values"].items(), operation["time_ms"], operation["step"]
-    # The same key, value, time and step twice is one point to MLflow.
+    # MLflow treats the same key, value, time and step, sent twice, as one point.
     client.log_batch(state["run_id"], metrics=[Metric(key, float(value), time_ms, step) for key, value in values])
 
 
@@ -257,14 +260,14 @@ def _file(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state
     path = PurePosixPath(operation["path"])
     source = entry.folder / "files" / operation["folder"] / path.name
     if not source.exists():
-        # It goes with its delivery, which is noted a moment later.
+        # The file is removed once it is delivered, and the delivery is recorded a moment later.
         return
     _remove_partial_copies(client.get_run(state["run_id"]).info.artifact_uri, path.parent)
     client.log_artifact(state["run_id"], str(source), str(path.parent) if path.parent != PurePosixPath() else None)
 
 
 def _remove_partial_copies(artifact_uri: str, folder: PurePosixPath) -> None:
-    """Removes what a process that was killed while it copied an artifact to a local store left there; MLflow never does."""
+    """Removes partial copies that a killed process left in a local artifact store; MLflow never removes them."""
     from mlflow.utils.file_utils import local_file_uri_to_path
     from mlflow.utils.uri import is_local_uri
 
@@ -273,7 +276,7 @@ def _remove_partial_copies(artifact_uri: str, folder: PurePosixPath) -> None:
             partial.unlink(missing_ok=True)
 
 
-def _inputs(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+def _inputs(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
@@ -309,9 +312,9 @@ def _model(client: "MlflowClient", entry: Entry, operation: dict[str, Any], stat
     return {"model_uri": uri}
 
 
-def _status(client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
+def _status(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     if operation["status"] == "FINISHED" and "catdog.error" in client.get_run(state["run_id"]).data.tags:
-        # Of an interruption that it got over.
+        # The error of an interruption from which the run has recovered.
         client.delete_tag(state["run_id"], "catdog.error")
     if operation["status"] in ENDED:
         client.set_terminated(state["run_id"], status=operation["status"], end_time=operation["time_ms"])
@@ -323,7 +326,7 @@ def _promote(
     client: "MlflowClient", entry: Entry, operation: dict[str, Any], state: dict[str, Any], promote: "Promote | None"
 ) -> dict[str, Any]:
     if promote is None:
-        raise NotYetError("who delivers this does not register models")
+        raise NotYetError("this process does not register models")
     sweep_id = state["run_id"] if entry.facts["kind"] == "sweep" else None
     experiment_id = client.get_run(state["run_id"]).info.experiment_id
     run_ids = list(operation["run_ids"])

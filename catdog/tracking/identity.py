@@ -1,4 +1,4 @@
-"""What makes two runs the same: config, data, code, libraries and runtime; and in words how two runs differ."""
+"""What makes two runs the same: config, data, code, libraries and runtime. Also describes in words how two runs differ."""
 
 import getpass
 import importlib.metadata
@@ -17,17 +17,17 @@ from catdog.config.schema import Config
 from catdog.system.errors import UserError
 from catdog.tracking.code_digest import digest_code, digest_script
 
-# Libraries that compute what training computes with, or decode its images.
+# Libraries that do the computation of a training, or decode its images.
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
 DIGITS = 12
-# The tag of a run's config without its seed.
+# The tag with the digest of a run's config without its seed.
 VARIANT_TAG = "catdog.variant_digest"
-# A run that a script recorded says so, and at which size its validation images are in the cache of decoded images.
+# Tags of a run that a script recorded: that it was recorded, and the size of its validation images in the cache of decoded images.
 RECORDED_TAG = "catdog.recorded"
 IMAGE_SIZE_TAG = "catdog.image_size"
 PRECISION_TAG = "catdog.precision"
 DEVICE_TAG = "catdog.device"
-# Tags of a run, beside those of its config and data, on which its result depends.
+# Tags on which a run's result depends, in addition to those of its config and data.
 RESULT_TAGS = ("catdog.code_digest", "catdog.libraries", PRECISION_TAG, DEVICE_TAG)
 
 
@@ -36,13 +36,13 @@ class Identity:
     """What a run's result depends on.
 
     Attributes:
-        config: digest of what in the config affects training, the seed included.
+        config: digest of everything in the config that affects training, including the seed.
         data: digest of the images' contents, classes and splits.
-        code: digest of what the code does that training reaches, the user's included.
+        code: digest of what the code reached by training does, including the user's code.
         libraries: version by name.
-        runtime: `precision`, as it is once auto is resolved, and `device`: cpu or gpu; empty where another tool trained.
-        files: digest of what counts in each file of that code; it explains, and does not count.
-        sources: the text of each file of the user's own code.
+        runtime: `precision`, with auto resolved, and `device`: cpu or gpu; empty if another tool trained the run.
+        files: digest of what counts in each file of that code. It serves explanations and is not part of the identity.
+        sources: the text of each of the user's own files.
     """
 
     config: str
@@ -61,7 +61,7 @@ class Identity:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a run in MLflow carries of it."""
+        """The tags that record the identity on an MLflow run."""
         return {
             "catdog.identity": self.digest,
             "catdog.config_digest": self.config,
@@ -78,11 +78,11 @@ def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Id
 
     Args:
         config: the run's.
-        data_digest: of its images and their splits.
+        data_digest: digest of its images and their splits.
         runtime: precision and device, as `catdog.training.precision.Precision.runtime` has them.
 
     Raises:
-        UserError: the config names a function of the user's whose module is not there, or cannot be read.
+        UserError: the config names a user's function whose module does not exist or cannot be read.
     """
     references = schema.find_references(config)
     try:
@@ -102,29 +102,29 @@ def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Id
 def identify_script(
     variant: str, config: Mapping[str, Any], seed: int, data_digest: str, scripts: Mapping[Path, str]
 ) -> Identity:
-    """Returns the identity of a run that a script of the user's trains.
+    """Returns the identity of a run that a user's script trains.
 
     Args:
-        variant: its name.
-        config: what JSON holds, without the seed.
+        variant: the variant's name.
+        config: values that JSON can hold, without the seed.
         seed: the run's.
-        data_digest: of its images and their splits.
-        scripts: the text of each script by its file.
+        data_digest: digest of its images and their splits.
+        scripts: the text of each script, by its file.
     """
     code = digest_script(scripts)
     content = hash_settings(variant, config, seed)
-    # Of catdog's own libraries those count that the script imports.
+    # Of the libraries, only those count that the script imports.
     libraries = _read_distributions(code.libraries)
     return Identity(content, data_digest, code.digest, libraries, {}, code.files, code.sources)
 
 
 def hash_settings(variant: str, config: Mapping[str, Any], seed: int | None = None) -> str:
-    """Returns the digest of what a script says of a run; without a seed that of its variant."""
+    """Returns the digest of the settings that a script gives for a run; without a seed, that of its variant."""
     return schema.hash_text(json.dumps([variant, config, *([] if seed is None else [seed])], sort_keys=True))
 
 
 def _read_distributions(modules: Iterable[str]) -> dict[str, str]:
-    """Returns the version of each distribution that brings one of these modules, by its name."""
+    """Returns the version of each distribution that provides one of these modules, by its name."""
     found = {}
     for module in modules:
         try:
@@ -154,19 +154,19 @@ def read_versions() -> dict[str, str]:
 
 
 def list_training_modules() -> list[str]:
-    """Returns catdog's modules that every training imports, sorted; those that only watch are left out."""
+    """Returns catdog's modules that every training imports, sorted, without those that only watch."""
     return list(digest_code().modules)
 
 
 def variant_key(tags: Mapping[str, str], *, without: Collection[str] = ()) -> str:
-    """Returns what the seeds of one variant share, from the tags of a run; "" where they do not say.
+    """Returns a key that all seeds of one variant share, from the tags of a run; "" if the tags do not identify a variant.
 
-    That is the config without its seed, the code, the libraries, the precision and the kind of device. The data is not in it: who
-    needs runs on the same data asks for that as well. What an old run has no tag for is left out.
+    The key covers the config without its seed, the code, the libraries, the precision and the kind of device. It does not cover the
+    data: compare the data digests as well if the runs must be on the same data. Tags that an old run lacks are left out.
 
     Args:
         tags: the run's.
-        without: tags that are to make no difference.
+        without: tags to ignore.
     """
     variant = tags.get(VARIANT_TAG, "")
     rest = [tags[tag] for tag in RESULT_TAGS if tag in tags and tag not in without]
@@ -174,17 +174,17 @@ def variant_key(tags: Mapping[str, str], *, without: Collection[str] = ()) -> st
 
 
 def script_command() -> str:
-    """Returns how the script that is running was started."""
+    """Returns the command that started the running script."""
     return shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
 
 
 def describe_origin(command: str) -> dict[str, str]:
-    """Returns the tags by which MLflow's pages show where a run came from: command, user and git commit, as far as known."""
+    """Returns the tags that MLflow's pages use to show a run's origin: command, user and git commit, as far as they are known."""
     commit = read_git("rev-parse", "HEAD")
     try:
         user = {"mlflow.user": getpass.getuser()}
     except (OSError, KeyError, ImportError):
-        # In a container, a user id may have no name.
+        # In a container, a user id may have no user name.
         user = {}
     return {
         "mlflow.source.name": command,
@@ -195,7 +195,7 @@ def describe_origin(command: str) -> dict[str, str]:
 
 
 def read_overrides(tags: Mapping[str, str]) -> list[str] | None:
-    """Returns the overrides that a run was trained with, without its seed, from its tags; None where they are not known."""
+    """Returns the overrides that a run was trained with, from its tags, without the seed; None if they are not known."""
     words = shlex.split(tags.get("mlflow.source.name", ""))
     if words[:3] != ["python", "-m", "catdog.train"]:
         return None
@@ -203,7 +203,7 @@ def read_overrides(tags: Mapping[str, str]) -> list[str] | None:
 
 
 def read_git(*arguments: str) -> str:
-    """Returns what git prints in the project's checkout; nothing without git or a checkout of its own."""
+    """Returns what git prints in the project's checkout; "" without git or without a checkout."""
     if not (schema.PROJECT / ".git").exists():
         return ""
     try:
@@ -217,13 +217,13 @@ def read_git(*arguments: str) -> str:
 
 
 def describe_libraries_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns such as "tensorflow 2.20.0 -> 2.21.0"; empty where nothing changed."""
+    """Returns text such as "tensorflow 2.20.0 -> 2.21.0"; "" if nothing changed."""
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return ", ".join(f"{name} {before.get(name, 'none')} -> {now.get(name, 'none')}" for name in changed)
 
 
 def describe_runtime_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns such as "precision float32 -> mixed_bfloat16", from the tags of two runs; empty where nothing is known to differ."""
+    """Returns text such as "precision float32 -> mixed_bfloat16", from the tags of two runs; "" if no difference is known."""
     words = [
         f"{tag.removeprefix('catdog.')} {before[tag]} -> {now[tag]}"
         for tag in (PRECISION_TAG, DEVICE_TAG)
@@ -233,13 +233,13 @@ def describe_runtime_change(before: Mapping[str, str], now: Mapping[str, str]) -
 
 
 def describe_code_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns such as "code changed: catdog/training/model.py"; empty where nothing changed."""
+    """Returns text such as "code changed: catdog/training/model.py"; "" if nothing changed."""
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     return f"code changed: {_shorten(changed)}" if changed else ""
 
 
 def describe_config_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns such as "config changed: trainer.epochs 10 -> 20"; both map dotted keys to values as MLflow has them."""
+    """Returns text such as "config changed: trainer.epochs 10 -> 20"; both arguments map dotted keys to MLflow's param values."""
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     words = [f"{key} {before.get(key, 'none')} -> {now.get(key, 'none')}" for key in changed]
     return f"config changed: {_shorten(words)}" if words else ""

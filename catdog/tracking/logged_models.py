@@ -1,4 +1,4 @@
-"""Models that a script brings with its run: a folder of MLflow's, of any flavor, or a Keras model."""
+"""Models that a script logs with its run: the folder of an MLflow model of any flavor, or a Keras model."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 
 def log_folder_model(run: OutboxRun, folder: Path, image_size: int | None, class_names: Sequence[str]) -> int:
-    """Saves a copy of an MLflow model with the run; returns the image size that it takes.
+    """Saves a copy of an MLflow model with the run; returns the image size that the model takes.
 
     Args:
         run: the run.
-        folder: with the file MLmodel in it.
-        image_size: height and width in pixels; None: as its metadata or its signature say.
+        folder: contains the file MLmodel.
+        image_size: height and width in pixels; None: what its metadata or its signature says.
         class_names: in the order of the model's outputs.
 
     Raises:
-        UserError: it is no folder of a model that answers, or its image size is not known.
+        UserError: the folder holds no model that can predict, or its image size is unknown.
     """
     from mlflow.models import Model
 
     if not (folder / "MLmodel").is_file():
         raise UserError(
-            f"log_model: {folder} is no folder of an MLflow model: it has no file MLmodel. Write one with save_model of a flavor, "
-            "such as mlflow.sklearn.save_model or mlflow.pytorch.save_model, or give a Keras model."
+            f"log_model: {folder} is not the folder of an MLflow model: it has no file MLmodel. Write one with save_model of a "
+            "flavor, such as mlflow.sklearn.save_model or mlflow.pytorch.save_model, or give a Keras model."
         )
     described = Model.load(str(folder / "MLmodel"))
     if "python_function" not in described.flavors:
-        raise UserError(f"log_model: {folder} has no flavor python_function, so nothing could ask it for an answer.")
+        raise UserError(f"log_model: {folder} has no flavor python_function, so it cannot make predictions.")
     metadata = dict(described.metadata or {})
     size = image_size or metadata.get("image_size") or _size_of_signature(described)
     if not size:
         raise UserError(
-            "log_model: how large the images are that this model takes is not known. Give it: image_size=160, in pixels."
+            "log_model: the size of the images that this model takes is not known. Give it: image_size=160, in pixels."
         )
     described.metadata = {"resize": RESIZE, **metadata, "class_names": list(class_names), "image_size": int(size)}
     with run.entry.staged_folder() as place:
@@ -59,16 +59,16 @@ def _size_of_signature(described: Any) -> int | None:
 
 
 def log_keras_model(run: OutboxRun, model: Any, image_size: int | None, dataset: "Dataset") -> int:
-    """Saves a Keras model with the run; returns the image size that it takes.
+    """Saves a Keras model with the run; returns the image size that the model takes.
 
     Args:
         run: the run.
         model: uint8 (B, H, W, 3) -> float32 probabilities (B, classes).
-        image_size: height and width in pixels; None: as its input says.
-        dataset: the study's.
+        image_size: height and width in pixels; None: what its input says.
+        dataset: the study's data set.
 
     Raises:
-        UserError: it is no Keras model, its outputs are not those of the study's classes, or its image size is not known.
+        UserError: it is not a Keras model, its outputs do not match the study's classes, or its image size is unknown.
     """
     shape, outputs = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     if not hasattr(model, "predict_on_batch") or not isinstance(shape, tuple) or not isinstance(outputs, tuple):

@@ -1,4 +1,4 @@
-"""Models that runs have saved, found and read back by way of the store that they are in."""
+"""Finds and reads the models that runs have saved, by way of the store that holds them."""
 
 import contextlib
 import tempfile
@@ -12,19 +12,19 @@ from catdog.tracking.artifacts import resolve_address
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# A registered version names a logged model, and that names its files.
+# A registered version names a logged model, which in turn names its files.
 MOST_STEPS = 4
 
 
 def find_model_address(client: "MlflowClient", uri: str) -> str:
-    """Returns where the files of a model are, independent of any store.
+    """Returns where the files of a model are, as an address that needs no store.
 
     Args:
         client: of the store that knows the model.
-        uri: MLflow's: models:/m-ID, models:/NAME/VERSION, runs:/RUN_ID/PATH, or an address already.
+        uri: MLflow's: models:/m-ID, models:/NAME/VERSION, runs:/RUN_ID/PATH, or already an address of files.
 
     Raises:
-        MlflowException: the store does not know it.
+        MlflowException: the store does not know the model.
     """
     for _ in range(MOST_STEPS):
         if uri.startswith("models:/"):
@@ -44,7 +44,7 @@ def find_model_address(client: "MlflowClient", uri: str) -> str:
 
 @contextlib.contextmanager
 def open_model(client: "MlflowClient", uri: str) -> Iterator[Path]:
-    """Lends the folder of a model's files: its own where it is on this machine, a copy otherwise.
+    """Yields the folder with a model's files: the original if it is on this machine, otherwise a temporary copy.
 
     Raises:
         UserError: the files cannot be read.
@@ -66,7 +66,7 @@ def open_model(client: "MlflowClient", uri: str) -> Iterator[Path]:
 
 
 def load_model_metadata(client: "MlflowClient", uri: str) -> dict[str, Any]:
-    """Returns what was saved with a model: `class_names` and `image_size` of one of catdog's.
+    """Returns the metadata saved with a model: `class_names` and `image_size` for catdog's own models.
 
     Raises:
         UserError: its files cannot be read.
@@ -79,7 +79,7 @@ def load_model_metadata(client: "MlflowClient", uri: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def explain_missing_artifacts(what: str) -> Iterator[None]:
-    """Turns what MLflow raises where the files of a run or a model are gone into a user's message."""
+    """Turns MLflow's exceptions about missing files of a run or a model into a user's message."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,8 +1,8 @@
-"""The outbox: what a run has made and MLflow does not have yet, one folder per unfinished run or sweep.
+"""The outbox: what a run has produced and MLflow does not have yet, one folder per unfinished run or sweep.
 
-A run writes its metrics, tags and artifacts here, in order and safe from a crash, and `catdog.tracking.delivery` takes them to
-MLflow: a tracking server that is slow or away neither stops nor slows training. The folder also holds the run's checkpoints. It has
-one owner at a time and goes when the run has ended well and everything is delivered: MLflow stays the only lasting record.
+A run writes its metrics, tags and artifacts here, in order and safe from a crash. `catdog.tracking.delivery` sends them to MLflow,
+so a slow or unavailable tracking server neither stops nor slows training. The folder also holds the run's checkpoints. It has one
+owner at a time. It is removed when the run has finished and everything is delivered: MLflow remains the only permanent record.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from catdog.system.interrupts import held
 from catdog.tracking.ownership import BusyError, Owner
 
 HEARTBEAT_S = 15.0
-# Another host's owner is taken for dead after this long without a heartbeat; on this host its process tells.
+# An owner on another host counts as dead after this long without a heartbeat; on this host, its process is checked.
 DEAD_AFTER_S = 120.0
 ORPHAN_PATIENCE_S = 30.0
 
@@ -52,32 +52,32 @@ class Entry:
         self._points: set[tuple[str, int]] = set()
         self.operations: list[dict[str, Any]] = []
 
-    # What it is.
+    # Its content.
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was written when the entry was made: kind, key, name, study, tracking, identity, tags ..."""
+        """What was written when the entry was created: kind, key, name, study, tracking, identity, tags ..."""
         return _read_json(self.folder / "entry.json")
 
     @property
     def state(self) -> dict[str, Any]:
-        """How far delivery has come: count of operations delivered, run_id, and what the delivery learned."""
+        """The progress of delivery: count of operations delivered, run_id, and what delivery has returned."""
         return {"count": 0, "run_id": "", **_read_json(self.folder / "delivered.json")}
 
     def save_state(self, **changes: Any) -> dict[str, Any]:
-        """Replaces parts of `state` on disk and returns the whole."""
+        """Replaces parts of `state` on disk; returns the new state."""
         state = {**self.state, **changes}
         write_atomically(self.folder / "delivered.json", json.dumps(state).encode())
         return state
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of its checkpoints."""
+        """The folder of the run's checkpoints."""
         return self.folder / "checkpoints"
 
     @property
     def pending(self) -> int:
-        """Operations that MLflow does not have yet."""
+        """The number of operations that MLflow does not have yet."""
         return max(0, len(self.operations) - int(self.state["count"]))
 
     @property
@@ -88,13 +88,13 @@ class Entry:
 
     @property
     def has_points(self) -> bool:
-        """Whether metrics of epochs are journaled."""
+        """Whether the journal holds metrics of epochs."""
         return any(item["op"] == "metrics" and item["step"] > 0 for item in self.operations)
 
     def supersede(self, why: str) -> None:
-        """Sets the entry, which this process owns, aside: its run is closed as KILLED by the next delivery, another begins.
+        """Sets aside the entry, which this process owns: the next delivery closes its run as KILLED, and another run begins.
 
-        The entry's name is free then; what it has to deliver stays in the outbox under another one.
+        The entry's name becomes free. What it still has to deliver stays in the outbox under another name.
         """
         tags = {key for item in self.operations if item["op"] == "tags" for key in item["values"]}
         members = {key: "" for key in tags if key.startswith("catdog.member.")}
@@ -107,17 +107,17 @@ class Entry:
 
     @property
     def is_aside(self) -> bool:
-        """Whether it was superseded: it is delivered, and goes."""
+        """Whether it was superseded, so that it is removed once it is delivered."""
         return self.folder.name.count("-") == 2
 
-    # Who owns it.
+    # Its owner.
 
     def claim(self, facts: dict[str, Any] | None = None, leader: "tuple[int, float] | None" = None) -> "Entry":
-        """Makes this process the owner, and the entry if it is not there; returns the entry with its journal read.
+        """Makes this process the owner, creating the entry if needed; returns the entry with its journal read.
 
         Args:
-            facts: of a new entry; where there is one already, its own stand.
-            leader: (pid, start time) of the process that leads the sweep.
+            facts: those of a new entry; an existing entry keeps its own.
+            leader: (pid, start time) of the process that leads the sweep; None: this process.
 
         Raises:
             BusyError: another living process owns it.
@@ -130,7 +130,7 @@ class Entry:
             except Timeout:
                 raise BusyError(self.read_owner()) from None
             owner = self.read_owner()
-            # File locks may not reach other hosts: their heartbeat does.
+            # File locks may not work across hosts, so an owner on another host is judged by its heartbeat.
             if owner and not owner.is_here and not self._is_silent():
                 self._lock.release()
                 raise BusyError(owner)
@@ -153,7 +153,7 @@ class Entry:
         return self
 
     def release(self) -> None:
-        """Gives the entry up; another process may claim it."""
+        """Gives up ownership, so that another process may claim the entry."""
         self._stop_beating.set()
         if self._journal is not None:
             self._journal.close()
@@ -168,7 +168,7 @@ class Entry:
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        # entry.json first: a folder without it is nobody's and is cleared by the next claim.
+        # entry.json goes first: a folder without it belongs to nobody, and the next claim clears it.
         (self.folder / "entry.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
@@ -176,12 +176,12 @@ class Entry:
         self._lock.release()
 
     def read_owner(self) -> Owner | None:
-        """Returns who claimed it last and did not release it, dead or alive."""
+        """Returns the process that claimed the entry last and did not release it, dead or alive."""
         content = _read_json(self.folder / "owner.json")
         return Owner(**content) if content else None
 
     def find_living_owner(self) -> Owner | None:
-        """Returns the owner if it lives: by its process on this host, by its heartbeat on another."""
+        """Returns the owner if it is alive: judged by its process on this host, by its heartbeat on another."""
         owner = self.read_owner()
         if owner is None:
             return None
@@ -199,7 +199,7 @@ class Entry:
             with contextlib.suppress(OSError):
                 os.utime(self.folder / "owner.json")
 
-    # What it has to deliver.
+    # The journal: what the entry has to deliver.
 
     def read_journal(self) -> "Entry":
         """Reads the journal without owning the entry; returns the entry."""
@@ -213,18 +213,18 @@ class Entry:
             if item["op"] == "metrics":
                 self._points |= {(key, item["step"]) for key in item["values"]}
         self._journal = path.open("ab", buffering=0)
-        # A line that a crash or a full disk cut short was never promised to anybody.
+        # A line that a crash or a full disk cut short was never reported as written.
         self._journal.truncate(length)
 
     def append(self, op: str, **content: Any) -> None:
-        """Adds an operation to the journal; when this returns it is on the disk.
+        """Adds an operation to the journal; it is on the disk when this returns.
 
         Raises:
             UserError: the disk is full.
         """
         item = {"op": op, **content}
         text = json.dumps(item)
-        # An interrupt between the line on the disk and the item in memory would make the two count differently.
+        # An interrupt between writing the line and adding the item in memory would make the two counts differ.
         with held(), self._write, _disk_errors_named(self.folder):
             size = self._journal.seek(0, os.SEEK_END)
             line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
@@ -241,10 +241,10 @@ class Entry:
                 self._points |= {(key, item["step"]) for key in item["values"]}
 
     def append_metrics(self, values: dict[str, float], step: int) -> None:
-        """Adds metrics, but for those whose step is in the journal: a resumed run doubles none."""
+        """Adds metrics, except those already in the journal at this step: a resumed run repeats none."""
         fresh = {key: value for key, value in values.items() if (key, step) not in self._points}
         if fresh:
-            # The time belongs to the operation: delivered twice, it is the same point to MLflow.
+            # The time is part of the operation: if it is delivered twice, MLflow still sees one point.
             self.append("metrics", values=fresh, step=step, time_ms=int(time.time() * 1000))
 
     def next_step(self, prefix: str) -> int:
@@ -252,9 +252,9 @@ class Entry:
         return max((step + 1 for key, step in self._points if key.startswith(prefix)), default=0)
 
     def append_file(self, content: bytes | Path, path: str) -> None:
-        """Adds the artifact `path`: its bytes, or a local file, which is copied."""
+        """Adds the artifact `path`, given its bytes or a local file, which is copied."""
         with self.staged_folder() as folder:
-            # Artifacts are named after their local file.
+            # MLflow names artifacts after their local file.
             target = folder / PurePosixPath(path).name
             if isinstance(content, Path):
                 shutil.copyfile(content, target)
@@ -264,13 +264,13 @@ class Entry:
 
     @contextlib.contextmanager
     def staged_folder(self) -> Iterator[Path]:
-        """Lends an empty folder below the entry's files, removed again if the block raises."""
+        """Yields an empty folder below the entry's files; removes it if the block raises."""
         folder = self.folder / "files" / uuid.uuid4().hex
         with _disk_errors_named(self.folder):
             folder.mkdir()
             try:
                 yield folder
-                # The journal promises these files: they are on the disk before it does.
+                # The journal will refer to these files, so they must be on the disk first.
                 for path in [*folder.rglob("*"), folder, folder.parent]:
                     (sync_folder if path.is_dir() else sync_file)(path)
             except BaseException:
@@ -279,13 +279,13 @@ class Entry:
 
 
 def end_orphan(entry: Entry) -> None:
-    """Waits until the owner of an entry is gone if nobody leads it any more; one that does not stop by itself is killed."""
+    """Waits for the owner of an entry to end if the owner's leader is gone; kills an owner that does not stop by itself."""
     told = False
     deadline = time.monotonic() + ORPHAN_PATIENCE_S
     while (owner := entry.find_living_owner()) is not None and owner.is_orphan:
         if not told:
             told = True
-            log.info("%s of a sweep that was killed is about to stop: waiting for it", owner)
+            log.info("%s belongs to a sweep that was killed; waiting for it to stop", owner)
         if time.monotonic() > deadline:
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(owner.pid).kill()
@@ -293,21 +293,21 @@ def end_orphan(entry: Entry) -> None:
 
 
 def entry_for(root: Path, uri: str, study: str, kind: str, identity: str) -> Entry:
-    """Returns the entry, there or not, of a run or sweep: the same identity in the same study has the same one."""
+    """Returns the entry of a run or sweep, which may not exist yet; the same identity in the same study gives the same entry."""
     name = hashlib.sha256("\n".join([uri, study, kind, identity]).encode()).hexdigest()[:20]
     return Entry(root / f"{kind}-{name}")
 
 
 def list_entries(root: Path) -> list[Entry]:
     """Returns all entries of an outbox, runs before sweeps, with their journals read."""
-    # What an earlier version, which called it spool, has left.
+    # An earlier version called the outbox "spool", and may have left entries there.
     roots = [root, *([root.parent / "spool"] if root.name == "outbox" else [])]
     folders = [folder for kind in ("run-*", "sweep-*") for each in roots for folder in sorted(each.glob(kind))]
     return [Entry(folder).read_journal() for folder in folders if (folder / "entry.json").exists()]
 
 
 def clear_remains(root: Path) -> None:
-    """Removes what is left of entries whose owner was killed while it made or removed them."""
+    """Removes what is left of entries whose owner was killed while creating or removing them."""
     for path in root.glob("*-*"):
         folder = path.with_suffix("")
         if (folder / "entry.json").exists():
@@ -320,7 +320,7 @@ def clear_remains(root: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Returns what a file holds that is written atomically; nothing where there is none."""
+    """Returns the content of a file that is written atomically; {} if it does not exist."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -328,7 +328,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Returns the whole operations of a journal and the bytes they take up: it ends where a line is not what was written."""
+    """Returns the intact operations of a journal and their length in bytes; reading stops at the first damaged line."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -350,7 +350,7 @@ def _disk_errors_named(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in DISK_FULL:
-            problem = f"the disk is full ({error.strerror}). Free some space; the same command then goes on"
+            problem = f"the disk is full ({error.strerror}). Free some space; the same command then resumes"
         elif isinstance(error, PermissionError | NotADirectoryError | FileExistsError) or error.errno == errno.EROFS:
             problem = f"{error.strerror}. Set tracking.outbox=PATH to a folder you may write to"
         else:

@@ -1,4 +1,4 @@
-"""Whose work an unfinished run is: a process, named for good by host, pid and start time."""
+"""Who works on an unfinished run: a process, identified uniquely by host, pid and start time."""
 
 import json
 import os
@@ -15,12 +15,12 @@ class Owner:
     """The process that works on an entry.
 
     Attributes:
-        host: its computer.
+        host: the name of its computer.
         pid: its process id.
-        started: when that process started, in seconds since 1970: with the pid, it names one process for good.
-        leader_pid: the process that leads its sweep; its own where there is no sweep.
+        started: when the process started, in seconds since 1970. Together with the pid it identifies one process for good.
+        leader_pid: the process that leads its sweep; the process itself if there is no sweep.
         leader_started: when the leader started.
-        booted: when the host was: a clock that is set moves it and all start times alike.
+        booted: when the host booted. Adjusting the clock shifts this and all start times alike.
     """
 
     host: str
@@ -46,21 +46,22 @@ class Owner:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a run in MLflow carries of it, so that one left RUNNING can be told to be dead."""
+        """The tags that record the owner on an MLflow run, so that a run left RUNNING by a dead process can be recognised."""
         return {"catdog.owner": json.dumps(asdict(self))}
 
     @property
     def is_here(self) -> bool:
+        """Whether the owner is on this host."""
         return self.host == socket.gethostname()
 
     @property
     def is_orphan(self) -> bool:
-        """Whether its leader, on this host, is gone, so that it is about to stop."""
+        """Whether its leader on this host is gone, so that the process is about to stop."""
         return self.is_here and not is_alive(self.leader_pid, self.leader_started, self.booted)
 
     @property
     def lives(self) -> bool:
-        """Whether its process, which is on this host, is there."""
+        """Whether its process, which is on this host, is alive."""
         return is_alive(self.pid, self.started, self.booted)
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class Owner:
 
 
 class BusyError(Exception):
-    """The entry has a living owner."""
+    """The entry is owned by another process that is still alive."""
 
     def __init__(self, owner: Owner | None) -> None:
         super().__init__(f"owned by {owner or 'another process'}")

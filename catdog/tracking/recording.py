@@ -1,4 +1,4 @@
-"""Runs that other tools trained: a script says what came out, and the run is kept like one of catdog's own."""
+"""Runs that other tools trained: a script reports the results, and the run is stored like one of catdog's own."""
 
 import contextlib
 import json
@@ -57,21 +57,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REUSE = ("exact", "never")
-# Keras clips at the same value: a probability that underflowed to 0 would make the mean infinite.
+# Keras clips at the same value: without it, a probability that underflowed to 0 would make the mean loss infinite.
 LEAST_PROBABILITY = 1e-7
-# What MLflow allows in the name of a metric or a parameter, beside letters and digits.
+# What MLflow allows in the name of a metric or a parameter, in addition to letters and digits.
 NAME_CHARACTERS = "_-./ :"
 MOST_NAME_LETTERS = 240
 
 
 @dataclass
 class Recording:
-    """Runs of a script that belong together, as those of a sweep: the comparison takes them by default.
+    """Runs of a script that belong together like those of a sweep; by default, the comparison covers them.
 
     Attributes:
-        name: what it is called in MLflow.
-        sweep_id: its run in MLflow; "" before its first new run, and until it ends where nothing is new.
-        run_ids: of its runs in the order in which they were recorded, those that were there already among them.
+        name: its name in MLflow.
+        sweep_id: the id of its MLflow run. It is "" until the first new run; if no run is new, until the recording ends.
+        run_ids: the ids of its runs in the order in which they were recorded, reused runs included.
     """
 
     name: str
@@ -85,16 +85,16 @@ class Recording:
 class RecordedRun:
     """A run that a script describes while it trains.
 
-    Where a finished run of the same variant, config, seed, data and code is there already, `is_finished` is true: the script can
-    skip its work, and what it logs all the same changes nothing.
+    `is_finished` is true if a finished run of the same variant, config, seed, data and code exists already. The script can then
+    skip its work; anything that it logs all the same changes nothing.
 
     Attributes:
-        name: what it is called in MLflow, such as "forest seed=1".
-        variant: what is compared.
+        name: its name in MLflow, such as "forest seed=1".
+        variant: the variant's name: variants are what is compared.
         seed: the run's.
-        is_finished: whether a finished run stands for it.
-        run_id: MLflow's; "" until the run ends, where the store did not answer at once.
-        has_arrived: after its end, whether MLflow has all of it; what it does not have is delivered later.
+        is_finished: whether the result exists: from an earlier run, or because this one has finished.
+        run_id: MLflow's; it stays "" until the run ends if the store did not answer at once.
+        has_arrived: whether MLflow has all of it after its end; anything missing is delivered later.
     """
 
     def __init__(self, name: str, variant: str, seed: int, dataset: "Dataset", run_id: str = "") -> None:
@@ -115,15 +115,15 @@ class RecordedRun:
         self._begun = (time.perf_counter(), time.process_time())
 
     def log_epoch(self, metrics: Mapping[str, float], *, epoch: int | None = None) -> None:
-        """Writes an epoch's metrics.
+        """Records an epoch's metrics.
 
         Args:
             metrics: any of train/accuracy, train/loss, val/accuracy, val/loss (accuracies in [0, 1], losses in nats),
-                learning_rate, epoch_seconds, images_per_second, and others of your own.
-            epoch: from 1; None: the one after the last.
+                learning_rate, epoch_seconds, images_per_second, and any others.
+            epoch: from 1; None: the one after the last epoch recorded.
 
         Raises:
-            UserError: a name that MLflow does not allow, a value that is no number, or an epoch that is not after the last.
+            UserError: MLflow does not allow a name, a value is not a number, or the epoch does not come after the last one.
         """
         values = _check_metrics(metrics)
         last = int(self._epochs[-1]["epoch"]) if self._epochs else 0
@@ -139,13 +139,13 @@ class RecordedRun:
             self._run.log_metrics(values, step=epoch)
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """Writes metrics of the run as a whole.
+        """Records metrics of the run as a whole.
 
-        The comparison knows train/accuracy_clean (of the kept model, on training images that are not augmented, in [0, 1]),
+        The comparison uses train/accuracy_clean (of the kept model, on training images without augmentation, in [0, 1]),
         model/parameters and model/trainable_parameters.
 
         Raises:
-            UserError: as of `log_epoch`.
+            UserError: as `log_epoch`.
         """
         self._metrics |= _check_metrics(metrics)
 
@@ -158,17 +158,17 @@ class RecordedRun:
         class_names: Sequence[str] | None = None,
         epoch: int | None = None,
     ) -> None:
-        """Writes the trained model's answers to the study's validation images. Every run needs them, once.
+        """Records the trained model's predictions for the study's validation images. Every run must record them, once.
 
         Args:
-            files: of each answer: where the file lies, or its name in the study; in any order.
-            labels: of each answer: class names, or indices into `class_names`.
+            files: the image of each prediction: its path, or its name in the study; in any order.
+            labels: the label of each image: class names, or indices into `class_names`.
             probabilities: numbers (N, C) in [0, 1], each row with the sum 1, or a DataFrame whose columns are the classes.
-            class_names: of the columns and the indices; None: those of the study, in its order.
-            epoch: the epoch whose model answered, from 1; None: the last. Name it where the best epoch was picked by these images.
+            class_names: the classes of the columns and the indices; None: those of the study, in its order.
+            epoch: the epoch whose model made the predictions, from 1; None: the last. Give it if these images chose the best epoch.
 
         Raises:
-            UserError: an image without an answer, or with two; files, labels or classes of something else; no probabilities.
+            UserError: an image has no prediction or two; files, labels or classes do not match; or these are not probabilities.
         """
         if self._run is None:
             return
@@ -181,12 +181,12 @@ class RecordedRun:
         self._kept_epoch = last if epoch is None else epoch
 
     def log_figure(self, figure: "Figure", name: str) -> None:
-        """Writes a Matplotlib figure as figures/NAME.png."""
+        """Stores a Matplotlib figure as figures/NAME.png."""
         if self._run:
             self._run.log_figure(figure, f"figures/{_check_name(name.removesuffix('.png'))}.png")
 
     def log_text(self, text: str, path: str) -> None:
-        """Writes a text as the artifact `path`."""
+        """Stores a text as the artifact `path`."""
         if self._run:
             self._run.log_text(text, _check_name(path))
 
@@ -205,14 +205,14 @@ class RecordedRun:
         """Saves the trained model with the run, so that it can become champion.
 
         It takes uint8 pixels (N, H, W, 3) in [0, 255], and answers probabilities (N, classes) in the order of the study's classes.
-        A run without a model is compared all the same.
+        A run without a model can still be compared.
 
         Args:
             model: a Keras model, or the folder of an MLflow model of any flavor, such as `mlflow.sklearn.save_model` writes.
-            image_size: height and width in pixels that it takes; None: as its input or its signature says.
+            image_size: height and width in pixels that it takes; None: what its input or its signature says.
 
         Raises:
-            UserError: it is no such model, or its image size is not known.
+            UserError: it is not a usable model, or its image size is unknown.
         """
         if self._run is None:
             return
@@ -235,22 +235,22 @@ class RecordedRun:
         self._run = run
 
     def _finish(self) -> None:
-        """Writes what can be written at the end only.
+        """Records what is known only at the end.
 
         Raises:
-            UserError: there are no answers to the validation images.
+            UserError: there are no predictions for the validation images.
         """
         assert self._run is not None
         if self._predictions is None or self._kept_epoch is None:
             raise UserError(
-                f"{self.name}: it has no answers to the validation images, so it could not be compared. Call "
+                f"{self.name}: it has no predictions for the validation images, so it could not be compared. Call "
                 "run.log_validation(files, labels, probabilities) before the block ends."
             )
         accuracy, loss = self._predictions.accuracy, mean_loss(self._predictions)
         epochs = self._epochs or [{"epoch": 1, "val/accuracy": accuracy, "val/loss": loss}]
         if not self._epochs:
             self._run.log_metrics({"val/accuracy": accuracy, "val/loss": loss}, step=1)
-        # An epoch without these metrics is as good as what was measured here.
+        # Epochs logged without these metrics take the values measured here.
         whole = [{"val/accuracy": accuracy, "val/loss": loss} | item for item in epochs]
         best = max(whole, key=lambda item: (item["val/accuracy"], -item["val/loss"]))
         last = whole[-1]
@@ -263,14 +263,14 @@ class RecordedRun:
             "run_seconds": time.perf_counter() - wall_s, "run_cpu_seconds": time.process_time() - cpu_s,
             **self._metrics,
         })  # fmt: skip
-        # What the comparison says of a model that was picked by its validation accuracy.
+        # The comparison uses this to tell whether the model was picked by its validation accuracy.
         keep = "last" if self._kept_epoch == int(last["epoch"]) else "best"
         self._run.append("params", values={"trainer.keep": keep})
         log_outcome(self._run, History.from_epochs(epochs), self._predictions, self._kept_epoch)
 
 
 def mean_loss(predictions: Predictions) -> float:
-    """Returns the mean cross-entropy of answers, in nats."""
+    """Returns the mean cross-entropy of predictions, in nats."""
     of_label = predictions.probabilities[np.arange(len(predictions)), predictions.label_indices]
     return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean())
 
@@ -290,23 +290,23 @@ def record_run(
     promote: Promote | None = None,
     recording: Recording | None = None,
 ) -> Iterator[RecordedRun]:
-    """Opens a run that a script trains, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED; the exception goes on.
+    """Opens a run that a script trains, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED; re-raises the exception.
 
     Args:
         client: of the tracking store.
         tracking: the tracking section.
         study: its name.
-        dataset: whose validation images the run answers.
-        variant: what is compared, such as "forest".
+        dataset: the data set whose validation images the run predicts.
+        variant: the variant's name, such as "forest".
         seed: the run's.
-        config: what makes the variant what it is, without the seed: numbers, texts, lists and dictionaries.
+        config: the settings that define the variant, without the seed: numbers, texts, lists and dictionaries.
         scripts: the text of the code that trains, by its file.
-        reuse: exact: a finished run of the same is not repeated; never.
-        promote: registers its model, as `catdog.registry.champion.promote`; None: it is not to become champion.
-        recording: the runs that it belongs to.
+        reuse: "exact": a finished run with the same identity is not repeated; "never": it is.
+        promote: registers its model, as `catdog.registry.champion.promote`; None: it cannot become champion.
+        recording: the recording that it belongs to; None: it stands alone.
 
     Raises:
-        UserError: what is wrong in the arguments, or another process records this very run.
+        UserError: an argument is invalid, or another process is recording this run.
     """
     schema.require_choice("reuse", REUSE, reuse)
     schema.require(bool(variant.strip()), "variant", "a name", variant)
@@ -321,7 +321,9 @@ def record_run(
     if recording:
         _join(client, tracking, study, recording, recorded)
     if found:
-        log.info('%s: run %s is this one; reuse="never" records it again', name, recorded.run_id)
+        log.info(
+            '%s: run %s has the same identity and is reused; reuse="never" records it again', name, recorded.run_id
+        )
         yield recorded
         return
     entry = _claim(tracking, study, name, identity)
@@ -330,7 +332,7 @@ def record_run(
 
     def finish(status: str) -> None:
         if status == "FINISHED" and promote and recorded.has_model and recording is None:
-            # Before it is FINISHED: from then on, nothing goes on with it.
+            # Before the status FINISHED: nothing resumes a finished run.
             run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(PromoteConfig()))
         if status == "FINISHED" and promote and not recorded.has_model:
             log.info("%s has no model (run.log_model): it is compared, but not registered", name)
@@ -347,12 +349,12 @@ def record_run(
         if not recorded.has_arrived:
             log.warning("%s: %s", name, describe_undelivered(tracking, run.delivery))
         elif entry.folder.exists():
-            # Nothing goes on with a run that failed.
+            # A failed recording is never resumed, so its entry is not needed.
             entry.claim().remove()
 
 
 def find_finished(client: "MlflowClient", study: str, identity: str) -> "Run | None":
-    """Returns the newest finished run of a study with this identity."""
+    """Returns the newest finished run of a study with this identity; None if there is none."""
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return None
@@ -364,7 +366,7 @@ def find_finished(client: "MlflowClient", study: str, identity: str) -> "Run | N
 
 
 def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) -> Entry:
-    """Returns the run's entry in the outbox; what an earlier attempt left there is set aside, and delivered."""
+    """Returns the run's entry in the outbox; if an earlier attempt left one, that is set aside and delivered."""
     entry = entry_for(Path(tracking.outbox), tracking.uri, study, "run", identity.digest)
     facts = {"kind": "run", "name": name, "study": study, "tracking": asdict(tracking), "identity": identity.digest}
     try:
@@ -378,7 +380,7 @@ def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) 
     except BusyError as busy:
         owner = busy.owner or "another process"
         raise UserError(
-            f"{name}: {owner} records this very run right now. Wait for it, or give another seed."
+            f"{name}: {owner} is recording this run right now. Wait for it, or give another seed."
         ) from None
     return entry
 
@@ -417,14 +419,14 @@ def _describe(
 def open_recording(
     client: "MlflowClient", tracking: TrackingConfig, study: str, name: str, promote: Promote | None
 ) -> Iterator[Recording]:
-    """Holds the runs of a script together as a sweep, and closes it; its best run becomes a version of the registered model.
+    """Groups the runs of a script as a sweep, and closes it; its best run becomes a version of the registered model.
 
     Args:
         client: of the tracking store.
         tracking: the tracking section.
         study: its name.
-        name: what it is called in MLflow.
-        promote: registers the best run of its best variant, as `catdog.registry.champion.promote`; None: none becomes champion.
+        name: the sweep's name in MLflow.
+        promote: registers the best run of its best variant, as `catdog.registry.champion.promote`; None: no run is registered.
     """
     recording = Recording(name, promote=promote)
     status = "FINISHED"
@@ -445,7 +447,7 @@ def open_recording(
 def _join(
     client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording, recorded: RecordedRun
 ) -> None:
-    """Makes a run a member, and the sweep in MLflow if the run is new."""
+    """Adds a run to a recording; creates the sweep in MLflow when the first new run joins."""
     recording.members.append(recorded)
     if recorded.is_finished:
         if recording.sweep:
@@ -484,14 +486,14 @@ def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, re
 
 
 def _deliver_late(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:
-    """Delivers what the store did not take while the runs were recorded."""
+    """Delivers what the store did not accept while the runs were recorded."""
     from catdog.tracking.settlement import settle_entries
 
     settle_entries(client, Path(tracking.outbox), tracking.uri, tracking.wait_s, recording.promote)
     for member in recording.members:
         if member.is_finished and not member.has_arrived:
             with contextlib.suppress(Exception):
-                # A store that is still away says no more than that.
+                # If the store is still unavailable, the run simply counts as not arrived.
                 found = find_finished(client, study, member.identity)
                 member.run_id, member.has_arrived = (found.info.run_id, True) if found else (member.run_id, False)
 
@@ -507,7 +509,7 @@ def _close(
     recording.run_ids = [member.run_id for member in recording.members]
     identity = schema.hash_text("\n".join([recording.name, *recording.run_ids]))
     if recording.sweep is None:
-        # Nothing is new: the sweep that has them stands.
+        # Nothing is new, so an earlier sweep with these runs is used if there is one.
         found = _find_sweep(client, study, identity)
         if found:
             recording.sweep_id = found
@@ -520,7 +522,7 @@ def _close(
     known = [member.run_id for member in finished if member.has_model or _has_model(client, member.run_id)]
     if known and promote:
         sweep.append("promote", run_ids=known, keys=[], config=asdict(PromoteConfig()))
-    # Last: a sweep that is FINISHED is not gone on with.
+    # Last: nothing resumes a sweep that is FINISHED.
     sweep.append("status", status=status, time_ms=int(time.time() * 1000))
     if not hand_in(sweep, tracking.wait_s):
         log.warning("%s: %s", recording.name, describe_undelivered(tracking, sweep.delivery))
@@ -537,13 +539,13 @@ def _find_sweep(client: "MlflowClient", study: str, identity: str) -> str:
     return found[0].info.run_id if found else ""
 
 
-# What a script gives.
+# What a script passes in.
 
 
 def read_scripts(code: Sequence[str | Path] | None) -> dict[Path, str]:
-    """Returns the text of the code that trains, by its file: of the files named, or of the one that calls catdog.
+    """Returns the text of the code that trains, by its file: of the given files, or of the file that calls catdog.
 
-    In a notebook that is the cell that is running; a session without source has none.
+    In a notebook, that is the running cell; a session without source code yields nothing.
 
     Raises:
         UserError: a file cannot be read.
@@ -596,7 +598,7 @@ def _check_name(name: str) -> str:
 def _check_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if "seed" in config:
         raise UserError(
-            "config: leave the seed out, it is an argument of its own: seeds of one variant have one config."
+            "config: leave out the seed, which is a separate argument: all seeds of a variant share one config."
         )
 
     def convert(value: Any) -> Any:
@@ -606,7 +608,7 @@ def _check_config(config: Mapping[str, Any]) -> dict[str, Any]:
             return value.tolist()
         if isinstance(value, Path):
             return str(value)
-        raise TypeError(f"{type(value).__name__} is none of them")
+        raise TypeError(f"received {type(value).__name__}")
 
     try:
         plain = json.loads(json.dumps(dict(config), default=convert))

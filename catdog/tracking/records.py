@@ -1,4 +1,4 @@
-"""Runs as the store has them, read by meaning: the names of tags, params and metrics stay in this room."""
+"""Typed access to the runs in the store: no other room knows the names of tags, params and metrics."""
 
 import ast
 import contextlib
@@ -27,9 +27,9 @@ RUN, SWEEP = "run", "sweep"
 FINISHED, RUNNING = "FINISHED", "RUNNING"
 KIND = "catdog.kind"
 REGISTERED_TAG = "catdog.registered_model"
-# MLflow's own limit to what a search returns at once.
+# MLflow's own limit on the number of search results.
 MOST_RUNS = 50_000
-# Metrics of the machine, by the second: a table of runs has no use for the last of them.
+# Metrics of the machine, recorded over time: their last value is of no use in a table of runs.
 MACHINE = "system/"
 
 
@@ -39,7 +39,7 @@ class StoredRun:
 
     Args:
         run: MLflow's.
-        address: where its artifacts are, as of `resolve_address`.
+        address: where its artifacts are, as `resolve_address` returns it.
     """
 
     run: "Run"
@@ -47,32 +47,32 @@ class StoredRun:
 
     @property
     def run_id(self) -> str:
-        """MLflow's."""
+        """MLflow's run id."""
         return str(self.run.info.run_id)
 
     @property
     def experiment_id(self) -> str:
-        """Of its study, MLflow's."""
+        """MLflow's id of the study that it belongs to."""
         return str(self.run.info.experiment_id)
 
     @property
     def kind(self) -> str:
-        """RUN, SWEEP, or another word for what is neither."""
+        """RUN, SWEEP, or another word for anything else."""
         return self.tags.get(KIND, "")
 
     @property
     def name(self) -> str:
-        """What it is called in the sweep that trained it."""
+        """Its name in the sweep that trained it."""
         return str(self.run.info.run_name)
 
     @property
     def status(self) -> str:
-        """MLflow's: FINISHED, FAILED, KILLED or RUNNING."""
+        """MLflow's status: FINISHED, FAILED, KILLED or RUNNING."""
         return str(self.run.info.status)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it came to its end."""
+        """Whether it ended as FINISHED."""
         return self.status == FINISHED
 
     @property
@@ -82,62 +82,62 @@ class StoredRun:
 
     @cached_property
     def tags(self) -> dict[str, str]:
-        """All tags, for what has no property of its own."""
+        """All tags, for those that have no property of their own."""
         return dict(self.run.data.tags)
 
     @cached_property
     def params(self) -> dict[str, str]:
-        """The leaves of its config as MLflow has them, "trainer.epochs": "20"; of an older run also the keys that came later."""
+        """The leaves of its config as text, such as "trainer.epochs": "20"; an older run also has the keys added since."""
         return dict(complete_params(self.run.data.params))
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The leaves of its config with numbers, booleans and None as such."""
+        """The leaves of its config, with numbers, booleans and None converted from text."""
         return {key: _parse_param(value) for key, value in self.params.items()}
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """The last value of every metric."""
+        """The last value of each metric."""
         return dict(self.run.data.metrics)
 
     @property
     def variant(self) -> str:
-        """What it is called without its seed."""
+        """Its name without the seed."""
         return self.tags.get("catdog.variant", self.name)
 
     @property
     def seed(self) -> int:
-        """Of the initial weights, the order of images and so on."""
+        """The seed of its initial weights, of the order of images and so on."""
         return int(self.params.get("seed", 0))
 
     @property
     def sweep_id(self) -> str:
-        """The run id of the sweep that trained it, "" for a single run."""
+        """The run id of the sweep that trained it; "" for a single run."""
         return self.tags.get("catdog.sweep", "")
 
     @property
     def registered_model(self) -> str:
-        """The name of the registered model that it competed for, "" for none."""
+        """The name of the registered model that it competed for; "" for none."""
         return self.tags.get(REGISTERED_TAG, "")
 
     @property
     def precision(self) -> str:
-        """The precision that it trained with, "" where it is not known."""
+        """The precision that it trained with; "" if unknown."""
         return self.tags.get("catdog.precision", "")
 
     @property
     def code_digest(self) -> str:
-        """The digest of the code that trained it, "" where it is not known."""
+        """The digest of the code that trained it; "" if unknown."""
         return self.tags.get("catdog.code_digest", "")
 
     @property
     def data_digest(self) -> str:
-        """The digest of its images and their splits, "" where it is not known."""
+        """The digest of its images and their splits; "" if unknown."""
         return self.tags.get("catdog.data_digest", "")
 
     @property
     def model_uri(self) -> str | None:
-        """MLflow's address of its kept model; None where it has none."""
+        """MLflow's address of its kept model; None if it has none."""
         return self.tags.get("catdog.model_uri")
 
     @property
@@ -152,32 +152,32 @@ class StoredRun:
 
     @property
     def command(self) -> str:
-        """The command line that made it, "" where it is not known."""
+        """The command line that started it; "" if unknown."""
         return self.tags.get("catdog.command") or self.tags.get("mlflow.source.name", "")
 
     @property
     def owner(self) -> Owner | None:
-        """The process that works, or worked, on it."""
+        """The process that works, or worked, on it; None if unknown."""
         return Owner.from_tag(self.tags.get("catdog.owner"))
 
     @property
     def is_running_here(self) -> bool:
-        """Whether a living process of this machine trains it, or one of another machine may."""
+        """Whether it is being trained: by a living process of this machine, or possibly by one of another machine."""
         owner = self.owner
         return self.status == RUNNING and owner is not None and (not owner.is_here or owner.lives)
 
     def membership(self, sweep_id: str) -> tuple[int, str, str]:
-        """Returns its place in a sweep, and what it and its variant are called there: a run may be reused under another name."""
+        """Returns its place in a sweep, and its name and variant there: a sweep may reuse a run under another name."""
         found = json.loads(self.tags.get(_member_tag(sweep_id)) or "null")
         place, name, variant = found or (0, self.name, self.variant)
         return int(place), str(name), str(variant)
 
     def load_predictions(self, split: str = "val") -> "Predictions":
-        """Returns its stored answers to the images of a split, as `catdog.tracking.artifacts.load_predictions`."""
+        """Returns its stored predictions for the images of a split; see `catdog.tracking.artifacts.load_predictions`."""
         return load_predictions(self.address, split)
 
     def load_splits(self) -> "pd.DataFrame":
-        """Returns which image was in which split: columns file, label, split, sha256; empty where nothing is stored."""
+        """Returns the split of each image: columns file, label, split, sha256; empty if nothing is stored."""
         return load_table(self.address, "split.csv")
 
 
@@ -193,12 +193,12 @@ def _parse_param(text: str) -> Any:
 
 
 def store_run(client: "MlflowClient", run: "Run") -> StoredRun:
-    """Returns a run of MLflow's as a typed one."""
+    """Returns an MLflow run as a StoredRun."""
     return StoredRun(run, resolve_address(client, run.info.artifact_uri or ""))
 
 
 def find_run(client: "MlflowClient", run_id: str) -> StoredRun | None:
-    """Returns a run or a sweep by its id, None where the store has none."""
+    """Returns a run or a sweep by its id; None if the store has none with this id."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -213,7 +213,7 @@ def find_study(client: "MlflowClient", study: str) -> str:
     """Returns the experiment id of a study.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is no study of this name.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
@@ -225,7 +225,7 @@ def find_study(client: "MlflowClient", study: str) -> str:
 
 
 def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
-    """Returns the sweep of a study that began last, None where it has none.
+    """Returns the sweep of a study that started last; None if it has no sweep.
 
     Raises:
         UserError: there is no such study.
@@ -240,7 +240,7 @@ def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
 
 
 def find_newest_recorded(client: "MlflowClient", study: str) -> StoredRun | None:
-    """Returns the newest finished run of a study if a script recorded it outside of a sweep; None where another one is newer."""
+    """Returns the newest finished run of a study if a script recorded it outside a sweep; otherwise None."""
     found = client.search_runs(
         [find_study(client, study)], f"tags.`{KIND}` = '{RUN}' AND attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"], max_results=1,
@@ -250,7 +250,7 @@ def find_newest_recorded(client: "MlflowClient", study: str) -> StoredRun | None
 
 
 def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
-    """Returns the training runs of a study, whatever became of them, the first one first.
+    """Returns the training runs of a study, whatever their status, oldest first.
 
     Raises:
         UserError: there is no such study.
@@ -263,8 +263,8 @@ def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
 
 
 def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
-    """Returns the runs of a sweep, its own and those that it reused, in the order of its command line."""
-    # "" is on a run that was begun again.
+    """Returns the runs of a sweep, including those that it reused, in the order of its command line."""
+    # The tag is "" on a run that was superseded by a new attempt.
     found = client.search_runs(
         [sweep.experiment_id], f"tags.`{_member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS
     )
@@ -272,7 +272,7 @@ def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
 
 
 def read_history(client: "MlflowClient", run: StoredRun) -> History:
-    """Returns a run's metrics by epoch: from its table, which it has once it is finished, or metric by metric."""
+    """Returns a run's metrics by epoch: from its table if it has finished, otherwise metric by metric."""
     stored = load_history(run.address)
     if stored is not None:
         return stored
@@ -287,12 +287,12 @@ def build_runs_frame(runs: Sequence[StoredRun], config: str = "varying") -> "pd.
     """Returns a table of runs, one row each, in their order.
 
     Args:
-        runs: which.
-        config: "varying": the config keys whose values differ between these runs; "all".
+        runs: the runs.
+        config: "varying": the config keys whose values differ between these runs; "all": all config keys.
 
     Returns:
         Columns run_id, name, variant, seed, status, start (with time zone), one for each config key ("trainer.epochs"), one for
-        each metric ("val/accuracy": its last value), sweep, registered_model, precision, code ("" where not known).
+        each metric ("val/accuracy": its last value), sweep, registered_model, precision, code ("" if unknown).
     """
     import pandas as pd
 
@@ -318,7 +318,7 @@ def build_runs_frame(runs: Sequence[StoredRun], config: str = "varying") -> "pd.
 
 
 def build_history_frame(client: "MlflowClient", runs: Sequence[StoredRun]) -> "pd.DataFrame":
-    """Returns what runs measured after each epoch, one row for each run, epoch and metric.
+    """Returns the metrics of runs after each epoch, one row for each run, epoch and metric.
 
     Returns:
         Columns run_id, name, epoch (int, from 1), metric ("val/accuracy"), value (float64).

@@ -1,4 +1,4 @@
-"""What every run leaves behind, whoever trained it: facts of its data, its history, its answers, and their figures."""
+"""What every run records, whoever trained it: facts about its data, its history, its predictions, and their figures."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from catdog.data.predictions import Predictions
     from catdog.data.splits import Manifest
 
-# A figure, and the columns of the history that it shows.
+# Each figure, and the columns of the history that it shows.
 CURVES = {
     "accuracy": ("train/accuracy", "val/accuracy"),
     "loss": ("train/loss", "val/loss"),
@@ -19,16 +19,16 @@ CURVES = {
 
 
 def log_data(run: OutboxRun, config: DatasetConfig, manifest: "Manifest") -> None:
-    """Writes facts of the data, and the split of every file.
+    """Writes facts about the data, and the split of every file.
 
     Args:
         run: the run.
-        config: of the data set.
-        manifest: its images.
+        config: the config of the data set.
+        manifest: its images and their splits.
     """
     from catdog.data.dataset import majority_fraction
 
-    # Facts of the data are tags: as metrics, each would get a chart of equal bars in MLflow's pages.
+    # These facts are tags: as metrics, each would get a chart of equal bars on MLflow's pages.
     run.log_tags({
         **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
         "catdog.majority_fraction": f"{majority_fraction(manifest):.6f}",
@@ -39,13 +39,13 @@ def log_data(run: OutboxRun, config: DatasetConfig, manifest: "Manifest") -> Non
 
 
 def log_outcome(run: OutboxRun, history: "History", predictions: "Predictions", kept_epoch: int) -> None:
-    """Writes the history and the answers to validation images, as tables and figures.
+    """Writes the history and the predictions for the validation images, as tables and figures.
 
     Args:
         run: the run.
-        history: by epoch; a curve whose metrics are not in it is not drawn.
-        predictions: of the kept model.
-        kept_epoch: the epoch whose model that is.
+        history: by epoch. A curve is drawn only if its metrics are there.
+        predictions: those of the kept model.
+        kept_epoch: the epoch of the kept model.
     """
     from catdog import plots
 

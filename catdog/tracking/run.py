@@ -1,4 +1,4 @@
-"""The life of one MLflow run: its config first, its metrics and artifacts, its model, and how it ended."""
+"""The life of one MLflow run: it records the config first, then metrics, artifacts and the model, and how the run ended."""
 
 import contextlib
 import io
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL_ARTIFACT = "model"
-# What `data.images.decode_image` does, for whoever serves the model without it.
+# What `data.images.decode_image` does, for those who serve the model without catdog.
 RESIZE = "RGB, turned upright by EXIF, stretched to image_size x image_size with antialiased bilinear resampling"
-# A run of a sweep leaves what a silent store did not take in this time to the process that leads the sweep.
+# If the store accepts nothing for this long, a run of a sweep leaves its delivery to the process that leads the sweep.
 SWEEP_PATIENCE_S = 3.0
 FIGURE_DPI = 120
 DIFF = "code/uncommitted.diff"
@@ -39,18 +39,18 @@ DIFF = "code/uncommitted.diff"
 
 @dataclass(frozen=True)
 class Job:
-    """What a run is called and where it belongs.
+    """A run's name, and where it belongs.
 
     Attributes:
-        name: what tells it apart from the other runs of its sweep, such as "cnn seed=1".
-        variant: the same without the seed.
+        name: what distinguishes it from the other runs of its sweep, such as "cnn seed=1".
+        variant: its name without the seed.
         overrides: the command line's, such as ["model=cnn"].
-        output_dir: folder with its log.
+        output_dir: folder that contains its log.
         sweep_id: run id of its sweep, or None.
         number: its place in the sweep, from 0.
-        retries: how often its process died before.
+        retries: how often its process died before and was restarted.
         leader: (pid, start time) of the process that leads the sweep, or None.
-        identity: as the sweep was planned; None: as it is now.
+        identity: its identity when the sweep was planned; None: computed when the run starts.
     """
 
     name: str
@@ -65,14 +65,14 @@ class Job:
 
 
 class TrackedRun:
-    """An MLflow run that is written to at once: by commands that read runs and add what they found."""
+    """An MLflow run that is written to directly, by commands that read runs and add their findings."""
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self.client = client
         self.run_id = run_id
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Writes metrics in one call, at a step; per-epoch ones at their epoch, from 1."""
+        """Writes metrics in one call, all at one step; metrics of an epoch have the epoch, from 1, as their step."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
@@ -102,12 +102,12 @@ class TrackedRun:
 
 
 class OutboxRun(TrackedRun):
-    """An MLflow run that a training writes: to the outbox, from where a thread takes it to MLflow.
+    """An MLflow run that a training writes to the outbox; a thread delivers it to MLflow from there.
 
     Args:
         client: of the tracking store.
         entry: the run's folder in the outbox, claimed.
-        checkpoint: where it goes on from; None begins it.
+        checkpoint: the checkpoint that it resumes from; None: it starts from the beginning.
         promote: registers models, as `catdog.registry.champion.promote`.
     """
 
@@ -131,30 +131,34 @@ class OutboxRun(TrackedRun):
         self.delivery.notify()
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Adds metrics at a step, except those already recorded at this step."""
         self.entry.append_metrics({key: float(value) for key, value in metrics.items()}, step)
         self.delivery.notify()
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Adds tags."""
         self.append("tags", values={key: str(value) for key, value in tags.items()})
 
     def log_text(self, text: str, path: str) -> None:
+        """Adds a text as the artifact `path`."""
         self.entry.append_file(text.encode(), path)
         self.delivery.notify()
 
     def log_figure(self, figure: "Figure", path: str) -> None:
+        """Adds a figure as the PNG artifact `path`."""
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=FIGURE_DPI)
         self.entry.append_file(content.getvalue(), path)
         self.delivery.notify()
 
     def log_file(self, file: Path, folder: str, name: str | None = None) -> None:
-        """Copies a local file into the artifact folder, under another name where one is given."""
+        """Copies a local file into the artifact folder, under `name` if that is given."""
         self.entry.append_file(file, f"{folder}/{name or file.name}")
         self.delivery.notify()
 
     @property
     def delivered_state(self) -> dict[str, Any]:
-        """What delivery learned: run_id, model_uri, promotions; kept when the entry has gone."""
+        """What delivery returned: run_id, model_uri, promotions. It stays available after the entry is removed."""
         return self.state or self.entry.state
 
 
@@ -167,20 +171,20 @@ def open_run(
     runtime: Mapping[str, Any],
     promote: Promote | None = None,
 ) -> Iterator[OutboxRun]:
-    """Opens a run, or goes on with one that was interrupted, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
+    """Opens a run, or resumes an interrupted one, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
 
-    The exception, whose traceback becomes an artifact, goes on to the caller.
+    An exception is re-raised to the caller; its traceback becomes an artifact.
 
     Args:
         client: of the tracking store.
         config: the run's.
-        job: what it is called and where it belongs.
+        job: its name, and where it belongs.
         identity: what its result depends on.
-        runtime: what a checkpoint must have been made with to go on from it: precision, device and number of devices.
-        promote: registers models, for a run that is no part of a sweep.
+        runtime: precision, device and number of devices; a checkpoint is used only if it was made with the same.
+        promote: registers models, for a run that is not part of a sweep.
 
     Raises:
-        BusyError: another process trains this very run.
+        BusyError: another process is training this run.
         UserError: the outbox cannot be written.
     """
     entry = entry_for(Path(config.tracking.outbox), config.tracking.uri, config.study, "run", identity.digest)
@@ -188,10 +192,10 @@ def open_run(
     entry.claim(_describe(config, job, identity), job.leader)
     checkpoint = load_checkpoint(entry.checkpoints)
     if checkpoint and checkpoint.facts["runtime"] != runtime:
-        log.warning("its checkpoint was made with %s, not %s: it begins again", checkpoint.facts["runtime"], runtime)
+        log.warning("its checkpoint was made with %s, not %s: it starts again", checkpoint.facts["runtime"], runtime)
         checkpoint = None
     if checkpoint is None and entry.has_points:
-        # Its epochs are in MLflow's charts: another training must not mix with them.
+        # MLflow's charts show its epochs already. Those of a new training must not mix with them.
         entry.supersede("its checkpoints are gone, or of another kind: the run was begun again")
         entry.claim(_describe(config, job, identity), job.leader)
     run = OutboxRun(client, entry, checkpoint, promote)
@@ -201,7 +205,7 @@ def open_run(
     def finish(status: str) -> None:
         _log_logs(run, job, attempt)
         if status == "FINISHED" and not job.sweep_id and config.promote.enabled:
-            # Before it is FINISHED: from then on, nothing goes on with it.
+            # Before the status FINISHED: nothing resumes a finished run.
             run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(config.promote))
 
     with closed_at_end(run, SWEEP_PATIENCE_S if job.sweep_id else config.tracking.wait_s, finish):
@@ -219,7 +223,7 @@ def open_run(
                 monitor = _start_monitor(run)
             yield run
         except BaseException as error:
-            # Before the log is taken; the terminal gets it from whoever catches the exception.
+            # Logged before the log file is stored. The terminal gets the error from whoever catches the exception.
             log.error("%s", error or type(error).__name__, exc_info=True, extra={"file_only": True})
             raise
         finally:
@@ -231,12 +235,12 @@ def open_run(
 def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], None]) -> Iterator[None]:
     """Closes a run as FINISHED, KILLED (Ctrl-C) or FAILED when the block ends, and delivers it.
 
-    The exception, whose traceback becomes an artifact, goes on to the caller.
+    An exception is re-raised to the caller; its traceback becomes an artifact.
 
     Args:
         run: open.
         patience_s: how long to wait for a store that does not answer.
-        finish: called with the status before it is recorded, for what is left to write.
+        finish: called with the status before that is recorded, to write what is left to write.
     """
     status = "FINISHED"
     try:
@@ -249,7 +253,7 @@ def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], Non
             run.log_tags({"catdog.error": _summarize(error)})
         raise
     finally:
-        # Closing a run that failed, perhaps for want of disk, must not hide why.
+        # If closing a failed run fails too, perhaps on a full disk, that must not hide the first error.
         with contextlib.nullcontext() if status == "FINISHED" else contextlib.suppress(Exception):
             finish(status)
             run.append("status", status=status, time_ms=_now_ms())
@@ -257,26 +261,26 @@ def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], Non
 
 
 def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
-    """Returns the tag that makes a run a member of a sweep: its place there, and what it is called there.
+    """Returns the tag that makes a run a member of a sweep, with its place and its name there.
 
-    A run may belong to several: to its own, and to those that reuse it, perhaps under another name.
+    A run may belong to several sweeps: to its own, and to those that reuse it, perhaps under another name.
     """
     return member_tag_of(sweep_id, job.number, job.name, job.variant)
 
 
 def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[str, str]:
-    """Returns that tag of a run that is no job."""
+    """Returns the same tag as `member_tag`, for a run that has no Job."""
     return {f"catdog.member.{sweep_id}": json.dumps([number, name, variant])}
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
-    """Returns what a new entry of the outbox says of its run."""
+    """Returns the facts that a new entry of the outbox holds about its run."""
     return {"kind": "run", "name": job.name, "study": config.study, "tracking": asdict(config.tracking),
             "identity": identity.digest}  # fmt: skip
 
 
 def _describe_in_mlflow(run: OutboxRun, config: Config, job: Job, identity: Identity) -> None:
-    """Creates the run in MLflow with its tags, params and the code's uncommitted changes, as far as that is not journaled."""
+    """Creates the run in MLflow with its tags, params and uncommitted code changes, except for what is already in the journal."""
     journaled = {(item["op"], item.get("path")) for item in run.entry.operations}
     if ("create", None) not in journaled:
         tags = {
@@ -299,14 +303,14 @@ def _log_logs(run: OutboxRun, job: Job, attempt: int) -> None:
     _flush_logs()
     with contextlib.suppress(OSError):
         for file in sorted(job.output_dir.glob("*.log")):
-            # An interrupted run has a log for each of its processes.
+            # A run that was resumed has one log for each of its processes.
             run.log_file(file, "log", file.name if attempt == 1 else f"{file.stem}-{attempt}{file.suffix}")
 
 
 def hand_in(run: OutboxRun, patience_s: float) -> bool:
-    """Ends a run's delivery and gives its entry up; returns whether everything has arrived.
+    """Ends a run's delivery and gives up its entry; returns whether everything has arrived.
 
-    The entry goes if the run has ended well; that of another keeps its checkpoints.
+    The entry of a finished run is removed; that of any other run keeps its checkpoints.
     """
     arrived = False
     try:
@@ -323,7 +327,7 @@ def hand_in(run: OutboxRun, patience_s: float) -> bool:
 
 
 def describe_undelivered(config: TrackingConfig, delivery: DeliveryWorker | None) -> str:
-    """Returns what a user is told when a command ends before everything has arrived."""
+    """Returns the message for a command that ends before everything has arrived."""
     if delivery and delivery.refused:
         return (
             f"tracking.uri: {config.uri} refuses a part of what was recorded ({delivery.problem}). It is kept in "
@@ -331,8 +335,8 @@ def describe_undelivered(config: TrackingConfig, delivery: DeliveryWorker | None
         )
     problem = delivery.problem if delivery and delivery.problem else "no answer"
     return (
-        f"tracking.uri: {config.uri} took nothing for {config.wait_s:g} s ({problem}). Nothing is lost: what it "
-        f"does not have is in {config.outbox}, and `catdog.deliver`, or the same command, delivers it."
+        f"tracking.uri: {config.uri} accepted nothing for {config.wait_s:g} s ({problem}). Nothing is lost: the missing part "
+        f"is kept in {config.outbox}, and `catdog.deliver`, or the same command, delivers it."
     )
 
 
@@ -350,12 +354,12 @@ def _flush_logs() -> None:
 
 
 def _start_monitor(run: OutboxRun) -> Any:
-    """Starts MLflow's monitor of CPU, memory, network and GPU; what it measures goes through the outbox as well."""
+    """Starts MLflow's monitor of CPU, memory, network and GPU; its measurements go through the outbox as well."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     class Monitor(SystemMetricsMonitor):
         def monitor(self) -> None:
-            # MLflow's own loop asks the server at each sample whether the run is alive, and ends when none answers.
+            # MLflow's own loop asks the server at each sample whether the run is alive, and ends if the server does not answer.
             while not self._shutdown_event.is_set():
                 self.collect_metrics()
                 if not self._shutdown_event.wait(self.sampling_interval):
@@ -379,19 +383,19 @@ def log_inputs(run: OutboxRun, config: DatasetConfig, images: "pd.DataFrame", di
 
     Args:
         run: the run.
-        config: of the data set.
+        config: the config of the data set.
         images: the manifest's rows: file, label, split, sha256.
         digest: the manifest's digest.
     """
     import mlflow
     from mlflow.data.code_dataset_source import CodeDatasetSource
 
-    # The archive is a param too; as a source, MLflow would guess what kind of address it is.
+    # The archive is recorded as a param, too. Given the bare address, MLflow would guess its kind.
     source = CodeDatasetSource({"catdog.dataset": config.name, "archive": config.archive or "drawn"})
     datasets = []
     for split, context in (("train", "training"), ("val", "validation")):
         rows = images[images["split"] == split].drop(columns="split")
-        # MLflow's limit for a digest is 36 characters.
+        # MLflow limits a digest to 36 characters.
         data = mlflow.data.from_pandas(rows, source=source, name=f"{config.name} {split}", digest=digest[:36])
         datasets.append({"dataset": data._to_mlflow_entity().to_dictionary(), "context": context})
     run.append("inputs", datasets=datasets)
@@ -410,18 +414,18 @@ def log_kept_model(
 ) -> None:
     """Saves the kept model with the run, with signature, input example and class names.
 
-    Delivered, its MLflow address is the run's tag `catdog.model_uri`. A model with layers of the user's own carries their code;
-    a graph of Keras' own layers is loaded without it.
+    Once the model is delivered, the run's tag `catdog.model_uri` holds its MLflow address. A model with user-defined layers
+    carries their code; a graph of Keras' own layers loads without it.
 
     Args:
         run: the run.
         model: uint8 (B, H, W, 3) -> float32 (B, classes).
         example: uint8 (1, H, W, 3).
         class_names: in the order of the model's outputs.
-        custom_objects: the user's classes and functions that it needs, by Keras' name of each.
-        code_paths: their files and folders, copied with the model.
-        requirements: of what they need, such as "my-layers==1.2".
-        needs: the modules that they are in.
+        custom_objects: the user's classes and functions that the model needs, by the name that Keras gives each.
+        code_paths: their files and folders, which are copied with the model.
+        requirements: the packages that they need, such as "my-layers==1.2".
+        needs: the modules that define them.
     """
     import keras
     import mlflow
@@ -435,13 +439,13 @@ def log_kept_model(
         inputs=Schema([TensorSpec(np.dtype("uint8"), (-1, height, width, 3))]),
         outputs=Schema([TensorSpec(np.dtype("float32"), (-1, len(class_names)))]),
     )
-    # Requirements are given: inferring them would import TensorFlow in another process, for ten seconds.
+    # The requirements are given because inferring them would import TensorFlow in another process, which takes ten seconds.
     libraries = [f"tensorflow=={tf.__version__}", f"keras=={keras.__version__}", f"numpy=={np.__version__}"]
     metadata = {"class_names": list(class_names), "image_size": int(height), "resize": RESIZE}
     if needs:
         metadata["needs"] = needs
     with run.entry.staged_folder() as folder:
-        # Not mlflow.keras: given an input example, it writes it to a folder that it has not made yet (MLflow 3.17).
+        # Not mlflow.keras: with an input example, it writes to a folder that it has not created yet (MLflow 3.17).
         mlflow.tensorflow.save_model(
             model, path=str(folder), signature=signature, input_example=example,
             pip_requirements=[*libraries, *requirements], metadata=metadata,

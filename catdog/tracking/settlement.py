@@ -1,4 +1,4 @@
-"""Entry: what training left in the outbox -> the tracking store. `python -m catdog.deliver --help` explains it."""
+"""Delivers to the tracking store what earlier processes left in the outbox, and closes their runs."""
 
 import contextlib
 import logging
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-# Checkpoints of runs that nobody went on with.
+# Checkpoints of an interrupted run that is not resumed are removed after this time.
 FORGOTTEN_AFTER_S = 30 * 24 * 3600
 
 
 def settle_entries(
     client: "MlflowClient", root: Path, uri: str, patience_s: float, promote: "Promote | None" = None
 ) -> tuple[int, list[Entry]]:
-    """Delivers what the outbox holds for a store of runs and sweeps that no living process works on.
+    """Delivers what the outbox holds for a store, except for runs and sweeps that a living process works on.
 
-    Runs that a kill left open are closed as KILLED; their checkpoints stay, so that the same command can go on with them.
+    Runs that a killed process left open are closed as KILLED. Their checkpoints stay, so that the same command can resume them.
 
     Args:
         client: of the store at `uri`.
         root: the outbox.
-        uri: the store's address; entries for others are left alone.
+        uri: the store's address; entries for other stores are left alone.
         patience_s: how long to wait for a store that does not answer.
-        promote: registers models, as `catdog.registry.champion.promote`; without it, what asks for that stays.
+        promote: registers models, as `catdog.registry.champion.promote`; without it, entries that ask for promotion stay.
 
     Returns:
-        How many entries were delivered, and those that were not.
+        How many runs were delivered, and the entries that were not.
     """
     delivered = 0
     left: list[Entry] = []
@@ -57,7 +57,7 @@ def settle_entries(
             entry.claim()
         except (BusyError, FileNotFoundError):
             continue
-        # Once the store has let one wait in vain, the others need not wait as well.
+        # If one entry has waited in vain for the store, the others do not wait again.
         if settle(client, entry, 0.0 if left else patience_s, promote=promote):
             delivered += facts["kind"] == "run"
         else:
@@ -72,13 +72,17 @@ def settle(
     error: str = "its process is gone",
     promote: "Promote | None" = None,
 ) -> bool:
-    """Delivers an entry that this process owns, closed as KILLED if it is not, and gives it up; returns whether all arrived."""
+    """Delivers an entry that this process owns, and releases it; a run that is still open is closed as KILLED.
+
+    Returns:
+        Whether everything has arrived.
+    """
     from catdog.tracking.delivery import deliver_all, is_gone
 
     arrived = False
     name, run_id = entry.facts["name"], entry.state["run_id"]
     if run_id and entry.pending and is_gone(client, run_id):
-        log.warning("%s, run %s, was deleted in MLflow: what was left to deliver is dropped", name, run_id)
+        log.warning("%s, run %s, was deleted in MLflow: what was left to deliver is discarded", name, run_id)
         entry.remove()
         return True
     try:
@@ -97,7 +101,7 @@ def settle(
 
 @contextlib.contextmanager
 def claimed_entry(root: Path, run_id: str) -> Iterator[None]:
-    """Holds what the outbox has of a run while the block deletes the run, and then removes it.
+    """Owns the outbox entries of a run while the block deletes the run, and removes them afterwards.
 
     Args:
         root: the outbox.

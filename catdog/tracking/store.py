@@ -1,4 +1,4 @@
-"""The tracking store: opened by whoever needs it, made by first use, and what is wrong with it in a user's words."""
+"""The tracking store: opens it, creates it at first use, and explains in a user's words what is wrong with it."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ NAME_ANOTHER = "Run in a folder you may write to, or name another file: tracking
 
 
 def check_store(config: TrackingConfig) -> None:
-    """Raises unless runs can be tracked; creates nothing, so that a mistake found later leaves no empty database behind.
+    """Raises unless runs can be tracked. It creates nothing, so a mistake found later leaves no empty database behind.
 
     Raises:
         UserError: as `connect`, or the folder for artifacts cannot be written.
@@ -37,7 +37,7 @@ def check_store(config: TrackingConfig) -> None:
 
 
 def connect_existing(config: TrackingConfig) -> "MlflowClient | None":
-    """Returns a client of the tracking store, or None where there is no database yet; creates nothing.
+    """Returns a client of the tracking store, or None if there is no database yet; creates nothing.
 
     Raises:
         UserError: as `check_store`.
@@ -50,11 +50,11 @@ def connect_existing(config: TrackingConfig) -> "MlflowClient | None":
 
 
 def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
-    """Returns a client of the tracking store and of the registry in it; MLflow's current store stays what it is.
+    """Returns a client of the tracking store and its registry; MLflow's current store is not changed.
 
     Args:
         config: the tracking section.
-        create: whether a database that does not exist is made; without one there is nothing to read.
+        create: whether to create a missing database; without one there is nothing to read.
 
     Raises:
         UserError: the store cannot be written, reached or read.
@@ -67,16 +67,14 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
     elif database:
         _require_place(database, create)
     elif kind not in DATABASES:
-        problem = (
-            "plain folders are being retired by MLflow" if kind in ("", "file") else "no store of this kind is known"
-        )
+        problem = "MLflow is retiring plain folders" if kind in ("", "file") else "catdog knows no store of this kind"
         raise UserError(f"tracking.uri: {problem}, received {uri!r}. Use sqlite:///PATH/mlflow.db or http://HOST:PORT.")
     import mlflow
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
 
     try:
-        # Its first use makes MLflow create the tables: two at once would each fail on the other's.
+        # The first use makes MLflow create the tables. Two processes at once would fail on each other's tables.
         with (
             FileLock(f"{database}.lock") if database else contextlib.nullcontext(),
             _quiet_loggers("mlflow", "alembic"),
@@ -90,7 +88,7 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
     except MlflowException as error:
         raise UserError(_explain_store(uri, str(error))) from error
     except Exception as error:
-        # Databases other than SQLite come with drivers of their own, whose exceptions have no common class.
+        # Databases other than SQLite have their own drivers, whose exceptions share no class.
         raise UserError(
             f"tracking.uri: {uri!r} cannot be opened: {str(error).splitlines()[0]}. {NAME_ANOTHER}"
         ) from error
@@ -99,7 +97,7 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
 
 @contextlib.contextmanager
 def _quiet_loggers(*names: str) -> Iterator[None]:
-    """Keeps these loggers below warnings silent: the creation of a database takes a line for each of its tables."""
+    """Silences messages of these loggers below WARNING: creating a database logs a line for each of its tables."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -112,14 +110,17 @@ def _quiet_loggers(*names: str) -> Iterator[None]:
 
 
 def connect_unseen(config: TrackingConfig) -> "MlflowClient":
-    """Returns a client of a store that the leader of the sweep has checked; it may be away by now, and nothing waits for it."""
+    """Returns a client of a store that the leader of the sweep has checked already.
+
+    The store is not contacted here: it may be down by now, and nothing should wait for it.
+    """
     import mlflow
 
     return mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
 
 
 def _absolute(uri: str) -> str:
-    """Returns the address with the whole path of its database: MLflow keeps stores by address, and a process may change folders."""
+    """Returns the address with the database's absolute path: MLflow caches stores by address, and a process may change folders."""
     database = _database_file(uri)
     return uri if database is None else f"sqlite:///{database.absolute()}"
 
@@ -147,7 +148,7 @@ def _database_file(uri: str) -> Path | None:
 
 
 def _require_writable(key: str, path: Path) -> None:
-    """Raises unless `path`, which need not exist, could be made; nothing is."""
+    """Raises unless `path`, which need not exist, could be created; creates nothing."""
     try:
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         with tempfile.TemporaryFile(dir=existing):
@@ -187,7 +188,7 @@ def _require_database(path: Path) -> None:
 
 
 def _explain_store(uri: str, message: str) -> str:
-    """Returns what the user can do about MLflow's refusal to open a store; it tells old and new schemas alike "out-of-date"."""
+    """Returns what the user can do if MLflow refuses to open a store; MLflow calls both older and newer schemas "out-of-date"."""
     found = re.search(r"database schema \(found version (\w+)", message)
     if found is None:
         return f"tracking.uri: {uri!r} cannot be opened: {message.splitlines()[0]}. {NAME_ANOTHER}"
@@ -207,7 +208,7 @@ def _explain_store(uri: str, message: str) -> str:
 
 
 def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> str:
-    """Returns the experiment id of a study, created by first use.
+    """Returns the experiment id of a study; creates the study at first use.
 
     Raises:
         UserError: the study was deleted, or its artifact folder cannot be written.
@@ -225,7 +226,7 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
         from mlflow.exceptions import MlflowException
 
         try:
-            # Without the kind, MLflow's pages take the study for one about language models and hide its charts.
+            # Without the kind, MLflow's pages treat the study as one about language models, and hide its charts.
             return client.create_experiment(
                 study, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
             )

@@ -1,4 +1,4 @@
-"""Which images a study is about: as overrides name them, or as its newest run has them."""
+"""The images that a study is about: those that overrides name, or those of its newest run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ NAME_DATA = 'Name its images as for training: dataset=["dataset=folder", "datase
 
 
 def load_study_dataset(client: "MlflowClient | None", study: str, overrides: Sequence[str] | None) -> "Dataset":
-    """Returns the data set that overrides name, or without any that of the study's newest run.
+    """Returns the data set that overrides name; without overrides, that of the study's newest finished run.
 
     Args:
-        client: of the tracking store; None where there is none yet.
+        client: of the tracking store; None if there is none yet.
         study: its name.
-        overrides: as for training: "dataset=folder", "dataset.archive=PATH"; None: the newest run's.
+        overrides: as for training: "dataset=folder", "dataset.archive=PATH"; None: use the newest run's data set.
 
     Raises:
-        UserError: an override of something else; no override and no run; or the images cannot be had.
+        UserError: an override is not about the data set; there is neither an override nor a run; or the images cannot be loaded.
     """
     from catdog.data.dataset import load_dataset
 
@@ -51,10 +51,10 @@ def _compose(overrides: Sequence[str]) -> DatasetConfig:
 
 
 def require_run(client: "MlflowClient", run_id: str) -> StoredRun:
-    """Returns a training run, one of catdog's or one that a script recorded.
+    """Returns a training run: one of catdog's own, or one that a script recorded.
 
     Raises:
-        UserError: there is none of this id.
+        UserError: there is no training run with this id.
     """
     run = find_run(client, run_id)
     if run is None:
@@ -65,16 +65,16 @@ def require_run(client: "MlflowClient", run_id: str) -> StoredRun:
 
 
 def load_run_dataset(run: StoredRun, advice: str, *, archive: str | None = None, cache: str | None = None) -> "Dataset":
-    """Returns the data set of a run, found again.
+    """Returns the data set of a run, loaded again.
 
     Args:
         run: in MLflow.
-        advice: what to do where the images have changed.
-        archive: where it lies now; None: where it lay.
-        cache: folder for downloads and decoded images; None: this machine's.
+        advice: what to do if the images have changed.
+        archive: where the data is now; None: where it was.
+        cache: folder for downloads and decoded images; None: this machine's cache.
 
     Raises:
-        UserError: it is not what the run was trained on, image by image and split by split.
+        UserError: it differs from what the run was trained on, image by image and split by split.
     """
     from catdog.data.dataset import load_dataset
 
@@ -94,7 +94,7 @@ def read_dataset_config(run: StoredRun) -> DatasetConfig:
     """Returns the dataset section of the config that a run was trained with.
 
     Raises:
-        UserError: the run's files are gone.
+        UserError: the run's files are missing.
     """
     from catdog.tracking.artifacts import load_bytes
 
@@ -105,7 +105,7 @@ def read_dataset_config(run: StoredRun) -> DatasetConfig:
             "tracking store remembers where they were written; name another model (model=...), or train again."
         )
     stored = OmegaConf.select(OmegaConf.create(content.decode()), "dataset")
-    # Runs from before near-duplicates were looked for.
+    # Older runs predate the search for near-duplicates.
     stored.setdefault("near_duplicates", "ignore")
     loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DatasetConfig), stored))
     assert isinstance(loaded, DatasetConfig)

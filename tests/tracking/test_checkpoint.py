@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back bit for bit, and whatever is damaged is passed over."""
+"""Checkpoints: what was saved comes back bit for bit, and whatever is damaged is skipped."""
 
 import logging
 import os
@@ -263,7 +263,7 @@ def assert_full_disk_named(done: subprocess.CompletedProcess, folder: Path, reas
         "Free some space; the same command then starts at epoch 1 again."
     )
     assert second.startswith("cannot save the checkpoint of epoch 2")
-    assert second.endswith("the same command then goes on after epoch 1.")
+    assert second.endswith("the same command then resumes after epoch 1.")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")

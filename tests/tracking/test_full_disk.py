@@ -58,7 +58,7 @@ def test_while_a_checkpoint_is_written(tmp_path, cache) -> None:
     )  # fmt: skip
     assert first == 2, said
     assert "the disk is full" in said
-    assert "the same command then goes on" in said
+    assert "the same command then resumes" in said
     assert "Traceback" not in said
     assert second == 0, then
     check_finished(tmp_path, "full", 4)

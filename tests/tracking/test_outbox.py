@@ -343,7 +343,7 @@ def test_a_full_disk_cuts_no_journal(tmp_path) -> None:
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, cwd=PROJECT
     )
     assert "the disk is full" in done.stdout
-    assert "the same command then goes on" in done.stdout
+    assert "the same command then resumes" in done.stdout
     operations = Entry(folder).read_journal().operations
     assert [item["values"] for item in operations] == [{"a": "1"}, {"c": "3"}]
 

@@ -195,7 +195,7 @@ def test_an_exception_closes_the_run_and_goes_on(study, val, client, error, stat
 
 def test_a_run_without_answers_is_no_result(study, val, client):
     with (
-        pytest.raises(UserError, match=r"net seed=0: it has no answers.*run.log_validation"),
+        pytest.raises(UserError, match=r"net seed=0: it has no predictions.*run.log_validation"),
         study.record("net", dataset=DATA),
     ):
         pass
@@ -451,10 +451,10 @@ def test_the_test_split_needs_a_look_that_is_counted_first(study, val, client, f
         ({"seed": True}, "seed: must be a whole number"),
         ({"variant": " "}, "variant: must be a name"),
         ({"reuse": "maybe"}, "reuse: must be one of exact, never"),
-        ({"config": {"seed": 3}}, "config: leave the seed out"),
+        ({"config": {"seed": 3}}, "config: leave out the seed"),
         (
             {"config": {"model": object()}},
-            "config: must hold numbers, texts, lists and dictionaries: object is none of them",
+            "config: must hold numbers, texts, lists and dictionaries: received object",
         ),
         ({"config": {"größe": 3}}, "a name may have ASCII letters"),
         ({"code": ["gone.py"]}, "code: gone.py cannot be read"),
@@ -592,7 +592,7 @@ def test_a_model_of_any_flavor_becomes_champion_evaluates_and_predicts(study, va
     record(study, val, "without a model")
     assert not client.search_registered_models()
     with study.record("net", dataset=DATA) as run:
-        with pytest.raises(UserError, match=r"how large the images are.*image_size=160"):
+        with pytest.raises(UserError, match=r"size of the images.*image_size=160"):
             run.log_model(save_model(folder / "m"))
         run.log_model(folder / "m", image_size=24)
         run.log_validation(val.files, val.labels, answer(val, 5))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.text import Text
 
@@ -16,7 +17,7 @@ from catdog import cli
 from catdog.config.command_lines import train_command, ui_command
 from catdog.config.schema import Config, load_config
 from catdog.sweeps.options import read_single_options
-from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED
+from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, UserError
 from catdog.system.terminal import console, show_error, show_next
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ def train_single(composed: DictConfig) -> None:
     from catdog.system.tempdir import open_scratch
 
     hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        # Another launcher calls this for every run of a sweep.
+        raise UserError(
+            f"hydra/launcher: sweeps need catdog's own launcher, received {hydra.runtime.choices['hydra/launcher']!r}. Leave "
+            "hydra/launcher out."
+        )
     options = read_single_options(list(hydra.overrides.hydra))
     open_scratch()
     # A scheduler's SIGTERM is treated as Ctrl-C: the run is closed, and the same command resumes it.

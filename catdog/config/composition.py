@@ -215,8 +215,11 @@ def _explain_unknown(key: str, root: str) -> str:
 
 
 def list_choices(group: str) -> list[str]:
-    """Returns the names of a config group's files, such as ["cnn", ...] for `model`."""
-    return sorted(path.stem for path in (schema.CONF / group).glob("*.yaml"))
+    """Returns the names of a config group's files, such as ["cnn", ...] for `model`; of Hydra's own groups, what plugins bring."""
+    files = sorted(path.stem for path in (schema.CONF / group).glob("*.yaml"))
+    if files or not group.startswith("hydra/"):
+        return files
+    return sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
 
 
 def schema_of(root: str) -> type:

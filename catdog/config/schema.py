@@ -353,7 +353,13 @@ class LossConfig:
             )
         require(self.gamma is None or 0 <= self.gamma < float("inf"), "loss.gamma", "0 or more, or null", self.gamma)
         require_positive("loss.alpha", self.alpha)
-        require(own or not self.options, "loss.options", "empty where loss.function is not your own", self.options)
+        require(
+            own or not self.options,
+            "loss.options",
+            "empty where loss.function is not your own",
+            self.options,
+            "To sweep your own function, with options, against another loss, give it a file: conf/loss/NAME.yaml.",
+        )
 
     @property
     def settings(self) -> dict[str, Any]:

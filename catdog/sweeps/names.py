@@ -1,5 +1,7 @@
 """The names of the runs of a sweep: what distinguishes each from the others."""
 
+import re
+
 # Keys that say where things are stored or how they are called, not what a single run is.
 UNNAMED_KEYS = (
     "study",
@@ -20,7 +22,9 @@ def name_job(model: str, overrides: list[str], varying: set[str] | None = None) 
         overrides: the command line's, such as ["model=cnn", "seed=1", "trainer.epochs=3"].
         varying: keys whose values differ in the sweep; None, for a single run: all keys that shape the run.
     """
-    values = {key: value for key, _, value in (item.lstrip("+~").partition("=") for item in overrides)}
+    words = (item.lstrip("+~").partition("=") for item in overrides)
+    # Hydra puts a backslash before special characters of a swept value, such as the colon of module:function.
+    values = {key: re.sub(r"\\(.)", r"\1", value) for key, _, value in words}
     parts = [model]
     for key, value in values.items():
         unnamed = any(key == name or key.startswith(name + ".") for name in UNNAMED_KEYS)

@@ -46,6 +46,8 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
     from catdog.system import interrupts
     from catdog.system.tempdir import open_scratch
 
+    # With JSON, stdout must contain nothing but the plan.
+    console.stderr = options.plan_only and options.format == "json"
     open_scratch()
     # A scheduler's SIGTERM is treated as Ctrl-C.
     interrupts.listen(once=False)
@@ -87,6 +89,8 @@ def train_single(composed: DictConfig) -> None:
             "hydra/launcher out."
         )
     options = read_single_options(list(hydra.overrides.hydra))
+    # With JSON, stdout must contain nothing but the plan.
+    console.stderr = options.plan_only and options.format == "json"
     open_scratch()
     # A scheduler's SIGTERM is treated as Ctrl-C: the run is closed, and the same command resumes it.
     interrupts.listen(once=False)

@@ -1,6 +1,8 @@
 """The plan: every reason for which a run is reused, resumed or run, provoked and read back."""
 
+import json
 import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -201,3 +203,17 @@ def test_changes_in_words() -> None:
     )
     assert describe_code_change({}, {"catdog/a.py": "1"}) == "code changed: catdog/a.py"
     assert describe_config_change({"seed": "1"}, {"seed": "1"}) == ""
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_a_plan_as_json_is_all_that_stdout_has(shelf, swept: bool) -> None:
+    done = run_catdog(
+        shelf.folder, shelf.cache, "train", *(["-m"] if swept else []), *shelf.arguments, "hydra.launcher.plan_only=true",
+        "hydra.launcher.format=json",
+    )  # fmt: skip
+    assert done.code == 0, done.text
+    plan = json.loads(done.out)
+    assert (plan["format_version"], plan["command"]) == (1, "plan")
+    (run,) = plan["runs"]
+    assert set(run) == {"run", "plan", "why", "run_id", "seed"}
+    assert plan["next"][0].endswith(" ".join(map(shlex.quote, shelf.arguments)))

@@ -3,7 +3,7 @@
     make bench                  # 20 epochs of the four variants: about 40 minutes on 2 cores
     make bench EPOCHS=2         # a quick look
 
-Each training is a process of its own. CPU seconds are user + system of the whole process, memory is its peak resident size.
+Each training is a separate process. CPU seconds are user + system time of the whole process; memory is its peak resident size.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from catdog.config.schema import default_cache
 from catdog.data.fetch import fetch_archive
 
 VARIANTS = ("cnn", "augmented", "preprocessed", "mobilenet")
-# What an epoch consists of; what comes once of these (frozen features, tracking's beginning and end) is divided among them.
+# The stages of an epoch. What happens once per run (frozen features, start and end of tracking) is divided among the epochs.
 EPOCH_STAGES = ("training", "augmentation", "validation", "checkpoints", "tracking", "frozen features")
 BOOKKEEPING = ("tracking", "checkpoints", "figures", "model logging")
 HERE = Path(__file__).resolve().parent
-# Ends a training at its first step and says when that was.
+# Ends a training at its first step and prints the time until then.
 FIRST_STEP = """
 import os, runpy, sys, time
 import catdog.training.process
@@ -47,7 +47,7 @@ runpy.run_module("catdog.train", run_name="__main__")
 
 @dataclass
 class Measured:
-    """A process that has ended."""
+    """Time, memory and output of a process that has ended."""
 
     wall_s: float
     cpu_s: float
@@ -59,7 +59,7 @@ class Measured:
 
 
 def measure(*command: str, folder: Path, **environment: str) -> Measured:
-    """Runs a command in a folder and returns what it took; its own messages go to the folder's log."""
+    """Runs a command in a folder and returns its time, memory and output; its stderr goes to the folder's log."""
     with (folder / "log.txt").open("ab") as log:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -122,7 +122,7 @@ def tabulate(header: list[str], rows: list[list[object]]) -> str:
 
 
 def time_starts(folder: Path) -> list[list[object]]:
-    """Returns rows of what a user waits for before training begins."""
+    """Returns rows with the waiting times before training begins."""
     rows: list[list[object]] = []
     for name, arguments, code in (
         ("`--help`", ["--help"], 0), ("`--cfg job`", ["--cfg", "job"], 0), ("a config error", ["trainer.epochs=-1"], 2),

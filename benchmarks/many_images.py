@@ -1,8 +1,8 @@
-"""Times one run on few and on many images of mixed sizes: memory, and cost per image.
+"""Measures one run on few and on many images of mixed sizes: memory, and CPU time per image.
 
     python benchmarks/many_images.py [COUNT]      # 100,000: about 10 GB of disk and half an hour on 2 cores
 
-The images are drawn, which takes ten minutes of it.
+Drawing the images takes ten minutes of that.
 """
 
 import os
@@ -29,7 +29,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def draw_part(folder: Path, seed: int, count: int) -> None:
-    """Draws a part of the images, with a seed of its own."""
+    """Draws one part of the images, from its own seed."""
     own = folder.with_name(f"part {seed}")
     write_drawn_images(own, seed=seed, train_per_class=count // 3, validation_per_class=count // 6)
     for path in own.rglob("*.jpg"):

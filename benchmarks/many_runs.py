@@ -2,8 +2,8 @@
 
     python benchmarks/many_runs.py [RUNS]      # 1,000
 
-A tiny sweep is trained for real; its runs are then copied, row by row and file by file, into as many as are wanted. The copies
-differ in seed, or in learning rate, and in identity, and belong to the sweep.
+A tiny sweep is really trained. Its runs are then copied, row by row and file by file, until there are RUNS of them. The copies
+belong to the same sweep, and differ in seed or learning rate, and in identity.
 """
 
 import json
@@ -22,7 +22,7 @@ TABLES = ("metrics", "latest_metrics", "params", "tags")
 
 
 def call(folder: Path, *arguments: str) -> float:
-    """Runs a command of catdog and returns its wall seconds."""
+    """Runs a catdog command and returns its wall seconds."""
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True)
     if done.returncode:
@@ -102,7 +102,7 @@ def main(count: int = 1000) -> None:
 
 
 def compare_all(folder: Path, words: str) -> None:
-    """Compares the sweep twice: the first time, Grad-CAM is computed and stored."""
+    """Compares the sweep twice; the first comparison also computes and stores Grad-CAM."""
     first, later = (call(folder, "catdog.compare") for _ in range(2))
     print(f"compare of {words}: {first:.1f} s the first time, {later:.1f} s later", flush=True)
     page = max((folder / "comparisons").glob("*/comparison.html"), key=lambda path: path.stat().st_mtime)

@@ -1,8 +1,8 @@
-"""The notebook's flow, as plain Keras, that catdog is timed against: JPEGs decoded every epoch, float32, nothing tracked.
+"""The reference for catdog's timings: the notebook in plain Keras, with JPEGs decoded every epoch, float32 and no tracking.
 
     python benchmarks/notebook.py cnn|augmented|preprocessed|mobilenet FOLDER [EPOCHS]
 
-FOLDER holds train/ and validation/. CATDOG_WEIGHTS names a file with MobileNetV2's weights; without, Keras downloads them.
+FOLDER holds train/ and validation/. CATDOG_WEIGHTS names a file with MobileNetV2's weights; without it, Keras downloads them.
 """
 
 import json
@@ -75,7 +75,7 @@ def main(variant: str, folder: str, epochs: int = 20) -> None:
     read = {"shuffle": True, "batch_size": 32, "image_size": SIZE}
     train = keras.utils.image_dataset_from_directory(f"{folder}/train", **read)
     validation = keras.utils.image_dataset_from_directory(f"{folder}/validation", **read)
-    # The notebook's split. It leaks, because the data set is shuffled anew at each pass: see experiments/cats_vs_dogs.
+    # The notebook's split. It leaks, because the data set is reshuffled at each pass: see experiments/cats_vs_dogs.
     batches = int(validation.cardinality()) // 5
     test = validation.take(batches).prefetch(-1)
     validation = validation.skip(batches).prefetch(-1)

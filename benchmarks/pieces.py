@@ -1,8 +1,8 @@
-"""Measures each piece that makes training faster against what it replaces, on random pixels; prints a table in Markdown.
+"""Compares each part that makes training faster with what it replaces, on random pixels; prints a table in Markdown.
 
     python benchmarks/pieces.py      # 2 minutes on 2 cores
 
-CPU milliseconds (user + system, all threads) for a batch of 32 at 160 x 160.
+The table shows CPU milliseconds (user + system, all threads) for a batch of 32 images of 160 x 160.
 """
 
 import os
@@ -54,27 +54,27 @@ def time_call(call: Callable[[], Any], repeats: int = 20) -> float:
 
 
 def time_alternately(*calls: Callable[[], Any], repeats: int = 8, rounds: int = 9) -> list[float]:
-    """Returns the CPU milliseconds of several calls, taken in turns: for differences of a few percent, on a machine that drifts."""
+    """Returns the CPU milliseconds of several calls, made in turns to show differences of a few percent on a drifting machine."""
     spent: list[list[float]] = [[] for _ in calls]
     for number in range(rounds + 1):
         for call, own in zip(calls, spent, strict=True):
             started = time.process_time()
             for _ in range(repeats):
                 call()
-            # The first round builds what is called.
+            # The first round also builds graphs, so it does not count.
             own += [(time.process_time() - started) / repeats * 1e3] if number else []
     return [sorted(own)[rounds // 2] for own in spent]
 
 
 def time_import(module: str) -> float:
-    """Returns the CPU milliseconds of importing what training needs: the median of three new processes."""
+    """Returns the CPU milliseconds of importing Keras and TensorFlow after `module`: the median of three new processes."""
     code = f"import time, {module}; import keras, tensorflow; print(time.process_time())"
     calls = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
     return sorted(1e3 * float(call.stdout) for call in calls)[1]
 
 
 def build_step(policy: str, *overrides: str, jit: bool = False) -> Callable[[], Any]:
-    """Returns a training step of the model that the overrides make."""
+    """Returns a training step of the model that the overrides configure."""
     config = compose(*overrides)
     model = build_model(config, 2, policy)
     compile_model(model, config, policy, 63, jit=jit)

@@ -1,6 +1,6 @@
-"""Plants copies among the images of a folder, and counts how many the search finds, and what else it takes for copies.
+"""Plants copies among the images of a folder, and counts how many the search finds, and how many false pairs.
 
-`python benchmarks/planted.py FOLDER [COUNT]` changes COUNT (200) random images in each of several ways.
+`python benchmarks/planted.py FOLDER [COUNT]` plants altered copies of COUNT (200) random images, one for each kind of change.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from catdog.data.images import is_image_file
 
 
 def compress(image: Image.Image, quality: int) -> Image.Image:
-    """Returns the image as JPEG leaves it at a quality of 1 to 95."""
+    """Returns the image after JPEG compression at a quality of 1 to 95."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 
 def crop(image: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Returns the image without these shares of its width and height."""
+    """Returns the image with these fractions of its width and height cut off."""
     width, height = image.size
     return image.crop(
         (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))

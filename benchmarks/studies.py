@@ -1,4 +1,4 @@
-"""Simulated studies whose truth is known: how often intervals cover it, and how large a difference they find.
+"""Simulates studies whose truth is known: how often intervals cover it, and which differences they detect.
 
 `python benchmarks/studies.py` prints the tables of benchmarks/statistics.md; it takes some minutes.
 """
@@ -10,9 +10,9 @@ from catdog.statistics.contrasts import accuracy_interval, bootstrap_interval, b
 from catdog.statistics.judgements import Judgement
 from catdog.statistics.sequential import level_of_looks, plan_looks
 
-# What an image's difficulty, a variant's taste and a model's whim do to a latent score. With them the errors of two seeds of a
-# variant correlate by 0.5, those of two variants by 0.4; in experiments/cats_vs_dogs it is 0.43 to 0.49 (mobilenet 0.77) and 0.08
-# to 0.42.
+# Standard deviations of the parts of a latent score: an image's difficulty, a variant's taste (for an image) and a model's whim.
+# With these, the errors of two seeds of a variant correlate by 0.5, and those of two variants by 0.4. In experiments/cats_vs_dogs
+# the correlations are 0.43 to 0.49 (mobilenet 0.77), and 0.08 to 0.42.
 DIFFICULTY, TASTE, WHIM = 1.5, 0.7, 1.0
 CASES = [(200, 0.6, 0.2), (800, 0.6, 0.06), (800, 0.6, 0.2), (800, 4.0, 0.1)]
 
@@ -21,18 +21,18 @@ def draw_studies(
     studies: int, seeds: int, images: int, *, generator: np.random.Generator, better: float = 0.0, level: float = 0.6,
     seed_spread: float = 0.06,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Returns the answers of two variants, whether each is right: bool (studies, seeds, images), twice.
+    """Returns whether each answer of two variants is right: two arrays, bool (studies, seeds, images).
 
-    An image is easy or hard for all, easier for one variant than for the other, and each model has its good and bad days: as in
+    An image is easy or hard for all models, and easier for one variant than for the other; each model also varies at random. As in
     real runs, the errors of any two models are correlated.
 
     Args:
-        studies: how many.
-        seeds: runs of each variant.
-        images: that all runs answer.
-        generator: of random numbers.
-        better: what the first variant has over the second, in units of the latent score; 0: nothing.
-        level: of both; `true_accuracy` says what accuracy that is.
+        studies: number of studies.
+        seeds: number of runs of each variant.
+        images: number of images, the same for all runs.
+        generator: random number generator.
+        better: advantage of the first variant over the second, in units of the latent score; 0: none.
+        level: mean latent score of both variants; `true_accuracy` converts it to an accuracy.
         seed_spread: standard deviation of a run's latent level.
     """
     shared = generator.normal(0, DIFFICULTY, (studies, 1, images)).astype(np.float32)
@@ -46,12 +46,12 @@ def draw_studies(
 
 
 def true_accuracy(level: float, seed_spread: float) -> float:
-    """Returns the accuracy, in [0, 1], of a variant of that level over all seeds and images."""
+    """Returns the accuracy, in [0, 1], of a variant with this latent level, over all seeds and images."""
     return float(norm.cdf(level / np.sqrt(DIFFICULTY**2 + TASTE**2 + WHIM**2 + seed_spread**2)))
 
 
 def find_shift(difference: float, level: float, seed_spread: float) -> float:
-    """Returns what `better` must be for the first variant's accuracy to be higher by `difference`."""
+    """Returns the value of `better` for which the first variant's accuracy is higher by `difference`."""
     spread = np.sqrt(DIFFICULTY**2 + TASTE**2 + WHIM**2 + seed_spread**2)
     return float(norm.ppf(true_accuracy(level, seed_spread) + difference) * spread - level)
 
@@ -84,7 +84,7 @@ def print_coverage(studies: int = 2000, bootstrapped: int = 400) -> None:
 
 
 def print_power(studies: int = 1000, level: float = 0.6, seed_spread: float = 0.06) -> None:
-    """Prints in how many studies a difference in accuracy is found at 95%."""
+    """Prints the fraction of studies in which a difference in accuracy is detected at 95% confidence."""
     differences = (0.01, 0.02, 0.03, 0.05)
     heads = " | ".join(f"{100 * difference:.0f} points" for difference in differences)
     print(f"| images | seeds | {heads} |\n|---|---|" + len(differences) * "---|")
@@ -106,14 +106,14 @@ def print_power(studies: int = 1000, level: float = 0.6, seed_spread: float = 0.
 
 
 def decide_all(first: np.ndarray, second: np.ndarray, looks: list[int], error: float, margin: float) -> tuple:
-    """Returns what `catdog.decide` would say of many studies, and after how many seeds.
+    """Returns what `catdog.decide` would conclude for many studies, and after how many seeds.
 
     Args:
-        first: bool (studies, seeds, images), as many seeds as the last look has.
-        second: the same of the other variant.
-        looks: seeds at each look.
-        error: of all looks together.
-        margin: differences up to this are as good as none.
+        first: bool (studies, seeds, images), with as many seeds as the last look has.
+        second: the same for the other variant.
+        looks: number of seeds at each look.
+        error: error rate of all looks together.
+        margin: differences up to this count as equivalent.
 
     Returns:
         outcome: str (studies,), values of `Judgement`, from the first variant's view; seeds: int (studies,).
@@ -132,7 +132,7 @@ def decide_all(first: np.ndarray, second: np.ndarray, looks: list[int], error: f
 
 
 def print_decisions(studies: int = 1000, most: int = 12, margin: float = 0.02) -> None:
-    """Prints what sequential decisions come to, and how many seeds they take."""
+    """Prints the outcomes of sequential decisions, and how many seeds they take."""
     print("| images | seed spread | true difference | better | worse | no difference | undecided | seeds, mean |")
     print("|" + 8 * "---|")
     for images, level, seed_spread in CASES:
@@ -163,14 +163,14 @@ def print_decisions(studies: int = 1000, most: int = 12, margin: float = 0.02) -
 
 
 def print_plain_looks(studies: int = 2000, most: int = 12) -> None:
-    """Prints how often equal variants are told apart by somebody who looks as often, with a plain 95% interval each time."""
+    """Prints how often equal variants seem different to someone who looks as often, with a plain 95% interval each time."""
     generator = np.random.default_rng(0)
     wrong = 0
     for _ in range(10):
         first, second = draw_studies(studies // 10, most, 800, generator=generator)
         found = [contrast(first[:, :count], second[:, :count]) for count in plan_looks(3, most)]
         wrong += np.any([(look.low > 0) | (look.high < 0) for look in found], axis=0).sum()
-    print(f"equal variants told apart by plain 95% intervals at every look: {wrong / studies:.3f}")
+    print(f"equal variants that seem different with plain 95% intervals at every look: {wrong / studies:.3f}")
 
 
 if __name__ == "__main__":

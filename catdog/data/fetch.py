@@ -135,9 +135,7 @@ def _extract_into(folder: Path, source: zipfile.ZipFile, entries: Mapping[PurePo
                     with source.open(info) as packed, target.open("xb") as file:
                         shutil.copyfileobj(packed, file)
             except (FileExistsError, NotADirectoryError) as error:
-                raise _UnsoundZipError(
-                    f"holds several entries that have the same name {str(path)!r} on this disk"
-                ) from error
+                raise _UnsoundZipError(f"holds more than one entry for the path {str(path)!r} on this disk") from error
             except OSError as error:
                 if error.errno in _REFUSED_NAME:
                     raise _UnsoundZipError(f"holds a name that this disk refuses: {str(path)!r}") from error

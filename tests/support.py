@@ -29,6 +29,8 @@ from catdog.system import terminal
 PROJECT = Path(__file__).resolve().parent.parent
 # A user's own settings must not reach the tests.
 OURS = ("CATDOG_ARCHIVE", "CATDOG_WEIGHTS", "CATDOG_CACHE", "MLFLOW_TRACKING_URI")
+# Whose levels conf/hydra/job_logging sets.
+LOGGERS = ("catdog", "mlflow", "alembic", "absl", "h5py", "git", "urllib3", "tensorflow")
 TINY = ("dataset=synthetic", "dataset.drawing.train_per_class=24", "dataset.drawing.validation_per_class=20",
         "preprocessing.image_size=48", "trainer.batch_size=16", "trainer.epochs=2")  # fmt: skip
 
@@ -100,6 +102,7 @@ def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     root = logging.getLogger()
     logged = (root.handlers[:], root.level)
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
     # A command's logging config closes all handlers that it finds; TensorFlow's would close pytest's stderr.
     known, logging._handlerList[:] = logging._handlerList[:], []
     # Hydra's plugins register what they bring once, and it is to stay; what a command registers is for that command.
@@ -130,6 +133,8 @@ def _like_a_process(folder: Path, environment: dict[str, str], argv: list[str]) 
             handler.close()
         root.handlers[:], root.level = logged
         logging._handlerList[:0] = known
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
         gc.unfreeze()
         gc.enable()
 

@@ -137,6 +137,10 @@ def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path,
         "assert 'catdog' not in sys.modules and 'my_models' not in sys.modules\n"
         "print('served')\n"
     )
-    served = subprocess.run([sys.executable, "-c", serve], cwd=tmp_path, capture_output=True, text=True, check=False)
+    # MLflow keeps its current store and registry in variables, which other tests may have set in this process.
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+    served = subprocess.run(
+        [sys.executable, "-c", serve], cwd=tmp_path, capture_output=True, text=True, check=False, env=env
+    )
     assert served.stdout.endswith("served\n"), served.stderr
     assert np.isfinite(next(iter(whole.values()))[3].data.metrics["best/val_accuracy"])

@@ -51,6 +51,7 @@ def test_kinds_are_told_apart_and_a_second_search_reads_the_first(photos, tmp_pa
     assert kinds[0, 3] == "near-copy"
     assert kinds[0, 4] == "cropped"
     assert all(0.95 <= pair.similarity <= 1 for pair in pairs)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
         assert find_pairs(paths, digests, tmp_path / "cache") == pairs
     assert "looking for" not in caplog.text

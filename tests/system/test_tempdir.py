@@ -21,6 +21,15 @@ from catdog.system.tempdir import START_TOLERANCE_S, close_scratch, is_alive, op
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="these tests send SIGKILL and read modes")
 
+
+@pytest.fixture(autouse=True)
+def _no_folder_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that ran in this process before have opened one, which stays."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr("catdog.system.tempdir._opened", None)
+
+
 OPEN = """
 import os, subprocess, sys, tempfile
 from pathlib import Path

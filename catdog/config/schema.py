@@ -504,8 +504,10 @@ class PromoteConfig:
     """When the best run of a sweep becomes champion."""
 
     enabled: bool = option("register the best run of a sweep", True)
-    registered_model: str = option("name in the MLflow registry", "catdog")
-    replace_other_data: bool = option("move the champion even if it was chosen on other data or another split", False)
+    registered_model: str | None = option("name in the MLflow registry; null: that of the study", None)
+    replace_other_data: bool = option(
+        "if the images or the splits have changed, the best run on the new ones becomes champion", True
+    )
     margin: float = option(
         "the new model becomes champion if the interval excludes that it is worse by more than this", 0.01
     )
@@ -513,6 +515,9 @@ class PromoteConfig:
     force: bool = option("make it champion in any case, and record that it was forced", False)
 
     def __post_init__(self) -> None:
+        name = self.registered_model
+        valid = name is None or (bool(name.strip(". ")) and not set("/:@'\"") & set(name))
+        require(valid, "promote.registered_model", "a name without / : @ and quotes, or null", name)
         require(0 <= self.margin < 1, "promote.margin", "0 or more and less than 1", self.margin)
         require(0 <= self.calibration_margin <= 1, "promote.calibration_margin", "0 to 1", self.calibration_margin)
 

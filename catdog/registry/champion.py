@@ -1,14 +1,27 @@
-"""The registry: the best run becomes a version of the registered model; the champion is the version that has earned it."""
+"""The registry: the best run becomes a version of its study's registered model; the champion is the version that has earned it."""
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from catdog.config.schema import PromoteConfig
+from catdog.config.schema import DEFAULT_STUDY, PromoteConfig
+from catdog.registry.aliases import (
+    CHAMPION,
+    CHAMPION_ON,
+    Title,
+    find_title,
+    find_version,
+    has_registered_model,
+    is_of_study,
+    name_run,
+    name_study,
+    name_study_of,
+)
 from catdog.registry.evidence import Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import describe_count
 from catdog.statistics.judgements import Judgement
@@ -20,7 +33,7 @@ from catdog.tracking.records import (
     find_run,
     find_study,
     get_run,
-    list_registered_models,
+    list_promoted_runs,
     log_registered_model,
 )
 from catdog.tracking.settlement import claimed_entry
@@ -32,7 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHAMPION = "champion"
 # The names of registered models for quick looks end with this.
 QUICK = "-quick"
 # How often the comparison is repeated if the champion changes meanwhile.
@@ -56,21 +68,29 @@ class Promotion:
     is_champion: bool
 
 
+def name_registered_model(study: str) -> str:
+    """Returns the name of a study's registered model: that of the study, with a hyphen for characters that MLflow does not take."""
+    return re.sub(r"[^\w .-]", "-", study).strip(". ") or "study"
+
+
 def promote(
     client: "MlflowClient", config: PromoteConfig, run_ids: list[str], sweep_id: str | None = None
 ) -> list[Promotion]:
     """Registers the best of some finished runs; moves the alias `champion` if there is enough evidence against the champion.
 
     The best variant is the one whose kept models have the highest mean validation accuracy. Its best run is registered; the lower
-    loss breaks ties. `catdog.registry.evidence` defines the evidence that is needed, and the version records it. All versions of
-    a registered model have one data digest. Runs on other data go to a registered model of their own, named after their digest,
-    unless `promote.replace_other_data` is set. A quick look (`dataset.max_images_per_class`) goes to one whose name ends in -quick.
-    Runs on different data sets are not comparable, so each data set of a sweep has its own best run. Test results play no part.
+    loss breaks ties. `catdog.registry.evidence` defines the evidence that is needed, and the version records it. The registered
+    model is that of the runs' study, unless `promote.registered_model` names another. A quick look
+    (`dataset.max_images_per_class`) goes to one whose name ends in -quick. Test results play no part.
+
+    Models are compared on the same data only, so each data set of a sweep has its own best run. If the data is not that of the
+    champion, the best run on it becomes champion without a comparison, and the former champion keeps an alias of its own. The
+    champion stays if `promote.replace_other_data` is off, if the runs include some on its data, or if it is of another study.
 
     Args:
         client: of the tracking store.
         config: the promote section.
-        run_ids: the candidates.
+        run_ids: the candidates, of one study.
         sweep_id: a sweep to tag with the registered model's name as well; None: no sweep.
 
     Returns:
@@ -83,7 +103,7 @@ def promote(
         by_digest.setdefault(run.data_digest, []).append(run)
     promotions = []
     for digest, runs in by_digest.items():
-        promotion = _promote_best(client, config, pick_best(runs), digest)
+        promotion = _promote_best(client, config, pick_best(runs), digest, by_digest)
         for run_id in [*(run.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
             log_registered_model(client, run_id, promotion.name)
         promotions.append(promotion)
@@ -99,15 +119,26 @@ def pick_best(runs: Sequence[StoredRun]) -> StoredRun:
     return max(best, key=score)
 
 
-def _promote_best(client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str) -> Promotion:
-    name, champion, other_data = _choose_registered_model(client, config, best, digest)
+def _promote_best(
+    client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str, trained: Collection[str]
+) -> Promotion:
+    study = name_study(client, best)
+    # A quick look must not take the name that belongs to the whole study.
+    name = (config.registered_model or name_registered_model(study)) + (QUICK if best.is_quick_look else "")
+    _adopt_champions(client, name, study, quick=best.is_quick_look)
     version = _register(client, name, best, digest)
     words = f"{name} version {version.version}: {best.name}, val accuracy {score(best)[0]:.3f}"
-    promotion = Promotion(name, str(version.version), best.run_id, True)
-    if champion is not None and champion.version == version.version:
-        log.info("%s is already the champion", words)
+    title = find_title(client, config, name, study, digest, trained)
+    promotion = Promotion(name, str(version.version), best.run_id, title.alias == CHAMPION)
+    if title.leader is not None and title.leader.version == version.version:
+        again = "again" if title.replaces else "already"
+        if title.replaces:
+            title.give(client, version)
+        log.info("%s is %s %s%s", words, again, title.words, f"; {title.describe_other()}" if title.replaces else "")
         return promotion
-    evidence, more, champion = _weigh_against_latest(client, config, best, name, champion, other_data)
+    evidence, more, title = _weigh_against_latest(
+        client, config, best, title, lambda: find_title(client, config, name, study, digest, trained)
+    )
     if config.force and not evidence.moves:
         evidence = replace(
             evidence, outcome=Reason.FORCED, words=f"forced by promote.force; without it: {evidence.words}"
@@ -117,12 +148,19 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: StoredRun
     looks = describe_count(best.tags.get(tag.TEST_LOOKS))
     client.update_model_version(name, version.version, description="\n".join([evidence.description, *looks]))
     if evidence.moves:
-        client.set_registered_model_alias(name, CHAMPION, version.version)
-        log.info("registered %s; it is the champion now: %s", words, evidence.words)
-        return promotion
-    assert champion is not None
-    standing = champion.tags.get(tag.RUN_NAME, champion.run_id)
-    log.info("registered %s; the champion stays version %s, %s: %s", words, champion.version, standing, evidence.words)
+        title.give(client, version)
+        log.info("registered %s; it is %s now: %s", words, title.words, evidence.words)
+    else:
+        leader = title.leader
+        assert leader is not None
+        if title.replaces:
+            title.give(client, leader)
+        stays = (
+            f"{title.words} is {'again' if title.replaces else 'still'} version {leader.version}, {name_run(leader)}"
+        )
+        log.info("registered %s; %s: %s", words, stays, evidence.words)
+    if title.other is not None:
+        log.info("%s", title.describe_other())
     if more:
         log.info(
             "to get the evidence, run%s:\n  %s",
@@ -131,54 +169,64 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: StoredRun
         )
     elif evidence.outcome == Judgement.UNDECIDED:
         log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
-    return replace(promotion, is_champion=False)
+    return replace(promotion, is_champion=title.alias == CHAMPION and evidence.moves)
 
 
-def _choose_registered_model(
-    client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str
-) -> "tuple[str, ModelVersion | None, bool]":
-    """Returns the registered model that a run goes to, its champion, and whether that was chosen on other data."""
-    name = config.registered_model
-    if best.is_quick_look:
-        # A quick look must not take the name that belongs to the whole study.
-        name += QUICK
-    champion = find_version(client, name, CHAMPION)
-    other_data = champion is not None and champion.tags.get(tag.DATA_DIGEST) != digest
-    if champion and other_data and not config.replace_other_data:
+def _adopt_champions(client: "MlflowClient", name: str, study: str, *, quick: bool) -> None:
+    """Registers under a new name the champions that a study has under others, so that new models are compared with them.
+
+    Older versions of catdog named registered models `catdog`, with a digest for other data; `promote.registered_model` may also
+    have been set or removed.
+    """
+    if has_registered_model(client, name):
+        return
+    adopted: set[str] = set()
+    for former in dict.fromkeys(
+        run.registered_model for run in list_promoted_runs(client, study) if run.is_quick_look == quick
+    ):
+        champion = find_version(client, former, CHAMPION)
+        if champion is None or not is_of_study(client, champion, study):
+            continue
+        run = find_run(client, champion.run_id)
+        if run is None or run.model_uri is None or run.data_digest in adopted:
+            continue
+        version = _register(client, name, run, run.data_digest)
+        for key in (tag.EVIDENCE, tag.EVIDENCE_OUTCOME, tag.EVIDENCE_INTERVAL):
+            if key in champion.tags:
+                client.set_model_version_tag(name, version.version, key, champion.tags[key])
+        client.update_model_version(name, version.version, description=champion.description or "")
+        # The newest runs come first, so this was the champion of the study.
+        alias = CHAMPION_ON.format(digest=run.data_digest) if adopted else CHAMPION
+        client.set_registered_model_alias(name, alias, version.version)
+        adopted.add(run.data_digest)
         log.info(
-            "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
-            name, CHAMPION, champion.tags.get(tag.DATA_DIGEST, "?")[:8], name, digest[:8],
+            "the registered model of study %s is %s now: %s version %s, its champion, is %s version %s as well",
+            study, name, former, champion.version, name, version.version,
         )  # fmt: skip
-        name = f"{name}-{digest[:8]}"
-        return name, find_version(client, name, CHAMPION), False
-    return name, champion, other_data
 
 
 def _weigh_against_latest(
     client: "MlflowClient",
     config: PromoteConfig,
     best: StoredRun,
-    name: str,
-    champion: "ModelVersion | None",
-    other_data: bool,
-) -> "tuple[Evidence, list[str], ModelVersion | None]":
-    """Returns the evidence against the current champion, commands that would get more of it, and that champion."""
+    title: Title,
+    find_title: Callable[[], Title],
+) -> tuple[Evidence, list[str], Title]:
+    """Returns the evidence against the current holder of an alias, commands that would get more of it, and that alias."""
     more: list[str] = []
     for _ in range(MOST_TURNS):
-        if champion is None:
-            evidence = Evidence(Reason.FIRST, "there was no champion to compare with")
-        elif other_data:
-            evidence = Evidence(
-                Reason.OTHER_DATA, "the champion was chosen on other data, and promote.replace_other_data is set"
-            )
+        if title.leader is not None:
+            evidence, more = _weigh(client, best, title.leader, config)
+        elif title.other is not None:
+            evidence = Evidence(Reason.OTHER_DATA, "it is the first on these images")
         else:
-            evidence, more = _weigh(client, best, champion, config)
-        now = find_version(client, name, CHAMPION)
-        if (now and now.version) == (champion and champion.version):
+            evidence = Evidence(Reason.FIRST, "there was no champion to compare with")
+        now = find_title()
+        if (now.leader and now.leader.version) == (title.leader and title.leader.version):
             break
         # Another sweep has promoted a model meanwhile, so this evidence is against a version that is no longer the champion.
-        champion, other_data = now, False
-    return evidence, more, champion
+        title = now
+    return evidence, more, title
 
 
 def _weigh(
@@ -201,21 +249,6 @@ def score(run: StoredRun) -> tuple[float, float]:
     return accuracy, -loss
 
 
-def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
-    """Returns a version of a registered model by alias or number; None if there is none."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if alias_or_version.isdigit():
-            return client.get_model_version(name, alias_or_version)
-        return client.get_model_version_by_alias(name, alias_or_version)
-    except MlflowException as error:
-        # Any other error, such as a server that does not answer, must not be taken for "there is no champion".
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-
-
 def _register(client: "MlflowClient", name: str, run: StoredRun, digest: str) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
@@ -234,6 +267,7 @@ def _register(client: "MlflowClient", name: str, run: StoredRun, digest: str) ->
     tags = {
         tag.TRAINED_BY: run.run_id,
         tag.RUN_NAME: run.name,
+        tag.STUDY: name_study(client, run),
         tag.DATA_DIGEST: digest,
         tag.VAL_ACCURACY: repr(accuracy),
         tag.VAL_LOSS: repr(loss),
@@ -259,7 +293,7 @@ class FoundModel(NamedTuple):
     Attributes:
         uri: MLflow's address of it.
         run_id: the run that trained it.
-        words: a description, such as "catdog version 3".
+        words: a description, such as "flowers version 3".
         version: the version of the registered model; None if a run was named.
     """
 
@@ -275,24 +309,26 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
     Args:
         client: of the tracking store.
         study: decides the registered model for a bare version, an alias or None: that of the study's newest run, preferably one
-            that was no quick look.
+            that was no quick look. The champion is one that a run of this study has trained.
         model: a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, a models:/ or runs:/ URI, or None for the champion.
 
     Raises:
         UserError: there is no such model.
     """
     wanted = (model or CHAMPION).strip()
-    run_id = wanted.removeprefix("runs:/").split("/")[0]
-    if len(run_id) == 32 and all(c in "0123456789abcdef" for c in run_id):
+    run_id = _find_run_id(wanted)
+    if run_id:
         return _resolve_run(client, run_id)
-    wanted = wanted.removeprefix("models:/")
-    if "@" in wanted:
-        name, _, which = wanted.partition("@")
-    elif "/" in wanted:
-        name, _, which = wanted.partition("/")
+    name, which = _split_name(wanted)
+    if not name:
+        find_study(client, study)
+        name = _registered_model_of(client, study)
+    if wanted == CHAMPION:
+        version = find_champion(client, study)
+        if version is None:
+            raise UserError(_explain_no_champion(client, study, name))
     else:
-        name, which = _registered_model_of(client, study), wanted
-    version = find_version(client, name, which) if name else None
+        version = find_version(client, name, which) if name else None
     if version is None:
         known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
         what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
@@ -302,6 +338,100 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
         )
     words = f"{version.name} version {version.version}"
     return FoundModel(f"models:/{version.name}/{version.version}", version.run_id, words, version)
+
+
+def _find_run_id(wanted: str) -> str:
+    """Returns the run id that a value of `model=` names; "" if it names a version or an alias."""
+    run_id = wanted.removeprefix("runs:/").split("/")[0]
+    return run_id if len(run_id) == 32 and all(c in "0123456789abcdef" for c in run_id) else ""
+
+
+def _split_name(wanted: str) -> tuple[str, str]:
+    """Returns (registered model, version or alias) of a value of `model=`; the name is "" if it is left out."""
+    wanted = wanted.removeprefix("models:/")
+    for separator in ("@", "/"):
+        if separator in wanted:
+            name, _, which = wanted.partition(separator)
+            return name, which
+    return "", wanted
+
+
+def find_champion(client: "MlflowClient", study: str) -> "ModelVersion | None":
+    """Returns the champion of a study, which a run of this study has trained; None if it has none.
+
+    Studies may share a registered model, by `promote.registered_model`. If its champion is of another study and was chosen on
+    other data, the study's own is the best version on its data.
+    """
+    name = _registered_model_of(client, study)
+    if not name or not has_registered_model(client, name):
+        return None
+    aliases = dict(client.get_registered_model(name).aliases)
+    on_data = sorted((alias for alias in aliases if alias.startswith(CHAMPION_ON.format(digest=""))),
+                     key=lambda alias: -int(aliases[alias]))  # fmt: skip
+    if CHAMPION not in aliases:
+        return None
+    for alias in (CHAMPION, *on_data):
+        version = find_version(client, name, alias)
+        if version is not None and is_of_study(client, version, study):
+            return version
+    return None
+
+
+def has_champion_to_test(client: "MlflowClient", study: str) -> bool:
+    """Returns whether `evaluate study=NAME` finds a champion. That of a quick look does not count: it is not meant to be tested."""
+    champion = find_champion(client, study)
+    return champion is not None and not champion.name.endswith(QUICK)
+
+
+def list_studies_with_champion(client: "MlflowClient") -> list[str]:
+    """Returns the names of the studies that have a champion, sorted."""
+    versions = (find_version(client, model.name, alias) for model in client.search_registered_models()
+                for alias in model.aliases)  # fmt: skip
+    studies = {name_study_of(client, version) for version in versions if version is not None}
+    return sorted(study for study in studies if study and find_champion(client, study))
+
+
+def choose_study(client: "MlflowClient", model: str | None) -> str:
+    """Returns the study that is meant by a command without `study=`.
+
+    That is the default study if it has a champion, otherwise the only study that has one. If several have one, the choice is
+    logged.
+
+    Args:
+        client: of the tracking store.
+        model: as for `resolve_model`; the study matters only for the champion, another alias or a bare version.
+
+    Raises:
+        UserError: several studies have a champion, and the default study does not.
+    """
+    wanted = (model or CHAMPION).strip()
+    if _find_run_id(wanted) or _split_name(wanted)[0]:
+        return DEFAULT_STUDY
+    studies = list_studies_with_champion(client)
+    if len(studies) == 1:
+        return studies[0]
+    if studies and DEFAULT_STUDY not in studies:
+        raise UserError(f"study: several studies have a champion: {', '.join(studies)}. Name one: study={studies[0]}")
+    if studies:
+        others = ", ".join(study for study in studies if study != DEFAULT_STUDY)
+        log.info("study=%s, the default, is meant; these have a champion as well: %s", DEFAULT_STUDY, others)
+    return DEFAULT_STUDY
+
+
+def _explain_no_champion(client: "MlflowClient", study: str, name: str) -> str:
+    champion = find_version(client, name, CHAMPION) if name else None
+    shared = ""
+    if champion is not None:
+        owner = name_study_of(client, champion)
+        shared = (
+            f" The champion of {name}, version {champion.version}, is of study {owner!r} (model={name}@{CHAMPION})."
+        )
+    others = [other for other in list_studies_with_champion(client) if other != study]
+    named = f" Studies with a champion: {', '.join(others)} (study=NAME)." if others else ""
+    return (
+        f"model: study {study!r} has no champion.{shared} Its next sweep or run makes one, unless promote.enabled=false; type its "
+        f"command again, and finished runs are reused. Or name a run: model=RUN_ID.{named}"
+    )
 
 
 def _resolve_run(client: "MlflowClient", run_id: str) -> FoundModel:
@@ -370,6 +500,7 @@ def _is_champion(client: "MlflowClient", name: str, run_id: str) -> bool:
 
 
 def _registered_model_of(client: "MlflowClient", study: str) -> str:
-    names = list_registered_models(client, study)
+    runs = list_promoted_runs(client, study)
     # A quick look after a study must not replace it.
-    return next((name for name in names if not name.endswith(QUICK)), next(iter(names), ""))
+    whole = (run.registered_model for run in runs if not run.is_quick_look)
+    return next(whole, runs[0].registered_model if runs else "")

@@ -185,7 +185,9 @@ def compare_runs(
         whose = "the challenger's" if not sides[0] else "the champion's"
         return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
     same_variant = challenger.tags.is_same_variant(champion.tags)
-    if same_variant or min(map(len, sides)) == 1:
+    # Seeds count within one study: what another study has trained is no further seed.
+    same_study = challenger.experiment_id == champion.experiment_id
+    if (same_variant and same_study) or min(map(len, sides)) == 1:
         # Two seeds of one variant cannot be compared as variants, so the two models are compared.
         own = (challenger.run_id, champion.run_id)
         sides = [{key: side[key]} if key in side else {} for key, side in zip(own, sides, strict=True)]
@@ -202,7 +204,7 @@ def compare_runs(
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
     outcome, words = weigh(found, calibration, config)
     if same_variant:
-        words += ", as another seed of the same variant"
+        words += ", as another seed of the same variant" if same_study else ", as the same variant in another study"
     low, high = found.interval()
     evidence = Evidence(
         outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
@@ -235,7 +237,7 @@ def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFr
 def commands_for_more(challenger: StoredRun, champion: StoredRun, found: Contrast, config: PromoteConfig) -> list[str]:
     """Returns the commands that would get the evidence: more seeds of the champion's variant, then of the challenger's.
 
-    Empty if more seeds would not help, as with two seeds of one variant, or if the runs do not record how they were trained.
+    Empty if more seeds would not help, as with two runs of one variant, or if the runs do not record how they were trained.
     """
     if challenger.tags.is_same_variant(champion.tags):
         return []

@@ -358,10 +358,10 @@ def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
     return sorted((store_run(client, run) for run in found), key=lambda run: run.membership(sweep.run_id)[0])
 
 
-def list_registered_models(client: "MlflowClient", study: str) -> list[str]:
-    """Returns the names of the registered models that a study's runs competed for, the newest run's first; with repetitions."""
+def list_promoted_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
+    """Returns the runs of a study that competed for a registered model, the newest first; empty if there is no such study."""
     found = search(client, study, f"tags.`{tag.REGISTERED_MODEL}` != ''", most=1000)
-    return [run.registered_model for run in found]
+    return [run for run in found if run.kind != SWEEP]
 
 
 def close_dead_runs(client: "MlflowClient", study: str, kept: Collection[str]) -> list[StoredRun]:

@@ -12,7 +12,13 @@ from scipy.stats import t as student
 from support import compose_config
 
 from catdog.config.schema import PromoteConfig
-from catdog.registry.champion import Promotion, promote, resolve_model
+from catdog.registry.champion import (
+    Promotion,
+    choose_study,
+    has_champion_to_test,
+    promote,
+    resolve_model,
+)
 from catdog.registry.evidence import Evidence, Reason, weigh
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement
@@ -28,7 +34,8 @@ class Store:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         self.client = mlflow.MlflowClient(uri, registry_uri=uri)
-        self.experiment_id = self.client.create_experiment("cats_vs_dogs", artifact_location=(folder / "a").as_uri())
+        self.folder = folder
+        self.open_study("cats_vs_dogs")
         self.config: PromoteConfig = compose_config().promote
         self.count = 0
 
@@ -68,11 +75,15 @@ class Store:
             mlflow.log_text(table.to_csv(index=False), "predictions/val.csv")
         return active.info.run_id
 
+    def open_study(self, name: str) -> None:
+        """Makes a study, to which the next runs belong."""
+        self.experiment_id = self.client.create_experiment(name, artifact_location=(self.folder / "a").as_uri())
+
     def promote(self, *run_ids: str, **options) -> Promotion:
         (promotion,) = promote(self.client, replace(self.config, **options), list(run_ids))
         return promotion
 
-    def champion(self, name: str = "catdog"):
+    def champion(self, name: str = "cats_vs_dogs"):
         return self.client.get_model_version_by_alias(name, "champion")
 
 
@@ -85,7 +96,7 @@ def test_the_best_of_several_is_registered_and_ties_go_to_the_lower_loss(store: 
     store.add(0.99)  # not a candidate
     runs = [store.add(0.7), store.add(0.8, loss=0.6), store.add(0.8, loss=0.4)]
     promotion = store.promote(*runs)
-    assert promotion == Promotion("catdog", "1", runs[2], True)
+    assert promotion == Promotion("cats_vs_dogs", "1", runs[2], True)
     version = store.champion()
     assert (version.run_id, version.tags["catdog.val_accuracy"]) == (runs[2], "0.8")
 
@@ -104,10 +115,10 @@ def test_the_champion_moves_only_on_evidence(store: Store) -> None:
         promotion = store.promote(run)
         assert promotion.is_champion is moves, accuracy
         assert (store.champion().run_id == run) is moves
-        version = store.client.get_model_version("catdog", promotion.version)
+        version = store.client.get_model_version("cats_vs_dogs", promotion.version)
         assert version.tags["catdog.evidence_outcome"] == outcome
         assert outcome in version.description
-    assert len(store.client.search_model_versions("name='catdog'")) == 5
+    assert len(store.client.search_model_versions("name='cats_vs_dogs'")) == 5
 
 
 def test_a_lead_that_may_be_luck_is_too_little_evidence(store: Store, caplog: pytest.LogCaptureFixture) -> None:
@@ -119,7 +130,7 @@ def test_a_lead_that_may_be_luck_is_too_little_evidence(store: Store, caplog: py
     run = store.add(0.815, right=other, command="python -m catdog.train model=augmented trainer.epochs=5 seed=0")
     with caplog.at_level("INFO"):
         assert store.promote(run).is_champion is False
-    version = store.client.get_model_version("catdog", "2")
+    version = store.client.get_model_version("cats_vs_dogs", "2")
     evidence = json.loads(version.tags["catdog.evidence"])
     assert (evidence["outcome"], evidence["images"], evidence["over_seeds"]) == ("undecided", 200, False)
     assert evidence["difference"] == pytest.approx(0.015)
@@ -130,7 +141,7 @@ def test_a_lead_that_may_be_luck_is_too_little_evidence(store: Store, caplog: py
     assert "python -m catdog.train -m model=augmented trainer.epochs=5 seed=0,1,2,3,4" in caplog.text
     # A wider margin lets it pass; so does force, which is recorded.
     assert store.promote(run, margin=0.2).is_champion is True
-    store.client.set_registered_model_alias("catdog", "champion", "1")
+    store.client.set_registered_model_alias("cats_vs_dogs", "champion", "1")
     assert store.promote(run, force=True).is_champion is True
     assert store.champion().tags["catdog.evidence_outcome"] == "forced"
     assert "too little evidence" in store.champion().description
@@ -170,7 +181,7 @@ def test_a_better_model_that_is_badly_calibrated_does_not_become_champion(store:
     store.promote(store.add(0.8))
     boastful = store.add(0.85, sure=0.999)
     assert store.promote(boastful).is_champion is False
-    assert store.client.get_model_version("catdog", "2").tags["catdog.evidence_outcome"] == "calibration"
+    assert store.client.get_model_version("cats_vs_dogs", "2").tags["catdog.evidence_outcome"] == "calibration"
     assert store.promote(boastful, calibration_margin=0.5).is_champion is True
 
 
@@ -185,7 +196,7 @@ def test_what_cannot_be_compared_does_not_move_the_champion(store: Store, lost: 
     else:
         answers.unlink()
     assert store.promote(runs["challenger"]).is_champion is False
-    version = store.client.get_model_version("catdog", "2")
+    version = store.client.get_model_version("cats_vs_dogs", "2")
     assert version.tags["catdog.evidence_outcome"] == "not comparable"
     assert store.promote(runs["challenger"], force=True).is_champion is True
 
@@ -246,23 +257,127 @@ def test_the_kept_model_is_what_counts(store: Store) -> None:
     assert store.promote(best, last).run_id == best
 
 
-def test_other_data_gets_its_own_registered_model(store: Store) -> None:
+def test_on_changed_images_the_new_best_is_champion_and_the_former_one_stays_reachable(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user adds photos and trains again: models are compared on the same images only, and the message comes once."""
     first = store.add(0.9)
     store.promote(first)
-    other = store.add(0.99, digest="e" * 64)
-    promotion = store.promote(other)
-    assert promotion == Promotion("catdog-eeeeeeee", "1", other, True)
+    other = store.add(0.6, digest="e" * 64)
+    with caplog.at_level("INFO"):
+        assert store.promote(other) == Promotion("cats_vs_dogs", "2", other, True)
+    assert "registered cats_vs_dogs version 2: run 0.6, val accuracy 0.600; it is the champion now" in caplog.text
+    assert "the former champion, version 1, run 0.9, was chosen on other images" in caplog.text
+    assert "It is model=cats_vs_dogs@champion-dddddddd from now on" in caplog.text
+    assert store.champion().tags["catdog.evidence_outcome"] == "other data"
+    assert resolve_model(store.client, "cats_vs_dogs", "champion-dddddddd").run_id == first
+    caplog.clear()
+    worse = store.add(0.5, digest="e" * 64)
+    with caplog.at_level("INFO"):
+        assert store.promote(worse) == Promotion("cats_vs_dogs", "3", worse, False)
+    assert "other images" not in caplog.text
+
+
+def test_back_on_the_former_images_the_former_champion_has_to_be_beaten(store: Store) -> None:
+    first, other = store.add(0.8), store.add(0.6, digest="e" * 64)
+    store.promote(first)
+    store.promote(other)
+    worse = store.add(0.7)
+    assert store.promote(worse) == Promotion("cats_vs_dogs", "3", worse, False)
     assert store.champion().run_id == first
-    worse = store.add(0.98, digest="e" * 64)
-    assert store.promote(worse) == Promotion("catdog-eeeeeeee", "2", worse, False)
+    aliases = store.client.get_registered_model("cats_vs_dogs").aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "champion-eeeeeeee": "2"}
+    # The same command again: its run is the best on its images already, so nothing is compared.
+    assert store.promote(other).is_champion
+    assert store.client.get_model_version("cats_vs_dogs", "2").tags["catdog.evidence_outcome"] == "other data"
+    better = store.add(0.95)
+    assert store.promote(better) == Promotion("cats_vs_dogs", "4", better, True)
+
+
+def test_every_study_has_a_registered_model_of_its_own(store: Store) -> None:
+    """On the same data, the second study's model does not compete with the first one's, and neither answers for the other."""
+    first = store.add(0.9)
+    store.promote(first)
+    store.open_study("flowers: big & small")
+    with pytest.raises(UserError) as raised:
+        resolve_model(store.client, "flowers: big & small", None)
+    assert str(raised.value) == (
+        "model: study 'flowers: big & small' has no champion. Its next sweep or run makes one, unless promote.enabled=false; type "
+        "its command again, and finished runs are reused. Or name a run: model=RUN_ID. Studies with a champion: cats_vs_dogs "
+        "(study=NAME)."
+    )
+    assert not has_champion_to_test(store.client, "flowers: big & small")
+    other = store.add(0.6)
+    assert store.promote(other) == Promotion("flowers- big - small", "1", other, True)
+    assert has_champion_to_test(store.client, "flowers: big & small")
+    for study, run_id in (("cats_vs_dogs", first), ("flowers: big & small", other)):
+        assert resolve_model(store.client, study, None).run_id == run_id
+
+
+def test_a_shared_registered_model_has_one_champion_of_one_study(store: Store) -> None:
+    """With promote.registered_model. The same variant in another study is not another seed of it."""
+    first = store.add(0.8, variant="cnn", seed=0)
+    store.promote(first, registered_model="pets")
+    store.open_study("b")
+    same = store.add(0.8, variant="cnn", seed=1)
+    assert store.promote(same, registered_model="pets") == Promotion("pets", "2", same, False)
+    words = json.loads(store.client.get_model_version("pets", "2").tags["catdog.evidence"])["words"]
+    assert words.endswith(", as the same variant in another study")
+    with pytest.raises(
+        UserError, match=r"study 'b' has no champion\. The champion of pets, version 1, is of study 'cats_vs_dogs'"
+    ):
+        resolve_model(store.client, "b", None)
+    # On other data it does not take the other study's place.
+    other = store.add(0.9, digest="e" * 64)
+    assert store.promote(other, registered_model="pets") == Promotion("pets", "3", other, False)
+    assert resolve_model(store.client, "b", None).run_id == other
+    assert resolve_model(store.client, "cats_vs_dogs", None).run_id == first
+
+
+def test_a_champion_under_an_older_name_is_found_and_compared_with(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Studies used to share `catdog`, and other data had a registered model named after its digest."""
+    old, older = store.add(0.8), store.add(0.7, digest="e" * 64)
+    for name, run in (("catdog-eeeeeeee", older), ("catdog", old)):
+        store.client.create_registered_model(name)
+        store.promote(run, registered_model=name)
+    # MLflow sorts by the time of the start, in milliseconds.
+    store.client.set_tag(store.add(0.1), "catdog.registered_model", "catdog")
+    assert resolve_model(store.client, "cats_vs_dogs", None)[1:3] == (old, "catdog version 1")
+    worse = store.add(0.75)
+    with caplog.at_level("INFO"):
+        assert store.promote(worse) == Promotion("cats_vs_dogs", "3", worse, False)
+    assert "catdog version 1, its champion, is cats_vs_dogs version 1 as well" in caplog.text
+    assert resolve_model(store.client, "cats_vs_dogs", None)[1:3] == (old, "cats_vs_dogs version 1")
+    assert resolve_model(store.client, "cats_vs_dogs", "champion-eeeeeeee").run_id == older
+    assert resolve_model(store.client, "cats_vs_dogs", "catdog@champion").run_id == old
+
+
+def test_without_a_study_the_only_champion_answers(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.promote(store.add(0.9))
+    assert choose_study(store.client, None) == "cats_vs_dogs"
+    store.open_study("b")
+    store.promote(store.add(0.9))
+    with caplog.at_level("INFO"):
+        assert choose_study(store.client, None) == "cats_vs_dogs"
+    assert "study=cats_vs_dogs, the default, is meant; these have a champion as well: b" in caplog.text
+    store.client.delete_registered_model_alias("cats_vs_dogs", "champion")
+    assert choose_study(store.client, "champion") == "b"
+    store.open_study("c")
+    store.promote(store.add(0.9))
+    with pytest.raises(UserError, match=r"^study: several studies have a champion: b, c\. Name one: study=b$"):
+        choose_study(store.client, None)
+    # These name a model by themselves.
+    assert {choose_study(store.client, model) for model in ("b/1", "b@champion", "0" * 32)} == {"cats_vs_dogs"}
 
 
 def test_a_quick_look_does_not_take_the_name(store: Store) -> None:
     quick = store.add(0.9)
     store.client.log_param(quick, "dataset.max_images_per_class", 10)
     promotion = store.promote(quick)
-    assert promotion.name == "catdog-quick"
-    assert store.promote(store.add(0.6, digest="e" * 64)).name == "catdog"
+    assert promotion.name == "cats_vs_dogs-quick"
+    assert store.promote(store.add(0.6, digest="e" * 64)).name == "cats_vs_dogs"
 
 
 def test_a_quick_look_does_not_take_the_studys_place(store: Store) -> None:
@@ -274,31 +389,44 @@ def test_a_quick_look_does_not_take_the_studys_place(store: Store) -> None:
         store.promote(run)
 
     look(0.9)
-    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "catdog-quick version 1"
+    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "cats_vs_dogs-quick version 1"
     store.promote(store.add(0.6, digest="e" * 64))
     look(0.95)
-    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "catdog version 1"
-    assert resolve_model(store.client, "cats_vs_dogs", "catdog-quick@champion")[2].startswith("catdog-quick version")
+    assert resolve_model(store.client, "cats_vs_dogs", None)[2] == "cats_vs_dogs version 1"
+    assert resolve_model(store.client, "cats_vs_dogs", "cats_vs_dogs-quick@champion")[2].startswith(
+        "cats_vs_dogs-quick version"
+    )
 
 
-def test_other_data_replaces_the_champion_only_by_an_explicit_flag(store: Store) -> None:
-    store.promote(store.add(0.9))
-    other = store.add(0.6, digest="e" * 64)
-    assert store.promote(other, replace_other_data=True) == Promotion("catdog", "2", other, True)
+def test_the_champion_can_be_kept_when_the_images_change(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    first, other = store.add(0.9), store.add(0.6, digest="e" * 64)
+    store.promote(first)
+    with caplog.at_level("INFO"):
+        assert store.promote(other, replace_other_data=False) == Promotion("cats_vs_dogs", "2", other, False)
+    assert (
+        "is still version 1, run 0.9, which was chosen on other images: promote.replace_other_data=false" in caplog.text
+    )
+    assert store.champion().run_id == first
+    assert resolve_model(store.client, "cats_vs_dogs", "champion-eeeeeeee").run_id == other
 
 
 def test_a_run_is_registered_once(store: Store) -> None:
     """The same sweep again, after an interruption or because it reuses its runs, adds no version."""
     first, second = store.add(0.7), store.add(0.6)
-    assert store.promote(first, second) == store.promote(first, second) == Promotion("catdog", "1", first, True)
-    assert store.promote(second) == store.promote(second) == Promotion("catdog", "2", second, False)
-    assert len(store.client.search_model_versions("name='catdog'")) == 2
+    assert store.promote(first, second) == store.promote(first, second) == Promotion("cats_vs_dogs", "1", first, True)
+    assert store.promote(second) == store.promote(second) == Promotion("cats_vs_dogs", "2", second, False)
+    assert len(store.client.search_model_versions("name='cats_vs_dogs'")) == 2
 
 
 def test_a_sweep_over_data_sets_has_a_best_for_each(store: Store) -> None:
     runs = [store.add(0.7), store.add(0.9, digest="e" * 64), store.add(0.8)]
     promotions = promote(store.client, store.config, runs)
-    assert [(p.name, p.run_id) for p in promotions] == [("catdog", runs[2]), ("catdog-eeeeeeee", runs[1])]
+    assert [(p.name, p.run_id) for p in promotions] == [("cats_vs_dogs", runs[2]), ("cats_vs_dogs", runs[1])]
+    assert [p.is_champion for p in promotions] == [True, False]
+    # A sweep that has runs on the champion's images leaves it there.
+    again = promote(store.client, store.config, [runs[1], store.add(0.7)])
+    assert [p.is_champion for p in again] == [False, False]
+    assert store.champion().run_id == runs[2]
 
 
 def test_promotion_can_be_off(store: Store) -> None:
@@ -312,17 +440,17 @@ def test_a_model_is_found_by_every_name_it_has(store: Store) -> None:
     store.promote(first)
     store.promote(second)
     for name, run_id in (
-        (None, first), ("champion", first), ("1", first), ("2", second), ("catdog/2", second), ("catdog@champion", first),
-        ("models:/catdog/2", second), ("models:/catdog@champion", first), (second, second), (f"runs:/{second}/model", second),
+        (None, first), ("champion", first), ("1", first), ("2", second), ("cats_vs_dogs/2", second), ("cats_vs_dogs@champion", first),
+        ("models:/cats_vs_dogs/2", second), ("models:/cats_vs_dogs@champion", first), (second, second), (f"runs:/{second}/model", second),
     ):  # fmt: skip
         uri, found, *_ = resolve_model(store.client, "cats_vs_dogs", name)
         assert found == run_id, name
         assert uri.startswith("models:/")
 
 
-@pytest.mark.parametrize("name", [None, "3", "challenger", "catdog/3", "nobody@champion", "0" * 32])
+@pytest.mark.parametrize("name", [None, "3", "challenger", "cats_vs_dogs/3", "nobody@champion", "0" * 32])
 def test_a_model_that_is_not_there_is_said_with_what_is(store: Store, name: str | None) -> None:
-    with pytest.raises(UserError, match=r"^model: no "):
+    with pytest.raises(UserError, match=r"^model: (no |study 'cats_vs_dogs' has no champion)"):
         resolve_model(store.client, "cats_vs_dogs", name)
 
 

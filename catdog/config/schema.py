@@ -167,6 +167,15 @@ class DatasetConfig:
                  self.max_unreadable_fraction)  # fmt: skip
 
 
+def require_no_archive_of_drawn(dataset: DatasetConfig) -> None:
+    """Raises a UserError if drawn images were given an archive, which nothing would read."""
+    require(
+        dataset.source != "drawn" or dataset.archive is None,
+        "dataset.archive", f"null where the images are drawn (dataset={dataset.name})", dataset.archive,
+        "For your own images set dataset=folder.",
+    )  # fmt: skip
+
+
 @dataclass
 class AugmentationConfig:
     """The layers that vary training images at random."""
@@ -545,6 +554,7 @@ class Config:
         require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         require_choice("reuse", ("exact", "never"), self.reuse)
         require_study(self.study)
+        require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range
         if (
             self.model.builder is None

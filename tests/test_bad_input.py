@@ -235,7 +235,7 @@ def test_predict_takes_any_name(odd_names: Path, cache: Path) -> None:
     done = run_catdog(odd_names, cache, "predict", "pets", "more", "format=csv", "sheet=a sheet.png")
     assert done.code == 2, done.text
     assert r"error: 'more/text\n.jpg': not an image" in done.err
-    assert f"1 of {len(names) + 1} files are not readable images; the others were answered" in done.err
+    assert f"1 of {len(names) + 1} files cannot be read as images; the others were answered" in done.err
     assert (odd_names / "a sheet.png").stat().st_size > 10_000
     table = pd.read_csv(io.StringIO(done.out))
     assert list(table["file"]) == names

@@ -105,7 +105,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     from catdog.data.dataset import load_dataset, require_cats_and_dogs
     from catdog.registry.champion import promote
     from catdog.sweeps.names import name_job
-    from catdog.sweeps.plan import PlannedRun, close_dead_runs, plan_runs
+    from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries
     from catdog.training.precision import plan_precision
@@ -118,6 +118,6 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
         settle_entries(client, Path(config.tracking.outbox), config.tracking.uri, config.tracking.wait_s, promote)
-        close_dead_runs(client, config)
+        close_dead(client, config)
     plan_runs(client, [planned])
     return SingleRun(planned, variant, overrides, dataset, client)

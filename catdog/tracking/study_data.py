@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from catdog.config.schema import DatasetConfig, default_cache
 from catdog.system.errors import UserError
-from catdog.tracking.records import RUN, StoredRun, find_run, list_runs
+from catdog.tracking.records import StoredRun, find_run, list_runs
+from catdog.tracking.tags import RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -205,6 +205,14 @@ def test_the_reference_says_what_a_key_may_be(text: str) -> None:
     assert "| `hydra.launcher.on_error` | str: continue or stop |" in text
 
 
+def test_the_page_is_the_last_thing_that_the_quickstart_names() -> None:
+    """As the README says. A page that is written after the evaluation has its result."""
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    for target in ("quickstart", "study"):
+        recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.M)[1]
+        assert re.findall(r"catdog\.(\w+)", recipe) == ["train", "evaluate", "compare"]
+
+
 def test_the_readme_fits_on_a_few_screens() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 

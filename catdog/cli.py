@@ -20,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from catdog.config import commands, schema
+from catdog.config.command_lines import repeat_command
 from catdog.config.composition import explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
 from catdog.system.documents import to_plain
-from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
+from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from catdog.system.memory import own_process
 from catdog.system.terminal import console, show_error, show_next
 
@@ -45,7 +46,18 @@ Look first:
   --help          this text"""
 
 
-def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps: bool = False) -> None:
+# Commands that, typed again after an interrupt, continue where they stopped: the name of each by that of its primary config.
+RESUMABLE = {"config": "train", "decide": "decide", "deliver": "deliver"}
+
+
+def run_app(
+    root: str,
+    task: Callable[[DictConfig], None],
+    *,
+    usage: str,
+    sweeps: bool = False,
+    typed: Sequence[str] | None = None,
+) -> None:
     """Composes the config named `root` and calls `task` with it. Exits with a code other than 0 if that fails.
 
     Args:
@@ -53,7 +65,9 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         task: called with the composed config; it may raise `UserError`.
         usage: the first lines of `--help`.
         sweeps: whether `-m` makes sense here.
+        typed: the arguments as the user typed them, if the command has removed some from `sys.argv`.
     """
+    typed = list(sys.argv[1:] if typed is None else typed)
     if {"--help", "-h"} & set(sys.argv[1:]):
         console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
@@ -94,8 +108,15 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         show_error(f"cannot write {error.filename} ({error.strerror}). {advice}")
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        show_error("interrupted.")
+        # Also from within the task: Hydra passes it on.
+        show_error(_describe_interrupt(root, typed))
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _describe_interrupt(root: str, typed: Sequence[str]) -> str:
+    if root not in RESUMABLE:
+        return "interrupted."
+    return f"interrupted. The same command resumes:\n  {repeat_command(RESUMABLE[root], typed)}"
 
 
 def _expand_home(argument: str) -> str:
@@ -114,12 +135,6 @@ def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             log.debug("user error", exc_info=True)
             show_error(str(error))
             sys.exit(EXIT_USER_ERROR)
-        except InterruptedRunError:
-            show_error("interrupted; the same command resumes the run.")
-            sys.exit(EXIT_INTERRUPTED)
-        except KeyboardInterrupt:
-            show_error("interrupted.")
-            sys.exit(EXIT_INTERRUPTED)
         except Exception:
             import traceback
 

@@ -2,12 +2,13 @@
 
 import gc
 import logging
+import sys
 
 from omegaconf import DictConfig
 
 from catdog import cli
 from catdog.config.command_lines import next_command
-from catdog.config.commands import CompareConfig
+from catdog.config.commands import CompareConfig, bracket_runs
 from catdog.config.schema import load_config
 from catdog.system.terminal import console, show_next
 
@@ -17,7 +18,7 @@ USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page wi
 
   python -m catdog.compare                      the latest sweep of the study cats_vs_dogs
   python -m catdog.compare study=quickstart
-  python -m catdog.compare sweep=RUN_ID         or runs=[RUN_ID,RUN_ID]
+  python -m catdog.compare sweep=RUN_ID         or runs=RUN_ID,RUN_ID
   python -m catdog.compare format=json          for scripts"""
 
 
@@ -41,15 +42,22 @@ def compare(composed: DictConfig) -> None:
     # Another look at the same test images would tell nothing new.
     is_tested = bool(comparison.analysis.comparison.looks)
     step = next_command("predict", *place, "PHOTO.jpg") if is_tested else next_command("evaluate", *place)
+    steps = [step] if Study(comparison.study, tracking_uri=config.tracking.uri).has_champion_to_test() else []
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":
-        cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": [step]})
+        cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": steps})
         return
     print_tables(comparison.analysis, console)
     log.info("page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs}.csv", folder / "figures")
-    show_next(f"open {page} in a browser", step)
+    show_next(f"open {page} in a browser", *steps)
+
+
+def main() -> None:
+    """Runs the command."""
+    sys.argv[1:] = bracket_runs(sys.argv[1:])
+    cli.run_app("compare", compare, usage=USAGE)
 
 
 if __name__ == "__main__":
-    cli.run_app("compare", compare, usage=USAGE)
+    main()

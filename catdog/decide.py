@@ -71,13 +71,14 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
 
 def main() -> None:
     """Runs the command."""
+    typed = sys.argv[1:]
     try:
         own, overrides = split_arguments(sys.argv[1:])
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)
     sys.argv[1:] = own
-    cli.run_app("decide", lambda composed: run(composed, overrides), usage=USAGE)
+    cli.run_app("decide", lambda composed: run(composed, overrides), usage=USAGE, typed=typed)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ Every look at a test split is counted: the more looks, the less the best result 
 
   python -m catdog.evaluate
   python -m catdog.evaluate study=quickstart
-  python -m catdog.evaluate model=RUN_ID        or model=3, model=champion, model=catdog/3, model=catdog@champion
+  python -m catdog.evaluate model=RUN_ID        or model=3, model=champion, model=flowers/3, model=flowers@champion
   python -m catdog.evaluate format=json         for scripts"""
 
 
@@ -28,7 +28,12 @@ def evaluate(composed: DictConfig) -> None:
 
     # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
-    study = Study(config.study, tracking_uri=config.tracking.uri)
+    uri = config.tracking.uri
+    study = (
+        Study.of_champion(config.model, tracking_uri=uri)
+        if config.study is None
+        else Study(config.study, tracking_uri=uri)
+    )
     model = study.model(config.model)
     name = "" if model.words.endswith(model.run_name) else f", run {model.run_name}"
     console.print(f"evaluating {model.words}{name} ({model.run_id})", highlight=False)
@@ -37,7 +42,7 @@ def evaluate(composed: DictConfig) -> None:
         command=shlex.join(["python", "-m", "catdog.evaluate", *sys.argv[1:]]),
     )  # fmt: skip
     named = [f"model={config.model}"] if config.model else []
-    predict = next_command("predict", config.study, config.tracking.uri, "PHOTO.jpg", *named)
+    predict = next_command("predict", study.name, uri, "PHOTO.jpg", *named)
     if config.format == "json":
         cli.show_json("evaluate", {"study": study.name, **evaluation.to_dict(), "next": [predict]})
         return

@@ -36,7 +36,13 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     sheet = Path(config.sheet) if config.sheet else None
     if sheet:
         contact_sheet.require_place(sheet)
-    model = Study(config.study, tracking_uri=config.tracking.uri).model(config.model)
+    uri = config.tracking.uri
+    study = (
+        Study.of_champion(config.model, tracking_uri=uri)
+        if config.study is None
+        else Study(config.study, tracking_uri=uri)
+    )
+    model = study.model(config.model)
     log.info("%s", model.words)
     answers = model.answer_files(files, config.batch_size)
     table = answers.table
@@ -53,7 +59,7 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     if answers.unreadable:
         answered = "; the others were answered" if len(table) else ""
         raise UserError(f"{len(answers.unreadable)} of {len(files)} files cannot be read as images{answered}.")
-    place = (config.study, config.tracking.uri)
+    place = (study.name, uri)
     named = [f"model={config.model}"] if config.model else []
     if sheet is None:
         show_next(next_command("predict", *place, *paths, *named, "sheet=sheet.png"))

@@ -61,6 +61,22 @@ class Study:
         self._recording: Recording | None = None
         self._has_settled = False
 
+    @classmethod
+    def of_champion(cls, model: str | None = None, *, tracking_uri: str | None = None) -> "Study":
+        """Returns the study whose champion answers where none is named: cats_vs_dogs, or the only one that has a champion.
+
+        Args:
+            model: as for `model`: a value that names a run or a registered model needs no study, and any study finds it.
+            tracking_uri: address of the MLflow store.
+
+        Raises:
+            UserError: several studies have a champion, and cats_vs_dogs has none.
+        """
+        from catdog.registry.champion import choose_study
+
+        study = cls(tracking_uri=tracking_uri)
+        return cls(choose_study(study._connect(), model), tracking_uri=tracking_uri)
+
     def __repr__(self) -> str:
         return f"Study({self.name!r}, tracking_uri={self._tracking.uri!r})"
 
@@ -217,7 +233,7 @@ class Study:
         *,
         margin: float = 0.02,
         sweep: str | None = None,
-        runs: Sequence[str] | None = None,
+        runs: str | Sequence[str] | None = None,
         gradcam: str = "auto",
     ) -> "Comparison":
         """Returns runs side by side: tables, figures, verdicts, and the page.
@@ -225,7 +241,7 @@ class Study:
         Args:
             margin: a difference in accuracy up to this is as good as none; 0.02: two points.
             sweep: run id of a sweep; None: the study's latest.
-            runs: run ids to compare instead of a sweep.
+            runs: a run id, or several, to compare instead of a sweep.
             gradcam: "auto" computes Grad-CAM for the page if it is not stored yet; "never" does not.
 
         Raises:
@@ -238,11 +254,18 @@ class Study:
         require_fraction("margin", margin)
         require_choice("gradcam", ("auto", "never"), gradcam)
         client = self._connect()
-        compared = load_comparison(client, study=self.name, sweep_id=sweep, run_ids=runs)
+        named = [runs] if isinstance(runs, str) else runs
+        compared = load_comparison(client, study=self.name, sweep_id=sweep, run_ids=named)
         return Comparison(client, analyse(compared, margin), gradcam)
 
+    def has_champion_to_test(self) -> bool:
+        """Returns whether the study has a champion; that of a quick look, which is not meant to be tested, does not count."""
+        from catdog.registry.champion import has_champion_to_test
+
+        return has_champion_to_test(self._connect(), self.name)
+
     def champion(self) -> "TrainedModel":
-        """Returns the champion of the study's registered model.
+        """Returns the champion of the study: a model that one of its own runs has trained.
 
         Raises:
             UserError: there is none.

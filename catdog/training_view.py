@@ -10,7 +10,7 @@ from rich.text import Text
 
 from catdog import cli
 from catdog.config.command_lines import train_command
-from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED
+from catdog.system.errors import EXIT_DEFECT
 from catdog.system.terminal import console, show_error, show_next
 
 if TYPE_CHECKING:
@@ -50,12 +50,7 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
     if options.plan_only:
         cli.finish_plan(plan, train_command(arguments, without=PLAN_OPTIONS), options.format)
     console.print(build_table(plan))
-    try:
-        result = planned.run(Display)
-    except KeyboardInterrupt:
-        words = f"stopped at once. Resume with the same command:\n{train_command(arguments)}"
-        console.print(words, soft_wrap=True, highlight=False)
-        sys.exit(EXIT_INTERRUPTED)
+    result = planned.run(Display)
     console.print(build_summary(result.jobs))
     for job in result.jobs:
         if job.has_failed:

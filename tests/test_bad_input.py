@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -517,6 +518,31 @@ def test_a_folder_without_permission(tmp_path, cache: Path, store: Path, command
     # train fails where Hydra makes its folder for logs, the others at the store.
     said = "cannot write outputs" if name == "train" else "tracking.uri: cannot write mlruns/mlflow.db"
     require_refusal(done, said, "(Permission denied). Run in a folder you may write to")
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize(
+    ("command", "where", "said"),
+    [
+        ("decide model=cnn,augmented max_seeds=8", "catdog.search.decisions.decide",
+         "interrupted. The same command resumes:\n  python -m catdog.decide model=cnn,augmented max_seeds=8"),
+        ("train -m model=cnn,augmented 'study=two words'", "catdog.sweeps.launch.plan_sweep",
+         "interrupted. The same command resumes:\n  python -m catdog.train -m model=cnn,augmented 'study=two words'"),
+        ("compare study=other", "catdog.study.Study.compare", "interrupted.\n"),
+        ("audit dataset=synthetic", "catdog.auditing.result.audit_dataset", "interrupted.\n"),
+    ],
+)  # fmt: skip
+def test_after_ctrl_c_the_command_that_resumes_is_named(
+    catdog, monkeypatch: pytest.MonkeyPatch, command: str, where: str, said: str
+) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, press)
+    done = catdog(*shlex.split(command))
+    assert (done.code, done.err) == (130, f"error: {said.rstrip()}\n")
 
 
 # predict

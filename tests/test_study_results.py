@@ -135,7 +135,7 @@ def test_single_runs_and_their_mistakes(trained):
 
 def test_the_champion_answers_files_folders_and_arrays(trained, photos):
     champion = trained.champion()
-    assert (champion.name, champion.version) == ("catdog", "1")
+    assert (champion.name, champion.version) == ("cats_vs_dogs", "1")
     assert champion.class_names == ("cats", "dogs")
     assert champion.image_size == 48
     assert champion.evidence is not None
@@ -199,7 +199,7 @@ def test_an_evaluation_is_counted(trained):
     client = mlflow.MlflowClient(trained.tracking.uri)
     ledger = client.get_experiment_by_name("catdog-test-ledger").experiment_id
     newest = client.search_runs([ledger], order_by=["attributes.start_time DESC"], max_results=1)[0]
-    assert newest.data.tags["mlflow.source.name"] == "catdog.Study('cats_vs_dogs').evaluate('catdog version 1')"
+    assert newest.data.tags["mlflow.source.name"] == "catdog.Study('cats_vs_dogs').evaluate('cats_vs_dogs version 1')"
 
 
 # Changes
@@ -207,8 +207,8 @@ def test_an_evaluation_is_counted(trained):
 
 def test_the_champion_can_be_forgotten(copied):
     was = copied.forget_champion()
-    assert (was.name, was.version) == ("catdog", "1")
-    with pytest.raises(catdog.UserError, match="no registered model 'catdog@champion'"):
+    assert (was.name, was.version) == ("cats_vs_dogs", "1")
+    with pytest.raises(catdog.UserError, match="study 'cats_vs_dogs' has no champion"):
         copied.champion()
     with pytest.raises(catdog.UserError, match="no registered model"):
         copied.forget_champion()
@@ -387,7 +387,7 @@ def test_commands_print_one_json_document(study, tmp_path):
     found = parse(evaluated.out)
     assert (found["format_version"], found["command"], found["images"]) == (1, "evaluate", 8)
     assert found["low"] <= found["accuracy"] <= found["high"]
-    assert "evaluating catdog version 1" in evaluated.err
+    assert "evaluating cats_vs_dogs version 1" in evaluated.err
     tested = parse(study.run("compare", "format=json", f"output={tmp_path}", "gradcam=never").out)
     assert "catdog.predict PHOTO.jpg" in tested["next"][0], "no other look is suggested"
     wrong = study.run("compare", "format=xml")

@@ -56,7 +56,7 @@ def table(run, path: str) -> pd.DataFrame:
 def test_the_sweep_says_what_it_did_and_what_to_do_next(study) -> None:
     out = study.sweep.out
     for expected in ("data set synthetic, digest", "train      48  cats 24, dogs 24", "right on 50.0% of val",
-                     "registered catdog version 1: drawn_mini", "Next: python -m catdog.compare",
+                     "registered cats_vs_dogs version 1: drawn_mini", "Next: python -m catdog.compare",
                      "python -m catdog.evaluate", "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"):  # fmt: skip
         assert expected in out
     for variant in VARIANTS:
@@ -199,7 +199,7 @@ def test_the_best_run_is_registered_and_is_champion(client, runs, parent) -> Non
     assert float(champion.tags["catdog.val_accuracy"]) == pytest.approx(
         best.data.metrics["best/val_accuracy"], abs=1e-6
     )
-    assert parent.data.tags["catdog.registered_model"] == "catdog"
+    assert parent.data.tags["catdog.registered_model"] == "cats_vs_dogs"
 
 
 def test_a_run_repeats_bit_for_bit(study, client, runs) -> None:

@@ -77,7 +77,7 @@ def test_a_model_that_is_gone_costs_its_grad_cam_not_the_page(study, client, tmp
     content = stored.read_bytes() if stored.exists() else None
     stored.unlink(missing_ok=True)
     try:
-        done = study.run("compare", f"runs=[{run.info.run_id}]", f"output={tmp_path}")
+        done = study.run("compare", f"runs={run.info.run_id}", f"output={tmp_path}")
     finally:
         client.set_tag(run.info.run_id, "catdog.model_uri", uri)
         if content is not None:
@@ -101,7 +101,7 @@ def test_compare_takes_a_sweep_or_single_runs(study, client, compared) -> None:
     assert chosen.code == 0, chosen.text
     assert len(pd.read_csv(next(study.folder.glob("two/*/table.csv")))) == 2
     # Copies of one run are no seeds, and a comparison of one run does not lie where that of two does.
-    again = study.run("compare", f"runs=[{runs[0].info.run_id},{runs[0].info.run_id}]", "output=two")
+    again = study.run("compare", f"runs={runs[0].info.run_id},{runs[0].info.run_id}", "output=two")
     assert again.code == 0, again.text
     assert sorted(len(pd.read_csv(table)) for table in study.folder.glob("two/*/table.csv")) == [1, 2]
     assert study.run("compare", f"sweep={runs[0].info.run_id}").code == 2

@@ -131,7 +131,7 @@ def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path,
     serve = (
         "import mlflow, numpy as np, sys\n"
         f"mlflow.set_tracking_uri('sqlite:///{killed}/mlruns/mlflow.db')\n"
-        "model = mlflow.pyfunc.load_model('models:/catdog@champion')\n"
+        "model = mlflow.pyfunc.load_model('models:/own@champion')\n"
         "answers = np.asarray(model.predict(np.zeros((3, 48, 48, 3), np.uint8)))\n"
         "assert answers.shape == (3, 2) and np.allclose(answers.sum(axis=1), 1, atol=1e-3), answers\n"
         "assert 'catdog' not in sys.modules and 'my_models' not in sys.modules\n"

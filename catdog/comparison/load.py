@@ -108,7 +108,7 @@ def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
     if sweep is None:
         raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
     if sweep.kind != SWEEP:
-        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs=[{sweep_id}]")
+        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs={sweep_id}")
     return sweep
 
 

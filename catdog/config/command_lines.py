@@ -32,8 +32,12 @@ def train_command(arguments: Sequence[str], *, without: Sequence[str] = ()) -> s
         arguments: the arguments of the command.
         without: prefixes; an argument that starts with one of them is left out.
     """
-    kept = [item for item in arguments if not item.startswith(tuple(without))]
-    return shlex.join([python_command(), "-m", "catdog.train", *kept])
+    return repeat_command("train", [item for item in arguments if not item.startswith(tuple(without))])
+
+
+def repeat_command(command: str, arguments: Sequence[str]) -> str:
+    """Returns a command line of catdog that can be run again: `command` is train, decide and so on."""
+    return shlex.join([python_command(), "-m", f"catdog.{command}", *arguments])
 
 
 def quote(value: str) -> str:

@@ -3,6 +3,7 @@
 They are separate from the schema of a run (`catdog.config.schema`) because they do not affect any run's result or identity.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ class CompareConfig:
 
     study: str = option("the study whose latest sweep is compared", DEFAULT_STUDY)
     sweep: str | None = option("run id of a sweep; null: the study's latest", None)
-    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
+    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=ID or runs=ID,ID", None)
     output: str = option("folder for the page and the table", "comparisons")
     margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
     format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
@@ -54,7 +55,9 @@ class EvaluateDatasetConfig:
 class EvaluateConfig:
     """The options of `evaluate`."""
 
-    study: str = option("the study whose champion is evaluated", DEFAULT_STUDY)
+    study: str | None = option(
+        f"the study whose champion is evaluated; null: {DEFAULT_STUDY}, or the only study that has a champion", None
+    )
     model: str | None = option(
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
@@ -72,7 +75,9 @@ class EvaluateConfig:
 class PredictConfig:
     """The options of `predict`."""
 
-    study: str = option("the study whose champion predicts", DEFAULT_STUDY)
+    study: str | None = option(
+        f"the study whose champion predicts; null: {DEFAULT_STUDY}, or the only study that has a champion", None
+    )
     model: str | None = option(
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
@@ -180,6 +185,18 @@ def split_paths(arguments: list[str]) -> tuple[list[str], list[str]]:
             paths.append(argument)
         follows_flag = argument in ("--cfg", "-c", "--package", "-p", "--info")
     return paths, options
+
+
+def bracket_runs(arguments: Sequence[str]) -> list[str]:
+    """Returns the command line of `compare` with runs=ID and runs=ID,ID written as Hydra wants a list: runs=[ID,ID]."""
+    words = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        is_bare = key == "runs" and value not in ("", "null") and not value.startswith("[")
+        # In quotes, because an id of digits alone would be a number.
+        ids = ",".join(f"'{each.strip()}'" for each in value.split(","))
+        words.append(f"runs=[{ids}]" if is_bare else argument)
+    return words
 
 
 def register() -> None:

@@ -85,7 +85,7 @@ class TrainedModel:
 
     @property
     def words(self) -> str:
-        """Its name in a sentence: "catdog version 3"."""
+        """Its name in a sentence: "flowers version 3"."""
         return self.found.words
 
     @property

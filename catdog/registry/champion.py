@@ -414,7 +414,7 @@ def choose_study(client: "MlflowClient", model: str | None) -> str:
         raise UserError(f"study: several studies have a champion: {', '.join(studies)}. Name one: study={studies[0]}")
     if studies:
         others = ", ".join(study for study in studies if study != DEFAULT_STUDY)
-        log.info("study=%s, the default, is meant; these have a champion as well: %s", DEFAULT_STUDY, others)
+        log.info("taking the champion of study %s; these have one as well: %s (study=NAME)", DEFAULT_STUDY, others)
     return DEFAULT_STUDY
 
 

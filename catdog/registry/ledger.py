@@ -125,7 +125,7 @@ def open_look(
         client: of the tracking store.
         test_digest: as `digest_test` returns it.
         study: the model's study.
-        model: the model in words, "catdog version 3".
+        model: the model in words, "flowers version 3".
         model_uri: MLflow's.
         run_id: the run that trained the model.
         command: the command that asks for the look, in a form that can be typed again.

@@ -16,7 +16,7 @@ from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.sequential import level_of_looks, plan_looks
-from catdog.system.errors import InterruptedRunError, UserError
+from catdog.system.errors import UserError
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import log_decision
@@ -165,7 +165,7 @@ def decide(
 
     Raises:
         UserError: there are fewer than two variants, or they cannot be compared.
-        InterruptedRunError: Ctrl-C during a round.
+        KeyboardInterrupt: Ctrl-C during a round.
     """
     looks = plan_looks(config.first_seeds, config.max_seeds)
     decision: Decision | None = None
@@ -239,7 +239,7 @@ class SweepTrainer:
 
         Raises:
             UserError: a run failed, or the tracking store does not have all runs.
-            InterruptedRunError: Ctrl-C.
+            KeyboardInterrupt: Ctrl-C.
         """
         from catdog import tracking
         from catdog.sweeps.options import build_options
@@ -248,7 +248,7 @@ class SweepTrainer:
         runs, launcher = compose_sweep(words)
         result = self.run(runs, build_options(launcher, {"only": only}), ["-m", *words])
         if result.interrupted:
-            raise InterruptedRunError
+            raise KeyboardInterrupt
         if result.undelivered:
             raise UserError(result.undelivered)
         if not result.is_complete:

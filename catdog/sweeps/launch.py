@@ -13,7 +13,7 @@ from catdog.config import schema
 from catdog.config.command_lines import next_command, train_command
 from catdog.config.composition import ComposedRun
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
-from catdog.registry.champion import promote
+from catdog.registry.champion import has_champion_to_test, promote
 from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
@@ -52,7 +52,7 @@ class SweepResult:
         arguments: its arguments, as after `python -m catdog.train`.
         jobs: its runs, in order: the plan for each, and its outcome or error.
         interrupted: whether somebody stopped it.
-        promoted: whether one of its runs became a version of a registered model.
+        is_promoted: whether its best run competed for champion, and the study has a champion to be tested.
         undelivered: why the tracking store does not have all of it, in words; "" if the store has everything.
         is_latest: whether it is the study's latest sweep.
     """
@@ -63,7 +63,7 @@ class SweepResult:
     arguments: list[str]
     jobs: list[JobState]
     interrupted: bool = False
-    promoted: bool = False
+    is_promoted: bool = False
     undelivered: str = ""
     is_latest: bool = True
 
@@ -93,7 +93,7 @@ class SweepResult:
             commands.append(next_command("compare", *place, *([] if self.is_latest else [f"sweep={self.sweep_id}"])))
         # A model from a quick look is not meant to be evaluated on the test split.
         is_whole = self.jobs[0].config.dataset.max_images_per_class is None
-        return commands + ([next_command("evaluate", *place)] if self.promoted and is_whole else [])
+        return commands + ([next_command("evaluate", *place)] if self.is_promoted and is_whole else [])
 
 
 @dataclass
@@ -173,21 +173,22 @@ class PlannedSweep:
             sweep.delivery.stop(wait=False)
             raise
         undelivered = "" if arrived else tracking.describe_undelivered(self.config.tracking, sweep.delivery)
-        promoted = bool(sweep.delivered_state.get("promotions"))
-        return self._conclude(client, sweep_id, interrupted=interrupted, promoted=promoted, undelivered=undelivered)
+        return self._conclude(client, sweep_id, interrupted=interrupted, undelivered=undelivered)
 
     def _confirm(self, client: "MlflowClient", earlier: StoredRun) -> SweepResult:
         """Returns the result of a sweep that has finished before; its best run is compared with the champion again."""
         _share_outcomes(self.jobs)
         # There may be a new champion since, or promote.force may be set.
         run_ids = [job.outcome.run_id for job in self.jobs if job.outcome and job.planned.same_as is None]
-        promotions = promote(client, self.config.promote, run_ids, earlier.run_id)
-        return self._conclude(client, earlier.run_id, promoted=bool(promotions))
+        promote(client, self.config.promote, run_ids, earlier.run_id)
+        return self._conclude(client, earlier.run_id)
 
     def _conclude(
-        self, client: "MlflowClient", sweep_id: str, *, interrupted: bool = False, promoted: bool, undelivered: str = ""
+        self, client: "MlflowClient", sweep_id: str, *, interrupted: bool = False, undelivered: str = ""
     ) -> SweepResult:
         config = self.config
+        # Asked, not concluded from a promotion: in a registered model that studies share, the champion may be of another study.
+        promoted = not undelivered and config.promote.enabled and has_champion_to_test(client, config.study)
         latest = not undelivered and _is_latest(client, config.study, sweep_id)
         return SweepResult(
             config.study,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from catdog.config.command_lines import next_command
 from catdog.config.schema import DEFAULT_STUDY, Config
-from catdog.system.errors import InterruptedRunError, UserError
+from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,7 +57,7 @@ class SingleRun:
 
         Raises:
             UserError: another process is training it, or it cannot be trained.
-            InterruptedRunError: Ctrl-C or SIGTERM stopped it.
+            KeyboardInterrupt: Ctrl-C or SIGTERM stopped it.
         """
         from catdog.sweeps.plan import discard_entries
         from catdog.tracking import BusyError, Job
@@ -74,8 +74,6 @@ class SingleRun:
         except BusyError as busy:
             other = busy.owner or "another process"
             raise UserError(f"{planned.name}: {other} trains it right now. Wait for it.") from None
-        except KeyboardInterrupt:
-            raise InterruptedRunError from None
 
     def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
         """Returns the commands to type next, after the run was trained or found finished."""
@@ -85,8 +83,15 @@ class SingleRun:
         run_id = outcome.run_id if outcome else self.planned.run_id
         # A model from a quick look is not meant to be evaluated on the test split.
         is_whole = self.config.dataset.max_images_per_class is None
-        tested = [next_command("evaluate", *place)] if outcome and outcome.promotions and is_whole else []
-        return [*tested, next_command("compare", *place, f"runs=[{run_id}]")]
+        is_promoted = is_whole and outcome is not None and bool(outcome.promotions)
+        tested = [next_command("evaluate", *place)] if is_promoted and self._has_champion() else []
+        return [*tested, next_command("compare", *place, f"runs={run_id}")]
+
+    def _has_champion(self) -> bool:
+        from catdog import tracking
+        from catdog.registry.champion import has_champion_to_test
+
+        return has_champion_to_test(tracking.connect(self.config.tracking), self.config.study)
 
 
 def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: bool = False) -> SingleRun:

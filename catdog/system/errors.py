@@ -13,7 +13,3 @@ class UserError(Exception):
     The message names the key or file, what is allowed, what was received and what to do next. The commands print it unchanged and
     exit with code 2. Every other exception is a defect of catdog and keeps its traceback.
     """
-
-
-class InterruptedRunError(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM arrived while a run was training. The same command resumes the run."""

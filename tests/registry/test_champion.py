@@ -361,7 +361,7 @@ def test_without_a_study_the_only_champion_answers(store: Store, caplog: pytest.
     store.promote(store.add(0.9))
     with caplog.at_level("INFO"):
         assert choose_study(store.client, None) == "cats_vs_dogs"
-    assert "study=cats_vs_dogs, the default, is meant; these have a champion as well: b" in caplog.text
+    assert "taking the champion of study cats_vs_dogs; these have one as well: b (study=NAME)" in caplog.text
     store.client.delete_registered_model_alias("cats_vs_dogs", "champion")
     assert choose_study(store.client, "champion") == "b"
     store.open_study("c")

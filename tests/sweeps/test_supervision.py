@@ -139,7 +139,9 @@ def test_two_ctrl_c_stop_at_once_and_the_same_command_goes_on(tmp_path, cache) -
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "stopped at once" in out
+    assert "Traceback" not in out
+    resume = f"error: interrupted. The same command resumes:\n  python -m catdog.train {' '.join(command)}"
+    assert resume in out
     assert not job.is_running() or job.status() == psutil.STATUS_ZOMBIE
     assert run_catdog(tmp_path, cache, "train", *command).code == 0
     assert set(statuses(tmp_path, "twice").values()) == {"FINISHED"}
@@ -303,7 +305,7 @@ def test_a_run_has_one_owner(tmp_path, cache) -> None:
     assert swept.code == 1
     assert re.search(rf"cnn +busy +process {process.pid} on", swept.out)
     assert process.returncode == 130, "SIGTERM is Ctrl-C"
-    assert "the same command resumes the run" in out
+    assert f"interrupted. The same command resumes:\n  python -m catdog.train {' '.join(arguments)}" in out
     assert (
         statuses(tmp_path, "owned")[
             "cnn image_size=48 batch_size=16 epochs=500".replace("image", "preprocessing.image")

@@ -597,7 +597,7 @@ def test_a_model_of_any_flavor_becomes_champion_evaluates_and_predicts(study, va
         run.log_model(folder / "m", image_size=24)
         run.log_validation(val.files, val.labels, answer(val, 5))
     champion = study.champion()
-    assert (champion.run_id, champion.words, champion.image_size) == (run.run_id, "catdog version 1", 24)
+    assert (champion.run_id, champion.words, champion.image_size) == (run.run_id, "pets version 1", 24)
     assert study.evaluate().images == 4
     table = champion.predict(str(val.files[0]))
     red = val.read(24, np.array([0]))[..., 0].mean() / 255

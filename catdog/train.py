@@ -41,6 +41,10 @@ def run(composed: DictConfig) -> None:
             "hydra/launcher out."
         )
     options = read_single_options(list(hydra.overrides.hydra))
+    if not options.plan_only:
+        from catdog.sweeps.busy import require_idle
+
+        require_idle([config], sweep=False)
     # Imported after the config's checks, so that a mistake is reported before pandas and MLflow are imported.
     from catdog import training_view
     from catdog.sweeps.single import plan_single
@@ -57,6 +61,10 @@ def run(composed: DictConfig) -> None:
 
 def launch(runs: "Sequence[ComposedRun]", options: "LauncherOptions") -> "SweepResult":
     """Hydra calls this for `-m`: trains a sweep, says what to do next, and exits with an error unless all runs have finished."""
+    if not options.plan_only and options.only is None:
+        from catdog.sweeps.busy import require_idle
+
+        require_idle([run.config for run in runs], sweep=True)
     from catdog.training_view import train_sweep
 
     result = train_sweep(runs, options, [item for item in sys.argv[1:] if not item.startswith(RESULT_FILE)])

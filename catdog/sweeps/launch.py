@@ -14,6 +14,7 @@ from catdog.config.command_lines import next_command, train_command
 from catdog.config.composition import ComposedRun
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
 from catdog.registry.champion import has_champion_to_test, promote
+from catdog.sweeps.busy import busy_sweep
 from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
@@ -23,7 +24,7 @@ from catdog.sweeps.summary import describe_outcomes
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
-from catdog.tracking.identity import describe_origin, identify
+from catdog.tracking.identity import describe_origin, hash_before_data, identify
 from catdog.tracking.outbox import entry_for
 from catdog.tracking.ownership import BusyError, Owner
 from catdog.tracking.records import RUNNING, StoredRun, find_by_identity, find_latest_sweep, get_run
@@ -211,11 +212,11 @@ class PlannedSweep:
         name = f"sweep of {len(self.jobs)}"
         entry = entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "sweep", self.identity)
         facts = {"kind": "sweep", "name": name, "study": self.config.study, "tracking": asdict(tracking),
-                 "identity": self.identity}  # fmt: skip
+                 "identity": self.identity, "before_data": hash_before_data([job.config for job in self.jobs])}  # fmt: skip
         try:
             entry.claim(facts)
         except BusyError as busy:
-            raise _busy(busy.owner) from None
+            raise busy_sweep(busy.owner) from None
         if earlier and not entry.state["run_id"]:
             entry.save_state(run_id=earlier.run_id)
         sweep = OutboxRun(client, entry, promote=promote)
@@ -302,7 +303,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         earlier = next(iter(find_by_identity(client, first.study, _identify_sweep(jobs), tag.SWEEP)), None)
     if earlier and earlier.status == RUNNING and not options.plan_only:
         # Sweeps of dead processes are closed by now, so this one has a living leader: with another outbox, or on another host.
-        raise _busy(earlier.owner)
+        raise busy_sweep(earlier.owner)
     unregistered = earlier is not None and first.promote.enabled and not earlier.registered_model
     resumes = earlier is not None and (not earlier.is_finished or unregistered)
     plan_runs(client, [job.planned for job in jobs], earlier.run_id if earlier and resumes else "")
@@ -352,10 +353,6 @@ def _share_outcomes(jobs: list[JobState]) -> None:
             twin = jobs[job.planned.same_as]
             job.outcome = twin.outcome
             job.error = "" if twin.outcome else f"{twin.name}, which is the same, has no result"
-
-
-def _busy(owner: Owner | None) -> UserError:
-    return UserError(f"{owner or 'another process'} is running this sweep right now. Wait for it, or stop it.")
 
 
 def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:

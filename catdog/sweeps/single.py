@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from catdog.config.command_lines import next_command
 from catdog.config.schema import DEFAULT_STUDY, Config
-from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,21 +58,22 @@ class SingleRun:
             UserError: another process is training it, or it cannot be trained.
             KeyboardInterrupt: Ctrl-C or SIGTERM stopped it.
         """
+        from catdog.sweeps.busy import busy_run
         from catdog.sweeps.plan import discard_entries
         from catdog.tracking import BusyError, Job
         from catdog.training.run import train
 
         planned = self.planned
         if planned.state == "busy":
-            raise UserError(f"{planned.name}: {planned.why}. Wait for it, or train another seed: seed=1.")
+            raise busy_run(planned.name, planned.why, planned.config)
         discard_entries([planned])
         log.info("%s: %s", {"run": "new", "resume": "resuming"}[planned.state], planned.why)
         job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)
         try:
             return train(self.config, job, dataset=self.dataset)
         except BusyError as busy:
-            other = busy.owner or "another process"
-            raise UserError(f"{planned.name}: {other} trains it right now. Wait for it.") from None
+            why = f"{busy.owner or 'another process'} trains it right now"
+            raise busy_run(planned.name, why, planned.config) from None
 
     def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
         """Returns the commands to type next, after the run was trained or found finished."""

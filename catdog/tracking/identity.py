@@ -6,8 +6,8 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,27 @@ def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Id
         schema.hash_config(config, with_seed=True), data_digest, code.digest, libraries, dict(runtime), code.files,
         code.sources,
     )  # fmt: skip
+
+
+def hash_before_data(configs: Sequence[Config]) -> str:
+    """Returns a digest of what is known of the identities of runs before any image is read; no library is imported for it.
+
+    Equal digests mean equal identities as long as the images are the same.
+
+    Args:
+        configs: those of the runs, in order.
+
+    Raises:
+        UserError: as `identify`.
+    """
+    parts = [
+        [
+            schema.hash_config(config, with_seed=True), asdict(config.dataset), config.trainer.precision,
+            digest_code(user_references=schema.find_references(config).values()).digest,
+        ]
+        for config in configs
+    ]  # fmt: skip
+    return schema.hash_text(json.dumps([parts, read_versions()], sort_keys=True))
 
 
 def identify_script(

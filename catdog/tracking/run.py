@@ -17,7 +17,7 @@ from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking import tags as tag
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
 from catdog.tracking.delivery import DeliveryWorker, Promote
-from catdog.tracking.identity import Identity, describe_origin, read_git
+from catdog.tracking.identity import Identity, describe_origin, hash_before_data, read_git
 from catdog.tracking.outbox import Entry, end_orphan, entry_for
 from catdog.tracking.ownership import Owner
 
@@ -277,7 +277,7 @@ def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[s
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
     """Returns the facts that a new entry of the outbox holds about its run."""
     return {"kind": "run", "name": job.name, "study": config.study, "tracking": asdict(config.tracking),
-            "identity": identity.digest}  # fmt: skip
+            "identity": identity.digest, "before_data": hash_before_data([config])}  # fmt: skip
 
 
 def _describe_in_mlflow(run: OutboxRun, config: Config, job: Job, identity: Identity) -> None:

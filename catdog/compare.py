@@ -33,16 +33,17 @@ def compare(composed: DictConfig) -> None:
 
     # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
-    comparison = Study(config.study, tracking_uri=config.tracking.uri).compare(
-        margin=config.margin, sweep=config.sweep, runs=config.runs, gradcam=config.gradcam
-    )
+    study = Study(config.study, tracking_uri=config.tracking.uri)
+    comparison = study.compare(margin=config.margin, sweep=config.sweep, runs=config.runs, gradcam=config.gradcam)
     folder = comparison.save_folder(config.output)
     page = folder / "comparison.html"
     place = (comparison.study, config.tracking.uri)
     # Another look at the same test images would tell nothing new.
     is_tested = bool(comparison.analysis.comparison.looks)
-    step = next_command("predict", *place, "PHOTO.jpg") if is_tested else next_command("evaluate", *place)
-    steps = [step] if Study(comparison.study, tracking_uri=config.tracking.uri).has_champion_to_test() else []
+    steps = [next_command("predict", *place, "PHOTO.jpg") if is_tested else next_command("evaluate", *place)]
+    compared = Study(comparison.study, tracking_uri=config.tracking.uri)
+    if not compared.has_champion_to_test() or not (is_tested or study.is_writable):
+        steps = []
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":

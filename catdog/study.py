@@ -85,11 +85,22 @@ class Study:
         """The tracking section of the config: the store's address, the folder for artifacts, the outbox."""
         return self._tracking
 
-    def _connect(self) -> "MlflowClient":
-        """Returns a client of the store, which must exist."""
+    @property
+    def is_writable(self) -> bool:
+        """Whether this process may write to the store; without permission, it can read a database all the same."""
         from catdog import tracking
 
-        return tracking.connect(self._tracking, create=False)
+        return tracking.is_writable(self._tracking.uri)
+
+    def _connect(self, *, write: bool = False) -> "MlflowClient":
+        """Returns a client of the store, which must exist; `write` raises a UserError without permission to write."""
+        from catdog import tracking
+
+        client = tracking.connect(self._tracking, create=False)
+        if write:
+            advice = "It can be read: compare and predict work. A look at test images has to be recorded there first."
+            tracking.require_writable(self._tracking.uri, advice)
+        return client
 
     # Training -------------------------------------------------------------------------------------------------------------
 
@@ -309,6 +320,7 @@ class Study:
         from catdog.deployment.evaluation import evaluate
 
         require(batch_size >= 1, "batch_size", "1 or more", batch_size)
+        self._connect(write=True)
         found = self.model(model) if model is None or isinstance(model, str) else model
         said = command or f"catdog.Study({self.name!r}).evaluate({found.words!r})"
         return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
@@ -356,7 +368,7 @@ class Study:
         """
         from catdog.registry.champion import delete_run
 
-        delete_run(self._connect(), self.name, run_id, Path(self._tracking.outbox), force=force)
+        delete_run(self._connect(write=True), self.name, run_id, Path(self._tracking.outbox), force=force)
 
     def forget_champion(self) -> "TrainedModel":
         """Removes the alias `champion` and returns the model that had it. The next promotion is then made without a comparison.
@@ -369,7 +381,7 @@ class Study:
         from catdog.deployment.prediction import TrainedModel
         from catdog.registry.champion import forget_champion
 
-        client = self._connect()
+        client = self._connect(write=True)
         return TrainedModel(client, forget_champion(client, self.name))
 
     # Runs of other tools --------------------------------------------------------------------------------------------------
@@ -476,7 +488,7 @@ class Study:
         from catdog.registry.ledger import open_run_look
         from catdog.tracking.study_data import load_run_dataset, require_run
 
-        client = self._connect()
+        client = self._connect(write=True)
         run = require_run(client, run_id)
         images = load_run_dataset(run, "Bring the original data back.").manifest.images
         with open_run_look(client, images, run_id) as look:

@@ -264,7 +264,7 @@ def test_evaluate_takes_any_name(odd_names: Path, cache: Path) -> None:
     assert done.code == 0, done.text
     mlflow.set_tracking_uri(f"sqlite:///{odd_names}/mlruns/mlflow.db")
     client = mlflow.MlflowClient()
-    run = client.get_run(client.get_model_version_by_alias("catdog", "champion").run_id)
+    run = client.get_run(client.get_model_version_by_alias("cats_vs_dogs", "champion").run_id)
     recalls = {key for key in run.data.metrics if key.startswith("test/recall_")}
     assert recalls == {"test/recall_it_s _one_ b", "test/recall_gr_n_ _", "test/recall_new_line"}
     stored = pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/predictions/test.csv")))
@@ -496,6 +496,14 @@ def test_a_folder_that_cannot_be_written(catdog, tmp_path, key: str) -> None:
     require_refusal(done, f"{key}: cannot write to file", "Not a directory", f"{key}=", folder=tmp_path)
 
 
+def without_permission() -> list[str]:
+    """The words before a command that is held back by permissions: root is, only without these capabilities."""
+    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    if bound and not shutil.which("setpriv"):
+        pytest.skip("root may write everywhere")
+    return bound
+
+
 @pytest.mark.parametrize("command", ["train dataset=synthetic", "train -m dataset=synthetic", "evaluate"])
 def test_a_folder_without_permission(tmp_path, cache: Path, store: Path, command: str) -> None:
     folder = tmp_path / "theirs"
@@ -503,10 +511,7 @@ def test_a_folder_without_permission(tmp_path, cache: Path, store: Path, command
     shutil.copy(store, folder / "mlruns" / "mlflow.db")
     (folder / "mlruns" / "mlflow.db").chmod(0o444)
     folder.chmod(0o555)
-    # Permissions hold root back only without these capabilities.
-    bound = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
-    if bound and not shutil.which("setpriv"):
-        pytest.skip("root may write everywhere")
+    bound = without_permission()
     environment = os.environ | {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     name, *options = command.split()
@@ -515,9 +520,44 @@ def test_a_folder_without_permission(tmp_path, cache: Path, store: Path, command
         text=True, check=False,
     )  # fmt: skip
     done = Done(ended.returncode, ended.stdout, ended.stderr)
-    # train fails where Hydra makes its folder for logs, the others at the store.
-    said = "cannot write outputs" if name == "train" else "tracking.uri: cannot write mlruns/mlflow.db"
-    require_refusal(done, said, "(Permission denied). Run in a folder you may write to")
+    if name == "train":
+        # Where Hydra makes its folder for logs.
+        require_refusal(done, "cannot write outputs", "(Permission denied). Run in a folder you may write to")
+    else:
+        # It can be read.
+        require_refusal(done, "model: study 'cats_vs_dogs' has no champion. Its next sweep or run makes one")
+
+
+READ_ALONE = """
+import sys, catdog
+study = catdog.Study(tracking_uri=sys.argv[1])
+print(len(study.runs()), len(study.history()) > 0, study.champion().words, study.is_writable)
+print(study.compare(gradcam="never").save_folder(sys.argv[2]).is_dir())
+try:
+    study.evaluate()
+except catdog.UserError as error:
+    print(error)
+"""
+
+
+def test_a_store_that_can_be_read_alone(tmp_path, study) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    shutil.copy(study.folder / "mlruns" / "mlflow.db", theirs)
+    (theirs / "mlflow.db").chmod(0o444)
+    theirs.chmod(0o555)
+    done = subprocess.run(
+        [*without_permission(), sys.executable, "-c", READ_ALONE, f"sqlite:///{theirs}/mlflow.db", tmp_path / "mine"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PROJECT), "CATDOG_CACHE": str(study.cache)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == [
+        "4 True cats_vs_dogs version 1 False",
+        "True",
+        f"tracking.uri: cannot write {theirs}/mlflow.db (Permission denied). It can be read: compare and predict work. A look at "
+        "test images has to be recorded there first.",
+    ], done.stderr
+    assert sorted(path.name for path in theirs.iterdir()) == ["mlflow.db"]
 
 
 # Ctrl-C

@@ -193,7 +193,7 @@ def test_the_model_serves_where_catdog_cannot_be_imported(study, runs, tmp_path)
 
 def test_the_best_run_is_registered_and_is_champion(client, runs, parent) -> None:
     best = max(runs, key=lambda run: (run.data.metrics["best/val_accuracy"], -run.data.metrics["best/val_loss"]))
-    champion = client.get_model_version_by_alias("catdog", "champion")
+    champion = client.get_model_version_by_alias("cats_vs_dogs", "champion")
     assert champion.run_id == best.info.run_id
     assert champion.tags["catdog.run"] == best.info.run_id
     assert float(champion.tags["catdog.val_accuracy"]) == pytest.approx(

@@ -124,7 +124,7 @@ def test_evaluate_prints_and_logs_the_champions_figures(client, evaluated) -> No
     for name in ("cats", "dogs"):
         assert re.search(rf"^ +{name} +4 ", evaluated.out, re.M)
     assert "Next: python -m catdog.predict" in evaluated.out
-    run = client.get_run(client.get_model_version_by_alias("catdog", "champion").run_id)
+    run = client.get_run(client.get_model_version_by_alias("cats_vs_dogs", "champion").run_id)
     assert run.data.metrics["test/accuracy"] == pytest.approx(accuracy, abs=1e-3)
     assert {"test/loss", "test/recall_cats", "test/recall_dogs", "test/accuracy_low"} <= set(run.data.metrics)
     assert "figures/confusion_test.png" in {i.path for i in client.list_artifacts(run.info.run_id, "figures")}
@@ -135,7 +135,7 @@ def test_evaluate_prints_and_logs_the_champions_figures(client, evaluated) -> No
 
 @pytest.mark.parametrize("name", ["1", "RUN"])
 def test_evaluate_takes_a_version_or_a_run(study, client, evaluated, name: str) -> None:
-    version = client.get_model_version_by_alias("catdog", "champion")
+    version = client.get_model_version_by_alias("cats_vs_dogs", "champion")
     done = study.run("evaluate", f"model={version.run_id if name == 'RUN' else name}")
     assert done.code == 0, done.text
     line = re.search(r"test accuracy .*", evaluated.out).group()

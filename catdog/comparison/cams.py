@@ -137,8 +137,10 @@ def _load_stored(record: RunRecord) -> Stored:
 def _store(client: "MlflowClient", record: RunRecord, stored: Stored) -> None:
     from mlflow.exceptions import MlflowException
 
-    from catdog.tracking import TrackedRun
+    from catdog.tracking import TrackedRun, is_writable
 
+    if not is_writable(client.tracking_uri):
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / FILE
         keys = list(stored)

@@ -206,8 +206,16 @@ class Comparison:
                 for name, figure in self._figures.items():
                     figure.savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
         if self.sweep_id:
-            self._client.log_artifacts(self.sweep_id, str(folder), "comparison")
+            self._store(folder)
         return folder
+
+    def _store(self, folder: Path) -> None:
+        from catdog import tracking
+
+        if tracking.is_writable(self._client.tracking_uri):
+            self._client.log_artifacts(self.sweep_id, str(folder), "comparison")
+        else:
+            log.info("the tracking store cannot be written, so the comparison is in its own folder only")
 
     def __repr__(self) -> str:
         return f"Comparison({self.study!r}: {self.headline})"

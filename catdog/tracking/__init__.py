@@ -11,7 +11,15 @@ from catdog.tracking.run import (
     member_tag,
     open_run,
 )
-from catdog.tracking.store import check_store, connect, connect_existing, connect_unseen, open_study
+from catdog.tracking.store import (
+    check_store,
+    connect,
+    connect_existing,
+    connect_unseen,
+    is_writable,
+    open_study,
+    require_writable,
+)
 
 __all__ = [
     "BusyError",
@@ -23,9 +31,11 @@ __all__ = [
     "connect_existing",
     "connect_unseen",
     "describe_undelivered",
+    "is_writable",
     "log_inputs",
     "log_kept_model",
     "member_tag",
     "open_run",
     "open_study",
+    "require_writable",
 ]

@@ -1,7 +1,9 @@
 """The tracking store: opens it, creates it at first use, and explains in a user's words what is wrong with it."""
 
 import contextlib
+import errno
 import logging
+import os
 import re
 import sqlite3
 import tempfile
@@ -54,7 +56,8 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
 
     Args:
         config: the tracking section.
-        create: whether to create a missing database; without one there is nothing to read.
+        create: whether to create a missing database; without one there is nothing to read. If not, a database that exists may be
+            without permission to write: then it can be read alone.
 
     Raises:
         UserError: the store cannot be written, reached or read.
@@ -66,6 +69,8 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
         _require_server(uri)
     elif database:
         _require_place(database, create)
+        if create:
+            require_writable(uri)
     elif kind not in DATABASES:
         problem = "MLflow is retiring plain folders" if kind in ("", "file") else "catdog knows no store of this kind"
         raise UserError(f"tracking.uri: {problem}, received {uri!r}. Use sqlite:///PATH/mlflow.db or http://HOST:PORT.")
@@ -76,7 +81,7 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
     try:
         # The first use makes MLflow create the tables. Two processes at once would fail on each other's tables.
         with (
-            FileLock(f"{database}.lock") if database else contextlib.nullcontext(),
+            FileLock(f"{database}.lock") if database and is_writable(uri) else contextlib.nullcontext(),
             _quiet_loggers("mlflow", "alembic"),
         ):
             if database and database.exists():
@@ -93,6 +98,24 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
             f"tracking.uri: {uri!r} cannot be opened: {str(error).splitlines()[0]}. {NAME_ANOTHER}"
         ) from error
     return client
+
+
+def is_writable(uri: str) -> bool:
+    """Returns whether this process may write to a store: False for a database file without permission, or in such a folder."""
+    database = _database_file(uri)
+    # SQLite writes a journal beside the file.
+    return (
+        database is None
+        or not database.exists()
+        or all(os.access(path, os.W_OK) for path in (database, database.parent))
+    )
+
+
+def require_writable(uri: str, advice: str = NAME_ANOTHER) -> None:
+    """Raises a UserError, which ends with the advice, if this process may not write to a store."""
+    database = _database_file(uri)
+    if database is not None and not is_writable(uri):
+        raise UserError(f"tracking.uri: cannot write {database} ({os.strerror(errno.EACCES)}). {advice}")
 
 
 @contextlib.contextmanager
@@ -173,14 +196,14 @@ def _require_place(path: Path, create: bool) -> None:
 
 def _require_database(path: Path) -> None:
     try:
-        with path.open("r+b") as file:
+        with path.open("rb") as file:
             empty = not file.read(1)
         with contextlib.closing(sqlite3.connect(path)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not empty and "alembic_version" not in tables:
             raise UserError(f"tracking.uri: {path} is an SQLite database, but not MLflow's. {NAME_ANOTHER}")
     except OSError as error:
-        raise UserError(f"tracking.uri: cannot write {path} ({error.strerror}). {NAME_ANOTHER}") from error
+        raise UserError(f"tracking.uri: cannot read {path} ({error.strerror}). {NAME_ANOTHER}") from error
     except sqlite3.DatabaseError as error:
         raise UserError(
             f"tracking.uri: {path} is no SQLite database, or is damaged ({error}). {NAME_ANOTHER}"

@@ -440,8 +440,10 @@ def test_a_model_is_found_by_every_name_it_has(store: Store) -> None:
     store.promote(first)
     store.promote(second)
     for name, run_id in (
-        (None, first), ("champion", first), ("1", first), ("2", second), ("cats_vs_dogs/2", second), ("cats_vs_dogs@champion", first),
-        ("models:/cats_vs_dogs/2", second), ("models:/cats_vs_dogs@champion", first), (second, second), (f"runs:/{second}/model", second),
+        (None, first), ("champion", first), ("1", first), ("2", second),
+        ("cats_vs_dogs/2", second), ("cats_vs_dogs@champion", first),
+        ("models:/cats_vs_dogs/2", second), ("models:/cats_vs_dogs@champion", first),
+        (second, second), (f"runs:/{second}/model", second),
     ):  # fmt: skip
         uri, found, *_ = resolve_model(store.client, "cats_vs_dogs", name)
         assert found == run_id, name

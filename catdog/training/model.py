@@ -259,7 +259,8 @@ def build_head(
         features = layers.Flatten(name="flatten")(features)
     else:
         features = layers.GlobalAveragePooling2D(name="pooling")(features)
-    features = layers.Dense(config.units, activation="relu", name="dense")(features)
+    if config.units:
+        features = layers.Dense(config.units, activation="relu", name="dense")(features)
     assert isinstance(features, keras.KerasTensor)
     return layers.Dense(classes, dtype="float32", name="logits")(features)
 

@@ -27,8 +27,8 @@ def build_mixing(config: MixConfig, seed: int, classes: int) -> Mix | None:
         seed: the run's seed.
         classes: number of classes.
 
-    Source: Zhang et al. (2018), "mixup: beyond empirical risk minimization", and Yun et al. (2019), "CutMix: regularization strategy
-    to train strong classifiers with localizable features"; weights per image and rectangles inside the image as in Keras' layers.
+    Source: Zhang et al. (2018), "mixup: beyond empirical risk minimization"; Yun et al. (2019), "CutMix: regularization strategy to
+    train strong classifiers with localizable features". Weights per image, and rectangles inside the image, as in Keras' layers.
     """
     kinds = [(kind, alpha) for kind, alpha in ((mix_up, config.mixup), (cut_mix, config.cutmix)) if alpha]
     if not kinds:

@@ -37,6 +37,8 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
+# Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
+BLOCKS = ("Residual", "SqueezeExcite")
 # Keys that have been renamed, and what to write instead.
 MOVED_KEYS = {
     "trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw",
@@ -107,6 +109,31 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
             f"For example: {name}: {{layer: RandomFlip, mode: horizontal}}.",
         )
         require_reference(f"{key}.{name}.layer", layer["layer"], or_name="a Keras layer's class name")
+        if layer["layer"] == "Residual":
+            inner = layer.get("layers")
+            example = "{layer: Residual, layers: {conv: {layer: Conv2D, filters: 32, kernel_size: 3, padding: same}}}"
+            require(
+                isinstance(inner, dict) and bool(inner), f"{key}.{name}.layers", "the layers beside the shortcut, by name",
+                inner, f"For example: {example}.",
+            )  # fmt: skip
+            _require_layers(f"{key}.{name}.layers", inner)
+
+
+def _list_layers(layers: dict[str, Any]) -> list[Any]:
+    """Returns layers as a list, also those inside others, because their order matters: JSON sorts a mapping's keys."""
+    return [
+        [name, layer | {"layers": _list_layers(layer["layers"])} if isinstance(layer.get("layers"), dict) else layer]
+        for name, layer in layers.items()
+    ]
+
+
+def _find_layer_references(key: str, layers: dict[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, layer in layers.items():
+        found[f"{key}.{name}"] = layer["layer"]
+        if layer["layer"] == "Residual":
+            found |= _find_layer_references(f"{key}.{name}.layers", layer["layers"])
+    return found
 
 
 @dataclass
@@ -811,7 +838,7 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
         group.pop("name", None)
         if "layers" in group:
             # As a list, because their order matters: a flip before a rotation is not a rotation before a flip.
-            group["layers"] = list(group["layers"].items())
+            group["layers"] = _list_layers(group["layers"])
     relevant = _digest_files(relevant)
     if with_seed:
         relevant["seed"] = content["seed"]
@@ -877,7 +904,7 @@ def find_references(config: Config) -> dict[str, str]:
     }
     if not config.model.builder:
         named["backbone.builder"] = config.backbone.builder
-        named |= {f"backbone.layers.{name}": layer["layer"] for name, layer in config.backbone.layers.items()}
+        named |= _find_layer_references("backbone.layers", config.backbone.layers)
     return {key: name for key, name in named.items() if name and ":" in name}
 
 

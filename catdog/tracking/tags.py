@@ -36,6 +36,11 @@ ERROR = "catdog.error"
 NOTE = "mlflow.note.content"
 SOURCE = "mlflow.source.name"
 
+# What MLflow's own pages read: the kind of a study, its saved views by their key, and the color of a run's name and curves.
+EXPERIMENT_KIND = "mlflow.experimentKind"
+VIEW = "mlflow.sharedViewState."
+COLOR = "mlflow.runColor"
+
 # Its data and its model.
 IMAGES = "catdog.{split}_images"
 MAJORITY_FRACTION = "catdog.majority_fraction"

@@ -306,7 +306,9 @@ def find_newest_study(client: "MlflowClient") -> str:
         UserError: nothing has been trained.
     """
     names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
-    found = client.search_runs([*names], f"tags.`{tag.KIND}` != ''", order_by=["attributes.start_time DESC"], max_results=1)
+    found = client.search_runs(
+        [*names], f"tags.`{tag.KIND}` != ''", order_by=["attributes.start_time DESC"], max_results=1
+    )
     if not found:
         raise UserError(f"study: this tracking store has no run. Train first: {TRAIN_COMMAND}")
     return str(names[found[0].info.experiment_id])

@@ -15,6 +15,7 @@ from PIL import Image
 from support import TINY
 
 from catdog.sweeps.names import name_job
+from catdog.tracking.tags import Tags
 
 pytestmark = pytest.mark.slow
 
@@ -121,7 +122,7 @@ def test_params_are_every_leaf_of_the_config(runs) -> None:
 
 
 def test_tags_identify_data_config_and_code(runs) -> None:
-    tags = [run.data.tags for run in runs]
+    tags = [Tags(run.data.tags) for run in runs]
     assert len({tag["catdog.data_digest"] for tag in tags}) == 1
     assert len({tag["catdog.code_digest"] for tag in tags}) == 1
     assert len({tag["catdog.config_digest"] for tag in tags}) == 4
@@ -212,7 +213,8 @@ def test_a_run_repeats_bit_for_bit(study, client, runs) -> None:
         )
         assert first == second, key
     assert artifact(client.get_run(run_id), "predictions/val.csv") == artifact(runs[1], "predictions/val.csv")
-    assert client.get_run(run_id).data.tags["catdog.config_digest"] == runs[1].data.tags["catdog.config_digest"]
+    again, first = Tags(client.get_run(run_id).data.tags), Tags(runs[1].data.tags)
+    assert again.config_digest == first.config_digest
 
 
 def test_a_failing_run_does_not_end_the_sweep(study, client) -> None:

@@ -365,7 +365,7 @@ def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[J
 
     config = jobs[0].config
     done = all(job.outcome for job in jobs)
-    sweep.log_tags({tag.NOTE: describe_outcomes(jobs)})
+    sweep.log_tags({tag.NOTE: describe_outcomes(jobs, str(sweep.delivered_state["run_id"]))})
     status = "KILLED" if interrupted else "FINISHED" if done else "FAILED"
     finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
     if finished and config.promote.enabled:

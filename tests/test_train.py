@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from support import TINY
 
+from catdog.plots.style import PALETTE
 from catdog.sweeps.names import name_job
 from catdog.tracking.tags import Tags
 
@@ -84,6 +85,10 @@ def test_one_parent_and_one_child_per_variant(runs, parent) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["catdog.kind"] == "sweep"
     assert "model=cnn,augmented,preprocessed,drawn_mini" in parent.data.tags["catdog.command"]
+    # What MLflow's pages show.
+    note = parent.data.tags["mlflow.note.content"]
+    assert f"python -m catdog.compare study=cats_vs_dogs sweep={parent.info.run_id}" in note
+    assert [run.data.tags["mlflow.runColor"] for run in runs] == list(PALETTE[:4])
 
 
 def test_metrics_are_there_at_every_epoch(client, runs) -> None:

@@ -15,15 +15,18 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from support import OURS, PROJECT
+from support import OURS, PROJECT, run_catdog
 
+from catdog.config.schema import TrackingConfig
 from catdog.plots.style import PALETTE
+from catdog.tracking import TrackedRun, connect, open_study
 from catdog.tracking.pages import complete_study, study_tags
+from catdog.tracking.run import member_tags_of
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-VARIANTS = ["cnn", "augmented", "preprocessed", "drawn_mini"]
+VARIANTS = ["cnn", "augmented", "preprocessed", "mobilenet"]
 METRICS = ["best/val_accuracy", "best/epoch", "val/accuracy", "train/accuracy", "gap/accuracy"]
 
 
@@ -67,8 +70,29 @@ def shown(folder: Path, *arguments: str) -> Iterator[Ui]:
 
 
 @pytest.fixture(scope="module")
-def ui(study) -> Iterator[Ui]:
-    with shown(study.folder) as found:
+def folder(tmp_path_factory) -> Path:
+    """A folder with a study: a sweep of four runs with what the pages show of them, written without training."""
+    folder = tmp_path_factory.mktemp("ui")
+    config = TrackingConfig(f"sqlite:///{folder}/mlruns/mlflow.db", str(folder / "mlruns" / "artifacts"))
+    client = connect(config)
+    experiment_id = open_study(client, "cats_vs_dogs", config)
+    sweep_id = client.create_run(experiment_id, run_name="sweep of 4", tags={"catdog.kind": "sweep"}).info.run_id
+    for number, variant in enumerate(VARIANTS):
+        tags = {"catdog.kind": "run", "catdog.variant": variant, "mlflow.parentRunId": sweep_id}
+        tags |= member_tags_of(sweep_id, number, variant, variant, number)
+        run = TrackedRun(client, client.create_run(experiment_id, run_name=variant, tags=tags).info.run_id)
+        for epoch in (1, 2, 3):
+            accuracy = 0.5 + 0.1 * number + 0.02 * epoch
+            run.log_metrics({"val/accuracy": accuracy, "train/accuracy": accuracy, "gap/accuracy": 0.0}, step=epoch)
+        run.log_metrics({"best/val_accuracy": accuracy, "best/epoch": 3})
+        client.set_terminated(run.run_id)
+    client.set_terminated(sweep_id)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ui(folder) -> Iterator[Ui]:
+    with shown(folder) as found:
         yield found
 
 
@@ -97,16 +121,18 @@ def rgb(color: str) -> str:
     return "rgb({}, {}, {})".format(*(int(color[start : start + 2], 16) for start in (1, 3, 5)))
 
 
-def test_a_list_with_accuracy_then_four_curves_side_by_side(page, ui, study) -> None:
+def test_a_list_with_accuracy_then_four_curves_side_by_side(page, ui) -> None:
     page.goto(ui.address)
     page.get_by_test_id("sort-header-best/val_accuracy").wait_for()
     # The first click: in a browser new to it, MLflow opens its Assistant beside whatever comes first.
     page.get_by_role("button", name="Close").first.click()
     page.get_by_test_id("sort-header-gap/accuracy").wait_for()
-    headers = page.locator("[data-testid^='sort-header-']").all_inner_texts()
-    assert headers == ["Run Name", "Created", *METRICS]
-    names = [name for name in page.locator(".ag-row a").all_inner_texts() if name in VARIANTS]
-    assert sorted(names) == sorted(VARIANTS), "the runs, not the sweep that they belong to"
+    headers = page.locator("[data-testid^='sort-header-']").evaluate_all(
+        "all => all.map(each => [each.getBoundingClientRect().x, each.innerText]).sort((a, b) => a[0] - b[0])"
+    )
+    assert [name for _, name in headers] == ["Run Name", "Created", *METRICS]
+    names = [name for name in page.locator(".ag-row a").all_inner_texts() if name]
+    assert names == VARIANTS[::-1], "the runs, best first, without the sweep that they belong to"
     # The second.
     page.locator("label", has=page.locator("input[value=CHART]")).click()
     charts = page.get_by_test_id("experiment-view-compare-runs-card")
@@ -121,11 +147,11 @@ def test_views_are_in_the_menu_of_a_study_opened_otherwise(page, ui) -> None:
     page.goto(f"{ui.server}/#/experiments/{experiment[1]}/runs")
     page.get_by_test_id("saved-views-trigger").click()
     page.get_by_text("Variants, mean of seeds").click()
-    page.get_by_text("Group: drawn_mini").wait_for()
+    page.get_by_text("Group: mobilenet").wait_for()
 
 
-def test_a_server_is_not_started_but_opened(ui, study) -> None:
-    done = study.run("ui", f"tracking.uri={ui.server}", "study=cats_vs_dogs")
+def test_a_server_is_not_started_but_opened(ui, folder, cache) -> None:
+    done = run_catdog(folder, cache, "ui", f"tracking.uri={ui.server}", "study=cats_vs_dogs")
     assert (done.code, done.err) == (0, "")
     assert done.out.split() == ["cats_vs_dogs:", ui.address]
 
@@ -141,16 +167,16 @@ def test_a_server_is_not_started_but_opened(ui, study) -> None:
         ("port=0", "port: must be 1 to 65535, or null, received 0"),
     ],
 )
-def test_mistakes(study, argument, expected) -> None:
-    done = study.run("ui", argument)
+def test_mistakes(folder, cache, argument, expected) -> None:
+    done = run_catdog(folder, cache, "ui", argument)
     assert done.code == 2
     assert expected in done.err
     assert "Traceback" not in done.text
 
 
-def test_a_port_in_use(ui, study) -> None:
+def test_a_port_in_use(ui, folder, cache) -> None:
     port = ui.server.rpartition(":")[2]
-    done = study.run("ui", f"port={port}")
+    done = run_catdog(folder, cache, "ui", f"port={port}")
     assert done.code == 2
     assert (
         f"port: cannot listen on 127.0.0.1:{port} (Address already in use). Leave out port= for a free one" in done.err
@@ -164,8 +190,8 @@ def test_nothing_has_been_trained(tmp_path, catdog) -> None:
     assert "study: this tracking store has no run. Train first" in done.err
 
 
-def test_a_study_of_an_older_catdog_gets_the_views_and_keeps_its_description(study) -> None:
-    client = mlflow.MlflowClient(study.uri)
+def test_a_study_of_an_older_catdog_gets_the_views_and_keeps_its_description(folder) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("cats_vs_dogs")
     expected = study_tags("cats_vs_dogs")
     assert experiment.tags.items() >= expected.items()

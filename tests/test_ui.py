@@ -130,7 +130,8 @@ def test_a_list_with_accuracy_then_four_curves_side_by_side(page, ui) -> None:
     headers = page.locator("[data-testid^='sort-header-']").evaluate_all(
         "all => all.map(each => [each.getBoundingClientRect().x, each.innerText]).sort((a, b) => a[0] - b[0])"
     )
-    assert [name for _, name in headers] == ["Run Name", "Created", *METRICS]
+    # There is room for more columns once the Assistant is gone.
+    assert [name for _, name in headers][:7] == ["Run Name", "Created", *METRICS]
     names = [name for name in page.locator(".ag-row a").all_inner_texts() if name]
     assert names == VARIANTS[::-1], "the runs, best first, without the sweep that they belong to"
     # The second.

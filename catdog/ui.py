@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import webbrowser
 
@@ -34,6 +35,9 @@ def ui(composed: DictConfig) -> None:
 
     # The first Ctrl-C, or SIGTERM, stops the server; later ones must not interrupt that.
     interrupts.listen(once=True)
+    if hasattr(signal, "SIGHUP"):
+        # The server must not outlive a terminal that is closed.
+        signal.signal(signal.SIGHUP, signal.getsignal(signal.SIGTERM))
     try:
         client = tracking.connect(config.tracking, create=False)
         study = config.study or find_newest_study(client)

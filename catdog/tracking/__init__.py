@@ -8,7 +8,7 @@ from catdog.tracking.run import (
     describe_undelivered,
     log_inputs,
     log_kept_model,
-    member_tag,
+    member_tags,
     open_run,
 )
 from catdog.tracking.store import (
@@ -34,7 +34,7 @@ __all__ = [
     "is_writable",
     "log_inputs",
     "log_kept_model",
-    "member_tag",
+    "member_tags",
     "open_run",
     "open_study",
     "require_writable",

@@ -466,6 +466,7 @@ class Study:
         from catdog.tracking.settlement import settle_entries
 
         client = tracking.connect(self._tracking)
+        tracking.check_study(client, self.name)
         if not self._has_settled:
             self._has_settled = True
             settle_entries(client, Path(self._tracking.outbox), self._tracking.uri, self._tracking.wait_s, promote)

@@ -92,6 +92,9 @@ class PredictConfig:
 class DeliverConfig:
     """The options of `deliver`."""
 
+    discard: str | None = option(
+        "give up what the outbox holds for this study, or this entry: the name of its folder; null: deliver", None
+    )
     tracking: TrackingConfig = MISSING
 
 

@@ -277,6 +277,9 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         runs, names = [runs[index] for index in kept], [names[index] for index in kept]
     first = runs[0].config
     tracking.check_store(first.tracking)
+    client = tracking.connect_existing(first.tracking)
+    if client:
+        tracking.check_study(client, first.study)
     named = [(name, run.config) for (name, _), run in zip(names, runs, strict=True)]
     datasets = load_datasets(named)
     identities = [
@@ -291,7 +294,6 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         )
         for run, (name, _), identity, dataset in zip(runs, names, identities, datasets, strict=True)
     ]
-    client = tracking.connect_existing(first.tracking)
     earlier = None
     if client and not options.plan_only:
         settle_entries(client, Path(first.tracking.outbox), first.tracking.uri, first.tracking.wait_s, promote)

@@ -112,6 +112,8 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
 
     name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)
+    if client:
+        tracking.check_study(client, config.study)
     dataset = load_dataset(config.dataset)
     identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)

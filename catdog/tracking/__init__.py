@@ -11,7 +11,7 @@ from catdog.tracking.run import (
     member_tag,
     open_run,
 )
-from catdog.tracking.store import check_store, connect, connect_existing, connect_unseen, open_study
+from catdog.tracking.store import check_store, check_study, connect, connect_existing, connect_unseen, open_study
 
 __all__ = [
     "BusyError",
@@ -19,6 +19,7 @@ __all__ = [
     "OutboxRun",
     "TrackedRun",
     "check_store",
+    "check_study",
     "connect",
     "connect_existing",
     "connect_unseen",

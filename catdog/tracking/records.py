@@ -17,6 +17,7 @@ from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
 from catdog.tracking.identity import DIGITS
 from catdog.tracking.ownership import Owner
+from catdog.tracking.store import check_study
 from catdog.tracking.tags import RUN, SWEEP, Tags
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ def find_study(client: "MlflowClient", study: str) -> str:
     """Returns the experiment id of a study.
 
     Raises:
-        UserError: there is no study of this name.
+        UserError: there is no study of this name, or it was deleted in MLflow.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
@@ -271,11 +272,18 @@ def find_study(client: "MlflowClient", study: str) -> str:
         raise UserError(
             f"study: no study {study!r} in this tracking store; studies: {known}. Train first: {TRAIN_COMMAND}"
         )
+    check_study(client, study)
     return str(experiment.experiment_id)
 
 
 def search(
-    client: "MlflowClient", study: str, where: str, *, most: int = MOST_RUNS, oldest_first: bool = False
+    client: "MlflowClient",
+    study: str,
+    where: str,
+    *,
+    most: int = MOST_RUNS,
+    oldest_first: bool = False,
+    deleted: bool = False,
 ) -> list[StoredRun]:
     """Returns the runs and sweeps of a study that meet a condition, newest first; empty if there is no such study.
 
@@ -285,12 +293,16 @@ def search(
         where: in MLflow's language for searches.
         most: how many at most.
         oldest_first: the other order.
+        deleted: return those that were deleted in MLflow, instead of the others.
     """
+    from mlflow.entities import ViewType
+
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return []
     order = [f"attributes.start_time {'ASC' if oldest_first else 'DESC'}"]
-    found = client.search_runs([experiment.experiment_id], where, max_results=most, order_by=order)
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    found = client.search_runs([experiment.experiment_id], where, view, most, order)
     return [store_run(client, run) for run in found]
 
 
@@ -308,6 +320,16 @@ def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
     find_study(client, study)
     found = search(client, study, _is(SWEEP), most=1)
     return found[0] if found else None
+
+
+def find_deleted_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
+    """Returns the sweep that started last of those of a study that were deleted in MLflow; None if there is none."""
+    return next(iter(search(client, study, _is(SWEEP), most=1, deleted=True)), None)
+
+
+def find_deleted_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
+    """Returns the finished training runs of a study that were deleted in MLflow, newest first."""
+    return search(client, study, f"{_is(RUN)} AND attributes.status = '{FINISHED}'", deleted=True)
 
 
 def find_newest_recorded(client: "MlflowClient", study: str) -> StoredRun | None:
@@ -350,18 +372,25 @@ def list_recent_runs(client: "MlflowClient", study: str, most: int) -> list[Stor
 
 
 def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
-    """Returns the runs of a sweep, including those that it reused, in the order of its command line."""
+    """Returns the runs of a sweep, including those that it reused, in the order of its command line.
+
+    Runs that were deleted in MLflow are included: `is_deleted` says which.
+    """
+    from mlflow.entities import ViewType
+
     # The tag is "" on a run that was superseded by a new attempt.
-    found = client.search_runs(
-        [sweep.experiment_id], f"tags.`{tag.member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS
-    )
+    where = f"tags.`{tag.member_tag(sweep.run_id)}` != ''"
+    found = client.search_runs([sweep.experiment_id], where, ViewType.ALL, MOST_RUNS)
     return sorted((store_run(client, run) for run in found), key=lambda run: run.membership(sweep.run_id)[0])
 
 
 def list_registered_models(client: "MlflowClient", study: str) -> list[str]:
-    """Returns the names of the registered models that a study's runs competed for, the newest run's first; with repetitions."""
-    found = search(client, study, f"tags.`{tag.REGISTERED_MODEL}` != ''", most=1000)
-    return [run.registered_model for run in found]
+    """Returns the names of the registered models that a study's runs competed for, the newest run's first; with repetitions.
+
+    Runs that were deleted in MLflow come last: their models may still be registered.
+    """
+    where = f"tags.`{tag.REGISTERED_MODEL}` != ''"
+    return [run.registered_model for deleted in (False, True) for run in search(client, study, where, most=1000, deleted=deleted)]
 
 
 def close_dead_runs(client: "MlflowClient", study: str, kept: Collection[str]) -> list[StoredRun]:

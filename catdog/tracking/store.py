@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
-from catdog.config.schema import TrackingConfig
+from catdog.config.command_lines import next_command, quote
+from catdog.config.schema import DEFAULT_STUDY, DEFAULT_URI, TrackingConfig
 from catdog.system.errors import TRAIN_COMMAND, UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT_S = 10
 DATABASES = ("postgresql", "mysql", "mssql")
 NAME_ANOTHER = "Run in a folder you may write to, or name another file: tracking.uri=sqlite:///PATH/mlflow.db."
+
+
+class DeletedStudyError(UserError):
+    """The study was deleted in MLflow, and keeps its name until it is restored or removed for good."""
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -211,7 +216,8 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
     """Returns the experiment id of a study; creates the study at first use.
 
     Raises:
-        UserError: the study was deleted, or its artifact folder cannot be written.
+        DeletedStudyError: the study was deleted.
+        UserError: its artifact folder cannot be written.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
@@ -236,8 +242,37 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
-        raise UserError(
-            f"study: {study!r} was deleted in MLflow. Restore it with `mlflow experiments restore --experiment-id "
-            f"{experiment.experiment_id}`, or choose another study=NAME."
-        )
+        raise _deleted_study(client, study)
     return experiment.experiment_id
+
+
+def check_study(client: "MlflowClient", study: str) -> None:
+    """Raises if a study was deleted in MLflow; a study that does not exist yet is fine.
+
+    Raises:
+        DeletedStudyError: the study was deleted.
+    """
+    experiment = client.get_experiment_by_name(study)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise _deleted_study(client, study)
+
+
+def _deleted_study(client: "MlflowClient", study: str) -> DeletedStudyError:
+    named = f"study={quote(study)}"
+    return DeletedStudyError(
+        f"study: {study!r} was deleted in MLflow. Restore it: {store_command(client, 'restore', named)}. Or remove it for good, "
+        f"which frees its name: {store_command(client, 'clean', named, 'older_than_days=0', 'yes=true')}. Or choose another "
+        "study=NAME."
+    )
+
+
+def store_command(client: "MlflowClient", command: str, *arguments: str) -> str:
+    """Returns a catdog command on a client's store that can be copied into a shell.
+
+    Args:
+        client: of the store.
+        command: the command's name.
+        arguments: its arguments in Hydra's grammar, without the store.
+    """
+    uri = str(client.tracking_uri)
+    return next_command(command, DEFAULT_STUDY, DEFAULT_URI if uri == _absolute(DEFAULT_URI) else uri, *arguments)

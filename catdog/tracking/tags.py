@@ -28,6 +28,8 @@ RESULT = (CODE_DIGEST, LIBRARIES, PRECISION, DEVICE)
 VARIANT = "catdog.variant"
 SWEEP_ID = "catdog.sweep"
 MEMBER = "catdog.member."
+# How many different runs a sweep has: a run that `mlflow gc` removed leaves nothing else behind.
+RUNS = "catdog.runs"
 KEY = "catdog.key"
 OWNER = "catdog.owner"
 COMMAND = "catdog.command"
@@ -55,11 +57,15 @@ RUN_NAME = "catdog.run_name"
 STUDY = "catdog.study"
 MODEL = "catdog.model"
 TEST_DIGEST = "catdog.test_digest"
+# On a look that ended before any test image was given out.
+NOT_LOOKED = "catdog.not_looked"
 VAL_ACCURACY = "catdog.val_accuracy"
 VAL_LOSS = "catdog.val_loss"
 EVIDENCE = "catdog.evidence"
 EVIDENCE_OUTCOME = "catdog.evidence_outcome"
 EVIDENCE_INTERVAL = "catdog.evidence_interval"
+# On a registered model: the version that was its champion when the alias was removed.
+FORMER_CHAMPION = "catdog.former_champion"
 
 
 class Tags(dict[str, str]):

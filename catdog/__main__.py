@@ -15,6 +15,9 @@ COMMANDS = {
     "audit": "search a data set, or an input pipeline, for leaks and odd images",
     "evaluate": "evaluate the champion on the test split",
     "predict": "say what is in pictures",
+    "delete": "delete a run, a sweep or a study, or forget the champion",
+    "restore": "restore what was deleted",
+    "clean": "remove for good what was deleted long ago, and old files of the cache",
     "deliver": "deliver the records that a tracking server did not accept during training",
 }
 

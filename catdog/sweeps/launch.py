@@ -227,6 +227,7 @@ class PlannedSweep:
                 tag.KIND: tag.SWEEP,
                 tag.COMMAND: command,
                 tag.IDENTITY: self.identity,
+                tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs)),
                 **Owner.current().tags,
                 **describe_origin(command),
             }

@@ -515,7 +515,7 @@ def _close(
         _open_sweep(client, tracking, study, recording)
     assert recording.sweep is not None
     sweep = recording.sweep
-    sweep.log_tags({tag.IDENTITY: identity})
+    sweep.log_tags({tag.IDENTITY: identity, tag.RUNS: str(len(set(recording.run_ids)))})
     finished = [member for member in recording.members if member.is_finished and member.has_arrived]
     known = [member.run_id for member in finished if member.has_model or _has_model(client, member.run_id)]
     if known and promote:

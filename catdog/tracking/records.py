@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from catdog.config.command_lines import quote
 from catdog.config.schema import complete_params
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
@@ -17,7 +18,7 @@ from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
 from catdog.tracking.identity import DIGITS
 from catdog.tracking.ownership import Owner
-from catdog.tracking.store import check_study
+from catdog.tracking.store import check_study, store_command
 from catdog.tracking.tags import RUN, SWEEP, Tags
 
 if TYPE_CHECKING:
@@ -130,6 +131,11 @@ class StoredRun:
         return self.tags.get(tag.SWEEP_ID, "")
 
     @property
+    def planned_runs(self) -> int:
+        """How many different runs a sweep was started with; 0 if unknown."""
+        return int(self.tags.get(tag.RUNS, 0))
+
+    @property
     def registered_model(self) -> str:
         """The name of the registered model that it competed for; "" for none."""
         return self.tags.get(tag.REGISTERED_MODEL, "")
@@ -212,6 +218,11 @@ class StoredRun:
         """Returns whether it belongs to a sweep: the one that trained it, or one that reuses it."""
         return tag.member_tag(sweep_id) in self.tags
 
+    @property
+    def sweep_ids(self) -> list[str]:
+        """The sweeps that it belongs to: the one that trained it, and those that reuse it."""
+        return [key.removeprefix(tag.MEMBER) for key, value in self.tags.items() if key.startswith(tag.MEMBER) and value]
+
     def membership(self, sweep_id: str) -> tuple[int, str, str]:
         """Returns its place in a sweep, and its name and variant there: a sweep may reuse a run under another name."""
         found = json.loads(self.tags.get(tag.member_tag(sweep_id)) or "null")
@@ -260,6 +271,30 @@ def find_run(client: "MlflowClient", run_id: str) -> StoredRun | None:
         raise
 
 
+def explain_gone(client: "MlflowClient", run_id: str, run: StoredRun | None) -> str:
+    """Returns a sentence about the run of a model if it was deleted, and how to restore it; "" if it is there.
+
+    Args:
+        client: of the store.
+        run_id: the run's id.
+        run: the run, as `find_run` returns it.
+    """
+    if not run_id:
+        # A version that somebody registered by hand.
+        return ""
+    if run is None:
+        return f"the run that trained it, {run_id}, was removed from the tracking store for good."
+    if not run.is_deleted:
+        return ""
+    experiment = client.get_experiment(run.experiment_id)
+    whole = experiment.lifecycle_stage == "deleted"
+    wanted = f"study={quote(experiment.name)}" if whole else f"run={run_id}"
+    return (
+        f"the run that trained it, {run.name} ({run_id}), was deleted in MLflow{' with its study' if whole else ''}. Restore it: "
+        f"{store_command(client, 'restore', wanted)}."
+    )
+
+
 def find_study(client: "MlflowClient", study: str) -> str:
     """Returns the experiment id of a study.
 
@@ -274,6 +309,31 @@ def find_study(client: "MlflowClient", study: str) -> str:
         )
     check_study(client, study)
     return str(experiment.experiment_id)
+
+
+def find_study_of(client: "MlflowClient", run_id: str, key: str) -> str:
+    """Returns the name of the study that a run or a sweep belongs to, even if that was deleted.
+
+    Args:
+        client: of the store.
+        run_id: MLflow's.
+        key: what an error calls the id.
+
+    Raises:
+        UserError: there is no such run or sweep.
+    """
+    run = find_run(client, run_id)
+    if run is None or run.kind not in (RUN, SWEEP):
+        raise UserError(f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages, and `study.runs()`, list them.")
+    return str(client.get_experiment(run.experiment_id).name)
+
+
+def list_studies(client: "MlflowClient", *, deleted: bool = False) -> list[str]:
+    """Returns the names of all studies in alphabetical order; or only of those that were deleted in MLflow."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ALL
+    return sorted(experiment.name for experiment in client.search_experiments(view, MOST_RUNS))
 
 
 def search(
@@ -364,6 +424,11 @@ def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
     """
     find_study(client, study)
     return search(client, study, _is(RUN), oldest_first=True)
+
+
+def list_sweeps(client: "MlflowClient", study: str) -> list[StoredRun]:
+    """Returns the sweeps of a study, whatever their status, newest first; empty if there is no such study."""
+    return search(client, study, _is(SWEEP))
 
 
 def list_recent_runs(client: "MlflowClient", study: str, most: int) -> list[StoredRun]:

@@ -86,7 +86,7 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
         ):
             if database and database.exists():
                 _require_database(database)
-            client = mlflow.MlflowClient(tracking_uri=_absolute(uri), registry_uri=_absolute(uri))
+            client = mlflow.MlflowClient(tracking_uri=absolute_uri(uri), registry_uri=absolute_uri(uri))
             client.search_experiments(max_results=1)
     except UserError:
         raise
@@ -124,7 +124,7 @@ def connect_unseen(config: TrackingConfig) -> "MlflowClient":
     return mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
 
 
-def _absolute(uri: str) -> str:
+def absolute_uri(uri: str) -> str:
     """Returns the address with the database's absolute path: MLflow caches stores by address, and a process may change folders."""
     database = _database_file(uri)
     return uri if database is None else f"sqlite:///{database.absolute()}"
@@ -275,4 +275,4 @@ def store_command(client: "MlflowClient", command: str, *arguments: str) -> str:
         arguments: its arguments in Hydra's grammar, without the store.
     """
     uri = str(client.tracking_uri)
-    return next_command(command, DEFAULT_STUDY, DEFAULT_URI if uri == _absolute(DEFAULT_URI) else uri, *arguments)
+    return next_command(command, DEFAULT_STUDY, DEFAULT_URI if uri == absolute_uri(DEFAULT_URI) else uri, *arguments)

@@ -77,6 +77,11 @@ class Tags(dict[str, str]):
         return self.get(KIND, "")
 
     @property
+    def identity(self) -> str:
+        """The digest of what a run's result depends on, or of a sweep's runs; "" if unknown."""
+        return self.get(IDENTITY, "")
+
+    @property
     def variant_digest(self) -> str:
         """The digest of a run's config without its seed; "" if unknown."""
         return self.get(VARIANT_DIGEST, "")

@@ -70,13 +70,19 @@ def load_comparison(
         states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
         raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
     first, first_run = finished[0]
-    removed = max(0, sweep.planned_runs - len(runs)) if sweep else 0
-    if sweep and (lost or removed):
+    # A sweep that was interrupted has runs that never started.
+    removed = max(0, sweep.planned_runs - len(runs)) if sweep and sweep.is_finished else 0
+    if sweep and lost:
         log.warning(
-            "%s of this sweep %s deleted%s: there is no verdict on what is left. Restore what was deleted: %s",
-            plural(len(lost) + removed, "run"), "was" if len(lost) + removed == 1 else "were",
-            f" ({', '.join(lost[:MOST_NAMES])}{', ...' if len(lost) > MOST_NAMES else ''})" if lost else "",
+            "%s of this sweep %s deleted in MLflow: %s. There is no verdict on what is left. Restore what was deleted: %s",
+            plural(len(lost), "run"), "was" if len(lost) == 1 else "were",
+            ", ".join(lost[:MOST_NAMES]) + (", ..." if len(lost) > MOST_NAMES else ""),
             store_command(client, "restore", f"sweep={sweep.run_id}"),
+        )  # fmt: skip
+    if sweep and removed:
+        log.warning(
+            "%s of this sweep %s not in the store: removed for good, or not delivered yet. There is no verdict on what is left",
+            plural(removed, "run"), "is" if removed == 1 else "are",
         )  # fmt: skip
     split = first_run.load_splits()
     return ComparedRuns(

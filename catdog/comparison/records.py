@@ -197,7 +197,7 @@ class ComparedRuns:
         picture: file, as in `predictions`, -> uint8 (H, W, 3), or None if it is not available.
         sweep_status: MLflow's status of the sweep: FINISHED once all its runs have finished.
         looks: the looks at the test split of this data, by any model, the oldest first.
-        removed: how many runs of the sweep the store no longer knows, because they were deleted and then removed for good.
+        removed: how many runs of the finished sweep the store does not have: they were removed for good, or are not delivered yet.
     """
 
     study: str

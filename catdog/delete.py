@@ -9,7 +9,7 @@ from catdog.config.command_lines import next_command, quote
 from catdog.config.commands import DeleteConfig
 from catdog.config.schema import DEFAULT_STUDY, load_config
 from catdog.system.errors import EXIT_USER_ERROR, UserError
-from catdog.system.terminal import ask, can_ask, console, show_next
+from catdog.system.terminal import ask, can_ask, console
 
 USAGE = """Deletes a run, a sweep with its runs, or a whole study; or forgets a champion. It shows what hangs on it and asks first.
 What is deleted can be restored with `catdog.restore` until `catdog.clean` removes it for good.
@@ -50,8 +50,8 @@ def delete(composed: DictConfig) -> None:
             console.print("Nothing was deleted.")
             sys.exit(EXIT_USER_ERROR)
     carry_out()
-    console.print("Deleted. To undo it:", highlight=False)
-    show_next(next_command("restore", DEFAULT_STUDY, config.tracking.uri, *named))
+    undo = next_command("restore", DEFAULT_STUDY, config.tracking.uri, *named)
+    console.print(f"Deleted. To undo it: {undo}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _name_target(config: DeleteConfig) -> list[str]:

@@ -35,7 +35,7 @@ def delete(composed: DictConfig) -> None:
     study.tracking.outbox = config.tracking.outbox
     if config.champion:
         champion = study.champion()
-        lines = [f"{champion.words} is no longer the champion of the study {study.name!r}; the version stays registered"]
+        lines = [f"the champion of the study {study.name!r}, {champion.words}: the alias is removed, the version stays registered"]
         carry_out = study.forget_champion
     else:
         deletion = study.plan_deletion(run=config.run, sweep=config.sweep)

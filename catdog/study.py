@@ -572,13 +572,13 @@ class Study:
         """Returns a client of the store, which is created if needed. The first call delivers what is left in the outbox."""
         from catdog import tracking
         from catdog.registry.champion import promote
-        from catdog.tracking.settlement import settle_entries
+        from catdog.tracking.settlement import settle_earlier
 
         client = tracking.connect(self._tracking)
         tracking.check_study(client, self.name)
         if not self._has_settled:
             self._has_settled = True
-            settle_entries(client, Path(self._tracking.outbox), self._tracking.uri, self._tracking.wait_s, promote)
+            settle_earlier(client, self._tracking, promote)
         return client
 
     def _load_dataset(self, overrides: Sequence[str] | None) -> "Dataset":

@@ -311,11 +311,18 @@ def _require_no_versions(client: "MlflowClient", study: str, name: str) -> None:
     """Raises a UserError if a registered model without a champion has versions: then nothing has to be trained for one."""
     versions = client.search_model_versions(f"name = '{name}'")
     if versions:
+        former = _find_former_champion(client, name)
+        restored = ""
+        if former is not None:
+            command = store_command(client, "restore", "champion=true", f"study={quote(study)}")
+            restored = f" It was version {former.version}. Put the alias back: {command}."
+            gone = explain_gone(client, former.run_id, find_run(client, former.run_id))
+            if gone:
+                restored = f" It was version {former.version}; {gone}"
         newest = max(int(version.version) for version in versions)
-        restore = store_command(client, "restore", "champion=true", f"study={quote(study)}")
         raise UserError(
-            f"model: {name} has {plural(len(versions), 'version')}, but no champion: the alias was removed. Put it back: {restore}. "
-            f"Or name a version: model={name}/{newest}."
+            f"model: {name} has {plural(len(versions), 'version')}, but no champion: the alias was removed.{restored} Or name a version: "
+            f"model={name}/{newest}."
         )
 
 
@@ -367,18 +374,25 @@ def restore_champion(client: "MlflowClient", study: str) -> "ModelVersion":
     standing = find_version(client, name, CHAMPION)
     if standing is not None:
         raise UserError(f"champion: {name} has one, version {standing.version}; there is nothing to restore.")
-    former = client.get_registered_model(name).tags.get(tag.FORMER_CHAMPION)
-    versions = client.search_model_versions(f"name = '{name}'")
-    if former is None:
-        evidence = [(version, Evidence.from_tags(version.tags)) for version in versions]
-        last = max((int(version.version) for version, found in evidence if found and found.moves), default=0)
-    else:
-        last = int(former)
-    version = next((version for version in versions if int(version.version) == last), None)
+    version = _find_former_champion(client, name)
     if version is None:
         raise UserError(f"champion: no version of {name} is known to have been its champion. Name a version: model={name}/1.")
+    gone = explain_gone(client, version.run_id, find_run(client, version.run_id))
+    if gone:
+        raise UserError(f"champion: it was {name} version {version.version}, but {gone}")
     set_alias(client, version)
     return version
+
+
+def _find_former_champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
+    """Returns the version of a registered model without a champion that was its champion last; None if that is not known."""
+    former = client.get_registered_model(name).tags.get(tag.FORMER_CHAMPION)
+    if former is not None:
+        return find_version(client, name, former)
+    # The alias was removed on MLflow's own pages.
+    evidence = [(version, Evidence.from_tags(version.tags)) for version in client.search_model_versions(f"name = '{name}'")]
+    moved = [version for version, found in evidence if found and found.moves]
+    return max(moved, key=lambda version: int(version.version), default=None)
 
 
 def _registered_model_of(client: "MlflowClient", study: str) -> str:

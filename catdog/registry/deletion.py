@@ -68,7 +68,7 @@ class Deletion:
         """Returns what is deleted and what hangs on it, as lines for a terminal."""
         lines = [f"{self.what} of the study {self.study!r}" if self.experiment_id is None else self.what]
         trained = [run.name for run in self.runs if run.kind != SWEEP]
-        if len(trained) > 1:
+        if len(trained) > 1 and self.experiment_id is None:
             lines.append(f"  {plural(len(trained), 'run')}: {_some(trained)}")
         if self.kept:
             lines.append(f"  stays, because another sweep has it too: {_some([run.name for run in self.kept])}")

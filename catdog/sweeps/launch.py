@@ -270,7 +270,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         UserError: a run cannot be trained, or a store or data set is not available.
     """
     from catdog import tracking
-    from catdog.tracking.settlement import settle_entries
+    from catdog.tracking.settlement import settle_earlier
 
     names = _name_runs(runs)
     if options.only is not None:
@@ -297,7 +297,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     ]
     earlier = None
     if client and not options.plan_only:
-        settle_entries(client, Path(first.tracking.outbox), first.tracking.uri, first.tracking.wait_s, promote)
+        settle_earlier(client, first.tracking, promote)
         close_dead(client, first)
     if client:
         # The newest sweep of exactly these runs, in this order.

@@ -485,9 +485,9 @@ def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, re
 
 def _deliver_late(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:
     """Delivers what the store did not accept while the runs were recorded."""
-    from catdog.tracking.settlement import settle_entries
+    from catdog.tracking.settlement import settle_earlier
 
-    settle_entries(client, Path(tracking.outbox), tracking.uri, tracking.wait_s, recording.promote)
+    settle_earlier(client, tracking, recording.promote)
     for member in recording.members:
         if member.is_finished and not member.has_arrived:
             with contextlib.suppress(Exception):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.outbox import Entry, clear_remains, end_orphan, list_entries
 from catdog.tracking.ownership import BusyError
@@ -15,6 +16,7 @@ from catdog.tracking.ownership import BusyError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.config.schema import TrackingConfig
     from catdog.tracking.delivery import Promote
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,17 @@ log = logging.getLogger(__name__)
 
 # Checkpoints of an interrupted run that is not resumed are removed after this time.
 FORGOTTEN_AFTER_S = 30 * 24 * 3600
+
+
+def settle_earlier(client: "MlflowClient", tracking: "TrackingConfig", promote: "Promote | None" = None) -> None:
+    """Does what `settle_entries` does before a training, and warns of what can never be delivered."""
+    _, left = settle_entries(client, Path(tracking.outbox), tracking.uri, tracking.wait_s, promote)
+    for study in dict.fromkeys(entry.study for entry in left if entry.refusal):
+        count = sum(entry.pending for entry in left if entry.study == study)
+        log.warning(
+            "%s of the study %r stay in the outbox, because the store refuses them; `catdog.deliver` says why, and how to end that",
+            plural(count, "record"), study,
+        )  # fmt: skip
 
 
 def settle_entries(
@@ -56,12 +69,6 @@ def settle_entries(
         if entry.pending and deleted[entry.study]:
             # The study may be restored, so what belongs to it is kept; nothing can be delivered until then.
             entry.refusal = deleted[entry.study]
-            if all(other.study != entry.study for other in left):
-                log.warning(
-                    "%s: what is left to deliver to the study %r, which was deleted in MLflow, stays in the outbox; "
-                    "`catdog.deliver` says how to end that",
-                    entry.facts["name"], entry.study,
-                )  # fmt: skip
             left.append(entry)
             continue
         if not entry.pending and entry.last_status in ("FAILED", "KILLED") and facts["kind"] == "run":

@@ -376,7 +376,9 @@ def restore_champion(client: "MlflowClient", study: str) -> "ModelVersion":
         raise UserError(f"champion: {name} has one, version {standing.version}; there is nothing to restore.")
     version = _find_former_champion(client, name)
     if version is None:
-        raise UserError(f"champion: no version of {name} is known to have been its champion. Name a version: model={name}/1.")
+        count = len(client.search_model_versions(f"name = '{name}'"))
+        advice = f"Name a version: model={name}/NUMBER." if count else f"Train first: {TRAIN_COMMAND}"
+        raise UserError(f"champion: none of the {plural(count, 'version')} of {name} is known to have been its champion. {advice}")
     gone = explain_gone(client, version.run_id, find_run(client, version.run_id))
     if gone:
         raise UserError(f"champion: it was {name} version {version.version}, but {gone}")

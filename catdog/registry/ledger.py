@@ -163,21 +163,21 @@ def open_look(
     look = OpenLook(client, look_id, run_id, [], test_digest)
     try:
         look.earlier = read_looks(client, test_digest, but=look_id)
-        yield look
+        try:
+            yield look
+        finally:
+            look.is_open = False
+        now = int(time.time() * 1000)
+        for key, value in (look.result or {}).items():
+            client.log_metric(look.look_id, key, value, timestamp=now)
+        if look.counts:
+            look.note_on_run()
     except BaseException:
         _close(look, "FAILED")
         raise
-    finally:
-        look.is_open = False
-    if not look.counts:
-        _close(look, "FINISHED")
-        return
-    look.note_on_run()
-    now = int(time.time() * 1000)
-    for key, value in (look.result or {}).items():
-        client.log_metric(look.look_id, key, value, timestamp=now)
-    client.set_terminated(look.look_id, "FINISHED")
-    _mark_versions(client, run_id, look)
+    _close(look, "FINISHED")
+    if look.counts:
+        _mark_versions(client, run_id, look)
 
 
 def _close(look: OpenLook, status: str) -> None:

@@ -324,7 +324,10 @@ def find_study_of(client: "MlflowClient", run_id: str, key: str) -> str:
     """
     run = find_run(client, run_id)
     if run is None or run.kind not in (RUN, SWEEP):
-        raise UserError(f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages, and `study.runs()`, list them.")
+        raise UserError(
+            f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages list them; what `catdog.clean` or `mlflow gc` "
+            "removed is gone for good."
+        )
     return str(client.get_experiment(run.experiment_id).name)
 
 

@@ -16,8 +16,9 @@ from catdog.config.schema import load_config
 from catdog.system.terminal import console, show_next
 from catdog.system.wording import MISSING, file_size
 
-USAGE = """Shows what is no longer needed and how large it is: runs and studies that were deleted, with their models; what the outbox
-keeps of runs that nobody resumes; images in the cache that were not used for long; temporary files. yes=true removes it for good.
+USAGE = """Shows what is no longer needed, and how large it is: runs and studies that were deleted, with their models; what the
+outbox keeps of runs that nobody resumes; images in the cache that were not used for long; temporary files. yes=true removes it for
+good.
 
   python -m catdog.clean                        shows it, removes nothing
   python -m catdog.clean yes=true

@@ -1,6 +1,7 @@
-"""The command `delete`: marks a run, a sweep or a study as deleted, or forgets a champion. `python -m catdog.delete --help` explains it."""
+"""The command `delete`: deletes a run, a sweep or a study, or forgets a champion. `python -m catdog.delete --help` explains it."""
 
 import sys
+from collections.abc import Callable
 
 from omegaconf import DictConfig
 
@@ -33,9 +34,12 @@ def delete(composed: DictConfig) -> None:
     else:
         study = Study(str(config.study), tracking_uri=config.tracking.uri)
     study.tracking.outbox = config.tracking.outbox
+    carry_out: Callable[[], object]
     if config.champion:
         champion = study.champion()
-        lines = [f"the champion of the study {study.name!r}, {champion.words}: the alias is removed, the version stays registered"]
+        lines = [
+            f"the champion of the study {study.name!r}, {champion.words}: the alias is removed, the version stays registered"
+        ]
         carry_out = study.forget_champion
     else:
         deletion = study.plan_deletion(run=config.run, sweep=config.sweep)

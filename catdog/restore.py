@@ -9,7 +9,7 @@ from catdog.config.schema import load_config
 from catdog.system.errors import UserError
 from catdog.system.terminal import console, show_next
 
-USAGE = """Restores a run, a sweep with its runs, a study or a champion that was deleted, by `catdog.delete` or on MLflow's own pages.
+USAGE = """Restores a run, a sweep with its runs, a study or a champion that was deleted, by `catdog.delete` or on MLflow's pages.
 
   python -m catdog.restore run=RUN_ID
   python -m catdog.restore sweep=RUN_ID

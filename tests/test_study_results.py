@@ -256,7 +256,9 @@ def test_a_sweep_without_one_of_its_runs_gets_no_verdict(copied, tmp_path, caplo
     assert folder.name == f"{left.sweep_id}-incomplete"
     assert "There is no verdict on what is left." in (folder / "comparison.html").read_text()
     assert (before / "comparison.html").stat().st_mtime_ns == written
-    with pytest.raises(catdog.UserError, match=f"runs: {run_id} .augmented. was deleted in MLflow. Leave it out, or restore it"):
+    with pytest.raises(
+        catdog.UserError, match=f"runs: {run_id} .augmented. was deleted in MLflow. Leave it out, or restore it"
+    ):
         copied.compare(runs=[run_id])
     client._tracking_client.store._hard_delete_run(run_id)  # as `mlflow gc` does
     purged = copied.compare(gradcam="never")
@@ -274,11 +276,16 @@ def test_a_champion_whose_run_was_deleted_is_served_with_a_warning_and_not_evalu
     champion = copied.champion()
     client.delete_run(champion.run_id)
     assert len(champion.predict(next(photos.glob("*.jpg")))) == 1
-    assert f"catdog version 1: the run that trained it, {champion.run_name} ({champion.run_id}), was deleted in MLflow." in caplog.text
+    assert (
+        f"catdog version 1: the run that trained it, {champion.run_name} ({champion.run_id}), was deleted in MLflow."
+        in caplog.text
+    )
     assert f"-m catdog.restore run={champion.run_id}" in caplog.text
-    with pytest.raises(catdog.UserError, match="^model: catdog version 1 cannot be evaluated, because its result is stored"):
+    with pytest.raises(
+        catdog.UserError, match=r"^model: catdog version 1 cannot be evaluated, because its result is stored"
+    ):
         copied.evaluate()
-    with pytest.raises(catdog.UserError, match="^run_id: the run that trained it"), copied.look(champion.run_id):
+    with pytest.raises(catdog.UserError, match=r"^run_id: the run that trained it"), copied.look(champion.run_id):
         pass
     client._tracking_client.store._hard_delete_run(champion.run_id)
     with pytest.raises(catdog.UserError, match="was removed from the tracking store for good"):
@@ -354,7 +361,7 @@ def test_two_stores_do_not_disturb_each_other(trained, copied, photos, tmp_path)
         assert others.compare(gradcam="never").study == "others"
         assert trained.compare(gradcam="never").study == "cats_vs_dogs"
         assert len(trained.champion().predict(photos)) > 0
-        with pytest.raises(catdog.UserError, match="no registered model"):
+        with pytest.raises(catdog.UserError, match="but no champion"):
             others.champion()
         assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/third.db"
         assert not (tmp_path / "third.db").exists(), "nothing asked MLflow's current store"

@@ -120,8 +120,8 @@ def _about_deleted(comparison: ComparedRuns, deleted: list[str]) -> str:
         )
     if comparison.removed:
         words.append(
-            f"{plural(comparison.removed, 'run')} of the sweep {'is' if comparison.removed == 1 else 'are'} not in the store: removed "
-            "for good, or not delivered yet."
+            f"{plural(comparison.removed, 'run')} of the sweep {'is' if comparison.removed == 1 else 'are'} not in the store: "
+            "removed for good, or not delivered yet."
         )
     return (
         f"{' '.join(words)} There is no verdict on what is left. The sweep's command trains what is missing; runs=[ID,ID] compares "

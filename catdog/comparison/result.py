@@ -206,7 +206,9 @@ class Comparison:
                 for name, figure in self._figures.items():
                     figure.savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
         if self.sweep_id:
-            self._client.log_artifacts(self.sweep_id, str(folder), "comparison" + folder.name.removeprefix(self.sweep_id))
+            self._client.log_artifacts(
+                self.sweep_id, str(folder), "comparison" + folder.name.removeprefix(self.sweep_id)
+            )
         return folder
 
     def __repr__(self) -> str:

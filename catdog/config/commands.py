@@ -113,7 +113,8 @@ class CleanConfig:
     study: str | None = option("clean what belongs to this study only, not the cache; null: everything", None)
     older_than_days: float = option("keep what was deleted, or used, more recently", 30.0)
     cache_gb: float | None = option(
-        "GB that decoded, drawn and extracted images may take; what was not used for longest goes first; null: any", None
+        "GB that decoded, drawn and extracted images may take; what was not used for longest goes first; null: any",
+        None,
     )
     yes: bool = option("remove it; otherwise it is only shown", False)
     dataset: CleanCacheConfig = field(default_factory=CleanCacheConfig)
@@ -172,7 +173,9 @@ class DeleteConfig:
 
     run: str | None = option("id of a run to delete", None)
     sweep: str | None = option("id of a sweep to delete with its runs", None)
-    study: str | None = option("name of a study to delete as a whole; with champion=true: whose champion to forget", None)
+    study: str | None = option(
+        "name of a study to delete as a whole; with champion=true: whose champion to forget", None
+    )
     champion: bool = option("forget the champion of study=NAME: its version stays, without the alias", False)
     yes: bool = option("delete without asking", False)
     tracking: TrackingConfig = MISSING
@@ -202,7 +205,9 @@ def require_one_target(config: DeleteConfig | RestoreConfig) -> None:
         key, value = list(named.items())[-1]
         require(False, key, f"left out where {next(iter(named))} is named", value, "Name one thing at a time.")
     if config.champion:
-        require("study" in named, "champion", "given with the study whose champion is meant, champion=true study=NAME", True)
+        require(
+            "study" in named, "champion", "given with the study whose champion is meant, champion=true study=NAME", True
+        )
 
 
 ROOTS: dict[str, type] = {

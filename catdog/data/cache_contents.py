@@ -40,7 +40,9 @@ def list_cached(cache: Path) -> list[CachedItem]:
         folder for kind in KINDS for folder in (cache / kind).glob("*")
         if folder.is_dir() and not folder.name.endswith(PARTIAL_SUFFIX)
     ]  # fmt: skip
-    return sorted((CachedItem(folder, measure_size(folder), _last_use(folder)) for folder in folders), key=lambda item: item.used)
+    return sorted(
+        (CachedItem(folder, measure_size(folder), _last_use(folder)) for folder in folders), key=lambda item: item.used
+    )
 
 
 def choose_unused(items: Sequence[CachedItem], older_than_s: float, most_bytes: float | None) -> list[CachedItem]:

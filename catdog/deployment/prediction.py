@@ -117,7 +117,8 @@ class TrainedModel:
     def loaded(self) -> Any:
         """The model. `predict_on_batch` takes uint8 (B, image_size, image_size, 3), returns float32 probabilities (B, classes).
 
-        If its run was deleted, a warning says so. It is a Keras model, or a `catdog.deployment.pyfunc.PyfuncModel` if another tool saved it.
+        It is a Keras model, or a `catdog.deployment.pyfunc.PyfuncModel` if another tool saved it. If its run was deleted, a warning
+        says so.
         """
         gone = explain_gone(self.client, self.run_id, find_run(self.client, self.run_id))
         if gone:

@@ -321,8 +321,8 @@ def _require_no_versions(client: "MlflowClient", study: str, name: str) -> None:
                 restored = f" It was version {former.version}; {gone}"
         newest = max(int(version.version) for version in versions)
         raise UserError(
-            f"model: {name} has {plural(len(versions), 'version')}, but no champion: the alias was removed.{restored} Or name a version: "
-            f"model={name}/{newest}."
+            f"model: {name} has {plural(len(versions), 'version')}, but no champion: the alias was removed.{restored} Or name a "
+            f"version: model={name}/{newest}."
         )
 
 
@@ -370,7 +370,9 @@ def restore_champion(client: "MlflowClient", study: str) -> "ModelVersion":
     """
     name = _registered_model_of(client, study)
     if not name:
-        raise UserError(f"study: {study!r} has no registered model, so it never had a champion. Train first: {TRAIN_COMMAND}")
+        raise UserError(
+            f"study: {study!r} has no registered model, so it never had a champion. Train first: {TRAIN_COMMAND}"
+        )
     standing = find_version(client, name, CHAMPION)
     if standing is not None:
         raise UserError(f"champion: {name} has one, version {standing.version}; there is nothing to restore.")
@@ -378,7 +380,9 @@ def restore_champion(client: "MlflowClient", study: str) -> "ModelVersion":
     if version is None:
         count = len(client.search_model_versions(f"name = '{name}'"))
         advice = f"Name a version: model={name}/NUMBER." if count else f"Train first: {TRAIN_COMMAND}"
-        raise UserError(f"champion: none of the {plural(count, 'version')} of {name} is known to have been its champion. {advice}")
+        raise UserError(
+            f"champion: none of the {plural(count, 'version')} of {name} is known to have been its champion. {advice}"
+        )
     gone = explain_gone(client, version.run_id, find_run(client, version.run_id))
     if gone:
         raise UserError(f"champion: it was {name} version {version.version}, but {gone}")
@@ -392,7 +396,9 @@ def _find_former_champion(client: "MlflowClient", name: str) -> "ModelVersion | 
     if former is not None:
         return find_version(client, name, former)
     # The alias was removed on MLflow's own pages.
-    evidence = [(version, Evidence.from_tags(version.tags)) for version in client.search_model_versions(f"name = '{name}'")]
+    evidence = [
+        (version, Evidence.from_tags(version.tags)) for version in client.search_model_versions(f"name = '{name}'")
+    ]
     moved = [version for version, found in evidence if found and found.moves]
     return max(moved, key=lambda version: int(version.version), default=None)
 

@@ -5,11 +5,12 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.command_lines import quote
-from catdog.data.cache_contents import choose_unused, list_cached
+from catdog.data.cache_contents import CachedItem, choose_unused, list_cached
 from catdog.registry.champion import CHAMPION, find_version
 from catdog.registry.ledger import EXPERIMENT
 from catdog.system.errors import UserError
@@ -92,12 +93,19 @@ def find_garbage(
             chosen = [item for item in items if item.folder.parent.name == kind]
             words = f"{plural(len(chosen), 'folder')} of {kind} images in {cache / kind}"
             size = sum(item.size_bytes for item in chosen)
-            found.garbage.append(Garbage(words, size, lambda chosen=chosen: [item.remove() for item in chosen] and None))
+            found.garbage.append(Garbage(words, size, partial(_remove_cached, chosen)))
         left = list_left_over()
         if left:
-            words = f"{plural(len(left), 'folder')} of temporary files of processes that were killed, in {left[0].parent}"
-            found.garbage.append(Garbage(words, sum(map(measure_size, left)), lambda: _remove_folders(left)))
+            words = (
+                f"{plural(len(left), 'folder')} of temporary files of processes that were killed, in {left[0].parent}"
+            )
+            found.garbage.append(Garbage(words, sum(map(measure_size, left)), partial(_remove_folders, left)))
     return found
+
+
+def _remove_cached(items: Iterable[CachedItem]) -> None:
+    for item in items:
+        item.remove()
 
 
 def _remove_folders(folders: Iterable[Path]) -> None:
@@ -117,8 +125,8 @@ def _find_in_store(client: "MlflowClient", found: Findings, older_than_s: float,
         count = sum(map(len, deleted.values()))
         if count:
             found.kept.append(
-                f"{plural(count, 'deleted run')} on the tracking server: only its machine can remove them for good, with `mlflow gc "
-                f"--backend-store-uri ADDRESS_OF_ITS_DATABASE --older-than {older_than_s / DAY_S:g}d`."
+                f"{plural(count, 'deleted run')} on the tracking server: only its machine can remove them for good, with `mlflow "
+                f"gc --backend-store-uri ADDRESS_OF_ITS_DATABASE --older-than {older_than_s / DAY_S:g}d`."
             )
         return
     old = set(store._get_deleted_runs(older_than=int(older_than_s * 1000)))
@@ -130,22 +138,22 @@ def _find_in_store(client: "MlflowClient", found: Findings, older_than_s: float,
             if version is not None and run.run_id in old:
                 forget = store_command(client, "delete", "champion=true", f"study={quote(name)}")
                 found.kept.append(
-                    f"run {run.name} ({run.run_id}) trained {version.name} version {version.version}, the champion. Restore the run, "
-                    f"or forget the champion first: {forget}"
+                    f"run {run.name} ({run.run_id}) trained {version.name} version {version.version}, the champion. Restore the "
+                    f"run, or forget the champion first: {forget}"
                 )
             elif run.run_id in old:
                 due.append(run)
         experiment = client.get_experiment_by_name(name)
         # An experiment that other tools have runs in is none of catdog's.
-        is_due = experiment.lifecycle_stage == "deleted" and len(due) == len(_list_all(client, experiment.experiment_id))
+        is_due = experiment.lifecycle_stage == "deleted" and len(due) == len(
+            _list_all(client, experiment.experiment_id)
+        )
         if is_due and time.time() - experiment.last_update_time / 1000 >= older_than_s:
             words = f"the deleted study {name!r}: {_count(due)}"
-            found.garbage.append(
-                Garbage(words, _measure(client, due), lambda due=due, experiment=experiment: _purge(client, due, experiment))
-            )
+            found.garbage.append(Garbage(words, _measure(client, due), partial(_purge, client, due, experiment)))
         elif due:
             words = f"deleted from the study {name!r}: {_count(due)}"
-            found.garbage.append(Garbage(words, _measure(client, due), lambda due=due: _purge(client, due)))
+            found.garbage.append(Garbage(words, _measure(client, due), partial(_purge, client, due)))
 
 
 def _list_all(client: "MlflowClient", experiment_id: str) -> list[Any]:
@@ -247,18 +255,30 @@ def _find_in_outbox(
     client: "MlflowClient | None", found: Findings, root: Path, uri: str, older_than_s: float, study: str | None
 ) -> None:
     for entry in list_entries(root):
-        if absolute_uri(entry.uri or uri) != absolute_uri(uri) or study not in (None, entry.study) or entry.find_living_owner():
+        if (
+            absolute_uri(entry.uri or uri) != absolute_uri(uri)
+            or study not in (None, entry.study)
+            or entry.find_living_owner()
+        ):
             continue
         if time.time() - entry.folder.stat().st_mtime < older_than_s:
             continue
         run_id = str(entry.state["run_id"])
-        is_deleted = client is not None and (_is_deleted(client, entry.study) or (run_id != "" and is_gone(client, run_id)))
+        is_deleted = client is not None and (
+            _is_deleted(client, entry.study) or (run_id != "" and is_gone(client, run_id))
+        )
         if entry.pending and not is_deleted:
-            name = store_command(client, "deliver", f"discard={entry.folder.name}") if client else "catdog.deliver discard=..."
-            found.kept.append(f"{entry.describe()} wait to be delivered: `catdog.deliver` does that, {name} gives them up")
+            name = (
+                store_command(client, "deliver", f"discard={entry.folder.name}")
+                if client
+                else "catdog.deliver discard=..."
+            )
+            found.kept.append(
+                f"{entry.describe()} wait to be delivered: `catdog.deliver` does that, {name} gives them up"
+            )
             continue
         words = f"left of {'a deleted' if is_deleted else 'an interrupted'} run in the outbox: {entry.describe()}"
-        found.garbage.append(Garbage(words, measure_size(entry.folder), lambda entry=entry: _discard(entry)))
+        found.garbage.append(Garbage(words, measure_size(entry.folder), partial(_discard, entry)))
 
 
 def _discard(entry: Entry) -> None:

@@ -73,7 +73,9 @@ class Deletion:
         if self.kept:
             lines.append(f"  stays, because another sweep has it too: {_some([run.name for run in self.kept])}")
         for version in self.champions:
-            lines.append(f"  {version.name} version {version.version} is the champion: the alias is removed, no other takes its place")
+            lines.append(
+                f"  {version.name} version {version.version} is the champion: the alias is removed, no other takes its place"
+            )
         others = [f"{v.name} version {v.version}" for v in self.versions if v not in self.champions]
         if others:
             lines.append(f"  stays registered, with a warning when it is used: {_some(others)}")
@@ -139,7 +141,9 @@ def plan_study_deletion(client: "MlflowClient", study: str, outbox: Path) -> Del
         UserError: there is no such study, or it is deleted already.
     """
     if study == EXPERIMENT:
-        raise UserError(f"study: {study!r} is the ledger of looks at test splits, which counts for all studies. It stays.")
+        raise UserError(
+            f"study: {study!r} is the ledger of looks at test splits, which counts for all studies. It stays."
+        )
     experiment_id = find_study(client, study)
     sweeps, runs = list_sweeps(client, study), list_runs(client, study)
     what = f"the study {study!r}: {plural(len(sweeps), 'sweep')}, {plural(len(runs), 'run')}"
@@ -149,13 +153,17 @@ def plan_study_deletion(client: "MlflowClient", study: str, outbox: Path) -> Del
 def _require(client: "MlflowClient", study: str, run_id: str, kind: str, key: str) -> StoredRun:
     run = find_run(client, run_id)
     if run is None or run.experiment_id != find_study(client, study):
-        raise UserError(f"{key}: study {study!r} has no {kind} {run_id!r}. Its runs and sweeps are in the table of runs.")
+        raise UserError(
+            f"{key}: study {study!r} has no {kind} {run_id!r}. Its runs and sweeps are in the table of runs."
+        )
     if run.is_deleted:
         command = store_command(client, "restore", f"{kind}={run_id}")
         raise UserError(f"{key}: {run.name} ({run_id}) is deleted already. Restore it: {command}.")
     if run.kind != kind:
         found = {RUN: "training run", SWEEP: "sweep"}
-        raise UserError(f"{key}: {run_id} ({run.name}) is no {found[kind]}, but a {found.get(run.kind, 'run of another tool')}.")
+        raise UserError(
+            f"{key}: {run_id} ({run.name}) is no {found[kind]}, but a {found.get(run.kind, 'run of another tool')}."
+        )
     return run
 
 
@@ -265,7 +273,9 @@ def _require_deleted(client: "MlflowClient", run_id: str, kind: str) -> StoredRu
     experiment = client.get_experiment(run.experiment_id)
     if experiment.lifecycle_stage == "deleted":
         command = store_command(client, "restore", f"study={quote(experiment.name)}")
-        raise UserError(f"{kind}: {run.name} ({run_id}) was deleted with its study {experiment.name!r}. Restore that: {command}.")
+        raise UserError(
+            f"{kind}: {run.name} ({run_id}) was deleted with its study {experiment.name!r}. Restore that: {command}."
+        )
     if kind == RUN and not run.is_deleted:
         raise UserError(f"run: {run.name} ({run_id}) is not deleted. Nothing was changed.")
     return run

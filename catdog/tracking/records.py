@@ -221,7 +221,9 @@ class StoredRun:
     @property
     def sweep_ids(self) -> list[str]:
         """The sweeps that it belongs to: the one that trained it, and those that reuse it."""
-        return [key.removeprefix(tag.MEMBER) for key, value in self.tags.items() if key.startswith(tag.MEMBER) and value]
+        return [
+            key.removeprefix(tag.MEMBER) for key, value in self.tags.items() if key.startswith(tag.MEMBER) and value
+        ]
 
     def membership(self, sweep_id: str) -> tuple[int, str, str]:
         """Returns its place in a sweep, and its name and variant there: a sweep may reuse a run under another name."""
@@ -325,8 +327,8 @@ def find_study_of(client: "MlflowClient", run_id: str, key: str) -> str:
     run = find_run(client, run_id)
     if run is None or run.kind not in (RUN, SWEEP):
         raise UserError(
-            f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages list them; what `catdog.clean` or `mlflow gc` "
-            "removed is gone for good."
+            f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages list them; what `catdog.clean` or `mlflow "
+            "gc` removed is gone for good."
         )
     return str(client.get_experiment(run.experiment_id).name)
 
@@ -458,7 +460,11 @@ def list_registered_models(client: "MlflowClient", study: str) -> list[str]:
     Runs that were deleted in MLflow come last: their models may still be registered.
     """
     where = f"tags.`{tag.REGISTERED_MODEL}` != ''"
-    return [run.registered_model for deleted in (False, True) for run in search(client, study, where, most=1000, deleted=deleted)]
+    return [
+        run.registered_model
+        for deleted in (False, True)
+        for run in search(client, study, where, most=1000, deleted=deleted)
+    ]
 
 
 def close_dead_runs(client: "MlflowClient", study: str, kept: Collection[str]) -> list[StoredRun]:

@@ -173,7 +173,9 @@ def claimed_entries(entries: Sequence[Entry]) -> Iterator[None]:
             except BusyError as busy:
                 owner = busy.owner or "another process"
                 name = entry.facts.get("name", entry.folder.name)
-                raise UserError(f"{owner} works on {name} of the study {entry.study!r}. Wait for it, or stop it.") from busy
+                raise UserError(
+                    f"{owner} works on {name} of the study {entry.study!r}. Wait for it, or stop it."
+                ) from busy
         yield
     except BaseException:
         for entry in held:

@@ -16,7 +16,7 @@ import catdog
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder with a store. Its study `pets` has two sweeps: both have `augmented`, only the first one has `cnn`, the champion's run.
+    """A folder with a store. Its study `pets` has two sweeps: both have `augmented`, only the first has `cnn`, the champion's run.
 
     Attributes:
         folder: the folder, as a user's working folder.

@@ -24,7 +24,10 @@ def test_it_shows_first_and_removes_on_request(stored) -> None:
     assert "Removed: 150 kB." in done.out.replace("\N{NO-BREAK SPACE}", " ")
     assert not folder.parent.exists()
     assert len(list((stored.folder / "mlruns/artifacts/pets/models").iterdir())) == 1
-    assert "what `catdog.clean` or `mlflow gc` removed is gone for good" in stored.run("restore", f"run={stored.runs['cnn']}").err
+    assert (
+        "what `catdog.clean` or `mlflow gc` removed is gone for good"
+        in stored.run("restore", f"run={stored.runs['cnn']}").err
+    )
     assert stored.client.search_model_versions("name = 'catdog'") == []
     done = stored.run("restore", "champion=true", "study=pets")
     assert done.code == 2
@@ -35,7 +38,10 @@ def test_the_champions_run_stays_until_the_champion_is_forgotten(stored) -> None
     stored.client.delete_run(stored.runs["cnn"])
     done = stored.run("clean", "older_than_days=0", "yes=true")
     assert done.code == 0, done.text
-    assert "trained catdog version 1, the champion. Restore the run, or forget the champion first: python -m catdog.delete" in done.out
+    assert (
+        "trained catdog version 1, the champion. Restore the run, or forget the champion first: python -m catdog.delete"
+        in done.out
+    )
     assert stored.artifacts("cnn").exists()
 
 
@@ -61,7 +67,9 @@ def test_of_the_outbox_only_what_nobody_waits_for_goes(stored) -> None:
     root, uri = stored.folder / "mlruns/outbox", "sqlite:///mlruns/mlflow.db"
 
     def add(name: str, study: str, run: str = "", records: int = 0) -> None:
-        entry = entry_for(root, uri, study, "run", name).claim({"kind": "run", "name": name, "study": study, "tracking": {"uri": uri}})
+        entry = entry_for(root, uri, study, "run", name).claim(
+            {"kind": "run", "name": name, "study": study, "tracking": {"uri": uri}}
+        )
         for number in range(records):
             entry.append("tags", values={"number": str(number)})
         if run:

@@ -18,7 +18,10 @@ def test_without_a_terminal_nothing_is_deleted_and_it_is_said_how(stored) -> Non
     assert f"run cnn ({run}) of the study 'pets'" in done.out
     assert "catdog version 1 is the champion: the alias is removed, no other takes its place" in done.out
     assert f"sweep of 2 ({stored.runs['first']}) loses a run: compare gives no verdict on it" in done.out
-    assert f"nothing was deleted, because there is no terminal to ask in. To delete this: python -m catdog.delete run={run} yes=true" in done.err
+    assert (
+        f"nothing was deleted, because there is no terminal to ask in. To delete this: python -m catdog.delete run={run} yes=true"
+        in done.err
+    )
     assert not stored.is_deleted("cnn")
     assert stored.find_champion() == run
 
@@ -78,7 +81,10 @@ def test_a_study_is_deleted_and_known_to_be_before_anything_is_trained(stored) -
     for command in (("train", "-m", "model=cnn", *TINY), ("compare",)):
         done = stored.run(*command, "study=pets")
         assert done.code == 2
-        assert "study: 'pets' was deleted in MLflow. Restore it: python -m catdog.restore study=pets. Or remove it for good" in done.err
+        assert (
+            "study: 'pets' was deleted in MLflow. Restore it: python -m catdog.restore study=pets. Or remove it for good"
+            in done.err
+        )
         assert "clean study=pets older_than_days=0 yes=true" in done.err
     assert time.monotonic() - began < 30
     assert not (stored.cache / "drawn").exists(), "nothing was prepared"
@@ -145,7 +151,10 @@ def test_an_alias_that_mlflows_pages_removed_is_put_back_by_the_evidence(stored)
     [
         ((), "name what to {command}: run=RUN_ID, sweep=RUN_ID, study=NAME, or champion=true study=NAME."),
         (("run=a", "sweep=b"), "sweep: must be left out where run is named, received 'b'. Name one thing at a time."),
-        (("champion=true",), "champion: must be given with the study whose champion is meant, champion=true study=NAME"),
+        (
+            ("champion=true",),
+            "champion: must be given with the study whose champion is meant, champion=true study=NAME",
+        ),
         (("run=" + "0" * 31 + "a",), "run: no run or sweep"),
         (("study=nosuch",), "study: no study 'nosuch' in this tracking store"),
     ],

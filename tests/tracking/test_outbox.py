@@ -223,7 +223,9 @@ def test_a_study_that_was_deleted_keeps_nobody_waiting(entry, client, uri, tmp_p
     assert left.refusal.startswith("study: 'spooled' was deleted in MLflow. Restore it: ")
     assert "-m catdog.restore study=spooled tracking.uri=sqlite:////" in left.refusal
     assert client.get_experiment_by_name("other") is not None
-    with pytest.raises(UserError, match=r"^discard: must be a study, or an entry's folder, .* received 'nosuch'\. It holds run-"):
+    with pytest.raises(
+        UserError, match=r"^discard: must be a study, or an entry's folder, .* received 'nosuch'\. It holds run-"
+    ):
         discard_entries_of(tmp_path / "outbox", uri, "nosuch")
     (words,) = discard_entries_of(tmp_path / "outbox", uri, "spooled")
     assert words == f"a run of the study 'spooled', {len(entry.operations)} records in {entry.folder}"

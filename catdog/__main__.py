@@ -16,6 +16,9 @@ COMMANDS = {
     "evaluate": "evaluate the champion on the test split",
     "predict": "say what is in pictures",
     "ui": "show the runs of a study on MLflow's pages, in the browser",
+    "delete": "delete a run, a sweep or a study, or forget the champion",
+    "restore": "restore what was deleted",
+    "clean": "remove for good what was deleted long ago, and old files of the cache",
     "deliver": "deliver the records that a tracking server did not accept during training",
 }
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from catdog.data.handout import Split
     from catdog.deployment.evaluation import Evaluation
     from catdog.deployment.prediction import TrainedModel
+    from catdog.registry.deletion import Deletion
     from catdog.registry.ledger import OpenLook
     from catdog.search.decisions import Decision
     from catdog.sweeps.launch import PlannedSweep
@@ -76,6 +77,23 @@ class Study:
 
         study = cls(tracking_uri=tracking_uri)
         return cls(choose_study(study._connect(), model), tracking_uri=tracking_uri)
+
+    @classmethod
+    def of_run(cls, run_id: str, *, tracking_uri: str | None = None, key: str = "run_id") -> "Study":
+        """Returns the study that a run or a sweep belongs to, even if that was deleted.
+
+        Args:
+            run_id: MLflow's.
+            tracking_uri: as for `Study`.
+            key: what an error calls the id.
+
+        Raises:
+            UserError: there is no such run or sweep.
+        """
+        from catdog.tracking.records import find_study_of
+
+        client = cls(tracking_uri=tracking_uri)._connect()
+        return cls(find_study_of(client, run_id, key), tracking_uri=tracking_uri)
 
     def __repr__(self) -> str:
         return f"Study({self.name!r}, tracking_uri={self._tracking.uri!r})"
@@ -356,8 +374,32 @@ class Study:
 
         return audit_pipeline(pipeline, epochs)
 
+    # Deleting and restoring ------------------------------------------------------------------------------------------------
+
+    def plan_deletion(self, *, run: str | None = None, sweep: str | None = None) -> "Deletion":
+        """Returns what would be deleted, and what hangs on it: `describe()` says it, `carry_out()` does it.
+
+        Args:
+            run: the id of a run of this study.
+            sweep: the id of a sweep of this study, which is deleted with its runs; neither: the whole study.
+
+        Raises:
+            UserError: there is no such run, sweep or study, or it is deleted already.
+        """
+        from catdog.registry import deletion
+
+        require(run is None or sweep is None, "sweep", "left out if a run is named", sweep)
+        client, outbox = self._connect(), Path(self._tracking.outbox)
+        if run is not None:
+            return deletion.plan_run_deletion(client, self.name, run, outbox)
+        if sweep is not None:
+            return deletion.plan_sweep_deletion(client, self.name, sweep, outbox)
+        return deletion.plan_study_deletion(client, self.name, outbox)
+
     def delete_run(self, run_id: str, *, force: bool = False) -> None:
-        """Marks a training run as deleted, as MLflow does; `mlflow gc` removes it for good. Its checkpoints are removed at once.
+        """Marks a training run as deleted, as MLflow does: `restore_run` undoes it, `catdog.clean` removes it for good.
+
+        What the outbox holds for the run, such as checkpoints and undelivered results, is removed at once.
 
         Args:
             run_id: a run of this study.
@@ -366,14 +408,69 @@ class Study:
         Raises:
             UserError: it is not a run of this study, it is being trained, or it trained the champion.
         """
-        from catdog.registry.champion import delete_run
+        self._delete(self.plan_deletion(run=run_id), "run_id", force)
 
-        delete_run(self._connect(write=True), self.name, run_id, Path(self._tracking.outbox), force=force)
+    def delete_sweep(self, sweep_id: str, *, force: bool = False) -> None:
+        """Marks a sweep and its runs as deleted, as `delete_run`; runs that another sweep has too are kept.
+
+        Raises:
+            UserError: it is not a sweep of this study, one of its runs is being trained, or trained the champion.
+        """
+        self._delete(self.plan_deletion(sweep=sweep_id), "sweep_id", force)
+
+    def delete(self, *, force: bool = False) -> None:
+        """Marks the whole study as deleted, as `delete_run`. Until it is restored or removed for good, its name is taken.
+
+        Raises:
+            UserError: there is no such study, one of its runs is being trained, or trained the champion.
+        """
+        self._delete(self.plan_deletion(), "study", force)
+
+    def _delete(self, deletion: "Deletion", key: str, force: bool) -> None:
+        led = ", ".join(sorted({version.name for version in deletion.champions}))
+        if led and not force:
+            raise UserError(
+                f"{key}: {deletion.what} is, or has, the champion of {led}. Promote another one first, or delete it and forget "
+                "the champion with force=True."
+            )
+        deletion.carry_out()
+
+    def restore_run(self, run_id: str) -> list[str]:
+        """Restores a training run that was deleted, here or in MLflow; returns what was restored, in words.
+
+        If it was the champion's run, and there is no other champion by now, it is that again.
+
+        Raises:
+            UserError: there is no such run, it is not deleted, or its whole study is.
+        """
+        from catdog.registry.deletion import restore_run
+
+        return restore_run(self._connect(), run_id)
+
+    def restore_sweep(self, sweep_id: str) -> list[str]:
+        """Restores a sweep with its runs, as `restore_run`.
+
+        Raises:
+            UserError: there is no such sweep, nothing of it is deleted, or its whole study is.
+        """
+        from catdog.registry.deletion import restore_sweep
+
+        return restore_sweep(self._connect(), sweep_id)
+
+    def restore(self) -> list[str]:
+        """Restores the study with all its runs, as `restore_run`; also those that were deleted before the study was.
+
+        Raises:
+            UserError: there is no such study, or it is not deleted.
+        """
+        from catdog.registry.deletion import restore_study
+
+        return restore_study(self._connect(), self.name)
 
     def forget_champion(self) -> "TrainedModel":
         """Removes the alias `champion` and returns the model that had it. The next promotion is then made without a comparison.
 
-        The model's version stays registered.
+        The model's version stays registered; `restore_champion` undoes it.
 
         Raises:
             UserError: there is no champion.
@@ -383,6 +480,17 @@ class Study:
 
         client = self._connect(write=True)
         return TrainedModel(client, forget_champion(client, self.name))
+
+    def restore_champion(self) -> "TrainedModel":
+        """Gives the alias `champion` back to the model that had it last, and returns that.
+
+        Raises:
+            UserError: there is a champion, or there never was one.
+        """
+        from catdog.registry.champion import restore_champion
+
+        restore_champion(self._connect(), self.name)
+        return self.champion()
 
     # Runs of other tools --------------------------------------------------------------------------------------------------
 
@@ -469,8 +577,9 @@ class Study:
         if name == "test" and look is None:
             require_look(None)
         found = self._load_dataset(dataset)
-        if name == "test":
+        if name == "test" and look is not None:
             require_look(look, found.manifest.images)
+            look.give_images()
         return hand_out(found, name, look)
 
     @contextlib.contextmanager
@@ -498,12 +607,13 @@ class Study:
         """Returns a client of the store, which is created if needed. The first call delivers what is left in the outbox."""
         from catdog import tracking
         from catdog.registry.champion import promote
-        from catdog.tracking.settlement import settle_entries
+        from catdog.tracking.settlement import settle_earlier
 
         client = tracking.connect(self._tracking)
+        tracking.check_study(client, self.name)
         if not self._has_settled:
             self._has_settled = True
-            settle_entries(client, Path(self._tracking.outbox), self._tracking.uri, self._tracking.wait_s, promote)
+            settle_earlier(client, self._tracking, promote)
         return client
 
     def _load_dataset(self, overrides: Sequence[str] | None) -> "Dataset":

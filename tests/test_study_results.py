@@ -208,16 +208,16 @@ def test_an_evaluation_is_counted(trained):
 def test_the_champion_can_be_forgotten(copied):
     was = copied.forget_champion()
     assert (was.name, was.version) == ("cats_vs_dogs", "1")
-    with pytest.raises(catdog.UserError, match="study 'cats_vs_dogs' has no champion"):
+    with pytest.raises(catdog.UserError, match="cats_vs_dogs has 1 version, but no champion: the alias was removed"):
         copied.champion()
-    with pytest.raises(catdog.UserError, match="no registered model"):
+    with pytest.raises(catdog.UserError, match="but no champion"):
         copied.forget_champion()
     assert copied.model("1").run_id == was.run_id, "the version stays"
 
 
 def test_a_run_can_be_deleted_but_not_the_champions(copied):
     champion = copied.champion()
-    with pytest.raises(catdog.UserError, match=r"is the champion of catdog\. Promote another one first"):
+    with pytest.raises(catdog.UserError, match=r"is, or has, the champion of catdog\. Promote another one first"):
         copied.delete_run(champion.run_id)
     runs = copied.runs()
     other = runs.loc[runs["run_id"] != champion.run_id, "run_id"].iloc[0]
@@ -229,8 +229,69 @@ def test_a_run_can_be_deleted_but_not_the_champions(copied):
     with pytest.raises(catdog.UserError, match="no study 'quickstart'"):
         catdog.Study("quickstart", tracking_uri=copied.tracking.uri).delete_run(champion.run_id)
     copied.delete_run(champion.run_id, force=True)
-    with pytest.raises(catdog.UserError, match="no registered model"):
+    with pytest.raises(catdog.UserError, match="but no champion"):
         copied.champion()
+    copied.restore_run(champion.run_id)
+    assert copied.champion().run_id == champion.run_id
+
+
+def test_a_sweep_without_one_of_its_runs_gets_no_verdict(copied, tmp_path, caplog):
+    """The run is deleted on MLflow's own pages, then removed for good; the page with the verdicts stays."""
+    client = mlflow.MlflowClient(copied.tracking.uri)
+    whole = copied.compare(gradcam="never")
+    before = whole.save_folder(tmp_path)
+    written = (before / "comparison.html").stat().st_mtime_ns
+    run_id = whole.runs.loc[whole.runs["variant"] == "augmented", "run_id"].iloc[0]
+    client.delete_run(run_id)
+    with caplog.at_level("WARNING"):
+        left = copied.compare(gradcam="never")
+    restore = f"-m catdog.restore sweep={left.sweep_id}"
+    assert "1 run of this sweep was deleted in MLflow: augmented. There is no verdict on what is left" in caplog.text
+    assert restore in caplog.text
+    assert not left.complete
+    assert set(left.pairs["kind"]) == {"incomplete"}
+    assert left.runs.set_index("run_id").loc[run_id, "status"] == "DELETED"
+    assert "1 run of the sweep was deleted in MLflow: augmented." in left.warnings[0]
+    folder = left.save_folder(tmp_path)
+    assert folder.name == f"{left.sweep_id}-incomplete"
+    assert "There is no verdict on what is left." in (folder / "comparison.html").read_text()
+    assert (before / "comparison.html").stat().st_mtime_ns == written
+    with pytest.raises(
+        catdog.UserError, match=f"runs: {run_id} .augmented. was deleted in MLflow. Leave it out, or restore it"
+    ):
+        copied.compare(runs=[run_id])
+    client._tracking_client.store._hard_delete_run(run_id)  # as `mlflow gc` does
+    purged = copied.compare(gradcam="never")
+    assert not purged.complete
+    assert "1 run of the sweep is not in the store" in purged.warnings[0]
+    client.delete_run(left.sweep_id)
+    with pytest.raises(catdog.UserError, match=f"sweep: .* was deleted in MLflow. Restore it: .*{restore}"):
+        copied.compare(sweep=left.sweep_id)
+
+
+def test_a_champion_whose_run_was_deleted_is_served_with_a_warning_and_not_evaluated(copied, photos, caplog):
+    client = mlflow.MlflowClient(copied.tracking.uri)
+    ledger = client.get_experiment_by_name("catdog-test-ledger")
+    looks = [run.info.run_id for run in client.search_runs([ledger.experiment_id])] if ledger else []
+    champion = copied.champion()
+    client.delete_run(champion.run_id)
+    assert len(champion.predict(next(photos.glob("*.jpg")))) == 1
+    assert (
+        f"catdog version 1: the run that trained it, {champion.run_name} ({champion.run_id}), was deleted in MLflow."
+        in caplog.text
+    )
+    assert f"-m catdog.restore run={champion.run_id}" in caplog.text
+    with pytest.raises(
+        catdog.UserError, match=r"^model: catdog version 1 cannot be evaluated, because its result is stored"
+    ):
+        copied.evaluate()
+    with pytest.raises(catdog.UserError, match=r"^run_id: the run that trained it"), copied.look(champion.run_id):
+        pass
+    client._tracking_client.store._hard_delete_run(champion.run_id)
+    with pytest.raises(catdog.UserError, match="was removed from the tracking store for good"):
+        copied.evaluate()
+    now = client.get_experiment_by_name("catdog-test-ledger")
+    assert ([run.info.run_id for run in client.search_runs([now.experiment_id])] if now else []) == looks
 
 
 def test_what_the_outbox_has_of_a_deleted_run_goes(copied, tmp_path):
@@ -300,7 +361,7 @@ def test_two_stores_do_not_disturb_each_other(trained, copied, photos, tmp_path)
         assert others.compare(gradcam="never").study == "others"
         assert trained.compare(gradcam="never").study == "cats_vs_dogs"
         assert len(trained.champion().predict(photos)) > 0
-        with pytest.raises(catdog.UserError, match="no registered model"):
+        with pytest.raises(catdog.UserError, match="but no champion"):
             others.champion()
         assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/third.db"
         assert not (tmp_path / "third.db").exists(), "nothing asked MLflow's current store"

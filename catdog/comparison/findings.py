@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from catdog.comparison.analysis import Analysis
-from catdog.comparison.records import FINISHED, NAN, ComparedRuns, RunRecord
+from catdog.comparison.records import DELETED, FINISHED, NAN, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import NoVerdict, Verdict
 from catdog.statistics.judgements import Judgement
@@ -80,6 +80,9 @@ def warnings(comparison: ComparedRuns) -> list[str]:
     for record in comparison.records:
         if not record.finished:
             by_status[record.status].append(record.name)
+    deleted = by_status.pop(DELETED, [])
+    if deleted or comparison.removed:
+        found.append(_about_deleted(comparison, deleted))
     for status, names in by_status.items():
         found.append(
             f"{plural(len(names), 'run')} did not finish ({status}): {_some(names)}. "
@@ -106,6 +109,24 @@ def warnings(comparison: ComparedRuns) -> list[str]:
     if len(doubtful) > MOST_WARNINGS:
         found.append(f"The same holds for {plural(len(doubtful) - MOST_WARNINGS, 'more run')}.")
     return found
+
+
+def _about_deleted(comparison: ComparedRuns, deleted: list[str]) -> str:
+    words = []
+    if deleted:
+        words.append(
+            f"{plural(len(deleted), 'run')} of the sweep {'was' if len(deleted) == 1 else 'were'} deleted in MLflow: "
+            f"{_some(deleted)}. `catdog.restore sweep={comparison.sweep_id}` restores {'it' if len(deleted) == 1 else 'them'}."
+        )
+    if comparison.removed:
+        words.append(
+            f"{plural(comparison.removed, 'run')} of the sweep {'is' if comparison.removed == 1 else 'are'} not in the store: "
+            "removed for good, or not delivered yet."
+        )
+    return (
+        f"{' '.join(words)} There is no verdict on what is left. The sweep's command trains what is missing; runs=[ID,ID] compares "
+        "chosen runs."
+    )
 
 
 def _doubt(record: RunRecord) -> str:

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog.comparison.records import FINISHED, ComparedRuns, RunRecord
+from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.config.schema import DEFAULT_STUDY, default_cache
+from catdog.data.history import History
+from catdog.data.predictions import Predictions
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.system.wording import plural
 from catdog.tracking.artifacts import load_table
 from catdog.tracking.records import (
     StoredRun,
+    find_deleted_sweep,
     find_latest_sweep,
     find_newest_recorded,
     find_run,
@@ -22,12 +26,15 @@ from catdog.tracking.records import (
     list_runs,
     read_history,
 )
+from catdog.tracking.store import store_command
 from catdog.tracking.tags import RUN, SWEEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
+
+MOST_NAMES = 8
 
 
 def load_comparison(
@@ -53,10 +60,30 @@ def load_comparison(
     sweep, runs = _find_runs(client, study, sweep_id, run_ids)
     records = [_load_record(client, run, sweep) for run in runs]
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
+    lost = [record.name for record in records if record.status == DELETED]
+    if not finished and lost and sweep:
+        raise UserError(
+            f"sweep: no run of {sweep.name} ({sweep.run_id}) is left to compare: {plural(len(lost), 'run')} of it were deleted in "
+            f"MLflow. Restore them: {store_command(client, 'restore', f'sweep={sweep.run_id}')}. Or type its command again."
+        )
     if not finished:
         states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
         raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
     first, first_run = finished[0]
+    # A sweep that was interrupted has runs that never started.
+    removed = max(0, sweep.planned_runs - len(runs)) if sweep and sweep.is_finished else 0
+    if sweep and lost:
+        log.warning(
+            "%s of this sweep %s deleted in MLflow: %s. There is no verdict on what is left. Restore what was deleted: %s",
+            plural(len(lost), "run"), "was" if len(lost) == 1 else "were",
+            ", ".join(lost[:MOST_NAMES]) + (", ..." if len(lost) > MOST_NAMES else ""),
+            store_command(client, "restore", f"sweep={sweep.run_id}"),
+        )  # fmt: skip
+    if sweep and removed:
+        log.warning(
+            "%s of this sweep %s not in the store: removed for good, or not delivered yet. There is no verdict on what is left",
+            plural(removed, "run"), "is" if removed == 1 else "are",
+        )  # fmt: skip
     split = first_run.load_splits()
     return ComparedRuns(
         study=client.get_experiment(first_run.experiment_id).name,
@@ -72,6 +99,7 @@ def load_comparison(
         picture=find_pictures(first),
         sweep_status=sweep.status if sweep else FINISHED,
         looks=read_looks(client, digest_test(split)) if len(split) else [],
+        removed=removed,
     )
 
 
@@ -81,6 +109,11 @@ def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRu
         run = find_run(client, run_id)
         if run is None:
             raise UserError(f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this store.")
+        if run.is_deleted:
+            raise UserError(
+                f"runs: {run_id} ({run.name}) was deleted in MLflow. Leave it out, or restore it: "
+                f"{store_command(client, 'restore', f'run={run_id}')}."
+            )
         if run.kind != RUN:
             raise UserError(f"runs: {run_id} is not a training run. If it is a sweep, use sweep={run_id}")
         found.append(run)
@@ -95,6 +128,12 @@ def _find_runs(
         return None, _find_named(client, run_ids)
     sweep = _find_sweep(client, sweep_id) if sweep_id else find_latest_sweep(client, study)
     newest = None if sweep_id else find_newest_recorded(client, study)
+    deleted = None if sweep_id else find_deleted_sweep(client, study)
+    if deleted and (sweep is None or deleted.start > sweep.start):
+        log.info(
+            "the study's latest sweep, %s (%s), was deleted, so it is left out. Restore it: %s",
+            deleted.name, deleted.run_id, store_command(client, "restore", f"sweep={deleted.run_id}"),
+        )  # fmt: skip
     if sweep and (newest is None or newest.start < sweep.start):
         return sweep, list_members(client, sweep)
     finished = [run for run in list_runs(client, study) if run.is_finished and run.data_digest]
@@ -109,6 +148,9 @@ def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
         raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
     if sweep.kind != SWEEP:
         raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs={sweep_id}")
+    if sweep.is_deleted:
+        command = store_command(client, "restore", f"sweep={sweep_id}")
+        raise UserError(f"sweep: {sweep.name} ({sweep_id}) was deleted in MLflow. Restore it: {command}.")
     return sweep
 
 
@@ -121,12 +163,12 @@ def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None
         name=name,
         variant=variant,
         seed=run.seed,
-        status=run.status,
+        status=DELETED if run.is_deleted else run.status,
         params=run.params,
         tags=run.tags,
         metrics=run.metrics,
-        history=read_history(client, run),
-        predictions=run.load_predictions(),
+        history=History.from_points({}) if run.is_deleted else read_history(client, run),
+        predictions=Predictions.empty() if run.is_deleted else run.load_predictions(),
     )
 
 

@@ -18,6 +18,8 @@ from catdog.tracking.tags import Tags
 NAN = float("nan")
 NO_INTERVAL = (NAN, NAN)
 FINISHED = "FINISHED"
+# The status here of a run that was deleted in MLflow, whatever its status was there.
+DELETED = "DELETED"
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class RunRecord:
         name: its unique name in this comparison, "cnn" or "cnn seed=1".
         variant: the name of its variant, which is its config without the seed.
         seed: the run's seed.
-        status: MLflow's status: FINISHED, FAILED, KILLED or RUNNING.
+        status: MLflow's status: FINISHED, FAILED, KILLED or RUNNING; or DELETED.
         params: every leaf of the composed config, "trainer.epochs": "20".
         tags: MLflow's tags.
         metrics: last values, "kept/epoch", "final/val_loss", "model/parameters" and so on; "test/accuracy" only after
@@ -195,6 +197,7 @@ class ComparedRuns:
         picture: file, as in `predictions`, -> uint8 (H, W, 3), or None if it is not available.
         sweep_status: MLflow's status of the sweep: FINISHED once all its runs have finished.
         looks: the looks at the test split of this data, by any model, the oldest first.
+        removed: how many runs of the finished sweep the store does not have: they were removed for good, or are not delivered yet.
     """
 
     study: str
@@ -210,6 +213,7 @@ class ComparedRuns:
     picture: Callable[[str], np.ndarray | None]
     sweep_status: str = FINISHED
     looks: Sequence[Look] = ()
+    removed: int = 0
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)
@@ -226,8 +230,14 @@ class ComparedRuns:
 
     @cached_property
     def complete(self) -> bool:
-        """Whether the sweep and all its runs have finished, and every run has predictions."""
-        return self.sweep_status == FINISHED and all(record.finished and record.kept_images for record in self.records)
+        """Whether the sweep and all its runs have finished, none was deleted, and every run has predictions."""
+        whole = self.sweep_status == FINISHED and not self.removed
+        return whole and all(record.finished and record.kept_images for record in self.records)
+
+    @property
+    def has_lost_runs(self) -> bool:
+        """Whether runs of the sweep were deleted."""
+        return self.removed > 0 or any(record.status == DELETED for record in self.records)
 
     @cached_property
     def ranked(self) -> list[RunRecord]:

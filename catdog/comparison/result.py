@@ -213,7 +213,9 @@ class Comparison:
         from catdog import tracking
 
         if tracking.is_writable(self._client.tracking_uri):
-            self._client.log_artifacts(self.sweep_id, str(folder), "comparison")
+            self._client.log_artifacts(
+                self.sweep_id, str(folder), "comparison" + folder.name.removeprefix(self.sweep_id)
+            )
         else:
             log.info("the tracking store cannot be written, so the comparison is in its own folder only")
 
@@ -237,6 +239,9 @@ class Comparison:
     def _key(self) -> str:
         """The name of this comparison's folder."""
         run_ids = [record.run_id for record in self.analysis.comparison.records]
+        if self.sweep_id and self.analysis.comparison.has_lost_runs:
+            # The page with the verdicts on the whole sweep stays.
+            return f"{self.sweep_id}-incomplete"
         return self.sweep_id or (run_ids[0] if len(run_ids) == 1 else hash_text(" ".join(run_ids))[:32])
 
     @cached_property

@@ -98,7 +98,36 @@ class PredictConfig:
 class DeliverConfig:
     """The options of `deliver`."""
 
+    discard: str | None = option(
+        "give up what the outbox holds for this study, or this entry: the name of its folder; null: deliver", None
+    )
     tracking: TrackingConfig = MISSING
+
+
+@dataclass
+class CleanCacheConfig:
+    """The data set keys of `clean`."""
+
+    cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
+
+
+@dataclass
+class CleanConfig:
+    """The options of `clean`."""
+
+    study: str | None = option("clean what belongs to this study only, not the cache; null: everything", None)
+    older_than_days: float = option("keep what was deleted, or used, more recently", 30.0)
+    cache_gb: float | None = option(
+        "GB that decoded, drawn and extracted images may take; what was not used for longest goes first; null: any",
+        None,
+    )
+    yes: bool = option("remove it; otherwise it is only shown", False)
+    dataset: CleanCacheConfig = field(default_factory=CleanCacheConfig)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(self.older_than_days >= 0, "older_than_days", "0 or more", self.older_than_days)
+        require(self.cache_gb is None or self.cache_gb >= 0, "cache_gb", "0 or more, or null", self.cache_gb)
 
 
 @dataclass
@@ -157,6 +186,49 @@ class DecideConfig:
         )
 
 
+@dataclass
+class DeleteConfig:
+    """The options of `delete`."""
+
+    run: str | None = option("id of a run to delete", None)
+    sweep: str | None = option("id of a sweep to delete with its runs", None)
+    study: str | None = option(
+        "name of a study to delete as a whole; with champion=true: whose champion to forget", None
+    )
+    champion: bool = option("forget the champion of study=NAME: its version stays, without the alias", False)
+    yes: bool = option("delete without asking", False)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_one_target(self)
+
+
+@dataclass
+class RestoreConfig:
+    """The options of `restore`."""
+
+    run: str | None = option("id of a deleted run", None)
+    sweep: str | None = option("id of a deleted sweep, which is restored with its runs", None)
+    study: str | None = option("name of a deleted study; with champion=true: whose champion to put back", None)
+    champion: bool = option("give the alias champion back to the version of study=NAME that had it last", False)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_one_target(self)
+
+
+def require_one_target(config: DeleteConfig | RestoreConfig) -> None:
+    """Raises a UserError unless exactly one thing is named; nothing named is what `--help` and the reference compose."""
+    named = {key: value for key in ("run", "sweep", "study") if (value := getattr(config, key)) is not None}
+    if len(named) > 1:
+        key, value = list(named.items())[-1]
+        require(False, key, f"left out where {next(iter(named))} is named", value, "Name one thing at a time.")
+    if config.champion:
+        require(
+            "study" in named, "champion", "given with the study whose champion is meant, champion=true study=NAME", True
+        )
+
+
 ROOTS: dict[str, type] = {
     "audit": AuditConfig,
     "compare": CompareConfig,
@@ -164,6 +236,9 @@ ROOTS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "deliver": DeliverConfig,
+    "delete": DeleteConfig,
+    "restore": RestoreConfig,
+    "clean": CleanConfig,
     "ui": UiConfig,
 }
 

@@ -101,6 +101,17 @@ def staged(target: Path) -> Iterator[Path]:
         raise
 
 
+def remove_staged(target: Path) -> bool:
+    """Removes a file or folder of the cache, unless a process is making it; returns whether it is gone."""
+    doomed = target.with_name(target.name + PARTIAL_SUFFIX)
+    with suppress(Timeout, OSError), _lock(target).acquire(blocking=False):
+        # Under its own name, a folder that is half removed could be taken for a complete one.
+        shutil.rmtree(doomed, ignore_errors=True)
+        target.replace(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    return not target.exists()
+
+
 def _lock(target: Path) -> FileLock:
     return FileLock(target.with_name(target.name + ".lock"))
 

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.tracking.records import find_run
+from catdog.system.errors import UserError
+from catdog.tracking.records import explain_gone, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +182,7 @@ def evaluate(
         command: the command or call that asks for the look; the ledger records it.
 
     Raises:
-        UserError: the data set is not the one the run was trained on.
+        UserError: the run was deleted, or the data set is not the one it was trained on.
     """
     from catdog.registry.ledger import describe_look, digest_test, open_look
     from catdog.tracking.study_data import load_run_dataset
@@ -190,7 +191,12 @@ def evaluate(
     client, run_id = model.client, model.run_id
     # Before TensorFlow is imported, so that missing data is reported at once.
     run = find_run(client, run_id)
-    assert run is not None
+    gone = explain_gone(client, run_id, run)
+    if run is None or gone:
+        raise UserError(
+            f"model: {model.words} cannot be evaluated, because its result is stored with its run: {gone} Or name another model: "
+            "model=RUN_ID."
+        )
     dataset = load_run_dataset(
         run, "Name the original data with dataset.archive=PATH, or train on this one.", archive=archive, cache=cache
     )
@@ -199,6 +205,7 @@ def evaluate(
         client, digest_test(dataset.manifest.images), study=client.get_experiment(run.experiment_id).name, model=model.words,
         model_uri=model.found.uri, run_id=run_id, command=command,
     ) as look:  # fmt: skip
+        look.give_images()
         split = dataset.load_split("test", model.image_size, look=look)
         predictions = predict_split(kept, split, batch_size)
         result = score_predictions(predictions)

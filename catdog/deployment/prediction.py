@@ -1,6 +1,7 @@
 """Prediction: loads a trained model from the store and returns its answers to images."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +22,13 @@ from catdog.system.documents import to_plain
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking.models import explain_missing_artifacts, load_model_metadata, open_model
-from catdog.tracking.records import find_run
+from catdog.tracking.records import explain_gone, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 Images = str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]
 
@@ -114,8 +117,12 @@ class TrainedModel:
     def loaded(self) -> Any:
         """The model. `predict_on_batch` takes uint8 (B, image_size, image_size, 3), returns float32 probabilities (B, classes).
 
-        It is a Keras model, or a `catdog.deployment.pyfunc.PyfuncModel` if another tool saved it.
+        It is a Keras model, or a `catdog.deployment.pyfunc.PyfuncModel` if another tool saved it. If its run was deleted, a warning
+        says so.
         """
+        gone = explain_gone(self.client, self.run_id, find_run(self.client, self.run_id))
+        if gone:
+            log.warning("%s: %s Or name another model: model=RUN_ID.", self.words, gone)
         return load_model(self.client, self.found.uri)
 
     def predict(self, images: Images, batch_size: int = 32) -> "pd.DataFrame":

@@ -1,1 +1,1 @@
-"""The champion, its evidence, and the ledger of looks at test splits."""
+"""The champion, its evidence, the ledger of looks at test splits; deletion and cleaning."""

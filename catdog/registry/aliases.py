@@ -52,6 +52,8 @@ class Title:
         if self.other is not None and self.replaces:
             client.set_registered_model_alias(self.name, _alias_of(self.other), self.other.version)
         client.set_registered_model_alias(self.name, self.alias, version.version)
+        if self.alias == CHAMPION:
+            client.delete_registered_model_tag(self.name, tag.FORMER_CHAMPION)
         own = CHAMPION_ON.format(digest=self.digest)
         if self.alias == CHAMPION and find_version(client, self.name, own):
             client.delete_registered_model_alias(self.name, own)

@@ -4,11 +4,11 @@ import logging
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from catdog.config.command_lines import quote
 from catdog.config.schema import DEFAULT_STUDY, PromoteConfig
 from catdog.registry.aliases import (
     CHAMPION,
@@ -26,18 +26,19 @@ from catdog.registry.evidence import Evidence, Reason, commands_for_more, compar
 from catdog.registry.ledger import describe_count
 from catdog.statistics.judgements import Judgement
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.models import find_model_address
 from catdog.tracking.records import (
     StoredRun,
+    explain_gone,
     find_run,
     find_study,
     get_run,
     list_promoted_runs,
     log_registered_model,
 )
-from catdog.tracking.settlement import claimed_entry
-from catdog.tracking.tags import RUN
+from catdog.tracking.store import store_command
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -234,9 +235,10 @@ def _weigh(
 ) -> tuple[Evidence, list[str]]:
     """Returns the evidence against a champion on the same data, and the commands that would get more of it."""
     run = find_run(client, champion.run_id)
-    if run is None:
-        gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
-        return Evidence(Reason.NOT_COMPARABLE, gone), []
+    gone = explain_gone(client, champion.run_id, run)
+    if run is None or gone:
+        words = f"not compared with the champion: {gone} promote.force=true moves the champion in any case"
+        return Evidence(Reason.NOT_COMPARABLE, words), []
     evidence, found = compare_runs(client, best, run, config)
     if found is None or evidence.outcome != Judgement.UNDECIDED:
         return evidence, []
@@ -326,6 +328,8 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
     if wanted == CHAMPION:
         version = find_champion(client, study)
         if version is None:
+            if name and find_version(client, name, CHAMPION) is None:
+                _require_no_versions(client, study, name)
             raise UserError(_explain_no_champion(client, study, name))
     else:
         version = find_version(client, name, which) if name else None
@@ -434,6 +438,25 @@ def _explain_no_champion(client: "MlflowClient", study: str, name: str) -> str:
     )
 
 
+def _require_no_versions(client: "MlflowClient", study: str, name: str) -> None:
+    """Raises a UserError if a registered model without a champion has versions: then nothing has to be trained for one."""
+    versions = client.search_model_versions(f"name = '{name}'")
+    if versions:
+        former = _find_former_champion(client, name)
+        restored = ""
+        if former is not None:
+            command = store_command(client, "restore", "champion=true", f"study={quote(study)}")
+            restored = f" It was version {former.version}. Put the alias back: {command}."
+            gone = explain_gone(client, former.run_id, find_run(client, former.run_id))
+            if gone:
+                restored = f" It was version {former.version}; {gone}"
+        newest = max(int(version.version) for version in versions)
+        raise UserError(
+            f"model: {name} has {plural(len(versions), 'version')}, but no champion: the alias was removed.{restored} Or name a "
+            f"version: model={name}/{newest}."
+        )
+
+
 def _resolve_run(client: "MlflowClient", run_id: str) -> FoundModel:
     run = find_run(client, run_id)
     if run is None:
@@ -451,52 +474,64 @@ def forget_champion(client: "MlflowClient", study: str) -> FoundModel:
     """
     found = resolve_model(client, study, CHAMPION)
     assert found.version is not None
-    client.delete_registered_model_alias(found.version.name, CHAMPION)
+    remove_alias(client, found.version)
     log.info("%s is no longer the champion; the next promotion makes one", found.words)
     return found
 
 
-def delete_run(client: "MlflowClient", study: str, run_id: str, outbox: Path, *, force: bool = False) -> None:
-    """Deletes a training run in MLflow; it can be restored until `mlflow gc` removes it.
+def set_alias(client: "MlflowClient", version: "ModelVersion") -> None:
+    """Gives a version the alias `champion`."""
+    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    client.delete_registered_model_tag(version.name, tag.FORMER_CHAMPION)
 
-    What the outbox holds for the run, such as checkpoints and undelivered results, is removed permanently.
 
-    Args:
-        client: of the tracking store.
-        study: the study that it must belong to.
-        run_id: MLflow's.
-        outbox: the outbox's folder.
-        force: whether to delete the champion's run as well; the alias `champion` is then removed.
+def remove_alias(client: "MlflowClient", version: "ModelVersion") -> None:
+    """Removes the alias `champion` from a version; its registered model remembers which one it was, for `restore_champion`."""
+    client.set_registered_model_tag(version.name, tag.FORMER_CHAMPION, str(version.version))
+    client.delete_registered_model_alias(version.name, CHAMPION)
+
+
+def restore_champion(client: "MlflowClient", study: str) -> "ModelVersion":
+    """Gives the alias `champion` back to the version of a study's registered model that had it last, and returns that.
+
+    If the alias was removed on MLflow's own pages, it is the newest version that became champion by its evidence.
 
     Raises:
-        UserError: the run does not belong to this study, is being trained, or is the champion's.
+        UserError: there is a champion, or there never was one.
     """
-    run = find_run(client, run_id)
-    if run is None or run.is_deleted or run.experiment_id != find_study(client, study):
-        raise UserError(f"run_id: study {study!r} has no run {run_id!r}. Its run ids are in the table of runs.")
-    if run.kind != RUN:
-        raise UserError(f"run_id: {run_id} ({run.name}) is no training run, but a {run.kind or 'run of another tool'}.")
-    if run.is_running_here:
-        raise UserError(f"run_id: {run.owner} is training {run_id} ({run.name}). Stop it first.")
-    led = [name for name in {v.name for v in _versions_of(client, run)} if _is_champion(client, name, run_id)]
-    if led and not force:
+    name = _registered_model_of(client, study)
+    if not name:
         raise UserError(
-            f"run_id: {run_id} ({run.name}) is the champion of {', '.join(led)}. Promote another one first, or delete it and "
-            "forget the champion with force=True."
+            f"study: {study!r} has no registered model, so it never had a champion. Train first: {TRAIN_COMMAND}"
         )
-    with claimed_entry(outbox, run_id):
-        for name in led:
-            client.delete_registered_model_alias(name, CHAMPION)
-        client.delete_run(run_id)
+    standing = find_version(client, name, CHAMPION)
+    if standing is not None:
+        raise UserError(f"champion: {name} has one, version {standing.version}; there is nothing to restore.")
+    version = _find_former_champion(client, name)
+    if version is None:
+        count = len(client.search_model_versions(f"name = '{name}'"))
+        advice = f"Name a version: model={name}/NUMBER." if count else f"Train first: {TRAIN_COMMAND}"
+        raise UserError(
+            f"champion: none of the {plural(count, 'version')} of {name} is known to have been its champion. {advice}"
+        )
+    gone = explain_gone(client, version.run_id, find_run(client, version.run_id))
+    if gone:
+        raise UserError(f"champion: it was {name} version {version.version}, but {gone}")
+    set_alias(client, version)
+    return version
 
 
-def _versions_of(client: "MlflowClient", run: StoredRun) -> "list[ModelVersion]":
-    return list(client.search_model_versions(f"run_id = '{run.run_id}'"))
-
-
-def _is_champion(client: "MlflowClient", name: str, run_id: str) -> bool:
-    version = find_version(client, name, CHAMPION)
-    return version is not None and version.run_id == run_id
+def _find_former_champion(client: "MlflowClient", name: str) -> "ModelVersion | None":
+    """Returns the version of a registered model without a champion that was its champion last; None if that is not known."""
+    former = client.get_registered_model(name).tags.get(tag.FORMER_CHAMPION)
+    if former is not None:
+        return find_version(client, name, former)
+    # The alias was removed on MLflow's own pages.
+    evidence = [
+        (version, Evidence.from_tags(version.tags)) for version in client.search_model_versions(f"name = '{name}'")
+    ]
+    moved = [version for version, found in evidence if found and found.moves]
+    return max(moved, key=lambda version: int(version.version), default=None)
 
 
 def _registered_model_of(client: "MlflowClient", study: str) -> str:

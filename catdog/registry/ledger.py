@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -57,17 +57,23 @@ class OpenLook:
     """A look in progress: `Dataset.load_split` requires one before it returns test images.
 
     Attributes:
+        client: of the tracking store.
         look_id: its run in the ledger.
+        run_id: the run that trained the model.
         earlier: the looks before it.
         test_digest: the digest of the test images that it covers.
         is_open: whether it is still in progress.
+        has_images: whether test images were given out; from then on it counts, however it ends.
         result: the metrics found, to be logged when it ends.
     """
 
+    client: "MlflowClient" = field(repr=False)
     look_id: str
+    run_id: str
     earlier: list[Look]
     test_digest: str = ""
     is_open: bool = True
+    has_images: bool = False
     result: Mapping[str, float] | None = None
 
     @property
@@ -78,6 +84,21 @@ class OpenLook:
     def record(self, metrics: Mapping[str, float]) -> None:
         """Stores the metrics found, such as {"test/accuracy": 0.98}; they are logged when the look ends."""
         self.result = dict(metrics)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts as a look: test images were given out, or there is a result."""
+        return self.has_images or self.result is not None
+
+    def give_images(self) -> None:
+        """Notes that test images are about to be given out; call it before anything can be read from them."""
+        if not self.has_images:
+            self.note_on_run()
+            self.has_images = True
+
+    def note_on_run(self) -> None:
+        """Stores the number of this look with the run that trained the model."""
+        self.client.set_tag(self.run_id, tag.TEST_LOOKS, str(self.number))
 
 
 def digest_test(images: "pd.DataFrame") -> str:
@@ -119,7 +140,8 @@ def open_look(
 ) -> Iterator[OpenLook]:
     """Records a look at a test split before anything can be read from it; its result is added when it ends.
 
-    A look that fails, or is killed, stays recorded and counts: nobody can tell what had been seen by then.
+    A look that fails after test images were given out, or that is killed, stays recorded and counts: nobody can tell what had been
+    seen by then. One that ends before that, and without a result, is closed and does not count.
 
     Args:
         client: of the tracking store.
@@ -138,20 +160,30 @@ def open_look(
     }  # fmt: skip
     look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
     # Recorded first and counted afterwards: of two looks at the same moment, each then sees the other, whatever their clocks say.
-    look = OpenLook(look_id, read_looks(client, test_digest, but=look_id), test_digest)
-    client.set_tag(run_id, tag.TEST_LOOKS, str(look.number))
+    look = OpenLook(client, look_id, run_id, [], test_digest)
     try:
-        yield look
+        look.earlier = read_looks(client, test_digest, but=look_id)
+        try:
+            yield look
+        finally:
+            look.is_open = False
+        now = int(time.time() * 1000)
+        for key, value in (look.result or {}).items():
+            client.log_metric(look.look_id, key, value, timestamp=now)
+        if look.counts:
+            look.note_on_run()
     except BaseException:
-        client.set_terminated(look.look_id, "FAILED")
+        _close(look, "FAILED")
         raise
-    finally:
-        look.is_open = False
-    now = int(time.time() * 1000)
-    for key, value in (look.result or {}).items():
-        client.log_metric(look.look_id, key, value, timestamp=now)
-    client.set_terminated(look.look_id, "FINISHED")
-    _mark_versions(client, run_id, look)
+    _close(look, "FINISHED")
+    if look.counts:
+        _mark_versions(client, run_id, look)
+
+
+def _close(look: OpenLook, status: str) -> None:
+    if not look.counts:
+        look.client.set_tag(look.look_id, tag.NOT_LOOKED, "true")
+    look.client.set_terminated(look.look_id, status)
 
 
 @contextmanager
@@ -208,7 +240,7 @@ def describe_count(count: str | None) -> list[str]:
 
 
 def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None) -> list[Look]:
-    """Returns the looks at a test split, oldest first; looks that were deleted in MLflow, but not purged, count as well.
+    """Returns the looks at a test split that count, oldest first; those that were deleted in MLflow, but not purged, do.
 
     Args:
         client: of the tracking store.
@@ -222,7 +254,8 @@ def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None)
         return []
     where = f"tags.`{tag.TEST_DIGEST}` = '{test_digest}'"
     found = client.search_runs([experiment.experiment_id], where, ViewType.ALL, MOST_LOOKS)
-    looks = sorted((store_run(client, run) for run in found if run.info.run_id != but), key=lambda look: look.start)
+    counted = [run for run in found if run.info.run_id != but and tag.NOT_LOOKED not in run.data.tags]
+    looks = sorted((store_run(client, run) for run in counted), key=lambda look: look.start)
     return [
         Look(number, look.start, look.tags.get(tag.MODEL, "?"), look.tags.trained_by, look.metrics.get("test/accuracy"))
         for number, look in enumerate(looks, 1)

@@ -229,6 +229,7 @@ class PlannedSweep:
                 tag.KIND: tag.SWEEP,
                 tag.COMMAND: command,
                 tag.IDENTITY: self.identity,
+                tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs)),
                 **Owner.current().tags,
                 **describe_origin(command),
             }
@@ -273,7 +274,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         UserError: a run cannot be trained, or a store or data set is not available.
     """
     from catdog import tracking
-    from catdog.tracking.settlement import settle_entries
+    from catdog.tracking.settlement import settle_earlier
 
     names = _name_runs(runs)
     if options.only is not None:
@@ -281,6 +282,9 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         runs, names = [runs[index] for index in kept], [names[index] for index in kept]
     first = runs[0].config
     tracking.check_store(first.tracking)
+    client = tracking.connect_existing(first.tracking)
+    if client:
+        tracking.check_study(client, first.study)
     named = [(name, run.config) for (name, _), run in zip(names, runs, strict=True)]
     datasets = load_datasets(named)
     identities = [
@@ -295,10 +299,9 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         )
         for run, (name, _), identity, dataset in zip(runs, names, identities, datasets, strict=True)
     ]
-    client = tracking.connect_existing(first.tracking)
     earlier = None
     if client and not options.plan_only:
-        settle_entries(client, Path(first.tracking.outbox), first.tracking.uri, first.tracking.wait_s, promote)
+        settle_earlier(client, first.tracking, promote)
         close_dead(client, first)
     if client:
         # The newest sweep of exactly these runs, in this order.

@@ -22,7 +22,14 @@ from catdog.tracking.identity import (
     describe_runtime_change,
 )
 from catdog.tracking.outbox import Entry, entry_for, list_entries
-from catdog.tracking.records import RUNNING, StoredRun, close_dead_runs, find_by_identity, list_recent_runs
+from catdog.tracking.records import (
+    RUNNING,
+    StoredRun,
+    close_dead_runs,
+    find_by_identity,
+    find_deleted_runs,
+    list_recent_runs,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,6 +85,7 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
         own_sweep: run id of the interrupted sweep that is resumed: its finished runs count whatever `reuse` says.
     """
     recent: list[StoredRun] | None = None
+    deleted: dict[str, StoredRun] | None = None
     first: dict[str, int] = {}
     for number, planned in enumerate(runs):
         digest = planned.identity.digest
@@ -94,6 +102,11 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
             continue
         if found:
             planned.why = _explain_again(planned, found)
+            continue
+        if deleted is None:
+            deleted = {run.tags.identity: run for run in find_deleted_runs(client, planned.config.study)}
+        if digest in deleted:
+            planned.why = f"finished, but deleted: `catdog.restore run={deleted[digest].run_id}` restores it"
             continue
         if recent is None:
             recent = list_recent_runs(client, planned.config.study, RECENT_RUNS)

@@ -112,17 +112,19 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     from catdog.sweeps.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
-    from catdog.tracking.settlement import settle_entries
+    from catdog.tracking.settlement import settle_earlier
     from catdog.training.precision import plan_precision
 
     name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)
+    if client:
+        tracking.check_study(client, config.study)
     dataset = load_dataset(config.dataset)
     require_cats_and_dogs(dataset)
     identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
-        settle_entries(client, Path(config.tracking.outbox), config.tracking.uri, config.tracking.wait_s, promote)
+        settle_earlier(client, config.tracking, promote)
         close_dead(client, config)
     plan_runs(client, [planned])
     return SingleRun(planned, variant, overrides, dataset, client)

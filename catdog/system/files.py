@@ -53,6 +53,17 @@ def remove_partial(folder: Path, pattern: str = "*") -> None:
         abandoned.unlink(missing_ok=True)
 
 
+def measure_size(path: Path) -> int:
+    """Returns the size of a file, or of all files below a folder, in bytes; 0 if there is none."""
+    files = [path, *path.rglob("*")] if path.is_dir() else [path]
+    size = 0
+    for file in files:
+        # Another process may remove it meanwhile.
+        with contextlib.suppress(OSError):
+            size += file.lstat().st_size if not file.is_dir() else 0
+    return size
+
+
 def sync_file(path: Path) -> None:
     """Waits until the content of a file is on the disk."""
     _sync(path)

@@ -83,9 +83,8 @@ def open_scratch() -> Path:
         tempfile.tempdir = None
     try:
         base = Path(tempfile.gettempdir())
-        for left in base.glob("catdog-*"):
-            if _SCRATCH_NAME.fullmatch(left.name) and _is_left_over(left):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in list_left_over():
+            shutil.rmtree(left, ignore_errors=True)
         folder = _make_folder(base)
     except OSError as error:
         raise UserError(
@@ -97,6 +96,12 @@ def open_scratch() -> Path:
     # It must go after multiprocessing's own folder, which is inside it and has priority -100.
     Finalize(None, close_scratch, exitpriority=-200)
     return folder
+
+
+def list_left_over() -> list[Path]:
+    """Returns the folders for temporary files that killed processes left behind."""
+    found = Path(tempfile.gettempdir()).glob("catdog-*")
+    return [folder for folder in found if _SCRATCH_NAME.fullmatch(folder.name) and _is_left_over(folder)]
 
 
 def close_scratch() -> None:

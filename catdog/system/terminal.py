@@ -49,6 +49,19 @@ def status_shown(words: str) -> Iterator[None]:
         yield
 
 
+def can_ask() -> bool:
+    """Returns whether somebody sits at a terminal who can answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty() and console.is_terminal
+
+
+def ask(question: str) -> bool:
+    """Asks a question that is answered with y or n; everything else counts as no."""
+    try:
+        return console.input(Text(f"{question} [y/N] ", style="bold")).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
 def show_error(message: str) -> None:
     """Prints an error to stderr, even if the console writes to stdout."""
     if console.is_terminal and sys.stderr.isatty():

@@ -60,6 +60,14 @@ def compact_count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def file_size(number_bytes: float) -> str:
+    """`1234567` as `1.2 MB`: decimal units, as disks are sold."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if number_bytes >= 0.9995 * size:
+            return f"{number_bytes / size:,.1f}\N{NO-BREAK SPACE}{unit}"
+    return f"{number_bytes / 1e3:,.0f}\N{NO-BREAK SPACE}kB"
+
+
 def seconds(value: float) -> str:
     """`16.4`, `0.52` or `1204`: a timing is not more precise than three digits; a dash for NaN."""
     if math.isnan(value):

@@ -13,6 +13,7 @@ from catdog.tracking.run import (
 )
 from catdog.tracking.store import (
     check_store,
+    check_study,
     connect,
     connect_existing,
     connect_unseen,
@@ -27,6 +28,7 @@ __all__ = [
     "OutboxRun",
     "TrackedRun",
     "check_store",
+    "check_study",
     "connect",
     "connect_existing",
     "connect_unseen",

@@ -59,6 +59,8 @@ def deliver_next(client: "MlflowClient", entry: Entry, promote: Promote | None =
     """
     from mlflow.exceptions import MlflowException
 
+    from catdog.tracking.store import DeletedStudyError
+
     state = entry.state
     count = int(state["count"])
     if count >= len(entry.operations):
@@ -69,6 +71,8 @@ def deliver_next(client: "MlflowClient", entry: Entry, promote: Promote | None =
             learned: dict[str, Any] | None = _promote(client, entry, operation, state, promote)
         else:
             learned = OPERATIONS[operation["op"]](client, entry, operation, state)
+    except DeletedStudyError as error:
+        raise RefusedError(str(error)) from error
     except MlflowException as error:
         if error.error_code in FINAL_ERRORS and not _is_passing(error):
             raise RefusedError(str(error).splitlines()[0]) from error
@@ -167,6 +171,7 @@ class DeliveryWorker:
                     continue
             except RefusedError as error:
                 self.problem, self.refused = str(error), True
+                self.entry.refusal = self.problem
                 log.error(
                     "the tracking store refuses what was recorded (%s); it is kept in %s", error, self.entry.folder
                 )

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from catdog.system.errors import UserError
 from catdog.system.files import DISK_FULL, sync_file, sync_folder, write_atomically
 from catdog.system.interrupts import held
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.ownership import BusyError, Owner
 
@@ -52,6 +53,8 @@ class Entry:
         self._stop_beating = threading.Event()
         self._points: set[tuple[str, int]] = set()
         self.operations: list[dict[str, Any]] = []
+        # Why the store will never accept the next operation; "" if it may.
+        self.refusal = ""
 
     # Its content.
 
@@ -59,6 +62,21 @@ class Entry:
     def facts(self) -> dict[str, Any]:
         """What was written when the entry was created: kind, key, name, study, tracking, identity, tags ..."""
         return _read_json(self.folder / "entry.json")
+
+    @property
+    def study(self) -> str:
+        """The study that its run or sweep belongs to."""
+        return str(self.facts.get("study", ""))
+
+    @property
+    def uri(self) -> str:
+        """The address of the store that it is for."""
+        return str(self.facts.get("tracking", {}).get("uri", ""))
+
+    def describe(self) -> str:
+        """Returns in words what it is, and how much it still has to deliver."""
+        name = self.facts.get("name", self.folder.name)
+        return f"{name} of the study {self.study!r}, {plural(self.pending, 'record')} in {self.folder}"
 
     @property
     def state(self) -> dict[str, Any]:

@@ -494,9 +494,9 @@ def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, re
 
 def _deliver_late(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:
     """Delivers what the store did not accept while the runs were recorded."""
-    from catdog.tracking.settlement import settle_entries
+    from catdog.tracking.settlement import settle_earlier
 
-    settle_entries(client, Path(tracking.outbox), tracking.uri, tracking.wait_s, recording.promote)
+    settle_earlier(client, tracking, recording.promote)
     for member in recording.members:
         if member.is_finished and not member.has_arrived:
             with contextlib.suppress(Exception):
@@ -524,7 +524,7 @@ def _close(
         _open_sweep(client, tracking, study, recording)
     assert recording.sweep is not None
     sweep = recording.sweep
-    sweep.log_tags({tag.IDENTITY: identity})
+    sweep.log_tags({tag.IDENTITY: identity, tag.RUNS: str(len(set(recording.run_ids)))})
     finished = [member for member in recording.members if member.is_finished and member.has_arrived]
     known = [member.run_id for member in finished if member.has_model or _has_model(client, member.run_id)]
     if known and promote:

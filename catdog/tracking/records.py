@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from catdog.config.command_lines import quote
 from catdog.config.schema import complete_params
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
@@ -17,6 +18,7 @@ from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
 from catdog.tracking.identity import DIGITS
 from catdog.tracking.ownership import Owner
+from catdog.tracking.store import check_study, store_command
 from catdog.tracking.tags import RUN, SWEEP, Tags
 
 if TYPE_CHECKING:
@@ -129,6 +131,11 @@ class StoredRun:
         return self.tags.get(tag.SWEEP_ID, "")
 
     @property
+    def planned_runs(self) -> int:
+        """How many different runs a sweep was started with; 0 if unknown."""
+        return int(self.tags.get(tag.RUNS, 0))
+
+    @property
     def registered_model(self) -> str:
         """The name of the registered model that it competed for; "" for none."""
         return self.tags.get(tag.REGISTERED_MODEL, "")
@@ -211,6 +218,13 @@ class StoredRun:
         """Returns whether it belongs to a sweep: the one that trained it, or one that reuses it."""
         return tag.member_tag(sweep_id) in self.tags
 
+    @property
+    def sweep_ids(self) -> list[str]:
+        """The sweeps that it belongs to: the one that trained it, and those that reuse it."""
+        return [
+            key.removeprefix(tag.MEMBER) for key, value in self.tags.items() if key.startswith(tag.MEMBER) and value
+        ]
+
     def membership(self, sweep_id: str) -> tuple[int, str, str]:
         """Returns its place in a sweep, and its name and variant there: a sweep may reuse a run under another name."""
         found = json.loads(self.tags.get(tag.member_tag(sweep_id)) or "null")
@@ -259,11 +273,35 @@ def find_run(client: "MlflowClient", run_id: str) -> StoredRun | None:
         raise
 
 
+def explain_gone(client: "MlflowClient", run_id: str, run: StoredRun | None) -> str:
+    """Returns a sentence about the run of a model if it was deleted, and how to restore it; "" if it is there.
+
+    Args:
+        client: of the store.
+        run_id: the run's id.
+        run: the run, as `find_run` returns it.
+    """
+    if not run_id:
+        # A version that somebody registered by hand.
+        return ""
+    if run is None:
+        return f"the run that trained it, {run_id}, was removed from the tracking store for good."
+    if not run.is_deleted:
+        return ""
+    experiment = client.get_experiment(run.experiment_id)
+    whole = experiment.lifecycle_stage == "deleted"
+    wanted = f"study={quote(experiment.name)}" if whole else f"run={run_id}"
+    return (
+        f"the run that trained it, {run.name} ({run_id}), was deleted in MLflow{' with its study' if whole else ''}. Restore it: "
+        f"{store_command(client, 'restore', wanted)}."
+    )
+
+
 def find_study(client: "MlflowClient", study: str) -> str:
     """Returns the experiment id of a study.
 
     Raises:
-        UserError: there is no study of this name.
+        UserError: there is no study of this name, or it was deleted in MLflow.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
@@ -271,11 +309,46 @@ def find_study(client: "MlflowClient", study: str) -> str:
         raise UserError(
             f"study: no study {study!r} in this tracking store; studies: {known}. Train first: {TRAIN_COMMAND}"
         )
+    check_study(client, study)
     return str(experiment.experiment_id)
 
 
+def find_study_of(client: "MlflowClient", run_id: str, key: str) -> str:
+    """Returns the name of the study that a run or a sweep belongs to, even if that was deleted.
+
+    Args:
+        client: of the store.
+        run_id: MLflow's.
+        key: what an error calls the id.
+
+    Raises:
+        UserError: there is no such run or sweep.
+    """
+    run = find_run(client, run_id)
+    if run is None or run.kind not in (RUN, SWEEP):
+        raise UserError(
+            f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages list them; what `catdog.clean` or `mlflow "
+            "gc` removed is gone for good."
+        )
+    return str(client.get_experiment(run.experiment_id).name)
+
+
+def list_studies(client: "MlflowClient", *, deleted: bool = False) -> list[str]:
+    """Returns the names of all studies in alphabetical order; or only of those that were deleted in MLflow."""
+    from mlflow.entities import ViewType
+
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ALL
+    return sorted(experiment.name for experiment in client.search_experiments(view, MOST_RUNS))
+
+
 def search(
-    client: "MlflowClient", study: str, where: str, *, most: int = MOST_RUNS, oldest_first: bool = False
+    client: "MlflowClient",
+    study: str,
+    where: str,
+    *,
+    most: int = MOST_RUNS,
+    oldest_first: bool = False,
+    deleted: bool = False,
 ) -> list[StoredRun]:
     """Returns the runs and sweeps of a study that meet a condition, newest first; empty if there is no such study.
 
@@ -285,12 +358,16 @@ def search(
         where: in MLflow's language for searches.
         most: how many at most.
         oldest_first: the other order.
+        deleted: return those that were deleted in MLflow, instead of the others.
     """
+    from mlflow.entities import ViewType
+
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return []
     order = [f"attributes.start_time {'ASC' if oldest_first else 'DESC'}"]
-    found = client.search_runs([experiment.experiment_id], where, max_results=most, order_by=order)
+    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    found = client.search_runs([experiment.experiment_id], where, view, most, order)
     return [store_run(client, run) for run in found]
 
 
@@ -323,6 +400,16 @@ def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
     find_study(client, study)
     found = search(client, study, _is(SWEEP), most=1)
     return found[0] if found else None
+
+
+def find_deleted_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
+    """Returns the sweep that started last of those of a study that were deleted in MLflow; None if there is none."""
+    return next(iter(search(client, study, _is(SWEEP), most=1, deleted=True)), None)
+
+
+def find_deleted_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
+    """Returns the finished training runs of a study that were deleted in MLflow, newest first."""
+    return search(client, study, f"{_is(RUN)} AND attributes.status = '{FINISHED}'", deleted=True)
 
 
 def find_newest_recorded(client: "MlflowClient", study: str) -> StoredRun | None:
@@ -359,23 +446,36 @@ def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
     return search(client, study, _is(RUN), oldest_first=True)
 
 
+def list_sweeps(client: "MlflowClient", study: str) -> list[StoredRun]:
+    """Returns the sweeps of a study, whatever their status, newest first; empty if there is no such study."""
+    return search(client, study, _is(SWEEP))
+
+
 def list_recent_runs(client: "MlflowClient", study: str, most: int) -> list[StoredRun]:
     """Returns the newest training runs of a study, whatever their status; empty if there is no such study."""
     return search(client, study, _is(RUN), most=most)
 
 
 def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
-    """Returns the runs of a sweep, including those that it reused, in the order of its command line."""
+    """Returns the runs of a sweep, including those that it reused, in the order of its command line.
+
+    Runs that were deleted in MLflow are included: `is_deleted` says which.
+    """
+    from mlflow.entities import ViewType
+
     # The tag is "" on a run that was superseded by a new attempt.
-    found = client.search_runs(
-        [sweep.experiment_id], f"tags.`{tag.member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS
-    )
+    where = f"tags.`{tag.member_tag(sweep.run_id)}` != ''"
+    found = client.search_runs([sweep.experiment_id], where, ViewType.ALL, MOST_RUNS)
     return sorted((store_run(client, run) for run in found), key=lambda run: run.membership(sweep.run_id)[0])
 
 
 def list_promoted_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
-    """Returns the runs of a study that competed for a registered model, the newest first; empty if there is no such study."""
-    found = search(client, study, f"tags.`{tag.REGISTERED_MODEL}` != ''", most=1000)
+    """Returns the runs of a study that competed for a registered model, the newest first; empty if there is no such study.
+
+    Runs that were deleted in MLflow come last: their models may still be registered.
+    """
+    where = f"tags.`{tag.REGISTERED_MODEL}` != ''"
+    found = [run for deleted in (False, True) for run in search(client, study, where, most=1000, deleted=deleted)]
     return [run for run in found if run.kind != SWEEP]
 
 

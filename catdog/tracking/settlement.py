@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.outbox import Entry, clear_remains, end_orphan, list_entries
 from catdog.tracking.ownership import BusyError
@@ -15,6 +16,7 @@ from catdog.tracking.ownership import BusyError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.config.schema import TrackingConfig
     from catdog.tracking.delivery import Promote
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,17 @@ log = logging.getLogger(__name__)
 
 # Checkpoints of an interrupted run that is not resumed are removed after this time.
 FORGOTTEN_AFTER_S = 30 * 24 * 3600
+
+
+def settle_earlier(client: "MlflowClient", tracking: "TrackingConfig", promote: "Promote | None" = None) -> None:
+    """Does what `settle_entries` does before a training, and warns of what can never be delivered."""
+    _, left = settle_entries(client, Path(tracking.outbox), tracking.uri, tracking.wait_s, promote)
+    for study in dict.fromkeys(entry.study for entry in left if entry.refusal):
+        count = sum(entry.pending for entry in left if entry.study == study)
+        log.warning(
+            "%s of the study %r stay in the outbox, because the store refuses them; `catdog.deliver` says why, and how to end that",
+            plural(count, "record"), study,
+        )  # fmt: skip
 
 
 def settle_entries(
@@ -39,14 +52,24 @@ def settle_entries(
         promote: registers models, as `catdog.registry.champion.promote`; without it, entries that ask for promotion stay.
 
     Returns:
-        How many runs were delivered, and the entries that were not.
+        How many runs were delivered, and the entries that were not; `refusal` says which of them can never be as things are.
     """
     delivered = 0
     left: list[Entry] = []
+    # If one entry has waited in vain for the store, the others do not wait again.
+    has_waited = False
+    deleted: dict[str, str] = {}
     clear_remains(root)
     for entry in list_entries(root):
         facts = entry.facts
-        if facts.get("tracking", {}).get("uri") != uri:
+        if entry.uri != uri:
+            continue
+        if entry.pending and entry.study not in deleted:
+            deleted[entry.study] = _explain_deleted(client, entry.study)
+        if entry.pending and deleted[entry.study]:
+            # The study may be restored, so what belongs to it is kept; nothing can be delivered until then.
+            entry.refusal = deleted[entry.study]
+            left.append(entry)
             continue
         if not entry.pending and entry.last_status in ("FAILED", "KILLED") and facts["kind"] == "run":
             _forget(entry)
@@ -58,12 +81,23 @@ def settle_entries(
             entry.claim()
         except (BusyError, FileNotFoundError):
             continue
-        # If one entry has waited in vain for the store, the others do not wait again.
-        if settle(client, entry, 0.0 if left else patience_s, promote=promote):
+        if settle(client, entry, 0.0 if has_waited else patience_s, promote=promote):
             delivered += facts["kind"] == "run"
         else:
             left.append(entry)
+            has_waited = has_waited or not entry.refusal
     return delivered, left
+
+
+def _explain_deleted(client: "MlflowClient", study: str) -> str:
+    """Returns what to do about a study that was deleted in MLflow; "" if it was not."""
+    from catdog.tracking.store import DeletedStudyError, check_study
+
+    try:
+        check_study(client, study)
+    except DeletedStudyError as error:
+        return str(error)
+    return ""
 
 
 def settle(
@@ -100,26 +134,48 @@ def settle(
     return arrived
 
 
-@contextlib.contextmanager
-def claimed_entry(root: Path, run_id: str) -> Iterator[None]:
-    """Owns the outbox entries of a run while the block deletes the run, and removes them afterwards.
+def discard_entries_of(root: Path, uri: str, wanted: str) -> list[str]:
+    """Removes what the outbox holds for a study, or one entry of it, and returns in words what is gone.
 
     Args:
         root: the outbox.
-        run_id: MLflow's.
+        uri: the store's address; entries for other stores are left alone.
+        wanted: a study's name, or the name of an entry's folder.
 
     Raises:
-        UserError: a living process works on it.
+        UserError: there is no such entry, or a living process works on one; nothing is removed then.
+    """
+    mine = [entry for entry in list_entries(root) if entry.uri == uri]
+    chosen = [entry for entry in mine if wanted in (entry.study, entry.folder.name)]
+    if not chosen:
+        known = ", ".join(sorted({entry.study for entry in mine} | {entry.folder.name for entry in mine})) or "nothing"
+        raise UserError(
+            f"discard: must be a study, or an entry's folder, of the outbox {root}, received {wanted!r}. It holds {known}."
+        )
+    words = [entry.describe() for entry in chosen]
+    with claimed_entries(chosen):
+        pass
+    return words
+
+
+@contextlib.contextmanager
+def claimed_entries(entries: Sequence[Entry]) -> Iterator[None]:
+    """Owns entries of the outbox while the block runs, and removes them with all they hold afterwards.
+
+    Raises:
+        UserError: a living process works on one of them.
     """
     held = []
     try:
-        for entry in list_entries(root):
-            if entry.state["run_id"] == run_id:
-                try:
-                    held.append(entry.claim())
-                except BusyError as busy:
-                    owner = busy.owner or "another process"
-                    raise UserError(f"run_id: {owner} works on {run_id}. Wait for it, or stop it.") from busy
+        for entry in entries:
+            try:
+                held.append(entry.claim())
+            except BusyError as busy:
+                owner = busy.owner or "another process"
+                name = entry.facts.get("name", entry.folder.name)
+                raise UserError(
+                    f"{owner} works on {name} of the study {entry.study!r}. Wait for it, or stop it."
+                ) from busy
         yield
     except BaseException:
         for entry in held:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
-from catdog.config.schema import TrackingConfig
+from catdog.config.command_lines import next_command, quote
+from catdog.config.schema import DEFAULT_STUDY, DEFAULT_URI, TrackingConfig
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.pages import study_tags
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 SERVER_TIMEOUT_S = 10
 DATABASES = ("postgresql", "mysql", "mssql")
 NAME_ANOTHER = "Run in a folder you may write to, or name another file: tracking.uri=sqlite:///PATH/mlflow.db."
+
+
+class DeletedStudyError(UserError):
+    """The study was deleted in MLflow, and keeps its name until it is restored or removed for good."""
 
 
 def check_store(config: TrackingConfig) -> None:
@@ -87,7 +92,7 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
         ):
             if database and database.exists():
                 _require_database(database)
-            client = mlflow.MlflowClient(tracking_uri=_absolute(uri), registry_uri=_absolute(uri))
+            client = mlflow.MlflowClient(tracking_uri=absolute_uri(uri), registry_uri=absolute_uri(uri))
             client.search_experiments(max_results=1)
     except UserError:
         raise
@@ -143,7 +148,7 @@ def connect_unseen(config: TrackingConfig) -> "MlflowClient":
     return mlflow.MlflowClient(tracking_uri=config.uri, registry_uri=config.uri)
 
 
-def _absolute(uri: str) -> str:
+def absolute_uri(uri: str) -> str:
     """Returns the address with the database's absolute path: MLflow caches stores by address, and a process may change folders."""
     database = _database_file(uri)
     return uri if database is None else f"sqlite:///{database.absolute()}"
@@ -235,7 +240,8 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
     """Returns the experiment id of a study; creates the study at first use.
 
     Raises:
-        UserError: the study was deleted, or its artifact folder cannot be written.
+        DeletedStudyError: the study was deleted.
+        UserError: its artifact folder cannot be written.
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
@@ -257,8 +263,37 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
             if experiment is None:
                 raise
     if experiment.lifecycle_stage == "deleted":
-        raise UserError(
-            f"study: {study!r} was deleted in MLflow. Restore it with `mlflow experiments restore --experiment-id "
-            f"{experiment.experiment_id}`, or choose another study=NAME."
-        )
+        raise _deleted_study(client, study)
     return experiment.experiment_id
+
+
+def check_study(client: "MlflowClient", study: str) -> None:
+    """Raises if a study was deleted in MLflow; a study that does not exist yet is fine.
+
+    Raises:
+        DeletedStudyError: the study was deleted.
+    """
+    experiment = client.get_experiment_by_name(study)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise _deleted_study(client, study)
+
+
+def _deleted_study(client: "MlflowClient", study: str) -> DeletedStudyError:
+    named = f"study={quote(study)}"
+    return DeletedStudyError(
+        f"study: {study!r} was deleted in MLflow. Restore it: {store_command(client, 'restore', named)}. Or remove it for good, "
+        f"which frees its name: {store_command(client, 'clean', named, 'older_than_days=0', 'yes=true')}. Or choose another "
+        "study=NAME."
+    )
+
+
+def store_command(client: "MlflowClient", command: str, *arguments: str) -> str:
+    """Returns a catdog command on a client's store that can be copied into a shell.
+
+    Args:
+        client: of the store.
+        command: the command's name.
+        arguments: its arguments in Hydra's grammar, without the store.
+    """
+    uri = str(client.tracking_uri)
+    return next_command(command, DEFAULT_STUDY, DEFAULT_URI if uri == absolute_uri(DEFAULT_URI) else uri, *arguments)

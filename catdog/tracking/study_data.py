@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from catdog.config.schema import DatasetConfig, default_cache
 from catdog.system.errors import UserError
-from catdog.tracking.records import StoredRun, find_run, list_runs
+from catdog.tracking.records import StoredRun, explain_gone, find_run, list_runs
 from catdog.tracking.tags import RUN
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def require_run(client: "MlflowClient", run_id: str) -> StoredRun:
         raise UserError(f"run_id: no run {run_id!r} in this tracking store. `study.runs()` lists them.")
     if run.kind != RUN:
         raise UserError(f"run_id: {run_id} is no training run. `study.runs()` lists them.")
+    if run.is_deleted:
+        raise UserError(f"run_id: {explain_gone(client, run_id, run)}")
     return run
 
 

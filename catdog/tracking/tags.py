@@ -33,6 +33,8 @@ MOST_CHARACTERS = 8000
 VARIANT = "catdog.variant"
 SWEEP_ID = "catdog.sweep"
 MEMBER = "catdog.member."
+# How many different runs a sweep has: a run that `mlflow gc` removed leaves nothing else behind.
+RUNS = "catdog.runs"
 KEY = "catdog.key"
 OWNER = "catdog.owner"
 COMMAND = "catdog.command"
@@ -65,11 +67,15 @@ RUN_NAME = "catdog.run_name"
 STUDY = "catdog.study"
 MODEL = "catdog.model"
 TEST_DIGEST = "catdog.test_digest"
+# On a look that ended before any test image was given out.
+NOT_LOOKED = "catdog.not_looked"
 VAL_ACCURACY = "catdog.val_accuracy"
 VAL_LOSS = "catdog.val_loss"
 EVIDENCE = "catdog.evidence"
 EVIDENCE_OUTCOME = "catdog.evidence_outcome"
 EVIDENCE_INTERVAL = "catdog.evidence_interval"
+# On a registered model: the version that was its champion when the alias was removed.
+FORMER_CHAMPION = "catdog.former_champion"
 
 
 class Tags(dict[str, str]):
@@ -86,6 +92,11 @@ class Tags(dict[str, str]):
     def kind(self) -> str:
         """RUN, SWEEP, LOOK; another word, or "", for anything else."""
         return self.get(KIND, "")
+
+    @property
+    def identity(self) -> str:
+        """The digest of what a run's result depends on, or of a sweep's runs; "" if unknown."""
+        return self.get(IDENTITY, "")
 
     @property
     def variant_digest(self) -> str:

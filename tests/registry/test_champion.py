@@ -1,6 +1,7 @@
 """The registry: the champion moves only to a better model on the same data; any model can be named."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +89,8 @@ class Store:
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
+def store(tmp_path, empty_store: Path) -> Store:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return Store(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Looks at a test split are counted, whoever looks, and nobody gets test images without being counted."""
 
 import re
+import shutil
 
 import mlflow
 import pandas as pd
@@ -12,7 +13,8 @@ from catdog.registry.ledger import describe_look, digest_test, open_look, read_l
 
 
 @pytest.fixture
-def client(tmp_path) -> mlflow.MlflowClient:
+def client(tmp_path, empty_store) -> mlflow.MlflowClient:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     return mlflow.MlflowClient(uri, registry_uri=uri)
@@ -64,9 +66,10 @@ def test_a_look_that_fails_counts_and_so_does_one_that_is_deleted(client):
     run_id = add_run(client)
 
     def fail() -> None:
-        with open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id, command="look"):
+        with open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id, command="look") as look:
             # Recorded before anything could be seen.
             assert len(read_looks(client, "a" * 64)) == 1
+            look.give_images()
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -75,6 +78,35 @@ def test_a_look_that_fails_counts_and_so_does_one_that_is_deleted(client):
     for run in client.search_runs([client.get_experiment_by_name("catdog-test-ledger").experiment_id]):
         client.delete_run(run.info.run_id)
     assert look_at(client, run_id).number == 2
+
+
+def test_a_look_that_ends_before_it_had_images_is_closed_and_does_not_count(client):
+    run_id = add_run(client)
+    look_at(client, run_id)
+
+    def look(fails: bool) -> None:
+        with open_look(client, "a" * 64, study="s", model="m", model_uri="u", run_id=run_id, command="look") as look:
+            assert look.number == 2
+            if fails:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        look(fails=True)
+    look(fails=False)
+    assert [look.accuracy for look in read_looks(client, "a" * 64)] == [0.9]
+    assert client.get_run(run_id).data.tags["catdog.test_looks"] == "1"
+    ledger = client.get_experiment_by_name("catdog-test-ledger").experiment_id
+    assert sorted(run.info.status for run in client.search_runs([ledger])) == ["FAILED", "FINISHED", "FINISHED"]
+    assert look_at(client, run_id).number == 2
+
+
+def test_a_look_by_a_run_that_was_deleted_leaves_nothing_running(client):
+    run_id = add_run(client)
+    client.delete_run(run_id)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="deleted"):
+        look_at(client, run_id)
+    ledger = client.get_experiment_by_name("catdog-test-ledger").experiment_id
+    assert [run.info.status for run in client.search_runs([ledger])] == ["FAILED"]
 
 
 def test_the_words_say_which_look_it_is(client):

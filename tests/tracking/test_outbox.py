@@ -17,7 +17,7 @@ from catdog.system.errors import UserError
 from catdog.tracking.delivery import DeliveryWorker, RefusedError, deliver_all, deliver_next
 from catdog.tracking.outbox import Entry, entry_for, list_entries
 from catdog.tracking.ownership import BusyError, Owner
-from catdog.tracking.settlement import settle, settle_entries
+from catdog.tracking.settlement import discard_entries_of, settle, settle_entries
 
 
 def facts(uri: str, name: str = "a run") -> dict:
@@ -206,6 +206,40 @@ def test_a_run_that_a_kill_left_open_is_closed_and_delivered(entry, client, uri)
     assert read_run(client)["status"] == "KILLED"
     assert entry.folder.exists(), "its checkpoints stay for the same command"
     assert settle_entries(client, entry.folder.parent, "sqlite:///another.db", 5) == (0, [])
+
+
+def test_a_study_that_was_deleted_keeps_nobody_waiting(entry, client, uri, tmp_path) -> None:
+    """What belongs to it stays until somebody gives it up; another study's run is delivered at once."""
+    other = entry_for(tmp_path / "outbox", uri, "other", "run", "i").claim({**facts(uri, "another"), "study": "other"})
+    for each in (entry, other):
+        journal(each)
+        each.release()
+    client.delete_experiment(client.get_experiment_by_name("spooled").experiment_id)
+    began = time.monotonic()
+    delivered, (left,) = settle_entries(client, tmp_path / "outbox", uri, 60)
+    assert time.monotonic() - began < 20
+    assert delivered == 1
+    assert left.folder == entry.folder
+    assert left.refusal.startswith("study: 'spooled' was deleted in MLflow. Restore it: ")
+    assert "-m catdog.restore study=spooled tracking.uri=sqlite:////" in left.refusal
+    assert client.get_experiment_by_name("other") is not None
+    with pytest.raises(
+        UserError, match=r"^discard: must be a study, or an entry's folder, .* received 'nosuch'\. It holds run-"
+    ):
+        discard_entries_of(tmp_path / "outbox", uri, "nosuch")
+    (words,) = discard_entries_of(tmp_path / "outbox", uri, "spooled")
+    assert words == f"a run of the study 'spooled', {len(entry.operations)} records in {entry.folder}"
+    assert settle_entries(client, tmp_path / "outbox", uri, 60) == (0, [])
+    assert list_entries(tmp_path / "outbox") == []
+
+
+def test_a_run_whose_study_is_deleted_meanwhile_is_refused_at_once(entry, client) -> None:
+    journal(entry)
+    client.delete_experiment(client.get_experiment_by_name("spooled").experiment_id)
+    began = time.monotonic()
+    assert not deliver_all(client, entry, patience_s=60)
+    assert time.monotonic() - began < 20
+    assert "was deleted in MLflow" in entry.refusal
 
 
 def test_a_whole_run_leaves_nothing(entry, client, uri) -> None:

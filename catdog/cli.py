@@ -26,9 +26,11 @@ from catdog.system import terminal
 from catdog.system.documents import to_plain
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, InterruptedRunError, UserError
 from catdog.system.memory import own_process
-from catdog.system.terminal import console, show_error, show_next
+from catdog.system.terminal import console, show_error, show_next, show_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from catdog.sweeps.plan import PlannedRun
 
 log = logging.getLogger(__name__)
@@ -171,14 +173,15 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
     if format == "json":
         show_json("plan", {"runs": describe_plan(runs), "next": [again]})
     else:
-        console.print(build_table(runs))
+        show_table(build_table(runs))
         show_next(again)
     sys.exit(0)
 
 
-def show_result(result: Any) -> None:
-    """Prints a result to stdout, even if the console writes to stderr."""
-    Console(width=console.width).print(result)
+def show_result(table: "Table") -> None:
+    """Prints a table of results to stdout, even if the console writes to stderr; nothing if it has no rows."""
+    if table.row_count:
+        Console(width=console.width).print(table)
 
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from support import TINY
 
-from catdog.sweeps.names import name_job
+from catdog.config.names import name_job
 
 pytestmark = pytest.mark.slow
 

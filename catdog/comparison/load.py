@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from catdog.comparison.names import name_by_differences
 from catdog.comparison.records import FINISHED, ComparedRuns, RunRecord
 from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.registry.ledger import digest_test, read_looks
@@ -36,6 +37,7 @@ def load_comparison(
     study: str = DEFAULT_STUDY,
     sweep_id: str | None = None,
     run_ids: Sequence[str] | None = None,
+    stored_names: bool = False,
 ) -> ComparedRuns:
     """Returns the runs that are named, or those of a sweep; by default those of the study's latest sweep.
 
@@ -46,12 +48,15 @@ def load_comparison(
         study: the study whose latest sweep is the default.
         sweep_id: another sweep.
         run_ids: single runs, instead of a sweep.
+        stored_names: keep the names that the runs have in MLflow, however long; otherwise what varies among these runs.
 
     Raises:
         UserError: there is no such study, sweep or run, or no run has finished.
     """
     sweep, runs = _find_runs(client, study, sweep_id, run_ids)
     records = [_load_record(client, run, sweep) for run in runs]
+    if not stored_names:
+        records = name_by_differences(records, in_sweep=sweep is not None)
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
     if not finished:
         states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"

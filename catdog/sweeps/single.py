@@ -104,7 +104,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     from catdog import tracking
     from catdog.data.dataset import load_dataset
     from catdog.registry.champion import promote
-    from catdog.sweeps.names import name_job
+    from catdog.config.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries

@@ -1,6 +1,7 @@
 """Numbers as people read them, the same in figures, tables and pages."""
 
 import math
+import re
 from collections.abc import Sequence
 
 # Shown if there is no number. A blank cell could be taken for an oversight.
@@ -81,3 +82,16 @@ def listed(names: Sequence[str]) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 image`, `1,204 images`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def fold_word(word: str, width: int) -> list[str]:
+    """Returns a word in pieces of at most `width` characters, cut after `=`, `.`, `_`, `:` or `/` if it has them.
+
+    A name such as `augmentation.layers.flip.mode=horizontal` is then still readable where a column is narrow.
+    """
+    pieces = [""]
+    for part in re.findall(r"[^=._:/]*[=._:/]|[^=._:/]+", word):
+        if pieces[-1] and len(pieces[-1]) + len(part) > width:
+            pieces.append("")
+        pieces[-1] += part
+    return [piece[start : start + width] for piece in pieces for start in range(0, max(1, len(piece)), width)]

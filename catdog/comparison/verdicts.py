@@ -53,6 +53,13 @@ class Verdict:
     kind: Judgement | NoVerdict
     words: str
 
+    @property
+    def brief(self) -> str:
+        """The verdict without the names of the variants, for a table whose rows all have the same first variant."""
+        if self.kind == NoVerdict.ONE_SEED:
+            return "better on these images; other seeds may differ" if self.low > 0 else "not told apart"
+        return self.words.removeprefix(f"{self.first.name} is ")
+
 
 def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: float) -> list[Verdict]:
     """Returns the verdicts on the pairs of variants, largest difference first; none if the runs saw different data.

@@ -84,13 +84,15 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def fold_word(word: str, width: int) -> list[str]:
-    """Returns a word in pieces of at most `width` characters, cut after `=`, `.`, `_`, `:` or `/` if it has them.
+def name_parts(name: str) -> list[str]:
+    """Returns a name such as `augmentation.layers.flip=0.5` in the parts between which a line may break; numbers stay whole."""
+    return [part for part in re.split(r"(?<=[=_:/])|(?<=\.)(?!\d)", name) if part]
 
-    A name such as `augmentation.layers.flip.mode=horizontal` is then still readable where a column is narrow.
-    """
+
+def fold_word(word: str, width: int) -> list[str]:
+    """Returns a word in pieces of at most `width` characters, cut between its parts where that is possible."""
     pieces = [""]
-    for part in re.findall(r"[^=._:/]*[=._:/]|[^=._:/]+", word):
+    for part in name_parts(word):
         if pieces[-1] and len(pieces[-1]) + len(part) > width:
             pieces.append("")
         pieces[-1] += part

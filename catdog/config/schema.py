@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -165,6 +166,15 @@ class DatasetConfig:
                      self.max_images_per_class)  # fmt: skip
         require(0 <= self.max_unreadable_fraction < 1, "dataset.max_unreadable_fraction", "0 or more and less than 1",
                  self.max_unreadable_fraction)  # fmt: skip
+
+
+def require_no_archive_of_drawn(dataset: DatasetConfig) -> None:
+    """Raises a UserError if drawn images were given an archive, which nothing would read."""
+    require(
+        dataset.source != "drawn" or dataset.archive is None,
+        "dataset.archive", f"null where the images are drawn (dataset={dataset.name})", dataset.archive,
+        "For your own images set dataset=folder.",
+    )  # fmt: skip
 
 
 @dataclass
@@ -545,6 +555,7 @@ class Config:
         require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         require_choice("reuse", ("exact", "never"), self.reuse)
         require_study(self.study)
+        require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range
         if (
             self.model.builder is None
@@ -685,11 +696,30 @@ def _hash_file(path: str, size: int, changed_ns: int) -> str:
     """Returns the sha256 of a file, which is read only once while its size and modification time stay the same."""
     # They are only there for the cache's key.
     del size, changed_ns
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_files(value: Any) -> Any:
+    """Returns a setting with the sha256 of its content in place of each text that names a file, such as a file of weights.
+
+    Only texts with a suffix count, so that a file called "constant" does not stand for trainer.schedule.
+    """
+    if isinstance(value, dict):
+        return {key: _digest_files(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_digest_files(item) for item in value]
+    if not isinstance(value, str) or not Path(value).suffix:
+        return value
+    try:
+        found = Path(value).stat()
+        return _hash_file(value, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else value
+    except (OSError, ValueError):  # not a path, such as a long text or one with a null character
+        return value
 
 
 def hash_config(config: Config, *, with_seed: bool) -> str:
-    """Returns the digest of those parts of the config that affect training. Paths and names do not.
+    """Returns the digest of those parts of the config that affect training. Names do not, and of files only the content does.
 
     `trainer.precision` is left out. A run's identity contains the precision that was really used, beside this digest: `auto` that
     became float32 is the same as float32.
@@ -709,10 +739,7 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
         if "layers" in group:
             # As a list, because their order matters: a flip before a rotation is not a rotation before a flip.
             group["layers"] = list(group["layers"].items())
-    weights = None if config.model.builder else config.backbone.weights
-    if weights and Path(weights).is_file():
-        stat = Path(weights).stat()
-        relevant["backbone"]["weights"] = _hash_file(weights, stat.st_size, stat.st_mtime_ns)
+    relevant = _digest_files(relevant)
     if with_seed:
         relevant["seed"] = content["seed"]
     return hash_text(json.dumps(relevant, sort_keys=True))

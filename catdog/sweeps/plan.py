@@ -15,6 +15,7 @@ from rich.text import Text
 from catdog.config import schema
 from catdog.config.schema import Config
 from catdog.system.terminal import add_name_column, name_text
+from catdog.system.wording import plural
 from catdog.tracking.identity import (
     Identity,
     describe_code_change,
@@ -168,7 +169,7 @@ def _explain_new(planned: PlannedRun, recent: Sequence[StoredRun]) -> str:
     words, nearest = min(reasons, key=lambda pair: (len(pair[0]), sum(map(len, pair[0]))))
     if DATA_CHANGED in words:
         count = count_changed_files(nearest, planned.images)
-        words[words.index(DATA_CHANGED)] += f": {count} files" if count != 1 else ": 1 file"
+        words[words.index(DATA_CHANGED)] += f": {plural(count, 'file')}"
     return "; ".join(words) or "no such run"
 
 

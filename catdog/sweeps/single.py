@@ -102,7 +102,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
         UserError: a store or data set is not available.
     """
     from catdog import tracking
-    from catdog.data.dataset import load_dataset
+    from catdog.data.dataset import load_dataset, require_cats_and_dogs
     from catdog.registry.champion import promote
     from catdog.config.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
@@ -113,6 +113,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
+    require_cats_and_dogs(dataset)
     identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:

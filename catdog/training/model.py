@@ -13,6 +13,7 @@ from typing import Any
 
 from catdog.config.schema import BackboneConfig, Config, HeadConfig, PreprocessingConfig, find_references
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 from catdog.training.fast.batchnorm_folding import fold_norms
 from catdog.training.own_code import call, describe_failure, load_class
 from catdog.training.precision import use_policy
@@ -450,7 +451,9 @@ def _freeze(backbone: Any, config: BackboneConfig) -> None:
     train = config.trainable_layers
     count = len(backbone.layers)
     if train != "all" and train > count:
-        raise UserError(f"backbone.trainable_layers: backbone={config.name} has {count} layers, received {train}.")
+        raise UserError(
+            f"backbone.trainable_layers: backbone={config.name} has {plural(count, 'layer')}, received {train}."
+        )
     first = 0 if train == "all" else count - train
     for number, layer in enumerate(backbone.layers):
         layer.trainable = number >= first

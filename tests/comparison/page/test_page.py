@@ -11,7 +11,7 @@ from catdog.comparison.page.render import render_page
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):

@@ -17,7 +17,7 @@ USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page wi
 
   python -m catdog.compare                      the latest sweep of the study cats_vs_dogs
   python -m catdog.compare study=quickstart
-  python -m catdog.compare sweep=RUN_ID         or runs=[RUN_ID,RUN_ID]
+  python -m catdog.compare sweep=RUN_ID         or runs=RUN_ID,RUN_ID
   python -m catdog.compare format=json          for scripts"""
 
 
@@ -41,14 +41,17 @@ def compare(composed: DictConfig) -> None:
     # Another look at the same test images would tell nothing new.
     is_tested = bool(comparison.analysis.comparison.looks)
     step = next_command("predict", *place, "PHOTO.jpg") if is_tested else next_command("evaluate", *place)
+    partners = comparison.suggest_partners(config.tracking.uri)
+    compared = comparison.analysis.comparison
+    resume = [compared.command] if compared.sweep_id and compared.command and not compared.complete else []
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":
-        cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": [step]})
+        cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": [*resume, *partners, step]})
         return
     print_tables(comparison.analysis, console)
     log.info("page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs}.csv", folder / "figures")
-    show_next(f"open {page} in a browser", step)
+    show_next(f"open {page} in a browser", *resume, *partners, step)
 
 
 if __name__ == "__main__":

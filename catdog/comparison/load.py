@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Of many runs that have not finished, only so many are named.
+MOST_NAMED = 4
+
 
 def load_comparison(
     client: "MlflowClient",
@@ -59,8 +62,7 @@ def load_comparison(
         records = name_by_differences(records, in_sweep=sweep is not None)
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
     if not finished:
-        states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
-        raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
+        raise UserError(f"nothing to compare: {_describe_unfinished(runs, sweep)}")
     first, first_run = finished[0]
     split = first_run.load_splits()
     return ComparedRuns(
@@ -82,7 +84,7 @@ def load_comparison(
 
 def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRun]:
     found = []
-    for run_id in dict.fromkeys(run_ids):
+    for run_id in dict.fromkeys([run_ids] if isinstance(run_ids, str) else run_ids):
         run = find_run(client, run_id)
         if run is None:
             raise UserError(f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this store.")
@@ -102,10 +104,22 @@ def _find_runs(
     newest = None if sweep_id else find_newest_recorded(client, study)
     if sweep and (newest is None or newest.start < sweep.start):
         return sweep, list_members(client, sweep)
-    finished = [run for run in list_runs(client, study) if run.is_finished and run.data_digest]
+    runs = list_runs(client, study)
+    finished = [run for run in runs if run.is_finished and run.data_digest]
     if not finished:
-        raise UserError(f"study: {study!r} has no sweep and no finished run yet. Train a sweep: {TRAIN_COMMAND}.")
+        raise UserError(f"study {study!r}: {_describe_unfinished(runs)}")
     return None, [run for run in finished if run.data_digest == finished[-1].data_digest]
+
+
+def _describe_unfinished(runs: Sequence[StoredRun], sweep: StoredRun | None = None) -> str:
+    """Returns that none of these runs has finished, and the command that resumes the last of them, or their sweep."""
+    if not runs:
+        return f"no run has been trained yet. Train a sweep: {TRAIN_COMMAND}"
+    states = ", ".join(f"{run.name} {run.status}" for run in runs[:MOST_NAMED])
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    command = (sweep or runs[-1]).command
+    advice = f"The same command resumes {'the sweep' if sweep else 'a run'}: {command}" if command else "Train first."
+    return f"no run has finished ({states}{more}). {advice}"
 
 
 def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
@@ -113,7 +127,7 @@ def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
     if sweep is None:
         raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
     if sweep.kind != SWEEP:
-        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs=[{sweep_id}]")
+        raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs={sweep_id}")
     return sweep
 
 

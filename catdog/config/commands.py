@@ -29,7 +29,7 @@ class CompareConfig:
 
     study: str = option("the study whose latest sweep is compared", DEFAULT_STUDY)
     sweep: str | None = option("run id of a sweep; null: the study's latest", None)
-    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=[ID,ID]", None)
+    runs: list[str] | None = option("run ids to compare instead of a sweep: runs=ID,ID", None)
     output: str = option("folder for the page and the table", "comparisons")
     margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
     format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")

@@ -79,6 +79,8 @@ class SingleRun:
 
     def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
         """Returns the commands to type next, after the run was trained or found finished."""
+        from catdog.comparison.single import find_partner
+
         if outcome and not outcome.has_arrived:
             return [next_command("deliver", DEFAULT_STUDY, self.config.tracking.uri)]
         place = (self.config.study, self.config.tracking.uri)
@@ -86,7 +88,9 @@ class SingleRun:
         # A model from a quick look is not meant to be evaluated on the test split.
         is_whole = self.config.dataset.max_images_per_class is None
         tested = [next_command("evaluate", *place)] if outcome and outcome.promotions and is_whole else []
-        return [*tested, next_command("compare", *place, f"runs=[{run_id}]")]
+        partner = find_partner(self.client, self.config.study, run_id) if self.client else None
+        runs = [run_id, partner.run_id] if partner else [run_id]
+        return [*tested, next_command("compare", *place, f"runs={','.join(runs)}")]
 
 
 def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: bool = False) -> SingleRun:

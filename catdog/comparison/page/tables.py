@@ -351,6 +351,9 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
         if table.row_count:
             console.print(table, width=width)
     said = _describe_search(analysis) if analysis.is_search else []
+    if len(analysis.variants) == 1:
+        said.append("There is nothing to compare: these are runs of one variant." if len(analysis.variants[0].records) > 1
+                    else "There is nothing to compare: this is one run.")  # fmt: skip
     if any(variant.name.endswith(SHORTENED) for variant in analysis.variants):
         said.append(f"A name that ends with {SHORTENED.strip()} is shortened: the page says what else differs.")
     if analysis.common:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 import yaml
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from catdog.config import commands, schema
-from catdog.config.composition import explain, explain_choice, list_choices, schema_of
+from catdog.config.composition import bracket_list, explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
 from catdog.system.documents import to_plain
@@ -59,7 +59,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
     if {"--help", "-h"} & set(sys.argv[1:]):
         console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
-    sys.argv[1:] = [_bracket(_expand_home(argument), root) for argument in sys.argv[1:]]
+    sys.argv[1:] = [bracket_list(_expand_home(argument), root) for argument in sys.argv[1:]]
     own_process()
     terminal.shows_progress = True
     # Read when MLflow is imported. Its informational messages are of no use to a user.
@@ -104,17 +104,6 @@ def _expand_home(argument: str) -> str:
     """Returns KEY=~/PATH with ~ replaced by the home folder: shells expand ~ only at the start of a word, and Hydra refuses it."""
     key, separator, value = argument.partition("=~")
     return f"{key}={os.path.expanduser('~' + value)}" if separator and value.startswith("/") else argument  # noqa: PTH111
-
-
-def _bracket(argument: str, root: str) -> str:
-    """Returns KEY=A,B as KEY=['A','B'] where KEY takes a list of names: Hydra would refuse a single one, and sweep over several."""
-    key, _, value = argument.partition("=")
-    names = {name for name, kind in get_type_hints(schema_of(root)).items() if kind == list[str] | None}
-    if key not in {*names, "hydra.launcher.only"} or value in ("", "null") or set(value) & set("[]'\""):
-        return argument
-    items = (item.strip() for item in value.split(","))
-    # Hydra would read the run id 12e5 as a number.
-    return f"{key}=[{','.join(item if item.isidentifier() else repr(item) for item in items)}]"
 
 
 def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:

@@ -109,7 +109,9 @@ def test_compare_takes_a_sweep_or_single_runs(study, client, compared) -> None:
     assert again.code == 0, again.text
     assert sorted(len(pd.read_csv(table)) for table in study.folder.glob("two/*/table.csv")) == [1, 2]
     assert "There is nothing to compare: this is one run." in again.out
-    assert re.search(rf"Next: open .*\n +python -m catdog.compare runs={runs[0].info.run_id},[0-9a-f]{{32}}\n", again.out)
+    assert re.search(
+        rf"Next: open .*\n +python -m catdog.compare runs={runs[0].info.run_id},[0-9a-f]{{32}}\n", again.out
+    )
     assert re.search(r"python -m catdog.train -m .*trainer.learning_rate=0.001,0.0003 seed=0,1,2\n", again.out)
     assert study.run("compare", f"sweep={runs[0].info.run_id}").code == 2
     assert study.run("compare", f"sweep={sweep.info.run_id}", "output=again").code == 0

@@ -13,6 +13,7 @@ from catdog.comparison.verdicts import Verdict
 from catdog.config.schema import CONF
 from catdog.statistics.contrasts import Contrast
 
+
 @dataclass(frozen=True)
 class Ingredient:
     """One thing in which two variants differ, with its value in each: a config key or group, the code, or a library."""

@@ -107,19 +107,19 @@ def _find_runs(
     runs = list_runs(client, study)
     finished = [run for run in runs if run.is_finished and run.data_digest]
     if not finished:
-        raise UserError(f"study {study!r}: {_describe_unfinished(runs)}")
+        if any(not run.is_finished for run in runs):
+            raise UserError(f"study: {study!r} has nothing to compare: {_describe_unfinished(runs)}")
+        raise UserError(f"study: {study!r} has no sweep and no finished run yet. Train a sweep: {TRAIN_COMMAND}.")
     return None, [run for run in finished if run.data_digest == finished[-1].data_digest]
 
 
 def _describe_unfinished(runs: Sequence[StoredRun], sweep: StoredRun | None = None) -> str:
     """Returns that none of these runs has finished, and the command that resumes the last of them, or their sweep."""
-    if not runs:
-        return f"no run has been trained yet. Train a sweep: {TRAIN_COMMAND}"
     states = ", ".join(f"{run.name} {run.status}" for run in runs[:MOST_NAMED])
     more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
     command = (sweep or runs[-1]).command
     advice = f"The same command resumes {'the sweep' if sweep else 'a run'}: {command}" if command else "Train first."
-    return f"no run has finished ({states}{more}). {advice}"
+    return f"no run has finished ({states or 'there is none'}{more}). {advice}"
 
 
 def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:

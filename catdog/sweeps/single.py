@@ -106,9 +106,9 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
         UserError: a store or data set is not available.
     """
     from catdog import tracking
+    from catdog.config.names import name_job
     from catdog.data.dataset import load_dataset, require_cats_and_dogs
     from catdog.registry.champion import promote
-    from catdog.config.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries

@@ -41,7 +41,11 @@ def test_runs_are_named_by_what_varies_and_what_is_common_is_told_once(make_trai
         make_trained(*DOZEN[:-2], "trainer.learning_rate=0.01", DOZEN[-1], number=2),
         make_trained(*DOZEN, seed=1, number=3),
     ]
-    assert named(*runs) == ["cnn learning_rate=0.003 seed=0", "cnn learning_rate=0.01 seed=0", "cnn learning_rate=0.003 seed=1"]
+    assert named(*runs) == [
+        "cnn learning_rate=0.003 seed=0",
+        "cnn learning_rate=0.01 seed=0",
+        "cnn learning_rate=0.003 seed=1",
+    ]
     assert common_overrides(runs) == [*DOZEN[:-2], DOZEN[-1]]
 
 

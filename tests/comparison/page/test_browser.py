@@ -177,7 +177,11 @@ def test_without_script_the_list_is_there(chromium, written):
 
 
 def test_a_search_of_20_variants_fits_on_a_few_screens(chromium, make_record, make_analysis, tmp_path):
-    names = [f"cnn learning_rate={rate} head.dropout={drop}" for rate in ("0.01", "0.001", "0.0003", "0.003") for drop in range(5)]
+    names = [
+        f"cnn learning_rate={rate} head.dropout={drop}"
+        for rate in ("0.01", "0.001", "0.0003", "0.003")
+        for drop in range(5)
+    ]
     records = [
         make_record(f"{name} seed={seed}", name, seed=seed, wrong=range(seed, 10 + 2 * place + seed),
                     params=dict(zip(("trainer.learning_rate", "head.dropout"), re.findall(r"=([\d.]+)", name), strict=True)))

@@ -37,6 +37,8 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
+# Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
+BLOCKS = ("Residual", "SqueezeExcite")
 # Keys that have been renamed, and what to write instead.
 MOVED_KEYS = {
     "trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw",
@@ -107,6 +109,31 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
             f"For example: {name}: {{layer: RandomFlip, mode: horizontal}}.",
         )
         require_reference(f"{key}.{name}.layer", layer["layer"], or_name="a Keras layer's class name")
+        if layer["layer"] == "Residual":
+            inner = layer.get("layers")
+            example = "{layer: Residual, layers: {conv: {layer: Conv2D, filters: 32, kernel_size: 3, padding: same}}}"
+            require(
+                isinstance(inner, dict) and bool(inner), f"{key}.{name}.layers", "the layers beside the shortcut, by name",
+                inner, f"For example: {example}.",
+            )  # fmt: skip
+            _require_layers(f"{key}.{name}.layers", inner)
+
+
+def _list_layers(layers: dict[str, Any]) -> list[Any]:
+    """Returns layers as a list, also those inside others, because their order matters: JSON sorts a mapping's keys."""
+    return [
+        [name, layer | {"layers": _list_layers(layer["layers"])} if isinstance(layer.get("layers"), dict) else layer]
+        for name, layer in layers.items()
+    ]
+
+
+def _find_layer_references(key: str, layers: dict[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, layer in layers.items():
+        found[f"{key}.{name}"] = layer["layer"]
+        if layer["layer"] == "Residual":
+            found |= _find_layer_references(f"{key}.{name}.layers", layer["layers"])
+    return found
 
 
 @dataclass
@@ -178,6 +205,26 @@ def require_no_archive_of_drawn(dataset: DatasetConfig) -> None:
 
 
 @dataclass
+class MixConfig:
+    """Mixing of training images and their labels."""
+
+    mixup: float = option("alpha of MixUp, which blends two images, such as 0.2; 0: off", 0.0)
+    cutmix: float = option("alpha of CutMix, which puts a part of one image into another, such as 1; 0: off", 0.0)
+    probability: float = option("share of the batches that are mixed", 1.0)
+
+    def __post_init__(self) -> None:
+        for key in ("mixup", "cutmix"):
+            value = getattr(self, key)
+            require(0 <= value < float("inf"), f"augmentation.mix.{key}", "0 (off) or more", value)
+        require(0 < self.probability <= 1, "augmentation.mix.probability", "more than 0, up to 1", self.probability)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass
 class AugmentationConfig:
     """The layers that vary training images at random."""
 
@@ -185,6 +232,7 @@ class AugmentationConfig:
     layers: dict[str, Any] = option(
         "Keras layers in order, each under a name you choose: {layer: RandomFlip, mode: ...}", {}
     )
+    mix: MixConfig = field(default_factory=MixConfig, metadata={"help": "mixing of images and their labels"})
 
     def __post_init__(self) -> None:
         _require_layers("augmentation.layers", self.layers)
@@ -258,12 +306,12 @@ class HeadConfig:
     name: str = option("its name in tables")
     dropout: float = option("share of the backbone's features dropped in training", 0.5)
     pooling: str = option("max (2 x 2, then flatten), or global_average", "max")
-    units: int = option("units of the dense layer before the output", 128)
+    units: int = option("units of the dense layer before the output; 0: no such layer", 128)
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "head.dropout", "0 or more and less than 1", self.dropout)
         require_choice("head.pooling", ("max", "global_average"), self.pooling)
-        require(self.units >= 1, "head.units", "1 or more", self.units)
+        require(self.units >= 0, "head.units", "0 (no dense layer) or more", self.units)
 
 
 @dataclass
@@ -398,6 +446,19 @@ class TrainerConfig:
         "which epoch's model is kept: best: the highest val accuracy, then the lower val loss; last: the last epoch",
         "best",
     )
+    ema: float | None = option(
+        "average the weights over about 1 / (1 - ema) steps; validation and the kept model use the average; null: off",
+        None,
+    )
+    backbone_rate: float = option(
+        "factor of the learning rate in the backbone, such as 0.1 to fine-tune pretrained weights", 1.0
+    )
+    freeze_epochs: int = option("epochs at the start in which the backbone does not change, only the head", 0)
+    train_accuracy: str = option(
+        "seen: accuracy on images as training sees them, augmented; clean: on a fixed sample of them as they are, after each "
+        "epoch; auto: clean if augmentation.mix is on, otherwise seen",
+        "auto",
+    )
     class_weights: Any = option(
         "none; balanced: every class counts the same in the training loss, however many images it has; or {CLASS: WEIGHT}",
         "none",
@@ -424,6 +485,11 @@ class TrainerConfig:
         require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
                  self.jit)  # fmt: skip
         require_choice("trainer.keep", ("best", "last"), self.keep)
+        require(self.ema is None or 0 < self.ema < 1, "trainer.ema", "more than 0 and less than 1, or null", self.ema)
+        require(0 <= self.backbone_rate < float("inf"), "trainer.backbone_rate", "0 or more", self.backbone_rate)
+        require(0 <= self.freeze_epochs < self.epochs, "trainer.freeze_epochs", "0 or more and less than trainer.epochs",
+                 self.freeze_epochs)  # fmt: skip
+        require_choice("trainer.train_accuracy", ("auto", "seen", "clean"), self.train_accuracy)
         _require_class_weights(self.class_weights)
         list_callbacks(self.callbacks)
 
@@ -555,6 +621,22 @@ class Config:
         require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         require_choice("reuse", ("exact", "never"), self.reuse)
         require_study(self.study)
+        require(
+            not self.has_backbone_rate or (self.model.builder is None and self.backbone.trainable_layers != 0),
+            "trainer.freeze_epochs" if self.trainer.freeze_epochs else "trainer.backbone_rate",
+            "left out where no backbone trains (backbone.trainable_layers=0, or model.builder)",
+            self.trainer.freeze_epochs or self.trainer.backbone_rate,
+            "Let a part of the backbone train: backbone.trainable_layers=20.",
+        )
+        mixing = self.augmentation.mix.is_on
+        require(
+            not mixing or self.trainer.class_weights == "none", "trainer.class_weights", "none where augmentation.mix is on",
+            self.trainer.class_weights, "A mixed image has no single class that could be weighed.",
+        )  # fmt: skip
+        require(
+            not mixing or self.trainer.train_accuracy != "seen", "trainer.train_accuracy",
+            "auto or clean where augmentation.mix is on", self.trainer.train_accuracy, "A mixed image has no single right answer.",
+        )  # fmt: skip
         require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range
         if (
@@ -566,6 +648,16 @@ class Config:
                 f"preprocessing={self.preprocessing.name} gives pixels in {self.preprocessing.pixel_range}, but "
                 f"backbone={self.backbone.name} expects {list(expected)}. {_advise_range(list(expected))}"
             )
+
+    @property
+    def has_clean_accuracy(self) -> bool:
+        """Whether train/accuracy is measured on a fixed sample of images as they are."""
+        return self.trainer.train_accuracy == "clean" or self.augmentation.mix.is_on
+
+    @property
+    def has_backbone_rate(self) -> bool:
+        """Whether the backbone has a learning rate of its own."""
+        return self.trainer.backbone_rate != 1 or self.trainer.freeze_epochs > 0
 
 
 GROUPS: dict[str, type] = {
@@ -581,6 +673,10 @@ GROUPS: dict[str, type] = {
     "tracking": TrackingConfig,
     "promote": PromoteConfig,
 }
+
+# Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
+LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
+              "augmentation.mix": asdict(MixConfig())}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
 
@@ -673,6 +769,10 @@ def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None
 
 def flatten(config: Any) -> dict[str, Any]:
     """Returns the value of every leaf of a config dataclass under its dotted key, such as `trainer.epochs`."""
+    return _flatten(asdict(config))
+
+
+def _flatten(content: dict[str, Any]) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -682,7 +782,7 @@ def flatten(config: Any) -> dict[str, Any]:
         else:
             leaves[prefix] = value
 
-    visit("", asdict(config))
+    visit("", content)
     return leaves
 
 
@@ -738,7 +838,7 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
         group.pop("name", None)
         if "layers" in group:
             # As a list, because their order matters: a flip before a rotation is not a rotation before a flip.
-            group["layers"] = list(group["layers"].items())
+            group["layers"] = _list_layers(group["layers"])
     relevant = _digest_files(relevant)
     if with_seed:
         relevant["seed"] = content["seed"]
@@ -762,6 +862,10 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
         trainer["callbacks"] = callbacks
     if trainer["class_weights"] == "none":
         del trainer["class_weights"]
+    for key, default in LATER_KEYS.items():
+        group, name = key.split(".")
+        if relevant[group][name] == default:
+            del relevant[group][name]
     if backbone["builder"] is None:
         del backbone["builder"]
     if config.model.builder:
@@ -779,13 +883,14 @@ def older_optimizer(former: str) -> dict[str, Any]:
 
 def complete_params(params: Mapping[str, str]) -> dict[str, str]:
     """Returns a run's MLflow params, and adds those that did not exist yet when it was trained, with the values it used."""
+    later = {key: str(value) for key, value in _flatten(LATER_KEYS).items()}
     if "optimizer.algorithm" in params:
-        return dict(params)
+        return later | dict(params)
     sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),
                 "model": asdict(ModelConfig())}  # fmt: skip
     added = {f"{group}.{key}": str(value) for group, section in sections.items() for key, value in section.items()}
     added |= {"trainer.class_weights": "none", "trainer.callbacks": "None", "backbone.builder": "None"}
-    return added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
+    return later | added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
 
 
 def find_references(config: Config) -> dict[str, str]:
@@ -799,7 +904,7 @@ def find_references(config: Config) -> dict[str, str]:
     }
     if not config.model.builder:
         named["backbone.builder"] = config.backbone.builder
-        named |= {f"backbone.layers.{name}": layer["layer"] for name, layer in config.backbone.layers.items()}
+        named |= _find_layer_references("backbone.layers", config.backbone.layers)
     return {key: name for key, name in named.items() if name and ":" in name}
 
 

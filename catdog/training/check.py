@@ -20,7 +20,7 @@ def check_own_code(config: Config, model: keras.Model, classes: int, policy: str
         policy: Keras dtype policy that the model was built with.
     """
     check_optimizer(config.optimizer)
-    check_loss(config.loss, classes)
+    check_loss(config.loss, classes, mixed=config.augmentation.mix.is_on)
     build_callbacks(config.trainer)
     own = {key: name for key, name in find_references(config).items() if key.startswith(("model.", "backbone."))}
     if own:

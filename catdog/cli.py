@@ -21,15 +21,17 @@ from rich.console import Console
 
 from catdog.config import commands, schema
 from catdog.config.command_lines import repeat_command
-from catdog.config.composition import explain, explain_choice, list_choices, schema_of
+from catdog.config.composition import bracket_list, explain, explain_choice, list_choices, schema_of
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
 from catdog.system.documents import to_plain
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from catdog.system.memory import own_process
-from catdog.system.terminal import console, show_error, show_next
+from catdog.system.terminal import console, show_error, show_next, show_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from catdog.sweeps.plan import PlannedRun
 
 log = logging.getLogger(__name__)
@@ -71,7 +73,7 @@ def run_app(
     if {"--help", "-h"} & set(sys.argv[1:]):
         console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
-    sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [bracket_list(_expand_home(argument), root) for argument in sys.argv[1:]]
     own_process()
     terminal.shows_progress = True
     # Read when MLflow is imported. Its informational messages are of no use to a user.
@@ -186,14 +188,15 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
     if format == "json":
         show_json("plan", {"runs": describe_plan(runs), "next": [again]})
     else:
-        console.print(build_table(runs))
+        show_table(build_table(runs))
         show_next(again)
     sys.exit(0)
 
 
-def show_result(result: Any) -> None:
-    """Prints a result to stdout, even if the console writes to stderr."""
-    Console(width=console.width).print(result)
+def show_result(table: "Table") -> None:
+    """Prints a table of results to stdout, even if the console writes to stderr; nothing if it has no rows."""
+    if table.row_count:
+        Console(width=console.width).print(table)
 
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:

@@ -2,13 +2,12 @@
 
 import gc
 import logging
-import sys
 
 from omegaconf import DictConfig
 
 from catdog import cli
 from catdog.config.command_lines import next_command
-from catdog.config.commands import CompareConfig, bracket_runs
+from catdog.config.commands import CompareConfig
 from catdog.config.schema import load_config
 from catdog.system.terminal import console, show_next
 
@@ -44,6 +43,10 @@ def compare(composed: DictConfig) -> None:
     compared = Study(comparison.study, tracking_uri=config.tracking.uri)
     if not compared.has_champion_to_test() or not (is_tested or study.is_writable):
         steps = []
+    partners = comparison.suggest_partners(config.tracking.uri)
+    found = comparison.analysis.comparison
+    resume = [found.command] if found.sweep_id and found.command and not found.complete else []
+    steps = [*resume, *partners, *steps]
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":
@@ -54,11 +57,5 @@ def compare(composed: DictConfig) -> None:
     show_next(f"open {page} in a browser", *steps)
 
 
-def main() -> None:
-    """Runs the command."""
-    sys.argv[1:] = bracket_runs(sys.argv[1:])
-    cli.run_app("compare", compare, usage=USAGE)
-
-
 if __name__ == "__main__":
-    main()
+    cli.run_app("compare", compare, usage=USAGE)

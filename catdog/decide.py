@@ -10,7 +10,7 @@ from catdog import cli
 from catdog.config.commands import DecideConfig
 from catdog.config.schema import load_config
 from catdog.system.errors import EXIT_DEFECT, EXIT_USER_ERROR, UserError
-from catdog.system.terminal import console, show_error, show_next
+from catdog.system.terminal import console, show_error, show_next, show_table
 
 USAGE = """Trains more and more seeds of some variants until each pair of them is decided: one is better, or they are equivalent.
 It looks at the results after every round; the error rate allows for these looks. Runs that exist already are reused, and after an
@@ -57,7 +57,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
             config,
             SweepTrainer(overrides, train_sweep),
             on_round=lambda words: console.print(Text(f"\n{words}", style="bold")),
-            on_look=lambda state: console.print(build_table(state.pairs, config)),
+            on_look=lambda state: show_table(build_table(state.pairs, config)),
         )
     except IncompleteRoundError as error:
         show_error(str(error))

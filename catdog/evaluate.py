@@ -9,7 +9,7 @@ from catdog import cli
 from catdog.config.command_lines import next_command
 from catdog.config.commands import EvaluateConfig
 from catdog.config.schema import load_config
-from catdog.system.terminal import console, show_next
+from catdog.system.terminal import console, show_next, show_table
 
 USAGE = """Evaluates the champion on the test split, which training never reads, and logs the result to the run that trained it.
 Every look at a test split is counted: the more looks, the less the best result means.
@@ -47,10 +47,9 @@ def evaluate(composed: DictConfig) -> None:
         cli.show_json("evaluate", {"study": study.name, **evaluation.to_dict(), "next": [predict]})
         return
     console.print(evaluation.summary, style="bold", highlight=False)
-    console.print(build_classes_table(evaluation))
+    show_table(build_classes_table(evaluation))
     console.print(evaluation.words, highlight=False, soft_wrap=True)
-    if evaluation.earlier_looks:
-        console.print(build_looks_table(evaluation))
+    show_table(build_looks_table(evaluation))
     show_next(predict)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from catdog import cli
 from catdog.config.command_lines import train_command
 from catdog.system.errors import EXIT_DEFECT
-from catdog.system.terminal import console, show_error, show_next
+from catdog.system.terminal import console, show_error, show_next, show_table
 
 if TYPE_CHECKING:
     from catdog.config.composition import ComposedRun
@@ -49,9 +49,9 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
     plan = [job.planned for job in planned.jobs]
     if options.plan_only:
         cli.finish_plan(plan, train_command(arguments, without=PLAN_OPTIONS), options.format)
-    console.print(build_table(plan))
+    show_table(build_table(plan))
     result = planned.run(Display)
-    console.print(build_summary(result.jobs))
+    show_table(build_summary(result.jobs))
     for job in result.jobs:
         if job.has_failed:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
@@ -63,7 +63,7 @@ def train_single(single: "SingleRun", output_dir: Path) -> "Outcome | None":
     from catdog.sweeps.plan import build_table
 
     if single.planned.state == "reuse":
-        console.print(build_table([single.planned]))
+        show_table(build_table([single.planned]))
         run_id = single.planned.run_id
         log.info("nothing to train: run %s is the same and finished; reuse=never trains it again", run_id)
         single.reuse()

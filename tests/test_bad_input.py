@@ -383,12 +383,27 @@ def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, comman
     require_refusal(catdog(*command.split(), f"tracking.uri=sqlite:///{store}"), said)
 
 
+def test_an_interrupted_run_is_resumed_before_it_is_compared(catdog, store: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{store}")
+    experiment = mlflow.set_experiment("interrupted")
+    command = "python -m catdog.train study=interrupted model=cnn seed=1"
+    with mlflow.start_run(experiment_id=experiment.experiment_id, run_name="cnn seed=1") as run:
+        mlflow.set_tags({"catdog.kind": "run", "mlflow.source.name": command})
+    mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+    done = catdog("compare", "study=interrupted", f"tracking.uri=sqlite:///{store}")
+    require_refusal(
+        done,
+        "study: 'interrupted' has nothing to compare: no run has finished (cnn seed=1 KILLED). "
+        f"The same command resumes a run: {command}",
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         (
             {"study": "cars"},
-            "study: no study 'cars' in this tracking store; studies: cats_vs_dogs. Train first: python -m",
+            "study: no study 'cars' in this tracking store; studies: .*cats_vs_dogs.* Train first: python -m",
         ),
         ({"sweep_id": "unknown"}, "sweep: no run 'unknown' in this tracking store"),
         ({"run_ids": ["unknown"]}, "runs: .*unknown.* Give MLflow run ids"),

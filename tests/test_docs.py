@@ -35,6 +35,7 @@ from support import PROJECT, TINY, Study, run_catdog
 from catdog import reference
 from catdog.config import commands, schema
 from catdog.config.commands import split_paths
+from catdog.config.composition import bracket_list
 from catdog.data.images import decode_image
 from catdog.decide import OWN_KEYS
 from catdog.sweeps.options import LauncherOptions
@@ -143,7 +144,8 @@ def compose_command(line: str) -> None:
     sweeps = command == "decide" or any(word in ("-m", "--multirun") for word in arguments)
     if command == "predict":
         _, arguments = split_paths(arguments)
-    arguments = [word for word in arguments if word not in FLAGS]
+    root = "config" if command in ("train", "decide") else command
+    arguments = [bracket_list(word, root) for word in arguments if word not in FLAGS]
     if command == "decide":
         own = [word for word in arguments if word.partition("=")[0] in OWN_KEYS]
         compose_once("decide", tuple(own))
@@ -158,7 +160,6 @@ def compose_command(line: str) -> None:
         assert sweeps or not several, f"{override.input_line}: several values without -m"
         key = override.get_key_element()
         values.append([f"{key}={value}" for value in several] or [override.input_line])
-    root = "config" if command == "train" else command
     for number in range(max(map(len, values), default=1)):
         compose_once(root, tuple(some[number % len(some)] for some in values))
 

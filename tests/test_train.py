@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from support import TINY
 
+from catdog.config.names import name_job
 from catdog.plots.style import PALETTE
-from catdog.sweeps.names import name_job
 from catdog.tracking.tags import Tags
 
 pytestmark = pytest.mark.slow

@@ -100,10 +100,19 @@ def test_compare_takes_a_sweep_or_single_runs(study, client, compared) -> None:
     chosen = study.run("compare", f"runs=[{','.join(run.info.run_id for run in runs)}]", "output=two")
     assert chosen.code == 0, chosen.text
     assert len(pd.read_csv(next(study.folder.glob("two/*/table.csv")))) == 2
+    # Without brackets it is the same list.
+    plain = study.run("compare", f"runs={','.join(run.info.run_id for run in runs)}", "output=plain", "gradcam=never")
+    assert plain.code == 0, plain.text
+    assert [path.name for path in study.folder.glob("plain/*")] == [path.name for path in study.folder.glob("two/*")]
     # Copies of one run are no seeds, and a comparison of one run does not lie where that of two does.
     again = study.run("compare", f"runs={runs[0].info.run_id},{runs[0].info.run_id}", "output=two")
     assert again.code == 0, again.text
     assert sorted(len(pd.read_csv(table)) for table in study.folder.glob("two/*/table.csv")) == [1, 2]
+    assert "There is nothing to compare: this is one run." in again.out
+    assert re.search(
+        rf"Next: open .*\n +python -m catdog.compare runs={runs[0].info.run_id},[0-9a-f]{{32}}\n", again.out
+    )
+    assert re.search(r"python -m catdog.train -m .*trainer.learning_rate=0.001,0.0003 seed=0,1,2\n", again.out)
     assert study.run("compare", f"sweep={runs[0].info.run_id}").code == 2
     assert study.run("compare", f"sweep={sweep.info.run_id}", "output=again").code == 0
 

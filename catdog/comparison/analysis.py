@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from catdog.comparison.effects import Effect, find_effects
+from catdog.comparison.names import common_overrides
 from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant, group_by_variant, key_of, name_variants
-from catdog.comparison.verdicts import Verdict, judge_pairs
+from catdog.comparison.verdicts import MOST_VARIANTS, Verdict, judge_pairs
 
-# The number of variants that are drawn, the best ones: more cannot be told apart, and would make the page large.
-MOST_DRAWN = 12
+# Of a search, which has more variants than are drawn: the number of variants whose answers are shown image by image.
+MOST_EXAMINED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +42,25 @@ class Analysis:
         """The variant with the highest mean accuracy; None if there is no variant, or the runs saw different data."""
         return self.ranked[0] if self.variants and self.comparison.same_data else None
 
+    @property
+    def is_search(self) -> bool:
+        """Whether there are so many variants that a ranking says more than a comparison of each with each."""
+        return len(self.variants) > MOST_VARIANTS
+
     @cached_property
     def drawn(self) -> list[Variant]:
-        """The variants that are drawn: all, or only the best if there are too many, in the order of `variants`."""
-        chosen = {variant.name for variant in self.ranked[:MOST_DRAWN]}
-        return [variant for variant in self.variants if variant.name in chosen]
+        """The variants that are drawn: all in the order of `variants`, or of a search the best, highest accuracy first."""
+        return list(self.ranked[:MOST_VARIANTS] if self.is_search else self.variants)
+
+    @property
+    def examined(self) -> list[Variant]:
+        """The variants whose answers are shown image by image: those that are drawn, or of a search the best few."""
+        return self.drawn[:MOST_EXAMINED] if self.is_search else self.drawn
+
+    @cached_property
+    def common(self) -> list[str]:
+        """The overrides that all runs have in common, such as "trainer.epochs=20"; the names do not repeat them."""
+        return common_overrides(self.comparison.records)
 
     @cached_property
     def colours(self) -> dict[str, str]:

@@ -200,11 +200,11 @@ class Atlas:
 
 
 def build_atlas(analysis: Analysis) -> Atlas | None:
-    """Returns the atlas of the variants that are drawn; None if no image was answered by all runs."""
+    """Returns the atlas of the variants that are examined; None if no image was answered by all runs."""
     if not analysis.variants or not len(analysis.comparison.outcomes):
         return None
     files = analysis.comparison.outcomes.files
-    chosen = analysis.drawn
+    chosen = analysis.examined
     records = [record for variant in chosen for record in variant.records]
     class_names = list(dict.fromkeys(name for record in records for name in record.class_names))
     named = records[0].answers["label"].loc[files]

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from catdog.comparison.records import RunRecord
+from catdog.comparison.settings import CHOICES, CODE, DEVICE, LIBRARIES, find_ingredients, read_settings
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import Verdict
-from catdog.config.schema import CONF, SAME_RESULT
+from catdog.config.schema import CONF
 from catdog.statistics.contrasts import Contrast
-from catdog.tracking.identity import DIGITS
-
-# Groups whose choice is one ingredient, whatever keys it sets. A key that is overridden in addition is another ingredient.
-CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "loss", "speed")
-# Ingredients that are not config keys.
-CODE, LIBRARIES, DEVICE = "code", "libraries", "device"
-# Keys that change no result, such as names, paths and rules of promotion; the seed is not an ingredient either.
-UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *(f"speed.{key}" for key in SAME_RESULT))
 
 
 @dataclass(frozen=True)
@@ -105,31 +97,7 @@ def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -
     """Returns the ingredients in which two runs differ, from their settings as `read_settings` returns them."""
     values = {key: (before.get(key, ""), after.get(key, "")) for key in sorted({*before, *after})}
     changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
-    chosen = [group for group in CHOICES if f"{group}.name" in changed]
-    found = [Ingredient(group, *changed[f"{group}.name"]) for group in chosen]
-    found += [Ingredient(key, *pair) for key, pair in changed.items() if key.partition(".")[0] not in chosen]
-    return tuple(found)
-
-
-def read_settings(record: RunRecord) -> dict[str, str]:
-    """Returns what a run's result depends on besides data and seed: its config, code, libraries, precision, device."""
-    tags = record.tags
-    found = {key: value for key, value in record.params.items() if _counts(key)}
-    if "precision" in tags.runtime:
-        # The precision that `auto` became on that machine.
-        found["trainer.precision"] = tags.runtime["precision"]
-    if "device" in tags.runtime:
-        found[DEVICE] = tags.runtime["device"]
-    if tags.code_digest:
-        found[CODE] = tags.code_digest[:DIGITS]
-    return found | {f"{LIBRARIES}.{name}": version for name, version in tags.libraries.items()}
-
-
-def _counts(key: str) -> bool:
-    """Whether a config key can change the result. A group's `name` counts if the group's choice is one ingredient."""
-    if any(key == name or key.startswith(name + ".") for name in UNRELATED):
-        return False
-    return not key.endswith(".name") or key.removesuffix(".name") in CHOICES
+    return tuple(Ingredient(key, *changed[setting]) for key, setting in find_ingredients(changed).items())
 
 
 def separating_commands(before: Variant, after: Variant, ingredients: Sequence[Ingredient]) -> tuple[str, ...]:

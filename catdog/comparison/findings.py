@@ -156,6 +156,8 @@ def _about_the_best(analysis: Analysis) -> list[str]:
         said = [
             f"The kept models of {best.name} get {percent_with_unit(best.accuracy)} {of_images}, the mean of {seeds}, {right}."
         ]
+    if analysis.is_search:
+        return [*said, *standing(analysis)]
     against = [verdict for verdict in analysis.verdicts if verdict.first is best]
     if not against or not analysis.comparison.complete:
         return said
@@ -172,8 +174,38 @@ def _about_the_best(analysis: Analysis) -> list[str]:
     return said
 
 
-def _about_effects(analysis: Analysis) -> list[str]:
+def standing(analysis: Analysis) -> list[str]:
+    """Returns what is decided about the best variant of a search, in a few sentences."""
+    best, count = analysis.best, len(analysis.verdicts)
+    if best is None or not count:
+        return []
     if not analysis.comparison.complete:
+        return [f"There is no verdict on {best.name}: the sweep is incomplete."]
+    names: dict[str, list[str]] = defaultdict(list)
+    for verdict in sorted(analysis.verdicts, key=lambda verdict: -verdict.second.accuracy):
+        kind = str(verdict.kind) if _is_told_apart(verdict) or verdict.kind == Judgement.EQUIVALENT else "open"
+        names[kind].append(verdict.second.name)
+    alike, level = names[Judgement.EQUIVALENT], names["open"]
+    clauses = []
+    if better := len(names[Judgement.BETTER]):
+        clauses.append(f"is better than {better} of the {count} others")
+    if better := len(names[NoVerdict.ONE_SEED]):
+        clauses.append(f"is better than {better} of the {count} others on these images; other seeds may differ")
+    if alike:
+        clauses.append(f"differs by no more than {points(analysis.margin)} from {_count(alike, count)}")
+    if level:
+        clauses.append(f"is not told apart from {_count(level, count)}")
+    return [f"{'It' if number else best.name} {clause}." for number, clause in enumerate(clauses)]
+
+
+def _count(names: list[str], others: int) -> str:
+    """Returns how many variants these are and the names of the first of them, or that they are all others."""
+    return f"all {others} others" if len(names) == others else f"{len(names)}: {_some(names, NAMES_IN_HEADLINE)}"
+
+
+def _about_effects(analysis: Analysis) -> list[str]:
+    # The best variant of a search differs from the others in everything that was varied.
+    if not analysis.comparison.complete or analysis.is_search:
         return []
     said = []
     for effect in [effect for effect in analysis.effects if effect.is_single][:NAMES_IN_HEADLINE]:
@@ -190,6 +222,8 @@ def _about_the_baseline(analysis: Analysis) -> list[str]:
     baseline = analysis.comparison.baseline
     lost = [variant.name for variant in analysis.variants if variant.interval[0] <= baseline]
     always = f"what always answering the most common class scores ({percent_with_unit(baseline)})"
+    if lost and analysis.is_search:
+        return [f"The intervals of {len(lost)} of {len(analysis.variants)} variants do not exclude {always}."]
     if lost:
         return [f"{_some(lost)}: the interval does not exclude {always}."]
     if len(analysis.variants) > 1:
@@ -226,9 +260,9 @@ def _is_told_apart(verdict: Verdict) -> bool:
     return verdict.kind == Judgement.BETTER or (verdict.kind == NoVerdict.ONE_SEED and verdict.low > 0)
 
 
-def _some(names: list[str]) -> str:
+def _some(names: list[str], most: int = 2 * NAMES_IN_HEADLINE) -> str:
     """Returns the names as a list in words; of very many only the first."""
-    shown = names[: 2 * NAMES_IN_HEADLINE]
+    shown = names[:most]
     return listed(shown) if len(shown) == len(names) else f"{', '.join(shown)} and {len(names) - len(shown)} more"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from catdog.comparison.names import name_by_differences
 from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.data.history import History
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_NAMES = 8
+# Of many runs that are missing or have not finished, only so many are named.
+MOST_NAMED = 4
 
 
 def load_comparison(
@@ -43,6 +45,7 @@ def load_comparison(
     study: str = DEFAULT_STUDY,
     sweep_id: str | None = None,
     run_ids: Sequence[str] | None = None,
+    stored_names: bool = False,
 ) -> ComparedRuns:
     """Returns the runs that are named, or those of a sweep; by default those of the study's latest sweep.
 
@@ -53,12 +56,15 @@ def load_comparison(
         study: the study whose latest sweep is the default.
         sweep_id: another sweep.
         run_ids: single runs, instead of a sweep.
+        stored_names: keep the names that the runs have in MLflow, however long; otherwise what varies among these runs.
 
     Raises:
         UserError: there is no such study, sweep or run, or no run has finished.
     """
     sweep, runs = _find_runs(client, study, sweep_id, run_ids)
     records = [_load_record(client, run, sweep) for run in runs]
+    if not stored_names:
+        records = name_by_differences(records, in_sweep=sweep is not None)
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
     lost = [record.name for record in records if record.status == DELETED]
     if not finished and lost and sweep:
@@ -67,8 +73,7 @@ def load_comparison(
             f"MLflow. Restore them: {store_command(client, 'restore', f'sweep={sweep.run_id}')}. Or type its command again."
         )
     if not finished:
-        states = ", ".join(f"{record.name} {record.status}" for record in records) or "none"
-        raise UserError(f"nothing to compare: no finished run among {states}. Train first: {TRAIN_COMMAND}")
+        raise UserError(f"nothing to compare: {_describe_unfinished(runs, sweep)}")
     first, first_run = finished[0]
     # A sweep that was interrupted has runs that never started.
     removed = max(0, sweep.planned_runs - len(runs)) if sweep and sweep.is_finished else 0
@@ -76,7 +81,7 @@ def load_comparison(
         log.warning(
             "%s of this sweep %s deleted in MLflow: %s. There is no verdict on what is left. Restore what was deleted: %s",
             plural(len(lost), "run"), "was" if len(lost) == 1 else "were",
-            ", ".join(lost[:MOST_NAMES]) + (", ..." if len(lost) > MOST_NAMES else ""),
+            ", ".join(lost[:MOST_NAMED]) + (", ..." if len(lost) > MOST_NAMED else ""),
             store_command(client, "restore", f"sweep={sweep.run_id}"),
         )  # fmt: skip
     if sweep and removed:
@@ -105,7 +110,7 @@ def load_comparison(
 
 def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRun]:
     found = []
-    for run_id in dict.fromkeys(run_ids):
+    for run_id in dict.fromkeys([run_ids] if isinstance(run_ids, str) else run_ids):
         run = find_run(client, run_id)
         if run is None:
             raise UserError(f"runs: no run {run_id!r} in this tracking store. Give MLflow run ids of this store.")
@@ -136,10 +141,22 @@ def _find_runs(
         )  # fmt: skip
     if sweep and (newest is None or newest.start < sweep.start):
         return sweep, list_members(client, sweep)
-    finished = [run for run in list_runs(client, study) if run.is_finished and run.data_digest]
+    runs = list_runs(client, study)
+    finished = [run for run in runs if run.is_finished and run.data_digest]
     if not finished:
+        if any(not run.is_finished for run in runs):
+            raise UserError(f"study: {study!r} has nothing to compare: {_describe_unfinished(runs)}")
         raise UserError(f"study: {study!r} has no sweep and no finished run yet. Train a sweep: {TRAIN_COMMAND}.")
     return None, [run for run in finished if run.data_digest == finished[-1].data_digest]
+
+
+def _describe_unfinished(runs: Sequence[StoredRun], sweep: StoredRun | None = None) -> str:
+    """Returns that none of these runs has finished, and the command that resumes the last of them, or their sweep."""
+    states = ", ".join(f"{run.name} {run.status}" for run in runs[:MOST_NAMED])
+    more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+    command = (sweep or runs[-1]).command
+    advice = f"The same command resumes {'the sweep' if sweep else 'a run'}: {command}" if command else "Train first."
+    return f"no run has finished ({states or 'there is none'}{more}). {advice}"
 
 
 def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:

@@ -20,6 +20,7 @@ from catdog.comparison.page.tables import (
     build_pairs_frame,
     build_variants_frame,
 )
+from catdog.comparison.single import suggest_partners
 from catdog.config.schema import hash_text
 from catdog.system.errors import UserError
 from catdog.system.saving import save_page, saving_folder
@@ -157,6 +158,7 @@ class Comparison:
             "same_data": compared.same_data,
             "margin": self.analysis.margin,
             "val_images": compared.val_images,
+            "overrides": self.analysis.common,
             "baseline": compared.baseline,
             "test_looks": len(compared.looks),
             "headline": self.headline,
@@ -167,6 +169,14 @@ class Comparison:
             "pairs": self.pairs.to_dict("records"),
             "effects": self.effects.to_dict("records"),
         }
+
+    def suggest_partners(self, uri: str) -> list[str]:
+        """Returns commands that get another variant to compare with, if there is only one.
+
+        Args:
+            uri: the tracking address, for the commands.
+        """
+        return suggest_partners(self._client, self.analysis, uri) if len(self.analysis.variants) < 2 else []
 
     def save(self, path: str | Path) -> Path:
         """Writes the page, one self-contained HTML file, and returns its path.

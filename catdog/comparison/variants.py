@@ -1,6 +1,5 @@
 """Runs grouped by variant: a variant is a config without its seed, and it has one run for each seed."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +7,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from catdog.comparison.names import tell_apart
 from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
+from catdog.comparison.settings import read_settings
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
 
@@ -18,7 +19,7 @@ class Variant:
     """One variant and its finished runs, one for each seed.
 
     Args:
-        name: the name that the runs give it; the first digits of the digest are added to equal names.
+        name: the name that the runs give it, and to equal names what differs between them.
         records: finished runs with predictions, by seed; at least one.
         right: bool (S, N), whether each run's kept model is right on each image that all runs of the comparison answered.
     """
@@ -123,10 +124,22 @@ def key_of(record: RunRecord) -> str:
 
 
 def name_variants(comparison: ComparedRuns) -> dict[str, str]:
-    """Returns key -> name for every variant; the first digits of the key are added to equal names."""
-    first = {key_of(record): record.variant for record in reversed(comparison.records)}
-    times = Counter(first.values())
-    return {key: name if times[name] == 1 else f"{name} {key[:8]}" for key, name in first.items()}
+    """Returns key -> name for every variant; to equal names it adds the settings that differ, or the first digits of the key."""
+    first = {key_of(record): record for record in reversed(comparison.records)}
+    names = {key: record.variant for key, record in first.items()}
+    same: dict[str, list[str]] = {}
+    for key, name in names.items():
+        same.setdefault(name, []).append(key)
+    for name, keys in same.items():
+        if len(keys) > 1:
+            added = tell_apart([read_settings(first[key]) for key in keys])
+            longer = [f"{name} {words}" if words else "" for words in added]
+            taken = set(longer) & set(names.values())
+            names |= {
+                key: f"{name} {key[:8]}" if one in taken or not one else one
+                for key, one in zip(keys, longer, strict=True)
+            }
+    return names
 
 
 def compare_accuracy(first: Variant, second: Variant) -> Contrast:

@@ -14,7 +14,7 @@ from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.system.wording import at_least, at_most, listed, plural, points
 
-# With more variants than this, only pairs with the best one are shown; the correction still counts all pairs.
+# With more variants than this, only pairs with the best one are judged; the correction still counts all pairs.
 MOST_VARIANTS = 8
 
 
@@ -53,6 +53,13 @@ class Verdict:
     kind: Judgement | NoVerdict
     words: str
 
+    @property
+    def brief(self) -> str:
+        """The verdict without the names of the variants, for a table whose rows all have the same first variant."""
+        if self.kind == NoVerdict.ONE_SEED:
+            return "better on these images; other seeds may differ" if self.low > 0 else "not told apart"
+        return self.words.removeprefix(f"{self.first.name} is ")
+
 
 def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: float) -> list[Verdict]:
     """Returns the verdicts on the pairs of variants, largest difference first; none if the runs saw different data.
@@ -72,7 +79,7 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
     pairs = [(a, b) for a, b in combinations(ranked, 2) if len(ranked) <= MOST_VARIANTS or a is ranked[0]]
     count = len(ranked) * (len(ranked) - 1) // 2
     found = [(a, b, compare_accuracy(a, b), compare_gap(a, b)) for a, b in pairs]
-    # Pairs that are not shown count with a p-value of 1.
+    # Pairs that are not judged count with a p-value of 1.
     padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
     corrected = correct_by_holm(np.array(padded))[: len(found)]
     together = 1 - (1 - CONFIDENCE) / count

@@ -3,7 +3,6 @@
 They are separate from the schema of a run (`catdog.config.schema`) because they do not affect any run's result or identity.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -275,18 +274,6 @@ def split_paths(arguments: list[str]) -> tuple[list[str], list[str]]:
             paths.append(argument)
         follows_flag = argument in ("--cfg", "-c", "--package", "-p", "--info")
     return paths, options
-
-
-def bracket_runs(arguments: Sequence[str]) -> list[str]:
-    """Returns the command line of `compare` with runs=ID and runs=ID,ID written as Hydra wants a list: runs=[ID,ID]."""
-    words = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        is_bare = key == "runs" and value not in ("", "null") and not value.startswith("[")
-        # In quotes, because an id of digits alone would be a number.
-        ids = ",".join(f"'{each.strip()}'" for each in value.split(","))
-        words.append(f"runs=[{ids}]" if is_bare else argument)
-    return words
 
 
 def register() -> None:

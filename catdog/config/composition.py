@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_type_hints
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -212,6 +213,17 @@ def _explain_unknown(key: str, root: str) -> str:
         f"{key}: no such key.{hint}\n       Allowed{f' in {parent}' if parent else ''}: {', '.join(siblings)}; "
         "--help explains them."
     )
+
+
+def bracket_list(argument: str, root: str) -> str:
+    """Returns KEY=A,B as KEY=['A','B'] where KEY takes a list of names: Hydra would refuse a single one, and sweep over several."""
+    key, _, value = argument.partition("=")
+    names = {name for name, kind in get_type_hints(schema_of(root)).items() if kind == list[str] | None}
+    if key not in {*names, "hydra.launcher.only"} or value in ("", "null") or set(value) & set("[]'\""):
+        return argument
+    items = (item.strip() for item in value.split(","))
+    # Hydra would read the run id 12e5 as a number.
+    return f"{key}=[{','.join(item if item.isidentifier() else repr(item) for item in items)}]"
 
 
 def list_choices(group: str) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from catdog.system.wording import percent_with_unit
+from catdog.system.wording import fold_word, percent_with_unit
 
 P = ParamSpec("P")
 
@@ -117,7 +117,8 @@ def variant_looks(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 def wrapped(name: str, width: int = 24, lines: int = 3) -> str:
     """Returns a long name on several lines, at most `lines`; the rest is replaced by an ellipsis."""
-    rows = textwrap.wrap(name, width, break_on_hyphens=True) or [""]
+    pieces = [" ".join(fold_word(word, width)) for word in name.split(" ")]
+    rows = textwrap.wrap(" ".join(pieces), width, break_on_hyphens=True) or [""]
     return "\n".join(rows if len(rows) <= lines else [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"])
 
 

@@ -17,6 +17,7 @@ from catdog.config.schema import TrackingConfig
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.sequential import level_of_looks, plan_looks
 from catdog.system.errors import UserError
+from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import log_decision
@@ -267,7 +268,8 @@ def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
     from catdog.comparison.load import load_comparison
     from catdog.comparison.variants import group_by_variant
 
-    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id)
+    # The next round names its variants as the sweep does.
+    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id, stored_names=True)
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
     variants = group_by_variant(comparison)
@@ -308,12 +310,13 @@ def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
         title=f"difference in kept val accuracy, in points; all intervals hold together in {100 * (1 - config.error):g} %",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    for head in ("pair", "seeds", "difference", "decision"):
-        table.add_column(head, justify="right" if head in ("seeds", "difference") else "left", overflow="fold")
+    add_name_column(table, "pair", [name for pair in pairs for name in (pair.first, pair.second)])
+    for head in ("seeds", "difference", "decision"):
+        table.add_column(head, justify="left" if head == "decision" else "right", overflow="fold")
     for pair in pairs:
         estimate = pair.found.estimate if pair.found else float("nan")
         table.add_row(
-            Text(f"{pair.first} \N{MINUS SIGN} {pair.second}"), str(pair.seeds),
+            name_text(f"{pair.first} \N{MINUS SIGN} {pair.second}"), str(pair.seeds),
             Text(f"{signed(estimate)} {signed_interval(*pair.interval)}"), Text(pair.words),
         )  # fmt: skip
     return table

@@ -321,7 +321,7 @@ def _identify_sweep(jobs: Sequence[JobState]) -> str:
 
 def _name_runs(runs: Sequence[ComposedRun]) -> list[tuple[str, str]]:
     """Returns the name and the variant of each run: what distinguishes it in its sweep, with and without its seed."""
-    from catdog.sweeps.names import name_job
+    from catdog.config.names import name_job
 
     varying = find_varying([run.overrides for run in runs])
     _require_one_study(varying)

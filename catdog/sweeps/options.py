@@ -51,7 +51,7 @@ HELP = {
     "retries": "how often to restart a run whose process died, each time from its last checkpoint",
     "on_error": "continue with the other runs, or stop: start no further run",
     "plan_only": "show what would be reused, resumed and run, and why; train nothing",
-    "only": "train only these variants of the sweep, by their names in the plan: only=[cnn,augmented]",
+    "only": "train only these variants of the sweep, by their names in the plan: only=cnn,augmented",
     "format": "how plan_only shows the plan: table, or json for scripts",
     "result_file": "write the sweep's run id here, as JSON, once all of its runs have finished",
 }

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from catdog.config import schema
 from catdog.config.schema import Config
+from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import plural
 from catdog.tracking.identity import (
     Identity,
@@ -259,10 +261,14 @@ def describe_plan(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:
 def build_table(runs: Sequence[PlannedRun]) -> Table:
     """Returns the plan as a table for the terminal."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("run")
+    add_name_column(table, "run", [planned.name for planned in runs])
     table.add_column("plan")
     table.add_column("why", overflow="fold")
     for planned in runs:
         style = STYLES[planned.state]
-        table.add_row(planned.name, f"[{style}]{planned.state}[/{style}]" if style else planned.state, planned.why)
+        table.add_row(
+            name_text(planned.name),
+            f"[{style}]{planned.state}[/{style}]" if style else planned.state,
+            Text(planned.why),
+        )
     return table

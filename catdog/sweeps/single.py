@@ -77,6 +77,8 @@ class SingleRun:
 
     def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
         """Returns the commands to type next, after the run was trained or found finished."""
+        from catdog.comparison.single import find_partner
+
         if outcome and not outcome.has_arrived:
             return [next_command("deliver", DEFAULT_STUDY, self.config.tracking.uri)]
         place = (self.config.study, self.config.tracking.uri)
@@ -85,7 +87,9 @@ class SingleRun:
         is_whole = self.config.dataset.max_images_per_class is None
         is_promoted = is_whole and outcome is not None and bool(outcome.promotions)
         tested = [next_command("evaluate", *place)] if is_promoted and self._has_champion() else []
-        return [*tested, next_command("compare", *place, f"runs={run_id}")]
+        partner = find_partner(self.client, self.config.study, run_id) if self.client else None
+        runs = [run_id, partner.run_id] if partner else [run_id]
+        return [*tested, next_command("compare", *place, f"runs={','.join(runs)}")]
 
     def _has_champion(self) -> bool:
         from catdog import tracking
@@ -107,9 +111,9 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
         UserError: a store or data set is not available.
     """
     from catdog import tracking
+    from catdog.config.names import name_job
     from catdog.data.dataset import load_dataset, require_cats_and_dogs
     from catdog.registry.champion import promote
-    from catdog.sweeps.names import name_job
     from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_earlier

@@ -4,20 +4,21 @@ from rich import box
 from rich.table import Table
 
 from catdog.sweeps.jobs import INTERRUPTED, JobState
+from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import plural
 
 
 def build_summary(jobs: list[JobState]) -> Table:
     """Returns a table for the terminal with one row per run: its outcome and its accuracies."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("run")
+    add_name_column(table, "run", [job.name for job in jobs])
     table.add_column("outcome", overflow="fold")
     for title in ("train", "val", "gap", "best val", "at epoch", "minutes"):
         table.add_column(title, justify="right")
     for job in jobs:
         o = job.outcome
         if o is None:
-            table.add_row(job.name, _describe_missing(job))
+            table.add_row(name_text(job.name), _describe_missing(job))
             continue
         state = "reused" if job.planned.state == "reuse" and job.planned.same_as is None else "finished"
         if job.planned.same_as is not None:
@@ -25,7 +26,7 @@ def build_summary(jobs: list[JobState]) -> Table:
         elif job.retries:
             state += f" ({plural(job.retries, 'restart')})"
         table.add_row(
-            job.name, state, f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",
+            name_text(job.name), name_text(state), f"{o.last_train_accuracy:.3f}", f"{o.last_val_accuracy:.3f}",
             f"{o.last_train_accuracy - o.last_val_accuracy:+.3f}", f"{o.best_val_accuracy:.3f}", str(o.best_epoch),
             f"{o.seconds / 60:.1f}",
         )  # fmt: skip

@@ -3,12 +3,20 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
 
+from catdog.system.wording import fold_word
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
 PIPED_WIDTH_COLUMNS = 120
+# A column of names is never narrower than its longest word, up to this width.
+NAME_COLUMNS = 30
 
 # Live progress and log lines must share one console, or a log line breaks up the progress bar.
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS)
@@ -60,6 +68,23 @@ def ask(question: str) -> bool:
         return console.input(Text(f"{question} [y/N] ", style="bold")).strip().lower() in ("y", "yes")
     except EOFError:
         return False
+
+
+def show_table(table: "Table") -> None:
+    """Prints a table on the console; a table without rows is nothing to show."""
+    if table.row_count:
+        console.print(table)
+
+
+def name_text(name: str) -> Text:
+    """Returns a name of a run or variant for a cell of a table, where very long words are cut at a sensible place."""
+    return Text(" ".join("\n".join(fold_word(word, NAME_COLUMNS)) for word in name.split(" ")))
+
+
+def add_name_column(table: "Table", header: str, names: Iterable[str]) -> None:
+    """Adds a column for the names of runs or variants to a table; it is wide enough that their words stay whole."""
+    longest = max((len(word) for name in names for word in name_text(name).plain.split()), default=0)
+    table.add_column(header, overflow="fold", min_width=max(longest, len(header)))
 
 
 def show_error(message: str) -> None:

@@ -1,6 +1,7 @@
 """Numbers as people read them, the same in figures, tables and pages."""
 
 import math
+import re
 from collections.abc import Sequence
 
 # Shown if there is no number. A blank cell could be taken for an oversight.
@@ -94,3 +95,18 @@ def plural(number: int, noun: str) -> str:
 def agree(number: int, one: str, several: str) -> str:
     """The form of a word that agrees with a number: `agree(1, "is", "are")` is `is`."""
     return one if number == 1 else several
+
+
+def name_parts(name: str) -> list[str]:
+    """Returns a name such as `augmentation.layers.flip=0.5` in the parts between which a line may break; numbers stay whole."""
+    return [part for part in re.split(r"(?<=[=_:/])|(?<=\.)(?!\d)", name) if part]
+
+
+def fold_word(word: str, width: int) -> list[str]:
+    """Returns a word in pieces of at most `width` characters, cut between its parts where that is possible."""
+    pieces = [""]
+    for part in name_parts(word):
+        if pieces[-1] and len(pieces[-1]) + len(part) > width:
+            pieces.append("")
+        pieces[-1] += part
+    return [piece[start : start + width] for piece in pieces for start in range(0, max(1, len(piece)), width)]

@@ -55,6 +55,16 @@ def test_what_is_there_is_reused(shelf) -> None:
     assert shelf.plan("tracking.system_metrics=true", "promote.enabled=false").startswith("reuse")
 
 
+def test_a_list_of_variants_needs_no_brackets(shelf) -> None:
+    assert shelf.plan("hydra.launcher.only=cnn").startswith("reuse")
+    both = shelf.train("model=cnn,augmented", "hydra.launcher.only=cnn,augmented", "hydra.launcher.plan_only=true")
+    assert both.code == 0, both.text
+    assert re.search(r"^  augmented +run ", both.out, re.M)
+    wrong = shelf.train("hydra.launcher.only=cn", "hydra.launcher.plan_only=true")
+    assert wrong.code == 2
+    assert "hydra.launcher.only: must be names of this sweep's variants (cnn), received ['cn']" in wrong.err
+
+
 def test_reuse_never_runs_it_again(shelf) -> None:
     assert re.fullmatch(r"run finished .*, but reuse=never", shelf.plan("reuse=never"))
 

@@ -3,7 +3,7 @@
   const source = document.getElementById("atlas-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
-  const PAGE = 48, NOTHING = 65535, BY = ["1", "2", "3"];
+  const NOTHING = 65535, BY = ["1", "2", "3"];
   const KINDS = ["nearly always wrong", "fixed", "broken", "seed noise"];
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -26,7 +26,8 @@
   // The element of a row that gets the keyboard focus and that a screen reader announces as a button.
   const handles = rows.map((row) => row.querySelector(".picture"));
   const captions = rows.map((row) => row.querySelector(".kind"));
-  let found = [], limit = PAGE, here = 0;
+  const page = Number(list.dataset.rows);
+  let found = [], limit = page, here = 0;
 
   const value = (name) => (form[name] ? form[name].value : "");
   const reference = () => Number(value("reference") || 0);
@@ -62,7 +63,7 @@
   };
 
   const update = (keep = false) => {
-    if (!keep) limit = PAGE;
+    if (!keep) limit = page;
     const seen = reference(), chosen = value("list");
     const everywhere = Array.from({ length: count }, (_, image) => image);
     for (const input of form.querySelectorAll("[name=list]")) {
@@ -83,7 +84,7 @@
     list.replaceChildren(...shown.map((image) => rows[image]));
     output.textContent = !found.length ? "No such image." : shown.length < found.length ? `${shown.length} of ${found.length} shown` : `${found.length} shown`;
     more.hidden = shown.length === found.length;
-    more.textContent = `Show ${Math.min(PAGE, found.length - shown.length)} more`;
+    more.textContent = `Show ${Math.min(page, found.length - shown.length)} more`;
     if (!keep) { for (const handle of handles) handle.setAttribute("tabindex", "-1"); here = 0; }
     roam(here);
   };
@@ -108,7 +109,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", () => {
     const next = limit;
-    limit += PAGE;
+    limit += page;
     update(true);
     // The keyboard focus moves to the first new image, not to the button's new place.
     roam(next, true);

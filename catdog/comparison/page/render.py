@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -13,15 +12,23 @@ from catdog.comparison.analysis import Analysis
 from catdog.comparison.atlas import Atlas, build_atlas
 from catdog.comparison.cams import NO_CAMS, Cams
 from catdog.comparison.page.atlas_view import PICTURE_BYTES, build_view
+from catdog.comparison.page.differences import build_heat_map, list_differences
 from catdog.comparison.page.figures import build_charts
 from catdog.comparison.page.quality import build_confusions, build_reliabilities
 from catdog.comparison.page.svg import embed_svg
 from catdog.comparison.page.thumbnails import build_gallery
+from catdog.comparison.variants import Variant
 from catdog.plots.style import PALETTE
 from catdog.system import wording
 
 # Longer tables are better read in a spreadsheet; the CSV files have all rows.
-MOST_PAIRS, MOST_RUNS = 66, 200
+MOST_RANKED, MOST_RUNS = 30, 200
+# Figures that are folded on the page of a search, because the tables above have the same numbers.
+FOLDED = ("differences", "effects", "seconds", "parameters")
+# A shorter word fits into any column.
+LONG_WORD = 16
+# Rows of the error atlas that are shown before "Show more".
+ATLAS_ROWS, ATLAS_ROWS_OF_SEARCH = 48, 8
 
 CAPTIONS = {
     "accuracy": "Training accuracy is the running mean over an epoch with dropout and augmentation on, so it may be "
@@ -83,26 +90,36 @@ def render_page(
         compact=wording.compact_count,
         seconds=wording.seconds,
         plural=wording.plural,
+        breakable=_breakable,
     )
-    shown = analysis.drawn
+    drawn = {variant.name for variant in analysis.drawn}
+    # Of a search, only the pairs among the best.
+    pairs = [verdict for verdict in analysis.verdicts if {verdict.first.name, verdict.second.name} <= drawn]
+    effects = [effect for effect in analysis.effects if effect.verdict in pairs]
+    embedded = list(_embedded_figures(build_charts(analysis) if figures is None else figures))
     several = len(analysis.variants)
     return environment.get_template("page.html.j2").render(
         analysis=analysis,
         comparison=comparison,
-        shown=shown,
+        shown=analysis.ranked[:MOST_RANKED] if analysis.is_search else analysis.variants,
+        drawn=drawn,
+        configs={variant.name: _describe_config(variant) for variant in analysis.variants},
         best=analysis.best,
         unfinished=analysis.unfinished,
         finished_names=[variant.name for variant in analysis.variants],
-        pairs=analysis.verdicts[:MOST_PAIRS],
+        pairs=pairs,
         pair_count=several * (several - 1) // 2,
-        effects=analysis.effects[:MOST_PAIRS],
-        stepped=[effect for effect in analysis.effects if effect.steps],
+        effects=effects,
+        stepped=[effect for effect in effects if effect.steps],
+        atlas_rows=ATLAS_ROWS_OF_SEARCH if analysis.is_search else ATLAS_ROWS,
         runs=comparison.records[:MOST_RUNS],
-        differing=_differing_params(analysis),
+        differing=list_differences(analysis.drawn),
+        heat_map=build_heat_map(analysis),
         headline=findings.headline(analysis),
         sentences=findings.sentences(analysis),
         warnings=findings.warnings(comparison),
-        figures=list(_embedded_figures(build_charts(analysis) if figures is None else figures)),
+        figures=[figure for figure in embedded if not analysis.is_search or figure[0] not in FOLDED],
+        folded=[figure for figure in embedded if analysis.is_search and figure[0] in FOLDED],
         series=series,
         view=view,
         gallery=gallery,
@@ -114,11 +131,19 @@ def render_page(
     )
 
 
-def _differing_params(analysis: Analysis) -> pd.DataFrame:
-    """Returns the config values that differ between the variants shown: index key, columns variants; "" if missing."""
-    params = pd.DataFrame({variant.name: variant.records[0].params for variant in analysis.drawn}, dtype=object)
-    params = params.fillna("").drop(index="seed", errors="ignore")
-    return params[params.nunique(axis=1) > 1].sort_index() if len(params) else params
+def _breakable(name: str) -> Markup:
+    """Returns a name as HTML. Long words of several parts stay whole, unless their column is narrower than they are."""
+    return Markup(" ").join(
+        Markup('<span class="word">{}</span>').format(Markup("<wbr>").join(parts)) if len(parts) > 1 else word
+        for word in name.split(" ")
+        for parts in [wording.name_parts(word) if len(word) >= LONG_WORD else [word]]
+    )
+
+
+def _describe_config(variant: Variant) -> str:
+    """Returns the overrides that a variant was trained with; its name if they are not known."""
+    overrides = variant.records[0].tags.overrides
+    return " ".join(overrides) if overrides else variant.name
 
 
 def _embedded_figures(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Markup, str]]:

@@ -1,6 +1,7 @@
 """The comparison as tables: DataFrames for CSV files, and tables for the terminal."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -11,13 +12,17 @@ from rich.text import Text
 
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.atlas import KINDS, Atlas
+from catdog.comparison.findings import standing
+from catdog.comparison.names import SHORTENED
 from catdog.comparison.records import ComparedRuns, RunRecord
+from catdog.comparison.variants import Variant
 from catdog.statistics.contrasts import bootstrap_interval, bootstrap_means
+from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import MISSING, compact_count, percent, plural, seconds, signed, signed_interval
 
 TERMINAL_COLUMNS = 100
-# The most rows of a table in the terminal.
-MOST_ROWS = 40
+# The most variants of a search in the terminal.
+MOST_RANKED = 10
 
 
 def build_frame(comparison: ComparedRuns) -> pd.DataFrame:
@@ -222,38 +227,74 @@ def build_table(analysis: Analysis) -> Table:
         "Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
         f"Always answering the most common class: {percent(comparison.baseline)}.",
     )
-    table.add_column("variant", overflow="fold", min_width=10)
+    unfinished = analysis.unfinished
+    add_name_column(table, "variant", [*(variant.name for variant in analysis.variants), *unfinished])
     for head in ("seeds", "last\ntrain", "last\nval", "last\ngap", "kept val\n[95 %]", "sd", "s per\nepoch"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("train-\nable", justify="right", no_wrap=True)
-    unfinished = analysis.unfinished
-    for variant in analysis.variants[:MOST_ROWS]:
-        # A Text instead of a string, because rich would read "[seed=1]" in a name as markup.
-        name = Text(variant.name)
-        if variant.name in unfinished:
-            name.append(f" ({_describe_unfinished(unfinished[variant.name])})", style="bold red")
-        kept = Text(percent(variant.accuracy), style="bold" if variant is analysis.best else "")
-        kept.append(f" [{percent(variant.interval[0])}, {percent(variant.interval[1])}]", style="not bold")
+    for variant in analysis.variants:
         shown = variant.representative
         table.add_row(
-            name,
+            _name_cell(variant.name, unfinished),
             str(len(variant.records)),
             percent(variant.mean_of("train/accuracy")),
             percent(variant.mean_of("val/accuracy")),
             percent(variant.mean_of("gap/accuracy")),
-            kept,
+            _kept_cell(variant, analysis),
             percent(variant.spread),
             seconds(variant.seconds_per_epoch),
             compact_count(shown.metric("model/parameters")),
             compact_count(shown.metric("model/trainable_parameters")),
         )
-    for lost, records in unfinished.items():
-        if all(variant.name != lost for variant in analysis.variants):
-            name = Text(lost)
-            name.append(f" ({_describe_unfinished(records)})", style="bold red")
-            table.add_row(name, "0", *[MISSING] * 8, style="dim")
+    for lost in _unmeasured(analysis):
+        table.add_row(_name_cell(lost, unfinished), "0", *[MISSING] * 8, style="dim")
     return table
+
+
+def build_ranking(analysis: Analysis) -> Table:
+    """Returns the best variants of a search for a terminal of 100 columns, the best first."""
+    comparison = analysis.comparison
+    shown = analysis.ranked[:MOST_RANKED]
+    table = _empty_table(
+        f"{comparison.study}: the best {len(shown)} of {len(analysis.variants)} variants, {comparison.val_images:,} validation "
+        "images, accuracies in %",
+        "Means over seeds. kept: the model of the kept epoch. sd: from seed to seed. last: last epoch. "
+        f"Always answering the most common class: {percent(comparison.baseline)}.",
+    )
+    table.add_column("rank", justify="right")
+    add_name_column(table, "variant", [variant.name for variant in shown])
+    for head in ("seeds", "kept val [95 %]", "sd", "last train", "last val"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for rank, variant in enumerate(shown, 1):
+        table.add_row(
+            str(rank),
+            _name_cell(variant.name, analysis.unfinished),
+            str(len(variant.records)),
+            _kept_cell(variant, analysis),
+            percent(variant.spread),
+            percent(variant.mean_of("train/accuracy")),
+            percent(variant.mean_of("val/accuracy")),
+        )
+    return table
+
+
+def _name_cell(name: str, unfinished: Mapping[str, list[RunRecord]]) -> Text:
+    cell = name_text(name)
+    if name in unfinished:
+        cell.append(f" ({_describe_unfinished(unfinished[name])})", style="bold red")
+    return cell
+
+
+def _kept_cell(variant: Variant, analysis: Analysis) -> Text:
+    kept = Text(percent(variant.accuracy), style="bold" if variant is analysis.best else "")
+    return kept.append(f" [{percent(variant.interval[0])}, {percent(variant.interval[1])}]", style="not bold")
+
+
+def _unmeasured(analysis: Analysis) -> list[str]:
+    """Returns the names of the variants of which no run has finished with predictions."""
+    measured = {variant.name for variant in analysis.variants}
+    return [name for name in analysis.unfinished if name not in measured]
 
 
 def build_pairs_table(analysis: Analysis) -> Table:
@@ -264,13 +305,14 @@ def build_pairs_table(analysis: Analysis) -> Table:
         "Each interval is for its pair alone; the verdict allows for "
         f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
     )
-    table.add_column("pair", overflow="fold", ratio=3)
+    add_name_column(table, "pair", [variant.name for variant in analysis.variants])
+    table.columns[0].ratio = 3
     table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", ratio=4)
-    for verdict in analysis.verdicts[:MOST_ROWS]:
+    for verdict in analysis.verdicts:
         found = verdict.accuracy
         table.add_row(
-            Text(f"{verdict.first.name} \N{MINUS SIGN} {verdict.second.name}"),
+            name_text(f"{verdict.first.name} \N{MINUS SIGN} {verdict.second.name}"),
             Text(f"{signed(found.estimate)} {signed_interval(found.low, found.high)}"),
             Text(verdict.words),
         )
@@ -280,32 +322,54 @@ def build_pairs_table(analysis: Analysis) -> Table:
 def build_effects_table(analysis: Analysis) -> Table:
     """Returns what single ingredients add, for a terminal of 100 columns; differences in percentage points."""
     table = _empty_table("What one ingredient adds, in points [95 %]")
-    table.add_column("ingredient", overflow="fold")
+    single = [effect for effect in analysis.effects if effect.is_single]
+    names = [f"{effect.ingredients[0].words} ({effect.before.name})" for effect in single]
+    add_name_column(table, "ingredient", names)
     table.add_column("kept val accuracy", justify="right", no_wrap=True)
     table.add_column("gap of the kept models", justify="right", no_wrap=True)
-    for effect in [effect for effect in analysis.effects if effect.is_single][:MOST_ROWS]:
+    for name, effect in zip(names, single, strict=True):
         cells = [
             f"{signed(value)} {signed_interval(low, high)}"
             for value, low, high in (effect.difference, effect.gap_difference)
         ]
-        table.add_row(Text(f"{effect.ingredients[0].words} ({effect.before.name})"), *map(Text, cells))
+        table.add_row(name_text(name), *map(Text, cells))
     return table
 
 
 def print_tables(analysis: Analysis, console: Console | None = None) -> None:
-    """Writes the tables to the terminal, or as plain text of 100 columns to a pipe or a file."""
+    """Writes the tables to the terminal, or as plain text of 100 columns to a pipe or a file.
+
+    Of a search, which has many variants, it is a ranking of the best, and what is decided about the first.
+    """
     console = console or Console()
     if not console.is_terminal:
         # Without a terminal rich assumes 80 columns and would fold names for no reason.
         console = Console(file=console.file, width=TERMINAL_COLUMNS)
-    console.print(build_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
-    if analysis.verdicts:
-        console.print(build_pairs_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
-    if any(effect.is_single for effect in analysis.effects):
-        console.print(build_effects_table(analysis), width=min(console.width, TERMINAL_COLUMNS))
-    left_out = len(analysis.variants) - MOST_ROWS
-    if left_out > 0:
-        console.print(f"{plural(left_out, 'more variant')}: see the page and the CSV files.", highlight=False)
+    width = min(console.width, TERMINAL_COLUMNS)
+    tables = (build_table, build_pairs_table, build_effects_table)
+    for table in [build(analysis) for build in ((build_ranking,) if analysis.is_search else tables)]:
+        if table.row_count:
+            console.print(table, width=width)
+    said = _describe_search(analysis) if analysis.is_search else []
+    if len(analysis.variants) == 1:
+        said.append("There is nothing to compare: these are runs of one variant." if len(analysis.variants[0].records) > 1
+                    else "There is nothing to compare: this is one run.")  # fmt: skip
+    if any(variant.name.endswith(SHORTENED) for variant in analysis.variants):
+        said.append(f"A name that ends with {SHORTENED.strip()} is shortened: the page says what else differs.")
+    if analysis.common:
+        said.append(f"all: {' '.join(analysis.common)}")
+    for text in said:
+        console.print(Text(text.replace("\N{NO-BREAK SPACE}", " ")), width=width)
+
+
+def _describe_search(analysis: Analysis) -> list[str]:
+    """Returns what is decided about the best variant, and what the ranking does not show."""
+    said = [" ".join(standing(analysis))] if analysis.verdicts else []
+    if lost := _unmeasured(analysis):
+        said.append(f"No finished run: {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}.")
+    left_out = len(analysis.variants) - MOST_RANKED
+    more = f"{plural(left_out, 'more variant')} and every pair" if left_out > 0 else "Every pair"
+    return [*said, f"{more} with the best: in the tables and on the page."]
 
 
 def _describe_unfinished(records: list[RunRecord]) -> str:

@@ -1,5 +1,6 @@
 """The page in a real browser: clicked, typed at, and read, on a desk and on a phone."""
 
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -173,3 +174,32 @@ def test_without_script_the_list_is_there(chromium, written):
     assert not opened.locator(".filters").is_visible()
     assert not opened.locator("#more").is_visible()
     context.close()
+
+
+def test_a_search_of_20_variants_fits_on_a_few_screens(chromium, make_record, make_analysis, tmp_path):
+    names = [
+        f"cnn learning_rate={rate} head.dropout={drop}"
+        for rate in ("0.01", "0.001", "0.0003", "0.003")
+        for drop in range(5)
+    ]
+    records = [
+        make_record(f"{name} seed={seed}", name, seed=seed, wrong=range(seed, 10 + 2 * place + seed),
+                    params=dict(zip(("trainer.learning_rate", "head.dropout"), re.findall(r"=([\d.]+)", name), strict=True)))
+        for place, name in enumerate(names)
+        for seed in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "comparison.html"
+    path.write_text(render_page(make_analysis(*records)), encoding="utf-8")
+    for size, most in {"desk": 8000, "phone": 16000}.items():
+        width, height = SIZES[size]
+        context = chromium.new_context(viewport={"width": width, "height": height})
+        opened = context.new_page()
+        opened.goto(path.as_uri())
+        assert opened.evaluate("document.documentElement.scrollHeight") < most
+        assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert opened.locator("#table table.ranking").first.locator("tbody tr").count() == 20
+        assert opened.locator("#heat-map").count() == 1
+        assert rows(opened) == 8
+        opened.click("#more")
+        assert rows(opened) == 16
+        context.close()

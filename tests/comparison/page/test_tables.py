@@ -56,11 +56,11 @@ def test_the_kept_epoch_counts_not_the_best_where_the_last_is_kept(make_record, 
     "console", [{}, {"force_terminal": True, "width": 100}, {"force_terminal": True, "width": 240}]
 )
 def test_table_fits_in_100_columns_with_all_numbers(make_record, make_analysis, console):
-    names = [f"backbone=efficientnet_v2 augmentation=strong trainer.epochs={n} seed={n}" for n in range(12)]
+    names = [f"backbone=efficientnet_v2 augmentation=strong trainer.epochs={n} seed={n}" for n in range(8)]
     text = printed(make_analysis(*[make_record(name, wrong=range(10)) for name in names]), color_system=None, **console)
     assert max(map(len, text.splitlines())) <= 100
-    assert text.count("90.0 [82.6, 94.5]") == 12
-    assert text.count("2.26 M") == text.count("128 k") == 12
+    assert text.count("90.0 [82.6, 94.5]") == 8
+    assert text.count("2.26 M") == text.count("128 k") == 8
     assert "…" not in text
 
 
@@ -119,5 +119,5 @@ def test_the_terminal_shows_seeds_pairs_and_ingredients(make_record, make_analys
 
 def test_very_many_variants_do_not_flood_the_terminal(make_record, make_analysis):
     text = printed(make_analysis(*[make_record(f"v{number}", wrong=range(number % 50)) for number in range(60)]))
-    assert "20 more variants" in text
-    assert len(text.splitlines()) < 150
+    assert "50 more variants" in text
+    assert len(text.splitlines()) < 30

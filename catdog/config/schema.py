@@ -36,12 +36,6 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
-# Keys that have been renamed, and what to write instead.
-MOVED_KEYS = {
-    "trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw",
-    "speed.late_relu": "speed.relu_after_pooling",
-    "tracking.spool": "tracking.outbox",
-}
 # Your own code: `module:object`, such as my_models:resnet.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # The groups on which a result depends.

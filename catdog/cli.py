@@ -23,7 +23,15 @@ from rich.console import Console
 
 from catdog import __version__
 from catdog.config import commands, schema
-from catdog.config.mistakes import explain, explain_choice, explain_flag, list_choices, list_groups, require_valid, schema_of
+from catdog.config.mistakes import (
+    explain,
+    explain_choice,
+    explain_flag,
+    list_choices,
+    list_groups,
+    require_valid,
+    schema_of,
+)
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
 from catdog.system.documents import to_plain
@@ -57,18 +65,11 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         usage: the first lines of `--help`.
         sweeps: whether `-m` makes sense here.
     """
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
+    if {"--help", "-h", "--version"} & set(sys.argv[1:]):
+        text = f"catdog {__version__}" if "--version" in sys.argv[1:] else build_help(root, usage, sweeps)
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
     sys.argv[1:] = [_expand_home(argument) for argument in sys.argv[1:]]
-    if "--version" in sys.argv[1:]:
-        console.print(f"catdog {__version__}", highlight=False)
-        sys.exit(0)
-    try:
-        check_arguments(sys.argv[1:], root, sweeps=sweeps)
-    except UserError as error:
-        show_error(str(error))
-        sys.exit(EXIT_USER_ERROR)
     own_process()
     terminal.shows_progress = True
     # Read when MLflow is imported. Its informational messages are of no use to a user.
@@ -81,6 +82,7 @@ def run_app(root: str, task: Callable[[DictConfig], None], *, usage: str, sweeps
         commands.register()
         folder = schema.CONF / "command"
     try:
+        check_arguments(sys.argv[1:], root, sweeps=sweeps)
         hydra.main(config_path=str(folder), config_name=root, version_base="1.3")(_guard(task))()
     except UserError as error:
         show_error(str(error))
@@ -125,15 +127,19 @@ def check_arguments(arguments: list[str], root: str, *, sweeps: bool, taken: Ite
         flag, _, problem = message.removeprefix("argument ").partition(": ")
         raise UserError(f"{flag}: {problem}. --help lists what this command takes.")
 
-    parser.error = refuse  # type: ignore[method-assign]
+    parser.error = refuse
     given, unknown = parser.parse_known_args(arguments)
     flag = next((item for item in unknown if item.startswith("-")), None)
     if flag:
         # What is known of several flags in one word, such as -mx, is not in the arguments.
         position = arguments.index(flag) if flag in arguments else len(arguments)
-        raise UserError(explain_flag(flag, "".join(arguments[position + 1 : position + 2]), root, sweeps=sweeps, taken=taken))
+        raise UserError(
+            explain_flag(flag, "".join(arguments[position + 1 : position + 2]), root, sweeps=sweeps, taken=taken)
+        )
     if given.multirun and not sweeps:
-        raise UserError(f"-m: {root} makes no sweep; leave it out. Sweeps are trained: python -m catdog.train -m KEY=A,B.")
+        raise UserError(
+            f"-m: {root} makes no sweep; leave it out. Sweeps are trained: python -m catdog.train -m KEY=A,B."
+        )
     if not (given.config_path or given.config_name or given.hydra_help or given.experimental_rerun):
         folders = [Path(given.config_dir)] if given.config_dir else []
         require_valid([*given.overrides, *unknown], root, folders=folders, taken=taken)

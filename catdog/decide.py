@@ -72,7 +72,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
 def main() -> None:
     """Runs the command."""
     try:
-        if not {"--help", "-h"} & set(sys.argv[1:]):
+        if not {"--help", "-h", "--version"} & set(sys.argv[1:]):
             cli.check_arguments(sys.argv[1:], "config", sweeps=True, taken=OWN_KEYS)
         own, overrides = split_arguments(sys.argv[1:])
     except UserError as error:

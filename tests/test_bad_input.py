@@ -481,7 +481,10 @@ def test_a_folder_without_permission(tmp_path, cache: Path, store: Path, command
         (["images", "format=xml"], "format: must be one of table, csv, json, received 'xml'"),
         (["images", "sheet=nowhere/sheet.png"], "sheet: no folder 'nowhere' to write 'sheet.png' to"),
         (["images", "sheet=empty"], "sheet: must be a file name ending in .png, received 'empty'"),
-        (["images", "formt=csv"], "'formt=csv': neither a file nor an option. Did you mean format? Options: study, model, format"),
+        (
+            ["images", "formt=csv"],
+            "'formt=csv': neither a file nor an option. Did you mean format? Options: study, model, format",
+        ),
     ],
 )
 def test_predict_refuses_what_it_cannot_answer(catdog, tmp_path, images: Path, arguments: list[str], said: str) -> None:

@@ -37,9 +37,7 @@ COMPOUND = re.compile(r"[\[\]{}()'\"$\\]")
 FUNCTION = re.compile(r"\b(interval|glob)\(")
 
 
-def require_valid(
-    words: Sequence[str], root: str, *, folders: Iterable[Path] = (), taken: Iterable[str] = ()
-) -> None:
+def require_valid(words: Sequence[str], root: str, *, folders: Iterable[Path] = (), taken: Iterable[str] = ()) -> None:
     """Raises UserError for the first mistake that can be seen without composing: in spaces, keys, groups, choices and prefixes.
 
     Args:
@@ -81,7 +79,7 @@ def _require_valid_word(word: str, root: str, places: list[Path], taken: list[st
         return
     groups, known = list_groups(root), [*list_keys(root), *taken]
     if match["sign"] is None and prefix != "~":
-        raise UserError(f"cannot read {word!r}: {_explain_lone(word, root, groups, known, places)}")
+        raise UserError(f"cannot read {word!r}: {_explain_lone(word, groups, known, places)}")
     if _is_open(key, root):
         _require_searchless(word, key, value or "", is_group=False)
         return
@@ -134,7 +132,7 @@ def explain_no_choice(group: str, choice: str, groups: Sequence[str] = (), place
     return " ".join(filter(None, [words, remark, ELSEWHERE.get(group, "")]))
 
 
-def _explain_lone(word: str, root: str, groups: list[str], known: list[str], places: list[Path]) -> str:
+def _explain_lone(word: str, groups: list[str], known: list[str], places: list[Path]) -> str:
     """Returns what to write instead of a word without an equals sign."""
     if word in groups:
         return f"it needs a choice: {word}={'|'.join(list_choices(word, places))}."
@@ -346,7 +344,9 @@ def _list_allowed(parent: str, groups: list[str], known: Sequence[str]) -> str:
     if groups:
         inner = [name for name in known if name.partition(".")[0] in groups and not name.endswith(".name")]
         example = "trainer.epochs" if "trainer.epochs" in inner else inner[0]
-        parts.append(f"the group{'' if len(groups) == 1 else 's'} {', '.join(groups)}, and their keys, such as {example}")
+        parts.append(
+            f"the group{'' if len(groups) == 1 else 's'} {', '.join(groups)}, and their keys, such as {example}"
+        )
     return f"Allowed: {'; '.join(filter(None, parts))}; --help explains them."
 
 

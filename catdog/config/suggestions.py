@@ -69,8 +69,12 @@ REMARKS = {
 
 # What those users look for and catdog does not have, and what to do instead.
 _MIXING = "catdog does not mix images and labels; augmentation.layers takes layers that change images alone."
-_AVERAGING = "catdog does not average weights itself; a callback of your own can: trainer.callbacks (docs/own-models.md)."
-_SEARCH = "catdog does not search for values by itself; -m sweeps those you list: -m trainer.learning_rate=0.001,0.0003."
+_AVERAGING = (
+    "catdog does not average weights itself; a callback of your own can: trainer.callbacks (docs/own-models.md)."
+)
+_SEARCH = (
+    "catdog does not search for values by itself; -m sweeps those you list: -m trainer.learning_rate=0.001,0.0003."
+)
 _STEPS = "Training is counted in whole epochs: trainer.epochs."
 _SCHEDULES = "The schedules are constant and cosine, which falls to 0: trainer.schedule=cosine."
 MISSING = {

@@ -300,8 +300,9 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
             find_study(client, study)
         known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
         what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
+        received = f", received model={model}" if model else ""
         raise UserError(
-            f"model: no registered model {what} for study={study}{f', received model={model}' if model else ''}; registered models: {known}. "
+            f"model: no registered model {what} for study={study}{received}; registered models: {known}. "
             f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
         )
     words = f"{version.name} version {version.version}"

@@ -59,6 +59,7 @@ class SingleRun:
             UserError: another process is training it, or it cannot be trained.
             InterruptedRunError: Ctrl-C or SIGTERM stopped it.
         """
+        from catdog.sweeps.check import check_single
         from catdog.sweeps.plan import discard_entries
         from catdog.tracking import BusyError, Job
         from catdog.training.run import train
@@ -66,6 +67,9 @@ class SingleRun:
         planned = self.planned
         if planned.state == "busy":
             raise UserError(f"{planned.name}: {planned.why}. Wait for it, or train another seed: seed=1.")
+        if planned.state == "run":
+            # Before the images are decoded, which may take long.
+            check_single(self.config, len(self.dataset.classes), planned.identity)
         discard_entries([planned])
         log.info("%s: %s", {"run": "new", "resume": "resuming"}[planned.state], planned.why)
         job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)

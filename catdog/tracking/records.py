@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import complete_params
-from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.config.suggestions import ask, suggest
+from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
 from catdog.tracking.identity import DIGITS, RECORDED_TAG

@@ -226,7 +226,9 @@ def explain(error: Exception, root: str) -> str:
     if unknown and unknown.group(1) in MOVED_KEYS:
         return f"{unknown.group(1)}: is called {MOVED_KEYS[unknown.group(1)]}."
     if unknown and "Could not override" in text and (cause is None or "not in" in str(cause)):
-        return explain_unknown(unknown.group(1), root)
+        # Hydra repeats what was typed: "To append to your config use +augmentation.layers.flip={layer: RandomFlip}".
+        typed = re.search(r" use \+[^=]+=(.*)", text)
+        return explain_unknown(unknown.group(1), root, value=typed.group(1) if typed else None)
     missing = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if missing:
         return explain_no_choice(missing.group(1), missing.group(2), list_groups(root))

@@ -341,7 +341,7 @@ def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[An
             else:
                 layers.append(layer_class(name=name, **{**defaults, **arguments}))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{key}.{name}: {class_name} does not take {arguments}: {quote_error(error)}") from error
+            raise UserError(f"{key}.{name}: {class_name} does not take {arguments}: {quote_error(error)}.") from error
     return layers
 
 
@@ -375,7 +375,7 @@ def _build_application(config: BackboneConfig, shape: tuple[int, int, int]) -> A
             backbone = application(input_shape=shape, include_top=False, weights=None, **config.options)
     except (TypeError, ValueError) as error:
         raise UserError(f"backbone={config.name}: {config.application} refuses {config.options or 'images'} at "
-                        f"{shape[0]} x {shape[1]}: {quote_error(error)}") from error  # fmt: skip
+                        f"{shape[0]} x {shape[1]}: {quote_error(error)}.") from error  # fmt: skip
     if weights == "imagenet":
         with _explain_weights(config, weights):
             backbone = application(input_shape=shape, include_top=False, weights="imagenet", **config.options)

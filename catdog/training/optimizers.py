@@ -9,7 +9,7 @@ import keras
 
 from catdog.config.schema import OptimizerConfig
 from catdog.system.errors import UserError
-from catdog.training.own_code import call, explain, load_class
+from catdog.training.own_code import call, explain, load_class, quote_error
 
 # Options that are set elsewhere, and options with which the kept weights would differ from the validated ones.
 ELSEWHERE = {
@@ -48,7 +48,7 @@ def build_optimizer(config: OptimizerConfig, learning_rate: Any, variables: Sequ
         try:
             optimizer = kind(learning_rate=learning_rate, **arguments)
         except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {config.algorithm} does not take {arguments}: {error}") from error
+            raise UserError(f"optimizer: {config.algorithm} does not take {arguments}: {quote_error(error)}.") from error
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=list_undecayed(variables))
     return optimizer

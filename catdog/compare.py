@@ -37,15 +37,18 @@ def compare(composed: DictConfig) -> None:
     )
     folder = comparison.save_folder(config.output)
     page = folder / "comparison.html"
-    evaluate = next_command("evaluate", comparison.study, config.tracking.uri)
+    place = (comparison.study, config.tracking.uri)
+    # Another look at the same test images would tell nothing new.
+    is_tested = bool(comparison.analysis.comparison.looks)
+    step = next_command("predict", *place, "PHOTO.jpg") if is_tested else next_command("evaluate", *place)
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":
-        cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": [evaluate]})
+        cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": [step]})
         return
     print_tables(comparison.analysis, console)
     log.info("page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs}.csv", folder / "figures")
-    show_next(f"open {page} in a browser", evaluate)
+    show_next(f"open {page} in a browser", step)
 
 
 if __name__ == "__main__":

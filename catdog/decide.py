@@ -48,7 +48,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     """Decides, and prints a table after each round, or with format=json the decision at the end."""
     config = load_config(composed, DecideConfig)
     from catdog.search.decisions import IncompleteRoundError, SweepTrainer, build_table, decide
-    from catdog.train import train_sweep
+    from catdog.training_view import train_sweep
 
     # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"

@@ -43,7 +43,8 @@ def deliver(composed: DictConfig) -> None:
     words = f"delivered {plural(delivered, 'run')} to {config.tracking.uri}" if delivered else "nothing to deliver"
     console.print(words, highlight=False)
     for entry in left:
-        console.print(f"left: {entry.facts['name']}, {entry.pending} records in {entry.folder}", highlight=False)
+        pending = plural(entry.pending, "record")
+        console.print(f"left: {entry.facts['name']}, {pending} in {entry.folder}", highlight=False)
     for uri in others:
         console.print(f"the outbox also holds runs for {uri}: name it with tracking.uri=", highlight=False)
     if left:

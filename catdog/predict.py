@@ -52,7 +52,7 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
         show_error(f"{str(file)!r}: {reason}")
     if answers.unreadable:
         answered = "; the others were answered" if len(table) else ""
-        raise UserError(f"{len(answers.unreadable)} of {len(files)} files are not readable images{answered}.")
+        raise UserError(f"{len(answers.unreadable)} of {len(files)} files cannot be read as images{answered}.")
     place = (config.study, config.tracking.uri)
     named = [f"model={config.model}"] if config.model else []
     if sheet is None:

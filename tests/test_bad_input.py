@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 from support import PROJECT, TINY, Done, compose_config, run_catdog, write_images
 
+from catdog.data.dataset import load_dataset
 from catdog.system.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -184,6 +185,55 @@ def test_odd_images_are_read_or_left_out_by_name(catdog, tmp_path, images: Path)
 ODD_CLASSES = ('it\'s "one" b', "grün, é", "new\nline")
 
 
+def write_classes(root: Path, **counts: int) -> None:
+    for seed, (name, count) in enumerate(counts.items()):
+        write_images(root / name, count, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("dataset=folder", "dataset.archive=few"),
+         ("dataset.archive: few leaves no image for", "Every class needs at least 3 images", "'rose' has 1 image")),
+        (("dataset=folder", "dataset.archive=one"), ("only one class, 'rose'",)),
+        (("dataset=folder", "dataset.archive=one/rose"), ("4 images in one/rose, but none in a class's folder",)),
+        (("dataset.archive=flowers",), ("flowers is not the data set cats_dogs", "add dataset=folder")),
+        (("dataset=synthetic", "dataset.archive=flowers"), ("dataset.archive: must be null", "set dataset=folder")),
+    ],
+)  # fmt: skip
+def test_too_little_data_or_other_data(catdog, tmp_path, arguments: tuple[str, ...], said: tuple[str, ...]) -> None:
+    write_classes(tmp_path / "few", rose=1, tulip=5)
+    write_classes(tmp_path / "one", rose=4)
+    write_classes(tmp_path / "flowers", rose=6, tulip=6)
+    require_refusal(catdog("train", "-m", "model=cnn", *SMALL, *arguments), *said, folder=tmp_path)
+
+
+def test_a_single_run_on_other_data_is_refused_as_well(catdog, tmp_path) -> None:
+    write_classes(tmp_path / "flowers", rose=6, tulip=6)
+    done = catdog("train", "model=cnn", *SMALL, "dataset.archive=flowers")
+    require_refusal(done, "dataset.archive: flowers is not the data set cats_dogs", folder=tmp_path)
+
+
+def test_what_to_expect_of_few_images_is_said_before_training(catdog, tmp_path) -> None:
+    """17 classes of 3 images, one of which lies in a folder below its class, and one file of test that is cut short."""
+    root = tmp_path / "flowers"
+    write_classes(root, **{f"kind{number:02}": 3 for number in range(17)})
+    (root / "kind03" / "closed").mkdir()
+    (root / "kind03" / "000.jpg").rename(root / "kind03" / "closed" / "000.jpg")
+    options = ("train", "-m", "model=cnn", *SMALL, "dataset=folder", "dataset.archive=flowers")
+    plan = catdog(*options, "hydra.launcher.plan_only=true")
+    assert plan.code == 0, plan.text
+    assert "val has only 17 images: each is 5.9 points of accuracy" in plan.out
+    assert "17 classes have fewer than 10 training images ('kind00' has 1)" in plan.out
+    assert "class 'kind03' includes 1 image from 1 folder below it: closed" in plan.out
+    own = ("dataset=folder", f"dataset.archive={root}", f"dataset.cache={tmp_path / 'cache'}")
+    broken = load_dataset(compose_config(*own).dataset).manifest.select("test")["file"][0]
+    (root / broken).write_bytes((root / broken).read_bytes()[:300])
+    plan = catdog(*options, "hydra.launcher.plan_only=true")
+    assert f"1 file of test is unreadable and left out:\n    {broken!r}: the file is cut short" in plan.out
+    assert re.search(r"^  test +16 ", plan.out, re.M)
+
+
 @pytest.fixture(scope="module")
 def odd_names(tmp_path_factory, cache: Path) -> Path:
     """A folder with a finished sweep on classes and files whose names have spaces, quotes, newlines and umlauts."""
@@ -235,7 +285,7 @@ def test_predict_takes_any_name(odd_names: Path, cache: Path) -> None:
     done = run_catdog(odd_names, cache, "predict", "pets", "more", "format=csv", "sheet=a sheet.png")
     assert done.code == 2, done.text
     assert r"error: 'more/text\n.jpg': not an image" in done.err
-    assert f"1 of {len(names) + 1} files are not readable images; the others were answered" in done.err
+    assert f"1 of {len(names) + 1} files cannot be read as images; the others were answered" in done.err
     assert (odd_names / "a sheet.png").stat().st_size > 10_000
     table = pd.read_csv(io.StringIO(done.out))
     assert list(table["file"]) == names

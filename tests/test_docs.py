@@ -7,9 +7,12 @@ A comment on the line before a block changes what is checked of it:
 - `<!-- test: file NAME -->` a Python block is the file NAME there, for the examples and commands of its page.
 """
 
+import ast
+import csv
 import dataclasses
 import functools
 import importlib
+import io
 import itertools
 import json
 import os
@@ -17,19 +20,22 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image, ImageOps
 from support import PROJECT, TINY, Study, run_catdog
 
 from catdog import reference
 from catdog.config import commands, schema
 from catdog.config.commands import split_paths
+from catdog.data.images import decode_image
 from catdog.decide import OWN_KEYS
 from catdog.sweeps.options import LauncherOptions
 
@@ -199,6 +205,14 @@ def test_the_reference_says_what_a_key_may_be(text: str) -> None:
     assert "| `hydra.launcher.on_error` | str: continue or stop |" in text
 
 
+def test_the_page_is_the_last_thing_that_the_quickstart_names() -> None:
+    """As the README says. A page that is written after the evaluation has its result."""
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    for target in ("quickstart", "study"):
+        recipe = re.search(rf"^{target}:.*\n((?:\t.*\n)+)", makefile, re.M)[1]
+        assert re.findall(r"catdog\.(\w+)", recipe) == ["train", "evaluate", "compare"]
+
+
 def test_the_readme_fits_on_a_few_screens() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
@@ -271,7 +285,10 @@ def test_files_of_the_project_that_are_named_exist(page: Path) -> None:
     named = re.compile(r"(catdog|conf|tests|benchmarks|experiments|docs|hydra_plugins)/[a-z0-9_/.]*(\.\w+|/)")
     missing = [span for span in read_spans(page) if named.fullmatch(span) and not (PROJECT / span).exists()]
     # Files of the reader's, in an example.
-    assert set(missing) - {"conf/backbone/xception.yaml", "conf/loss/poly.yaml"} == set()
+    assert (
+        set(missing) - {"conf/backbone/xception.yaml", "conf/backbone/small_resnet.yaml", "conf/loss/poly.yaml"}
+        == set()
+    )
 
 
 def test_every_room_is_described() -> None:
@@ -301,13 +318,21 @@ def test_a_notebook_is_one_and_its_code_compiles(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Study:
-    """The folder of a small study with a champion, and a photo.jpg, as the examples have it."""
+    """The folder of a small study with a champion, and a photo.jpg that EXIF turns, as the examples have it."""
     folder = tmp_path_factory.mktemp("examples")
     sweep = run_catdog(folder, cache, "train", "model=drawn_mini", "study=first", *TINY)
     assert sweep.code == 0, sweep.text
-    photo = next(iter(sorted(cache.glob("drawn/*/train/cats/*.jpg"))))
-    (folder / "photo.jpg").write_bytes(photo.read_bytes())
+    drawn = next(iter(sorted(cache.glob("drawn/*/train/cats/*.jpg"))))
+    with Image.open(drawn) as photo:
+        photo.save(folder / "photo.jpg", exif=turned_by(6))
     return Study(folder, cache, sweep)
+
+
+def turned_by(orientation: int) -> Image.Exif:
+    """Returns EXIF data with an orientation, 1 (upright) to 8."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 RUN = [page for page in DOCS if any("test: run" in block.marker for block in read_blocks(page))]
@@ -337,6 +362,33 @@ def test_examples_run(page: Path, trained: Study) -> None:
         text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    if page.name == "use-a-model.md":
+        predicted = trained.run("predict", "photo.jpg", "format=csv", "study=first")
+        (answer,) = csv.DictReader(io.StringIO(predicted.out))
+        expected = [float(answer[f"probability_{name}"]) for name in ("cats", "dogs")]
+        printed = [float(number) for number in re.findall(r"\d\.[\de-]+", done.stdout)]
+        assert printed == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.fixture
+def read_photo() -> Callable[[Path, int], np.ndarray]:
+    """The function of docs/use-a-model.md that reads a photo."""
+    (text,) = [b.text for b in read_blocks(PROJECT / "docs" / "use-a-model.md") if "def read_photo" in b.text]
+    names: dict[str, Any] = {"np": np, "Image": Image, "ImageOps": ImageOps}
+    (function,) = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    exec(compile(ast.Module([function], []), "use-a-model.md", "exec"), names)
+    return names["read_photo"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_model_elsewhere_gets_the_pixels_that_predict_gets(read_photo, tmp_path: Path, orientation: int) -> None:
+    """A photo that its camera stored turned or mirrored, large enough for JPEG's own halving; and one in grey."""
+    rows, columns = np.mgrid[0:420, 0:560]
+    picture = np.stack([rows % 256, columns % 256, (rows * columns) % 256], axis=-1).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.jpg", exif=turned_by(orientation), quality=90)
+    Image.fromarray(picture[:90, :50]).convert("L").save(tmp_path / "grey.png", exif=turned_by(orientation))
+    for name in ("photo.jpg", "grey.png"):
+        assert np.array_equal(read_photo(tmp_path / name, 96), decode_image(tmp_path / name, 96, 96))
 
 
 @pytest.mark.slow

@@ -208,4 +208,4 @@ def test_predict_answers_the_readable_files_and_names_the_others(study, photos, 
     assert done.code == 2
     assert list(pd.read_csv(io.StringIO(done.out))["file"]) == [str(good)]
     assert "bad.jpg" in done.err
-    assert "1 of 2 files are not readable images" in done.err
+    assert "1 of 2 files cannot be read as images" in done.err

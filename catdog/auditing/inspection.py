@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from catdog.data.description import IMBALANCE, describe_nested
 from catdog.data.duplicates import Pair, find_pairs
 from catdog.data.images import UnreadableImageError, decode_image, is_image_file
-from catdog.data.splits import SPLITS
-from catdog.system.wording import plural
+from catdog.data.splits import SPLITS, count_nested
+from catdog.system.wording import agree, plural
 
 # Severities: an error, such as a leak or a wrong label, spoils results; a warning may spoil them; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
-# Classes are imbalanced if one has more than this many times the images of another.
-IMBALANCE = 1.5
 # An image smaller than this is enlarged a lot by every shipped preprocessing. One with a larger aspect ratio is badly distorted.
 TINY_PIXELS, WIDE_RATIO = 32, 4.0
 PLAIN_SPREAD = 2.0
@@ -47,8 +46,9 @@ class Audit:
 
     Attributes:
         root: its folder.
-        images: one row per image file: file, label, split (by the folders and the splitter's rule, before it leaves any out),
-            sha256, width, height, mode, bytes, problem ("" if it can be read), used (whether training or evaluation reads it).
+        images: one row per image file: file, label, below (the folder below that of the class, or ""), split (by the folders and
+            the splitter's rule, before it leaves any out), sha256, width, height, mode, bytes, problem ("" if it can be read), used
+            (whether training or evaluation reads it).
         pairs: pairs of images that show the same picture, as positions in `images`.
         findings: the findings, worst first.
     """
@@ -63,7 +63,7 @@ def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
     """Inspects every image of a data set, compares each with all others, and returns the result.
 
     Args:
-        images: columns file, label, split, sha256, used.
+        images: columns file, label, below (the folder below that of the class, or ""), split, sha256, used.
         root: the folder that `file` is relative to.
         cache: the cache folder, used by the search for near-duplicates.
     """
@@ -74,7 +74,7 @@ def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
     pairs = find_pairs(paths, list(images["sha256"]), cache)
     findings = [
         *_find_unreadable(images), *_find_doubles(images, pairs), *_find_imbalance(images), *_find_odd(images),
-        *_find_ignored(root),
+        *_find_nested(images), *_find_ignored(root, set(images["file"])),
     ]  # fmt: skip
     order = {ERROR: 0, WARNING: 1, NOTE: 2}
     return Audit(root, images, pairs, sorted(findings, key=lambda finding: order[finding.severity]))
@@ -96,7 +96,8 @@ def _find_unreadable(images: pd.DataFrame) -> list[Finding]:
     broken = images[images["problem"] != ""]
     if not len(broken):
         return []
-    words = f"{plural(len(broken), 'file')} cannot be read; training leaves them out. Repair or remove them"
+    them = agree(len(broken), "it", "them")
+    words = f"{plural(len(broken), 'file')} cannot be read; training leaves {them} out. Repair or remove {them}"
     return [Finding(WARNING, "unreadable", words, tuple(broken["file"]))]
 
 
@@ -112,16 +113,16 @@ def _find_doubles(images: pd.DataFrame, pairs: Sequence[Pair]) -> list[Finding]:
         elif labels[a] == labels[b]:
             groups["double"].append(pair)
     texts = {
-        "conflict": (ERROR, "label conflict", "show the same picture under different classes: one of the labels is wrong"),
+        "conflict": (ERROR, "label conflict", "the same picture under different classes: one of the labels is wrong"),
         "leak": (
-            ERROR, "leak", "show the same picture in two splits: a model is tested on what it was trained on. "
+            ERROR, "leak", "the same picture in two splits: a model is tested on what it was trained on. "
             "dataset.near_duplicates=one_side keeps them apart",
         ),
         "mended": (
-            WARNING, "would leak", "show the same picture in two splits; catdog leaves out the one in the later split, but other "
+            WARNING, "would leak", "the same picture in two splits; catdog leaves out the one in the later split, but other "
             "tools will not",
         ),
-        "double": (NOTE, "double", "show the same picture in one split: it counts twice"),
+        "double": (NOTE, "double", "the same picture in one split: it counts twice"),
     }  # fmt: skip
     found = []
     for name, (severity, kind, words) in texts.items():
@@ -129,8 +130,8 @@ def _find_doubles(images: pd.DataFrame, pairs: Sequence[Pair]) -> list[Finding]:
         if members:
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(pair.kind for pair in members).items())
             named = tuple(f"{files[pair.first]} = {files[pair.second]}" for pair in members)
-            said = words if len(members) > 1 else words.replace("show", "shows", 1)
-            found.append(Finding(severity, kind, f"{plural(len(members), 'pair')} ({kinds}) {said}", named))
+            show = agree(len(members), "shows", "show")
+            found.append(Finding(severity, kind, f"{plural(len(members), 'pair')} ({kinds}) {show} {words}", named))
     return found
 
 
@@ -140,8 +141,8 @@ def _find_imbalance(images: pd.DataFrame) -> list[Finding]:
         counts = images[(images["split"] == split) & images["used"]]["label"].value_counts()
         if len(counts) and counts.max() > IMBALANCE * counts.min():
             words = (
-                f"{split} has {counts.max():,} images of {counts.idxmax()!r} and {counts.min():,} of {counts.idxmin()!r}: always "
-                f"answering the former is right on {counts.max() / counts.sum():.1%}"
+                f"{split} has {plural(counts.max(), 'image')} of {counts.idxmax()!r} and {counts.min():,} of {counts.idxmin()!r}: "
+                f"always answering the former is right on {counts.max() / counts.sum():.1%}"
             )
             found.append(Finding(WARNING, "imbalance", words))
     shares = pd.crosstab(images["split"], images["label"], normalize="index")
@@ -156,36 +157,49 @@ def _find_imbalance(images: pd.DataFrame) -> list[Finding]:
 def _find_odd(images: pd.DataFrame) -> list[Finding]:
     readable = images[images["problem"] == ""]
     shorter, longer = readable[["width", "height"]].min(axis=1), readable[["width", "height"]].max(axis=1)
+    # Each with the verbs for one image and for several.
     kinds = (
-        (WARNING, "plain", readable["spread"] < PLAIN_SPREAD, "show nothing: all of one colour"),
-        (NOTE, "tiny", shorter < TINY_PIXELS, f"are smaller than {TINY_PIXELS} pixels"),
-        (NOTE, "stretched", longer > WIDE_RATIO * shorter, f"are {WIDE_RATIO:g} times as long as wide, or more: squeezed"),
-        (NOTE, "grey", readable["mode"].isin(["L", "1", "LA", "I;16"]), "are grey, which a model may take for a class"),
+        (WARNING, "plain", readable["spread"] < PLAIN_SPREAD, ("shows", "show"), "nothing: all of one colour"),
+        (NOTE, "tiny", shorter < TINY_PIXELS, ("is", "are"), f"smaller than {TINY_PIXELS} pixels"),
+        (
+            NOTE, "stretched", longer > WIDE_RATIO * shorter, ("is", "are"),
+            f"{WIDE_RATIO:g} times as long as wide, or more: squeezed",
+        ),
+        (
+            NOTE, "grey", readable["mode"].isin(["L", "1", "LA", "I;16"]), ("is", "are"),
+            "grey, which a model may take for a class",
+        ),
     )  # fmt: skip
     found = []
-    for severity, kind, chosen, words in kinds:
+    for severity, kind, chosen, verbs, words in kinds:
         files = tuple(readable["file"][chosen])
         # If all images are grey, being grey tells nothing about the class.
         if files and not (kind == "grey" and len(files) == len(readable)):
-            found.append(Finding(severity, kind, f"{plural(len(files), 'image')} {words}", files))
+            said = f"{plural(len(files), 'image')} {agree(len(files), *verbs)} {words}"
+            found.append(Finding(severity, kind, said, files))
     return found
 
 
-def _find_ignored(root: Path) -> list[Finding]:
-    others = [
-        path.relative_to(root).as_posix()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-        and not is_image_file(path)
-        and not any(part.startswith(".") for part in path.parts[len(root.parts) :])
-    ]
-    if not others:
-        return []
-    return [
-        Finding(
-            NOTE,
-            "ignored",
-            f"{plural(len(others), 'file')} without the suffix of an image: ignored",
-            tuple(others),
-        )
-    ]
+def _find_nested(images: pd.DataFrame) -> list[Finding]:
+    nested = count_nested(images)
+    return [Finding(NOTE, "nested", words) for words in describe_nested(nested, sorted(images["label"].unique()))]
+
+
+def _find_ignored(root: Path, used: set[str]) -> list[Finding]:
+    """Returns the files that are not among the images, by their names below root: others, and images outside of the classes."""
+    paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    others = {
+        path.relative_to(root).as_posix(): is_image_file(path)
+        for path in paths
+        if not any(part.startswith(".") for part in path.parts[len(root.parts) :])
+    }
+    outside = tuple(file for file, is_image in others.items() if is_image and file not in used)
+    no_images = tuple(file for file, is_image in others.items() if not is_image)
+    found = []
+    if outside:
+        words = f"{plural(len(outside), 'image')} {agree(len(outside), 'is', 'are')} outside of the classes' folders: ignored"
+        found.append(Finding(WARNING, "outside", words, outside))
+    if no_images:
+        words = f"{plural(len(no_images), 'file')} without the suffix of an image: ignored"
+        found.append(Finding(NOTE, "ignored", words, no_images))
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
-from catdog.system.wording import plural
+from catdog.system.wording import agree, plural
 
 # The keys under which a mapping may have its images; otherwise they are its first value.
 IMAGE_KEYS = ("image", "images", "pixels", "pixel_values")
@@ -209,7 +209,8 @@ def describe_traffic(traffic: Traffic) -> list[str]:
     for split, total, other in (("test", test, "train"), ("test", test, "val"), ("val", val, "train")):
         first, last = (traffic.overlap(split, other, epochs) for epochs in (1, None))
         if last:
-            said.append(f"{last} of {total} {split} images have served in {other} {after} ({first} after one)")
+            have = agree(last, "has", "have")
+            said.append(f"{last} of {total} {split} images {have} served in {other} {after} ({first} after one)")
         elif traffic.shared(split, other):
             said.append(
                 f"{split} and {other} have shown {plural(traffic.shared(split, other), 'image')} in common {after}"

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from catdog.auditing.inspection import ERROR, NOTE, Audit, Finding, inspect_images
 from catdog.auditing.pipeline import Traffic, describe_traffic, load_pipeline, watch_pipeline
-from catdog.config.schema import DatasetConfig
+from catdog.config.schema import DatasetConfig, hash_text
 from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
+from catdog.system.saving import save_page, saving_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,13 +64,19 @@ class DatasetFindings(Findings):
 
     Attributes:
         audit: the images and their pairs.
+        key: the name of its folder, which other data sets do not share.
     """
 
     audit: Audit
+    key: str
 
     @property
     def images(self) -> "pd.DataFrame":
-        """One row per image file: file, label, split, sha256, used, width, height, mode, bytes, spread, problem ("" for none)."""
+        """One row per image file.
+
+        Columns: file, label, below (the folder below that of the class), split, sha256, used, width, height, mode, bytes, spread,
+        problem ("" for none).
+        """
         return self.audit.images
 
     @cached_property
@@ -86,30 +94,22 @@ class DatasetFindings(Findings):
         """
         from catdog.auditing.page import render_page
 
-        path = Path(path)
-        page = render_page(self.audit, self.subject)
-        try:
-            path.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"path: cannot write {path} ({error.strerror}). Name another file.") from error
-        return path
+        return save_page(path, render_page(self.audit, self.subject))
 
     def save_folder(self, parent: str | Path) -> Path:
-        """Writes audit.html, images.csv and pairs.csv into a folder named after the data set, and returns that folder.
+        """Writes audit.html, images.csv and pairs.csv into this data set's own folder, and returns that folder.
+
+        Args:
+            parent: where that folder is made; it is named after the data set and the place of its images.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        folder = Path(parent) / self.subject
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(parent) / self.key
+        with saving_folder(folder):
             self.images.to_csv(folder / "images.csv", index=False)
             self.pairs.to_csv(folder / "pairs.csv", index=False)
-        except OSError as error:
-            raise UserError(
-                f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
-            ) from error
-        self.save(folder / "audit.html")
+            self.save(folder / "audit.html")
         return folder
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     Raises:
         UserError: the data set cannot be read or downloaded, or is not valid.
     """
-    from catdog.data.dataset import fetch_images, load_dataset
+    from catdog.data.dataset import fetch_images, load_dataset, require_cats_and_dogs
     from catdog.data.splits import assign_splits, hash_files
 
     root = fetch_images(config)
@@ -191,7 +191,9 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     )  # fmt: skip
     problems = []
     try:
-        used = load_dataset(config).manifest.images.set_index("file")["split"]
+        dataset = load_dataset(config)
+        require_cats_and_dogs(dataset)
+        used = dataset.manifest.images.set_index("file")["split"]
     except UserError as error:
         # A data set that training refuses must still be audited.
         used = rows.set_index("file")["split"]
@@ -201,8 +203,21 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     # A file that the splitter moved has its new split; one that it left out keeps its original split.
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)
-    found = inspect_images(rows[["file", "label", "split", "sha256", "used"]], root, Path(config.cache))
-    return DatasetFindings(config.name, findings := [*problems, *found.findings], replace(found, findings=findings))
+    found = inspect_images(rows[["file", "label", "below", "split", "sha256", "used"]], root, Path(config.cache))
+    findings = [*problems, *found.findings]
+    return DatasetFindings(config.name, findings, replace(found, findings=findings), _name_folder(config))
+
+
+def _name_folder(config: DatasetConfig) -> str:
+    """Returns a name for the results of a data set, such as "flowers-3f2a91bc"; the digits stand for where its images are."""
+    if config.source == "drawn":
+        name, place = config.name, str(config.drawing)
+    else:
+        assert config.archive is not None  # the config's own check
+        is_url = "://" in config.archive
+        place = config.archive if is_url else str(Path(config.archive).expanduser().resolve())
+        name = Path(urlsplit(place).path if is_url else place).stem or config.name
+    return f"{name}-{hash_text(place)[:8]}"
 
 
 def audit_pipeline(pipeline: str | Callable[[], Any], epochs: int) -> PipelineFindings:

@@ -158,7 +158,7 @@ def _store(client: "MlflowClient", record: RunRecord, stored: Stored) -> None:
 
 def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], classes: np.ndarray) -> np.ndarray:
     """Returns the maps of images: uint8 (N, 2, h, w)."""
-    uri = record.tags.get("catdog.model_uri")
+    uri = record.tags.model_uri
     if not uri:
         raise _NoCamError("its run has no kept model")
     images = _load_images(find_pictures(record), files)

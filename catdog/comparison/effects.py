@@ -1,6 +1,5 @@
 """What made the difference: the ingredients in which two variants differ, and the pairs that isolate one ingredient."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import Verdict
 from catdog.config.schema import CONF, SAME_RESULT
 from catdog.statistics.contrasts import Contrast
-from catdog.tracking.identity import DEVICE_TAG, DIGITS, PRECISION_TAG, read_overrides
+from catdog.tracking.identity import DIGITS
 
 # Groups whose choice is one ingredient, whatever keys it sets. A key that is overridden in addition is another ingredient.
 CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "loss", "speed")
@@ -116,15 +115,14 @@ def read_settings(record: RunRecord) -> dict[str, str]:
     """Returns what a run's result depends on besides data and seed: its config, code, libraries, precision, device."""
     tags = record.tags
     found = {key: value for key, value in record.params.items() if _counts(key)}
-    if PRECISION_TAG in tags:
+    if "precision" in tags.runtime:
         # The precision that `auto` became on that machine.
-        found["trainer.precision"] = tags[PRECISION_TAG]
-    if DEVICE_TAG in tags:
-        found[DEVICE] = tags[DEVICE_TAG]
-    if "catdog.code_digest" in tags:
-        found[CODE] = tags["catdog.code_digest"][:DIGITS]
-    libraries = json.loads(tags.get("catdog.libraries", "{}"))
-    return found | {f"{LIBRARIES}.{name}": version for name, version in libraries.items()}
+        found["trainer.precision"] = tags.runtime["precision"]
+    if "device" in tags.runtime:
+        found[DEVICE] = tags.runtime["device"]
+    if tags.code_digest:
+        found[CODE] = tags.code_digest[:DIGITS]
+    return found | {f"{LIBRARIES}.{name}": version for name, version in tags.libraries.items()}
 
 
 def _counts(key: str) -> bool:
@@ -140,7 +138,7 @@ def separating_commands(before: Variant, after: Variant, ingredients: Sequence[I
     Preprocessing changes before the backbone, because a pretrained backbone expects a certain pixel range. There are no commands if
     a change is not a single override.
     """
-    base = read_overrides(before.records[0].tags)
+    base = before.records[0].tags.overrides
     changes = [_override(ingredient) for ingredient in ingredients]
     if base is None or None in changes:
         return ()

@@ -13,10 +13,7 @@ from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.registry.ledger import digest_test, read_looks
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking.artifacts import load_table
-from catdog.tracking.identity import IMAGE_SIZE_TAG
 from catdog.tracking.records import (
-    RUN,
-    SWEEP,
     StoredRun,
     find_latest_sweep,
     find_newest_recorded,
@@ -25,6 +22,7 @@ from catdog.tracking.records import (
     list_runs,
     read_history,
 )
+from catdog.tracking.tags import RUN, SWEEP
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -140,7 +138,7 @@ def find_pictures(record: RunRecord) -> Callable[[str], np.ndarray | None]:
     from catdog.data.cache import load_cached_images
 
     split = load_table(record.artifact_uri, "split.csv")
-    size = int(record.params.get("preprocessing.image_size") or record.tags.get(IMAGE_SIZE_TAG) or 0)
+    size = int(record.params.get("preprocessing.image_size") or record.tags.image_size)
     rows = split[split["split"] == "val"] if len(split) else split
     index = {file: row for row, file in enumerate(rows["file"])} if len(rows) else {}
     # The run's cache, or else this machine's.

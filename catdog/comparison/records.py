@@ -13,12 +13,11 @@ from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
 from catdog.statistics.proportions import wilson_interval
+from catdog.tracking.tags import Tags
 
 NAN = float("nan")
 NO_INTERVAL = (NAN, NAN)
 FINISHED = "FINISHED"
-# A run's tag with the digest of the data it saw. Runs without it are still told apart by the files they predicted.
-DATA_DIGEST_TAG = "catdog.data_digest"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class RunRecord:
     seed: int
     status: str
     params: dict[str, str]
-    tags: dict[str, str]
+    tags: Tags
     metrics: dict[str, float]
     history: History
     predictions: Predictions
@@ -257,5 +256,6 @@ class ComparedRuns:
     @cached_property
     def same_data(self) -> bool:
         """Whether all finished runs saw the same data: one digest, and the same images with the same labels."""
-        digests = {record.tags[DATA_DIGEST_TAG] for record in self.finished if DATA_DIGEST_TAG in record.tags}
+        # Runs without a digest are still told apart by the files that they predicted.
+        digests = {record.tags.data_digest for record in self.finished} - {""}
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)

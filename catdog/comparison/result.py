@@ -22,6 +22,7 @@ from catdog.comparison.page.tables import (
 )
 from catdog.config.schema import hash_text
 from catdog.system.errors import UserError
+from catdog.system.saving import save_page, saving_folder
 from catdog.system.wording import percent, signed, signed_interval
 
 if TYPE_CHECKING:
@@ -175,13 +176,7 @@ class Comparison:
         Raises:
             UserError: the file cannot be written.
         """
-        path = Path(path)
-        page = self._page
-        try:
-            path.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"path: cannot write {path} ({error.strerror}). Name another file.") from error
-        return path
+        return save_page(path, self._page)
 
     def save_folder(self, parent: str | Path) -> Path:
         """Writes page, tables (CSV) and figures (PNG) to this comparison's own folder, and stores them with its sweep.
@@ -197,8 +192,7 @@ class Comparison:
         """
         folder = Path(parent) / self._key
         page = self._page
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        with saving_folder(folder):
             for name, frame in {"table": self.runs, "variants": self.variants, "pairs": self.pairs}.items():
                 # If there are no pairs, no table is written, and one from an earlier comparison must not stay.
                 (folder / f"{name}.csv").unlink(missing_ok=True)
@@ -211,10 +205,6 @@ class Comparison:
             with _drawing:
                 for name, figure in self._figures.items():
                     figure.savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
-        except OSError as error:
-            raise UserError(
-                f"output: cannot write {folder} ({error.strerror}). Name another folder: output=PATH."
-            ) from error
         if self.sweep_id:
             self._client.log_artifacts(self.sweep_id, str(folder), "comparison")
         return folder

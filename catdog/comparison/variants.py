@@ -11,7 +11,6 @@ import pandas as pd
 from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
-from catdog.tracking.identity import variant_key
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +119,7 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
 
 def key_of(record: RunRecord) -> str:
     """Returns the key that the runs of a variant share; the variant's name if a run's tags have no key."""
-    return variant_key(record.tags) or record.variant
+    return record.tags.variant_key() or record.variant
 
 
 def name_variants(comparison: ComparedRuns) -> dict[str, str]:

@@ -19,6 +19,7 @@ from catdog.config.schema import (
     require,
     require_choice,
     require_fraction,
+    require_no_archive_of_drawn,
 )
 
 
@@ -114,6 +115,7 @@ class AuditConfig:
         require_choice("format", ("table", "json"), self.format)
         require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "A leak between epochs takes two to see.")
         require_choice("fail_on", ("error", "warning", "never"), self.fail_on)
+        require_no_archive_of_drawn(self.dataset)
 
 
 @dataclass

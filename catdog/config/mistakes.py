@@ -23,7 +23,8 @@ SWEEPS = (
 # What else may be meant by the choice of a group.
 ELSEWHERE = {
     "dataset": "Your own images: dataset=folder dataset.archive=PATH.",
-    "augmentation": "A layer of Keras is added by '+augmentation.layers.NAME={layer: RandomZoom, height_factor: 0.1}'.",
+    "augmentation": "Mixing is augmentation.mix.mixup=0.2 or augmentation.mix.cutmix=1. "
+    "A layer of Keras is added by '+augmentation.layers.NAME={layer: RandomZoom, height_factor: 0.1}'.",
     "backbone": "Another model of keras.applications: backbone.application=NAME. Your own: backbone.builder=module:function.",
     "model": "A model chooses augmentation, preprocessing and backbone, and each can be chosen beside it, such as "
     "backbone=resnet50_v2. Your own: docs/own-models.md.",
@@ -346,9 +347,12 @@ def _list_allowed(parent: str, groups: list[str], known: Sequence[str]) -> str:
     if groups:
         inner = [name for name in known if name.partition(".")[0] in groups and not name.endswith(".name")]
         example = "trainer.epochs" if "trainer.epochs" in inner else inner[0]
-        parts.append(
-            f"the group{'' if len(groups) == 1 else 's'} {', '.join(groups)}, and their keys, such as {example}"
+        what = (
+            f"the group {groups[0]}, and its keys"
+            if len(groups) == 1
+            else f"the groups {', '.join(groups)}, and their keys"
         )
+        parts.append(f"{what}, such as {example}")
     return f"Allowed: {'; '.join(filter(None, parts))}; --help explains them."
 
 

@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -36,6 +37,8 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
+# Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
+BLOCKS = ("Residual", "SqueezeExcite")
 # Your own code: `module:object`, such as my_models:resnet.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # The groups on which a result depends.
@@ -100,6 +103,31 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
             f"For example: {name}: {{layer: RandomFlip, mode: horizontal}}.",
         )
         require_reference(f"{key}.{name}.layer", layer["layer"], or_name="a Keras layer's class name")
+        if layer["layer"] == "Residual":
+            inner = layer.get("layers")
+            example = "{layer: Residual, layers: {conv: {layer: Conv2D, filters: 32, kernel_size: 3, padding: same}}}"
+            require(
+                isinstance(inner, dict) and bool(inner), f"{key}.{name}.layers", "the layers beside the shortcut, by name",
+                inner, f"For example: {example}.",
+            )  # fmt: skip
+            _require_layers(f"{key}.{name}.layers", inner)
+
+
+def _list_layers(layers: dict[str, Any]) -> list[Any]:
+    """Returns layers as a list, also those inside others, because their order matters: JSON sorts a mapping's keys."""
+    return [
+        [name, layer | {"layers": _list_layers(layer["layers"])} if isinstance(layer.get("layers"), dict) else layer]
+        for name, layer in layers.items()
+    ]
+
+
+def _find_layer_references(key: str, layers: dict[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, layer in layers.items():
+        found[f"{key}.{name}"] = layer["layer"]
+        if layer["layer"] == "Residual":
+            found |= _find_layer_references(f"{key}.{name}.layers", layer["layers"])
+    return found
 
 
 @dataclass
@@ -161,6 +189,35 @@ class DatasetConfig:
                  self.max_unreadable_fraction)  # fmt: skip
 
 
+def require_no_archive_of_drawn(dataset: DatasetConfig) -> None:
+    """Raises a UserError if drawn images were given an archive, which nothing would read."""
+    require(
+        dataset.source != "drawn" or dataset.archive is None,
+        "dataset.archive", f"null where the images are drawn (dataset={dataset.name})", dataset.archive,
+        "For your own images set dataset=folder.",
+    )  # fmt: skip
+
+
+@dataclass
+class MixConfig:
+    """Mixing of training images and their labels."""
+
+    mixup: float = option("alpha of MixUp, which blends two images, such as 0.2; 0: off", 0.0)
+    cutmix: float = option("alpha of CutMix, which puts a part of one image into another, such as 1; 0: off", 0.0)
+    probability: float = option("share of the batches that are mixed", 1.0)
+
+    def __post_init__(self) -> None:
+        for key in ("mixup", "cutmix"):
+            value = getattr(self, key)
+            require(0 <= value < float("inf"), f"augmentation.mix.{key}", "0 (off) or more", value)
+        require(0 < self.probability <= 1, "augmentation.mix.probability", "more than 0, up to 1", self.probability)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
 @dataclass
 class AugmentationConfig:
     """The layers that vary training images at random."""
@@ -169,6 +226,7 @@ class AugmentationConfig:
     layers: dict[str, Any] = option(
         "Keras layers in order, each under a name you choose: {layer: RandomFlip, mode: ...}", {}
     )
+    mix: MixConfig = field(default_factory=MixConfig, metadata={"help": "mixing of images and their labels"})
 
     def __post_init__(self) -> None:
         _require_layers("augmentation.layers", self.layers)
@@ -242,12 +300,12 @@ class HeadConfig:
     name: str = option("its name in tables")
     dropout: float = option("share of the backbone's features dropped in training", 0.5)
     pooling: str = option("max (2 x 2, then flatten), or global_average", "max")
-    units: int = option("units of the dense layer before the output", 128)
+    units: int = option("units of the dense layer before the output; 0: no such layer", 128)
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "head.dropout", "0 or more and less than 1", self.dropout)
         require_choice("head.pooling", ("max", "global_average"), self.pooling)
-        require(self.units >= 1, "head.units", "1 or more", self.units)
+        require(self.units >= 0, "head.units", "0 (no dense layer) or more", self.units)
 
 
 @dataclass
@@ -382,6 +440,19 @@ class TrainerConfig:
         "which epoch's model is kept: best: the highest val accuracy, then the lower val loss; last: the last epoch",
         "best",
     )
+    ema: float | None = option(
+        "average the weights over about 1 / (1 - ema) steps; validation and the kept model use the average; null: off",
+        None,
+    )
+    backbone_rate: float = option(
+        "factor of the learning rate in the backbone, such as 0.1 to fine-tune pretrained weights", 1.0
+    )
+    freeze_epochs: int = option("epochs at the start in which the backbone does not change, only the head", 0)
+    train_accuracy: str = option(
+        "seen: accuracy on images as training sees them, augmented; clean: on a fixed sample of them as they are, after each "
+        "epoch; auto: clean if augmentation.mix is on, otherwise seen",
+        "auto",
+    )
     class_weights: Any = option(
         "none; balanced: every class counts the same in the training loss, however many images it has; or {CLASS: WEIGHT}",
         "none",
@@ -408,6 +479,11 @@ class TrainerConfig:
         require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
                  self.jit)  # fmt: skip
         require_choice("trainer.keep", ("best", "last"), self.keep)
+        require(self.ema is None or 0 < self.ema < 1, "trainer.ema", "more than 0 and less than 1, or null", self.ema)
+        require(0 <= self.backbone_rate < float("inf"), "trainer.backbone_rate", "0 or more", self.backbone_rate)
+        require(0 <= self.freeze_epochs < self.epochs, "trainer.freeze_epochs", "0 or more and less than trainer.epochs",
+                 self.freeze_epochs)  # fmt: skip
+        require_choice("trainer.train_accuracy", ("auto", "seen", "clean"), self.train_accuracy)
         _require_class_weights(self.class_weights)
         list_callbacks(self.callbacks)
 
@@ -539,6 +615,23 @@ class Config:
         require(0 <= self.seed < 2**31, "seed", "0 to 2147483647", self.seed)
         require_choice("reuse", ("exact", "never"), self.reuse)
         require_study(self.study)
+        require(
+            not self.has_backbone_rate or (self.model.builder is None and self.backbone.trainable_layers != 0),
+            "trainer.freeze_epochs" if self.trainer.freeze_epochs else "trainer.backbone_rate",
+            "left out where no backbone trains (backbone.trainable_layers=0, or model.builder)",
+            self.trainer.freeze_epochs or self.trainer.backbone_rate,
+            "Let a part of the backbone train: backbone.trainable_layers=20.",
+        )
+        mixing = self.augmentation.mix.is_on
+        require(
+            not mixing or self.trainer.class_weights == "none", "trainer.class_weights", "none where augmentation.mix is on",
+            self.trainer.class_weights, "A mixed image has no single class that could be weighed.",
+        )  # fmt: skip
+        require(
+            not mixing or self.trainer.train_accuracy != "seen", "trainer.train_accuracy",
+            "auto or clean where augmentation.mix is on", self.trainer.train_accuracy, "A mixed image has no single right answer.",
+        )  # fmt: skip
+        require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range
         if (
             self.model.builder is None
@@ -549,6 +642,16 @@ class Config:
                 f"preprocessing={self.preprocessing.name} gives pixels in {self.preprocessing.pixel_range}, but "
                 f"backbone={self.backbone.name} expects {list(expected)}. {_advise_range(list(expected))}"
             )
+
+    @property
+    def has_clean_accuracy(self) -> bool:
+        """Whether train/accuracy is measured on a fixed sample of images as they are."""
+        return self.trainer.train_accuracy == "clean" or self.augmentation.mix.is_on
+
+    @property
+    def has_backbone_rate(self) -> bool:
+        """Whether the backbone has a learning rate of its own."""
+        return self.trainer.backbone_rate != 1 or self.trainer.freeze_epochs > 0
 
 
 GROUPS: dict[str, type] = {
@@ -564,6 +667,10 @@ GROUPS: dict[str, type] = {
     "tracking": TrackingConfig,
     "promote": PromoteConfig,
 }
+
+# Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
+LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
+              "augmentation.mix": asdict(MixConfig())}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
 
@@ -656,6 +763,10 @@ def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None
 
 def flatten(config: Any) -> dict[str, Any]:
     """Returns the value of every leaf of a config dataclass under its dotted key, such as `trainer.epochs`."""
+    return _flatten(asdict(config))
+
+
+def _flatten(content: dict[str, Any]) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
 
     def visit(prefix: str, value: Any) -> None:
@@ -665,7 +776,7 @@ def flatten(config: Any) -> dict[str, Any]:
         else:
             leaves[prefix] = value
 
-    visit("", asdict(config))
+    visit("", content)
     return leaves
 
 
@@ -679,11 +790,30 @@ def _hash_file(path: str, size: int, changed_ns: int) -> str:
     """Returns the sha256 of a file, which is read only once while its size and modification time stay the same."""
     # They are only there for the cache's key.
     del size, changed_ns
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_files(value: Any) -> Any:
+    """Returns a setting with the sha256 of its content in place of each text that names a file, such as a file of weights.
+
+    Only texts with a suffix count, so that a file called "constant" does not stand for trainer.schedule.
+    """
+    if isinstance(value, dict):
+        return {key: _digest_files(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_digest_files(item) for item in value]
+    if not isinstance(value, str) or not Path(value).suffix:
+        return value
+    try:
+        found = Path(value).stat()
+        return _hash_file(value, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else value
+    except (OSError, ValueError):  # not a path, such as a long text or one with a null character
+        return value
 
 
 def hash_config(config: Config, *, with_seed: bool) -> str:
-    """Returns the digest of those parts of the config that affect training. Paths and names do not.
+    """Returns the digest of those parts of the config that affect training. Names do not, and of files only the content does.
 
     `trainer.precision` is left out. A run's identity contains the precision that was really used, beside this digest: `auto` that
     became float32 is the same as float32.
@@ -702,11 +832,8 @@ def hash_config(config: Config, *, with_seed: bool) -> str:
         group.pop("name", None)
         if "layers" in group:
             # As a list, because their order matters: a flip before a rotation is not a rotation before a flip.
-            group["layers"] = list(group["layers"].items())
-    weights = None if config.model.builder else config.backbone.weights
-    if weights and Path(weights).is_file():
-        stat = Path(weights).stat()
-        relevant["backbone"]["weights"] = _hash_file(weights, stat.st_size, stat.st_mtime_ns)
+            group["layers"] = _list_layers(group["layers"])
+    relevant = _digest_files(relevant)
     if with_seed:
         relevant["seed"] = content["seed"]
     return hash_text(json.dumps(relevant, sort_keys=True))
@@ -729,6 +856,10 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
         trainer["callbacks"] = callbacks
     if trainer["class_weights"] == "none":
         del trainer["class_weights"]
+    for key, default in LATER_KEYS.items():
+        group, name = key.split(".")
+        if relevant[group][name] == default:
+            del relevant[group][name]
     if backbone["builder"] is None:
         del backbone["builder"]
     if config.model.builder:
@@ -746,13 +877,14 @@ def older_optimizer(former: str) -> dict[str, Any]:
 
 def complete_params(params: Mapping[str, str]) -> dict[str, str]:
     """Returns a run's MLflow params, and adds those that did not exist yet when it was trained, with the values it used."""
+    later = {key: str(value) for key, value in _flatten(LATER_KEYS).items()}
     if "optimizer.algorithm" in params:
-        return dict(params)
+        return later | dict(params)
     sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),
                 "model": asdict(ModelConfig())}  # fmt: skip
     added = {f"{group}.{key}": str(value) for group, section in sections.items() for key, value in section.items()}
     added |= {"trainer.class_weights": "none", "trainer.callbacks": "None", "backbone.builder": "None"}
-    return added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
+    return later | added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
 
 
 def find_references(config: Config) -> dict[str, str]:
@@ -766,7 +898,7 @@ def find_references(config: Config) -> dict[str, str]:
     }
     if not config.model.builder:
         named["backbone.builder"] = config.backbone.builder
-        named |= {f"backbone.layers.{name}": layer["layer"] for name, layer in config.backbone.layers.items()}
+        named |= _find_layer_references("backbone.layers", config.backbone.layers)
     return {key: name for key, name in named.items() if name and ":" in name}
 
 

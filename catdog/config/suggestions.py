@@ -20,6 +20,8 @@ FOREIGN_NAMES = {
     "trainer.patience": "early_stopping early_stop early_stopping_patience patience_epochs",
     "trainer.precision": "amp mixed_precision fp16 bf16 dtype half torch_dtype dtype_policy",
     "trainer.devices": "accelerator device gpus gpu num_gpus n_gpus num_devices strategy",
+    "trainer.ema": "model_ema model_ema_decay ema_decay ema_momentum use_ema swa stochastic_weight_avg",
+    "trainer.backbone_rate": "backbone_lr encoder_lr layer_decay lr_mult",
     "trainer.jit": "jit_compile compile torchcompile torch_compile xla",
     "trainer.class_weights": "class_weight",
     "trainer.keep": "save_best_only checkpoint_metric load_best_model_at_end",
@@ -36,6 +38,9 @@ FOREIGN_NAMES = {
     "head.pooling": "pool global_pool gp",
     "preprocessing.image_size": "img_size imgsz input_size resolution crop_size target_size input_shape resize",
     "preprocessing": "normalize normalization rescale mean std",
+    "augmentation.mix.mixup": "mixup_alpha",
+    "augmentation.mix.cutmix": "cutmix_alpha",
+    "augmentation.mix.probability": "mixup_prob cutmix_prob",
     "augmentation": "aug augment augmentations transform transforms data_augmentation aa auto_augment hflip vflip color_jitter",
     "model": "arch architecture net network model_name",
     "backbone": "base_model encoder feature_extractor",
@@ -54,6 +59,8 @@ FOREIGN_NAMES = {
 }  # fmt: skip
 # What these keys take, where it is not what the other tool takes.
 REMARKS = {
+    "trainer.ema": "It is the decay of the moving average, such as 0.99.",
+    "trainer.backbone_rate": "It is a factor of the learning rate.",
     "trainer.warmup_epochs": "It counts epochs.",
     "trainer.devices": "It is one or all; CUDA_VISIBLE_DEVICES=-1 in the environment means the CPU.",
     "optimizer.betas": "It takes both: optimizer.betas=[0.9,0.999].",
@@ -68,18 +75,14 @@ REMARKS = {
 }
 
 # What those users look for and catdog does not have, and what to do instead.
-_MIXING = "catdog does not mix images and labels; augmentation.layers takes layers that change images alone."
-_AVERAGING = (
-    "catdog does not average weights itself; a callback of your own can: trainer.callbacks (docs/own-models.md)."
-)
+_BLOCKS = "A Residual block of a backbone has it: drop (docs/ingredients.md)."
 _SEARCH = (
     "catdog does not search for values by itself; -m sweeps those you list: -m trainer.learning_rate=0.001,0.0003."
 )
 _STEPS = "Training is counted in whole epochs: trainer.epochs."
 _SCHEDULES = "The schedules are constant and cosine, which falls to 0: trainer.schedule=cosine."
 MISSING = {
-    **dict.fromkeys(("mixup", "mixup_alpha", "mixup_prob", "cutmix", "cutmix_alpha", "mosaic"), _MIXING),
-    **dict.fromkeys(("ema", "model_ema", "model_ema_decay", "use_ema", "swa", "stochastic_weight_avg"), _AVERAGING),
+    **dict.fromkeys(("drop_path", "drop_path_rate", "stochastic_depth", "stochastic_depth_rate"), _BLOCKS),
     **dict.fromkeys(("n_trials", "max_trials", "num_trials", "trials", "sampler", "pruner", "search_space"), _SEARCH),
     **dict.fromkeys(("max_steps", "steps_per_epoch", "val_check_interval", "num_train_steps", "max_iter"), _STEPS),
     **dict.fromkeys(("milestones", "step_size", "lr_decay", "decay_rate", "min_lr", "eta_min", "lrf"), _SCHEDULES),
@@ -103,10 +106,6 @@ MISSING = {
     **dict.fromkeys(
         ("k_folds", "folds", "n_folds", "kfold", "cv", "n_splits"),
         "catdog has no cross-validation; it repeats a run with other seeds: -m seed=0,1,2.",
-    ),
-    **dict.fromkeys(
-        ("drop_path", "drop_path_rate", "layer_decay", "stochastic_depth"),
-        "catdog has no key for it; a backbone of your own may take it: backbone.builder (docs/own-models.md).",
     ),
     **dict.fromkeys(("verbose", "progress_bar", "enable_progress_bar", "quiet"), "catdog has no such setting."),
 }

@@ -46,7 +46,7 @@ def check_answers(
     given = np.asarray(labels)
     for what, count in (("labels", given.shape[0] if given.ndim else 0), ("probabilities", len(table))):
         if count != len(files):
-            raise _wrong(f"{len(files)} files, but {count} {what}", "Give one of each for every image.")
+            raise _wrong(f"{plural(len(files), 'file')}, but {count} {what}", "Give one of each for every image.")
     names = _find_names(dataset, files)
     _require_numbers(table, names)
     _require_files(dataset, readable, names)

@@ -10,7 +10,7 @@ import numpy as np
 from catdog.config.schema import DatasetConfig, DrawingConfig, hash_text
 from catdog.data.cache import load_images, release
 from catdog.data.fetch import fetch_archive
-from catdog.data.splits import SPLITS, Manifest, build_manifest
+from catdog.data.splits import Manifest, build_manifest, name_some, require_readable_test
 from catdog.data.staging import locked, staged
 from catdog.system.errors import UserError
 
@@ -142,7 +142,26 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         if config.near_duplicates == "one_side" and config.source != "drawn"
         else None,
     )
+    require_readable_test(manifest, config.max_unreadable_fraction)
     return Dataset(config, manifest)
+
+
+def require_cats_and_dogs(dataset: Dataset) -> None:
+    """Raises a UserError if other images were given to dataset=cats_dogs, the default: runs on them would have its name."""
+    if dataset.config.name != "cats_dogs":
+        return
+    classes = ", ".join(name_some([repr(name) for name in dataset.classes]))
+    if dataset.classes != ("cats", "dogs"):
+        found = f"the classes {classes}"
+    elif any(not file.startswith(("train/", "validation/")) for file in dataset.manifest.images["file"]):
+        found = f"the classes {classes}, but not in train/ and validation/"
+    else:
+        return
+    raise UserError(
+        f"dataset.archive: {dataset.config.archive} is not the data set cats_dogs, which has the classes 'cats' and 'dogs' in "
+        f"train/ and validation/; received {found}. For your own images add dataset=folder: python -m catdog.train "
+        "dataset=folder dataset.archive=PATH study=NAME"
+    )
 
 
 def fetch_images(config: DatasetConfig) -> Path:
@@ -181,31 +200,11 @@ def draw_images(config: DrawingConfig, cache: Path) -> Path:
     return folder
 
 
-def describe_dataset(dataset: Dataset) -> str:
-    """Returns the first lines of a run's log: counts, majority-class baseline, digest, files left out."""
-    counts = dataset.manifest.images.groupby(["split", "label"]).size().unstack(fill_value=0)
-    lines = [f"data set {dataset.config.name}, digest {dataset.manifest.digest[:12]}"]
-    for split in SPLITS:
-        row = counts.loc[split]
-        lines.append(f"  {split:5} {row.sum():>7,}  " + ", ".join(f"{name} {row[name]:,}" for name in dataset.classes))
-    lines.append(
-        f"  always answering the most frequent class is right on {majority_fraction(dataset.manifest):.1%} of val"
-    )
-    if dataset.manifest.conflicts:
-        shown = [f"{a!r} and {b!r}" for a, b in dataset.manifest.conflicts[:MAX_NAMED_FILES]]
-        lines.append(
-            f"  {len(dataset.manifest.conflicts)} pairs of files show the same picture but have different classes (python -m "
-            "catdog.audit shows them): " + "; ".join(shown)
-        )
-    if dataset.manifest.left_out:
-        pairs = [f"{file!r} = {twin!r}" for file, twin in list(dataset.manifest.left_out.items())[:MAX_NAMED_FILES]]
-        lines.append(
-            f"  {len(dataset.manifest.left_out)} held-out files left out, as copies of others: " + "; ".join(pairs)
-        )
-    return "\n".join(lines)
+def majority_class(manifest: Manifest) -> str:
+    """Returns the most frequent class of train."""
+    return str(manifest.select("train")["label"].value_counts().idxmax())
 
 
 def majority_fraction(manifest: Manifest) -> float:
     """Returns the fraction of val, in [0, 1], that belongs to the most frequent class of train: the accuracy to beat."""
-    majority = manifest.select("train")["label"].value_counts().idxmax()
-    return float((manifest.select("val")["label"] == majority).mean())
+    return float((manifest.select("val")["label"] == majority_class(manifest)).mean())

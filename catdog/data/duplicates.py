@@ -106,6 +106,24 @@ def find_pairs(paths: Sequence[Path], digests: Sequence[str], cache: Path) -> li
     return sorted(copies + near, key=lambda pair: (pair.first, pair.second))
 
 
+def find_unreadable(paths: Sequence[Path], digests: Sequence[str], cache: Path) -> dict[int, str]:
+    """Returns the reason for each file that cannot be read, by its position; arguments as for `find_pairs`.
+
+    The search for pairs has read all files. Here only those are read again that it has no description of.
+    """
+    folder = _keep_findings(dict(zip(digests, paths, strict=True)), cache)
+    with np.load(folder / FOUND) as stored:
+        described = dict(zip(stored["digests"].tolist(), stored["descriptions"].any(axis=(1, 2)).tolist(), strict=True))
+    reasons = {}
+    for position, digest in enumerate(digests):
+        if not described[digest]:
+            try:
+                _load(paths[position])
+            except UnreadableImageError as error:
+                reasons[position] = str(error)
+    return reasons
+
+
 def group_pairs(pairs: Sequence[Pair], count: int) -> np.ndarray:
     """Returns the group of each of `count` images: int64 (count,), the same number for images that pairs connect."""
     from scipy.sparse import coo_array
@@ -119,6 +137,14 @@ def group_pairs(pairs: Sequence[Pair], count: int) -> np.ndarray:
 def _load_or_search(files: dict[str, Path], cache: Path) -> list[tuple[str, str, str, float]]:
     """Returns (digest, digest, kind, similarity) of every near pair."""
     names = sorted(files)
+    with np.load(_keep_findings(files, cache) / FOUND) as stored:
+        columns = [stored[name].tolist() for name in ("first", "second", "kind", "similarity")]
+    return [(names[a], names[b], kind, similarity) for a, b, kind, similarity in zip(*columns, strict=True)]
+
+
+def _keep_findings(files: dict[str, Path], cache: Path) -> Path:
+    """Returns the folder in the cache with descriptions and pairs of these files, by digest; the first time, looks for them."""
+    names = sorted(files)
     key = hashlib.sha256("\n".join([VERSION, *names]).encode()).hexdigest()[:32]
     # By version: descriptions of different versions cannot be compared.
     kept = cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
@@ -128,9 +154,7 @@ def _load_or_search(files: dict[str, Path], cache: Path) -> list[tuple[str, str,
             found = _search(names, [files[name] for name in names], kept.parent)
             with staged(kept) as stage:
                 np.savez(stage / FOUND, allow_pickle=False, digests=np.array(names, dtype="U64"), **found)
-    with np.load(kept / FOUND) as stored:
-        columns = [stored[name].tolist() for name in ("first", "second", "kind", "similarity")]
-    return [(names[a], names[b], kind, similarity) for a, b, kind, similarity in zip(*columns, strict=True)]
+    return kept
 
 
 def _search(names: list[str], paths: list[Path], folder: Path) -> dict[str, np.ndarray]:

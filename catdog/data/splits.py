@@ -3,15 +3,16 @@
 import hashlib
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from catdog.data.images import is_image_file
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,21 @@ SPLIT_FOLDERS = {
 }
 # A table of predictions has these columns and one for each class.
 RESERVED_CLASSES = {"file", "label"}
+# The most files or classes that a message names.
+MOST_NAMED = 20
+# By the splits that have folders of their own: the fewest images that each class needs in each of them ("" if there are none), and
+# the same in words.
+_LAYOUTS: dict[frozenset[str], tuple[dict[str, int], str]] = {
+    frozenset(): ({"": 3}, "at least 3 images, one for each split"),
+    frozenset(["train"]): ({"train": 3}, "at least 3 images in train/, one for each split"),
+    frozenset(["train", "val"]): (
+        {"train": 1, "val": 2}, "at least 1 image in train/ and 2 in validation/, which is divided into val and test",
+    ),
+    frozenset(["train", "test"]): (
+        {"train": 2, "test": 1}, "at least 2 images in train/, which is divided into train and val, and 1 in test/",
+    ),
+    frozenset(SPLITS): ({"train": 1, "val": 1, "test": 1}, "at least 1 image in each of train/, validation/ and test/"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class Manifest:
         left_out: held-out files that would leak, because they show the same picture as a file in an earlier split -> that file.
         conflicts: pairs of files that show the same picture but have different classes.
         digest: sha256 of the rows: content, class and split of every image.
+        nested: for each class with images in folders below its own: the number of images by folder, such as "indoor/night".
+        unreadable: the reason for each of the files that cannot be read; empty if near-duplicates were not searched.
     """
 
     root: Path
@@ -45,6 +63,8 @@ class Manifest:
     left_out: dict[str, str]
     digest: str
     conflicts: tuple[tuple[str, str], ...] = ()
+    nested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def select(self, split: str) -> pd.DataFrame:
         """Returns the rows of one split, in their fixed order, with a fresh index."""
@@ -88,27 +108,65 @@ def build_manifest(
     if max_images_per_class is not None:
         rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
     rows = rows.assign(sha256=hash_files(root, list(rows["file"])))
+    found = rows
     rows, left_out = _leave_out_twins(rows)
     conflicts: list[tuple[str, str]] = []
+    unreadable: dict[str, str] = {}
     if duplicates_cache is not None:
+        searched = rows
         rows, near, conflicts = _bring_to_one_side(rows, root, duplicates_cache)
+        unreadable = _find_unreadable(searched, root, duplicates_cache)
         left_out |= near
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
-    _require_every_class(shown, rows, classes, len(left_out))
+    _require_every_class(shown, rows, found, classes)
     lines = (
         f"{s}\t{label}\t{digest}\n"
         for s, label, digest in zip(rows["split"], rows["label"], rows["sha256"], strict=True)
     )
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     images = rows[["file", "label", "split", "sha256"]]
-    return Manifest(root, classes, images, left_out, digest, tuple(conflicts))
+    return Manifest(root, classes, images, left_out, digest, tuple(conflicts), count_nested(rows), unreadable)
+
+
+def count_nested(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Returns for each class with images in folders below its own: the number of images by folder; columns label and below."""
+    counts: dict[str, dict[str, int]] = {}
+    for (label, below), members in rows[rows["below"] != ""].groupby(["label", "below"]):
+        counts.setdefault(str(label), {})[str(below)] = len(members)
+    return counts
+
+
+def require_readable_test(manifest: Manifest, allowed_fraction: float) -> None:
+    """Raises a UserError if more files of test than allowed cannot be read: training would not find out, as it never reads test."""
+    total = len(manifest.select("test"))
+    unreadable = list_unreadable(manifest, "test")
+    # A single bad file is always allowed, even in a small split.
+    if len(unreadable) > max(1, allowed_fraction * total):
+        raise UserError(
+            f"{len(unreadable)} of {total} files of test are unreadable, more than dataset.max_unreadable_fraction="
+            f"{allowed_fraction:g} allows. Repair or remove these below {manifest.root}, or raise the limit:\n  "
+            + "\n  ".join(name_some(unreadable))
+        )
+
+
+def list_unreadable(manifest: Manifest, split: str) -> list[str]:
+    """Returns the name and the reason of each file of a split that is known to be unreadable."""
+    files = [file for file in manifest.select(split)["file"] if file in manifest.unreadable]
+    return [f"{file!r}: {manifest.unreadable[file]}" for file in files]
+
+
+def name_some(words: Sequence[str]) -> list[str]:
+    """Returns the first of these words, and how many more there are."""
+    return [*words[:MOST_NAMED], *([f"and {len(words) - MOST_NAMED:,} more"] if len(words) > MOST_NAMED else [])]
 
 
 def assign_splits(
     root: Path, *, holdout_fraction: float, test_fraction: float, split_seed: int, shown: str
 ) -> pd.DataFrame:
-    """Returns the columns file, label, split and given (the split of the image's folder, or "") for every image below a folder.
+    """Returns the columns file, label, below, split and given for every image below a folder.
+
+    `below` is the folder below that of the class, "" for most images; `given` is the split of the image's folder, or "".
 
     The rows are in the fixed order; duplicates are not removed. Arguments and errors are those of `build_manifest`.
     """
@@ -124,7 +182,7 @@ def hash_files(root: Path, files: Sequence[str]) -> list[str]:
 
 
 def _find_images(root: Path, shown: str) -> pd.DataFrame:
-    """Returns the columns file, label and split ("" if there are no split folders) for every image below root."""
+    """Returns the columns file, label, split ("" if there are no split folders) and below for every image below root."""
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     given = {
         split: next((folders[name] for name in names if name in folders), None)
@@ -138,20 +196,23 @@ def _find_images(root: Path, shown: str) -> pd.DataFrame:
             label = unicodedata.normalize("NFC", folder.name)
             for path in sorted(folder.rglob("*")):
                 if is_image_file(path):
-                    rows.append((path.relative_to(root).as_posix(), label, split))
+                    below = path.parent.relative_to(folder).as_posix()
+                    rows.append((path.relative_to(root).as_posix(), label, split, "" if below == "." else below))
     if not rows:
+        loose = sum(is_image_file(path) for top in tops.values() for path in top.iterdir())
+        some = f"{plural(loose, 'image')} in {shown}, but none in a class's folder"
         raise UserError(
-            f"dataset.archive: no images in {shown}. It must hold one folder of images per class, below train/ and "
-            "validation/ or not: for example images/cats/1.jpg and images/dogs/1.jpg."
+            f"dataset.archive: {some if loose else f'no images in {shown}'}. It must hold one folder of "
+            "images per class, below train/ and validation/ or not: for example images/cats/1.jpg and images/dogs/1.jpg."
         )
-    labels = sorted({label for _, label, _ in rows})
+    labels = sorted({label for _, label, _, _ in rows})
     if len(labels) < 2:
         raise UserError(
             f"dataset.archive: only one class, {labels[0]!r}, in {shown}. At least two class folders with images are needed; "
             f"folders found: {', '.join(sorted(folders)) or 'none'}."
         )
-    _require_names(shown, [file for file, _, _ in rows], labels)
-    return pd.DataFrame(rows, columns=["file", "label", "split"])
+    _require_names(shown, [file for file, _, _, _ in rows], labels)
+    return pd.DataFrame(rows, columns=["file", "label", "split", "below"])
 
 
 def _require_names(shown: str, files: list[str], labels: list[str]) -> None:
@@ -165,8 +226,8 @@ def _require_names(shown: str, files: list[str], labels: list[str]) -> None:
     undecodable = [file for file in files if not file.isascii() and any("\ud800" <= c <= "\udfff" for c in file)]
     if undecodable:
         raise UserError(
-            f"dataset.archive: {len(undecodable)} file names in {shown} are not UTF-8, the first {undecodable[0]!a}. "
-            "Rename them."
+            f"dataset.archive: {plural(len(undecodable), 'file name')} in {shown} cannot be read as UTF-8, {undecodable[0]!a} "
+            "first. Rename the files."
         )
 
 
@@ -179,7 +240,8 @@ def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: f
     rows = rows.assign(key=key).sort_values("key", kind="stable").drop(columns="key")
     given = set(rows["split"])
     if "val" not in given and "test" not in given:
-        rows = _divide(rows, rows["split"].isin(["", "train"]), holdout_fraction, "val", "train")
+        # Two at least, because what is held out is divided once more.
+        rows = _divide(rows, rows["split"].isin(["", "train"]), holdout_fraction, "val", "train", at_least=2)
     if "test" not in given:
         rows = _divide(rows, rows["split"] == "val", test_fraction, "test", "val")
     elif "val" not in given:
@@ -187,12 +249,14 @@ def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: f
     return rows
 
 
-def _divide(rows: pd.DataFrame, among: pd.Series, fraction: float, first: str, rest: str) -> pd.DataFrame:
+def _divide(
+    rows: pd.DataFrame, among: pd.Series, fraction: float, first: str, rest: str, at_least: int = 1
+) -> pd.DataFrame:
     """Returns the rows with those `among` divided, class by class: the first `fraction` of each becomes `first`."""
     split = rows["split"].copy()
     for _, members in rows[among].groupby("label"):
-        # A class with two images gets one on each side: a class cannot be measured in a split without its images.
-        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        # A class with few images gets at least one on each side: a class cannot be measured in a split without its images.
+        count = min(max(round(fraction * len(members)), at_least), len(members) - 1)
         split.loc[members.index] = rest
         split.loc[members.index[:count]] = first
     return rows.assign(split=split)
@@ -238,15 +302,46 @@ def _bring_to_one_side(
     return rows[~rows["file"].isin(list(left_out))], left_out, conflicts
 
 
-def _require_every_class(shown: str, rows: pd.DataFrame, classes: tuple[str, ...], copies: int) -> None:
-    counts = rows.groupby(["split", "label"]).size()
-    missing = [f"{split}/{label}" for split in SPLITS for label in classes if (split, label) not in counts]
-    if missing:
-        left_out = f" ({copies:,} held-out files were left out as copies of other images)" if copies else ""
-        raise UserError(
-            f"dataset.archive: {shown} leaves no image for {', '.join(missing)}{left_out}. Every class needs images in every split "
-            f"({', '.join(SPLITS)}): give the same class folders below train/ and validation/, and at least 3 images a class."
+def _find_unreadable(rows: pd.DataFrame, root: Path, cache: Path) -> dict[str, str]:
+    """Returns the reason for each file that cannot be read; the search for near-duplicates has found them."""
+    from catdog.data.duplicates import find_unreadable
+
+    files = list(rows["file"])
+    found = find_unreadable([root / file for file in files], list(rows["sha256"]), cache)
+    return {files[place]: reason for place, reason in found.items()}
+
+
+def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    """Raises a UserError if a class has no image in a split; it says how many images the class has, and how many it needs.
+
+    Args:
+        shown: the data set's name in the message.
+        rows: the images that are used: label and split.
+        found: those found on the disk: label and given.
+        classes: the class names.
+    """
+    kept = set(zip(rows["split"], rows["label"], strict=True))
+    missing = [(split, label) for split in SPLITS for label in classes if (split, label) not in kept]
+    if not missing:
+        return
+    given = frozenset(found["given"]) - {""}
+    folders, needed = _LAYOUTS[given | {"train"} if given else given]
+    counts = found.groupby(["label", "given"]).size().to_dict()
+    short: list[str] = []
+    enough: list[str] = []
+    for label in sorted({label for _, label in missing}):
+        sizes = {folder: counts.get((label, folder), 0) for folder in folders}
+        words = " and ".join(
+            plural(size, "image") + (f" in {SPLIT_FOLDERS[folder][0]}/" if folder else "")
+            for folder, size in sizes.items()
         )
+        is_short = any(sizes[folder] < least for folder, least in folders.items())
+        (short if is_short else enough).append(f"{label!r} has {words}")
+    raise UserError(
+        f"dataset.archive: {shown} leaves no image for {', '.join(f'{split}/{label}' for split, label in missing[:MOST_NAMED])}"
+        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}. Add images, or leave these classes out:\n  "
+        + "\n  ".join(name_some([*short, *(f"{words}, but copies of one picture count once" for words in enough)]))
+    )
 
 
 def _hash_file(path: Path) -> str:

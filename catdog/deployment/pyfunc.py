@@ -7,6 +7,7 @@ import numpy as np
 
 from catdog.data.answers import SUM_TOLERANCE
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 
 # The flavors that MLflow loads as Keras models.
 KERAS_FLAVORS = {"tensorflow", "keras"}
@@ -48,7 +49,7 @@ class PyfuncModel:
                 f"it failed on images (N, {', '.join(map(str, images.shape[1:]))}), uint8: {problem}"
             ) from error
         if answers.shape != (len(images), self._classes):
-            raise self._refuse(f"it answered the shape {answers.shape} to {len(images)} images")
+            raise self._refuse(f"it answered the shape {answers.shape} to {plural(len(images), 'image')}")
         sums = answers.sum(axis=1)
         if not (np.isfinite(answers).all() and answers.min() >= 0 and np.abs(sums - 1).max() <= SUM_TOLERANCE):
             raise self._refuse(f"it answered {np.round(answers[0], 3).tolist()} to the first image")

@@ -10,17 +10,24 @@ import numpy as np
 
 from catdog.config.schema import PromoteConfig
 from catdog.registry.evidence import Evidence, Reason, commands_for_more, compare_runs
-from catdog.registry.ledger import LOOKS_TAG, describe_count
+from catdog.registry.ledger import describe_count
 from catdog.statistics.judgements import Judgement
 from catdog.system.errors import TRAIN_COMMAND, UserError
-from catdog.tracking.identity import variant_key
+from catdog.tracking import tags as tag
 from catdog.tracking.models import find_model_address
-from catdog.tracking.records import REGISTERED_TAG, RUN, StoredRun, find_run, find_study
+from catdog.tracking.records import (
+    StoredRun,
+    find_run,
+    find_study,
+    get_run,
+    list_registered_models,
+    log_registered_model,
+)
 from catdog.tracking.settlement import claimed_entry
+from catdog.tracking.tags import RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -71,32 +78,32 @@ def promote(
     """
     if not config.enabled:
         return []
-    by_digest: dict[str, list[Run]] = {}
-    for run in map(client.get_run, run_ids):
-        by_digest.setdefault(run.data.tags["catdog.data_digest"], []).append(run)
+    by_digest: dict[str, list[StoredRun]] = {}
+    for run in (get_run(client, run_id) for run_id in run_ids):
+        by_digest.setdefault(run.data_digest, []).append(run)
     promotions = []
     for digest, runs in by_digest.items():
         promotion = _promote_best(client, config, pick_best(runs), digest)
-        for run_id in [*(run.info.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
-            client.set_tag(run_id, REGISTERED_TAG, promotion.name)
+        for run_id in [*(run.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
+            log_registered_model(client, run_id, promotion.name)
         promotions.append(promotion)
     return promotions
 
 
-def pick_best(runs: "Sequence[Run]") -> "Run":
+def pick_best(runs: Sequence[StoredRun]) -> StoredRun:
     """Returns the best run of the best variant: one lucky seed does not make a variant the best."""
-    variants: dict[str, list[Run]] = {}
+    variants: dict[str, list[StoredRun]] = {}
     for run in runs:
-        variants.setdefault(variant_key(run.data.tags) or run.info.run_id, []).append(run)
+        variants.setdefault(run.tags.variant_key() or run.run_id, []).append(run)
     best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
     return max(best, key=score)
 
 
-def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str) -> Promotion:
+def _promote_best(client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str) -> Promotion:
     name, champion, other_data = _choose_registered_model(client, config, best, digest)
     version = _register(client, name, best, digest)
-    words = f"{name} version {version.version}: {best.info.run_name}, val accuracy {score(best)[0]:.3f}"
-    promotion = Promotion(name, str(version.version), best.info.run_id, True)
+    words = f"{name} version {version.version}: {best.name}, val accuracy {score(best)[0]:.3f}"
+    promotion = Promotion(name, str(version.version), best.run_id, True)
     if champion is not None and champion.version == version.version:
         log.info("%s is already the champion", words)
         return promotion
@@ -107,14 +114,14 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
         )
     for key, value in evidence.tags.items():
         client.set_model_version_tag(name, version.version, key, value)
-    looks = describe_count(best.data.tags.get(LOOKS_TAG))
+    looks = describe_count(best.tags.get(tag.TEST_LOOKS))
     client.update_model_version(name, version.version, description="\n".join([evidence.description, *looks]))
     if evidence.moves:
         client.set_registered_model_alias(name, CHAMPION, version.version)
         log.info("registered %s; it is the champion now: %s", words, evidence.words)
         return promotion
     assert champion is not None
-    standing = champion.tags.get("catdog.run_name", champion.run_id)
+    standing = champion.tags.get(tag.RUN_NAME, champion.run_id)
     log.info("registered %s; the champion stays version %s, %s: %s", words, champion.version, standing, evidence.words)
     if more:
         log.info(
@@ -128,19 +135,19 @@ def _promote_best(client: "MlflowClient", config: PromoteConfig, best: "Run", di
 
 
 def _choose_registered_model(
-    client: "MlflowClient", config: PromoteConfig, best: "Run", digest: str
+    client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str
 ) -> "tuple[str, ModelVersion | None, bool]":
     """Returns the registered model that a run goes to, its champion, and whether that was chosen on other data."""
     name = config.registered_model
-    if best.data.params.get("dataset.max_images_per_class", "None") != "None":
+    if best.is_quick_look:
         # A quick look must not take the name that belongs to the whole study.
         name += QUICK
     champion = find_version(client, name, CHAMPION)
-    other_data = champion is not None and champion.tags.get("catdog.data_digest") != digest
+    other_data = champion is not None and champion.tags.get(tag.DATA_DIGEST) != digest
     if champion and other_data and not config.replace_other_data:
         log.info(
             "%s@%s was chosen on other data (digest %s): this model goes to %s-%s. promote.replace_other_data=true replaces it.",
-            name, CHAMPION, champion.tags.get("catdog.data_digest", "?")[:8], name, digest[:8],
+            name, CHAMPION, champion.tags.get(tag.DATA_DIGEST, "?")[:8], name, digest[:8],
         )  # fmt: skip
         name = f"{name}-{digest[:8]}"
         return name, find_version(client, name, CHAMPION), False
@@ -150,7 +157,7 @@ def _choose_registered_model(
 def _weigh_against_latest(
     client: "MlflowClient",
     config: PromoteConfig,
-    best: "Run",
+    best: StoredRun,
     name: str,
     champion: "ModelVersion | None",
     other_data: bool,
@@ -175,16 +182,11 @@ def _weigh_against_latest(
 
 
 def _weigh(
-    client: "MlflowClient", best: "Run", champion: "ModelVersion", config: PromoteConfig
+    client: "MlflowClient", best: StoredRun, champion: "ModelVersion", config: PromoteConfig
 ) -> tuple[Evidence, list[str]]:
     """Returns the evidence against a champion on the same data, and the commands that would get more of it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(champion.run_id)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    run = find_run(client, champion.run_id)
+    if run is None:
         gone = "not compared: the champion's run is gone; promote.force=true moves the champion in any case"
         return Evidence(Reason.NOT_COMPARABLE, gone), []
     evidence, found = compare_runs(client, best, run, config)
@@ -193,13 +195,10 @@ def _weigh(
     return evidence, commands_for_more(best, run, found, config)
 
 
-def score(run: "Run") -> tuple[float, float]:
+def score(run: StoredRun) -> tuple[float, float]:
     """Returns the key by which runs are ranked: the kept model's val accuracy, then its negated val loss."""
-    prefix = "best" if run.data.params.get("trainer.keep") == "best" else "final"
-    if "kept/val_accuracy" in run.data.metrics:
-        # A run of another tool: measured on its stored predictions, whatever its epochs report.
-        prefix = "kept"
-    return run.data.metrics[f"{prefix}/val_accuracy"], -run.data.metrics[f"{prefix}/val_loss"]
+    accuracy, loss = run.kept_score
+    return accuracy, -loss
 
 
 def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "ModelVersion | None":
@@ -217,7 +216,7 @@ def find_version(client: "MlflowClient", name: str, alias_or_version: str) -> "M
         raise
 
 
-def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "ModelVersion":
+def _register(client: "MlflowClient", name: str, run: StoredRun, digest: str) -> "ModelVersion":
     from mlflow.exceptions import MlflowException
 
     try:
@@ -229,25 +228,25 @@ def _register(client: "MlflowClient", name: str, run: "Run", digest: str) -> "Mo
             raise
     for version in client.search_model_versions(f"name = '{name}'"):
         # It was registered before: by a command that was interrupted, or by the sweep from which this run is reused.
-        if version.run_id == run.info.run_id:
+        if version.run_id == run.run_id:
             return version
-    accuracy, negated_loss = score(run)
+    accuracy, loss = run.kept_score
     tags = {
-        "catdog.run": run.info.run_id,
-        "catdog.run_name": run.info.run_name,
-        "catdog.data_digest": digest,
-        "catdog.val_accuracy": repr(accuracy),
-        "catdog.val_loss": repr(-negated_loss),
-        **{tag: run.data.tags[tag] for tag in ("catdog.sweep", LOOKS_TAG) if tag in run.data.tags},
+        tag.TRAINED_BY: run.run_id,
+        tag.RUN_NAME: run.name,
+        tag.DATA_DIGEST: digest,
+        tag.VAL_ACCURACY: repr(accuracy),
+        tag.VAL_LOSS: repr(loss),
+        **{key: run.tags[key] for key in (tag.SWEEP_ID, tag.TEST_LOOKS) if key in run.tags},
     }
-    uri = run.data.tags["catdog.model_uri"]
+    uri = run.tags[tag.MODEL_URI]
     # With a database, MLflow would look up models:/ID in its current store, which may be another one; a server looks in itself.
     source = uri if client.tracking_uri.startswith("http") else find_model_address(client, uri)
     # The version is available at once; without this, MLflow would log that it waits.
     return client.create_model_version(
         name,
         source=source,
-        run_id=run.info.run_id,
+        run_id=run.run_id,
         tags=tags,
         model_id=uri.removeprefix("models:/"),
         await_creation_for=0,
@@ -347,7 +346,7 @@ def delete_run(client: "MlflowClient", study: str, run_id: str, outbox: Path, *,
         UserError: the run does not belong to this study, is being trained, or is the champion's.
     """
     run = find_run(client, run_id)
-    if run is None or run.run.info.lifecycle_stage == "deleted" or run.experiment_id != find_study(client, study):
+    if run is None or run.is_deleted or run.experiment_id != find_study(client, study):
         raise UserError(f"run_id: study {study!r} has no run {run_id!r}. Its run ids are in the table of runs.")
     if run.kind != RUN:
         raise UserError(f"run_id: {run_id} ({run.name}) is no training run, but a {run.kind or 'run of another tool'}.")
@@ -375,12 +374,6 @@ def _is_champion(client: "MlflowClient", name: str, run_id: str) -> bool:
 
 
 def _registered_model_of(client: "MlflowClient", study: str) -> str:
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None:
-        return ""
-    runs = client.search_runs(
-        [experiment.experiment_id], f"tags.`{REGISTERED_TAG}` != ''", order_by=["attributes.start_time DESC"]
-    )
-    names = [run.data.tags[REGISTERED_TAG] for run in runs]
+    names = list_registered_models(client, study)
     # A quick look after a study must not replace it.
     return next((name for name in names if not name.endswith(QUICK)), next(iter(names), ""))

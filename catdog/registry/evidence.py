@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +14,17 @@ from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
 from catdog.system.wording import plural, points, signed, signed_interval
-from catdog.tracking.identity import VARIANT_TAG, read_overrides, variant_key
+from catdog.tracking import tags as tag
+from catdog.tracking.records import StoredRun, find_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
     from catdog.data.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
-DATA_TAG = "catdog.data_digest"
 MOST_RUNS = 100
 # The number of seeds to suggest if seeds were not varied.
 FIRST_SEEDS = 5
@@ -87,7 +86,7 @@ class Evidence:
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
         """Returns the evidence stored on a model version; None if there is none that this version of catdog can read."""
         try:
-            found = json.loads(tags.get("catdog.evidence", "null"))
+            found = json.loads(tags.get(tag.EVIDENCE, "null"))
             if found is None:
                 return None
             word = found.pop("outcome")
@@ -107,9 +106,9 @@ class Evidence:
         """The tags that store the evidence on the model version."""
         interval = "" if self.low is None or self.high is None else f"{self.low:+.4f} to {self.high:+.4f}"
         return {
-            "catdog.evidence": json.dumps(asdict(self)),
-            "catdog.evidence_outcome": self.outcome.value,
-            **({"catdog.evidence_interval": interval} if interval else {}),
+            tag.EVIDENCE: json.dumps(asdict(self)),
+            tag.EVIDENCE_OUTCOME: self.outcome.value,
+            **({tag.EVIDENCE_INTERVAL: interval} if interval else {}),
         }
 
     @property
@@ -169,7 +168,7 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
 
 
 def compare_runs(
-    client: "MlflowClient", challenger: "Run", champion: "Run", config: PromoteConfig
+    client: "MlflowClient", challenger: StoredRun, champion: StoredRun, config: PromoteConfig
 ) -> tuple[Evidence, Contrast | None]:
     """Returns the evidence from the stored predictions of two models; of their variants, if both have several seeds.
 
@@ -185,10 +184,10 @@ def compare_runs(
     if not all(sides):
         whose = "the challenger's" if not sides[0] else "the champion's"
         return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
-    same_variant = _are_seeds(challenger, champion)
+    same_variant = challenger.tags.is_same_variant(champion.tags)
     if same_variant or min(map(len, sides)) == 1:
         # Two seeds of one variant cannot be compared as variants, so the two models are compared.
-        own = (challenger.info.run_id, champion.info.run_id)
+        own = (challenger.run_id, champion.run_id)
         sides = [{key: side[key]} if key in side else {} for key, side in zip(own, sides, strict=True)]
         if not all(sides):
             return Evidence(Reason.NOT_COMPARABLE, "not compared: the answers of one of the models are gone"), None
@@ -212,28 +211,9 @@ def compare_runs(
     return evidence, found
 
 
-def _are_seeds(first: "Run", second: "Run") -> bool:
-    """Returns whether two runs are seeds of one variant on the same data."""
-    tags, others = first.data.tags, second.data.tags
-    key = variant_key(tags)
-    return bool(key) and key == variant_key(others) and tags.get(DATA_TAG) == others.get(DATA_TAG)
-
-
-def _load_seeds(client: "MlflowClient", run: "Run") -> "dict[str, Predictions]":
+def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, Predictions]":
     """Returns run id -> validation predictions of the finished runs of a run's variant, one for each seed, the run included."""
-    # Imported here because pandas is slow to import, and mistakes in the config must be reported before that.
-    from catdog.tracking.records import store_run
-
-    variant = run.data.tags.get(VARIANT_TAG)
-    runs = [run]
-    if variant:
-        where = f"tags.`{VARIANT_TAG}` = '{variant}' AND attributes.status = 'FINISHED'"
-        runs += client.search_runs([run.info.experiment_id], where, max_results=MOST_RUNS)
-    chosen: dict[Any, Run] = {}
-    for other in runs:
-        if other is run or _are_seeds(other, run):
-            chosen.setdefault(other.data.params.get("seed", other.info.run_id), other)
-    stored = {other.info.run_id: store_run(client, other).load_predictions() for other in chosen.values()}
+    stored = {other.run_id: other.load_predictions() for other in find_seeds(client, run, MOST_RUNS)}
     return {run_id: predictions for run_id, predictions in stored.items() if len(predictions)}
 
 
@@ -252,12 +232,12 @@ def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFr
     return labels, pd.DataFrame(rights).dropna(axis=1), errors
 
 
-def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, config: PromoteConfig) -> list[str]:
+def commands_for_more(challenger: StoredRun, champion: StoredRun, found: Contrast, config: PromoteConfig) -> list[str]:
     """Returns the commands that would get the evidence: more seeds of the champion's variant, then of the challenger's.
 
     Empty if more seeds would not help, as with two seeds of one variant, or if the runs do not record how they were trained.
     """
-    if _are_seeds(challenger, champion):
+    if challenger.tags.is_same_variant(champion.tags):
         return []
     seeds = FIRST_SEEDS
     if found.over_seeds:
@@ -268,7 +248,7 @@ def commands_for_more(challenger: "Run", champion: "Run", found: Contrast, confi
         seeds = enough
     commands = []
     for run in (champion, challenger):
-        kept = read_overrides(run.data.tags)
+        kept = run.tags.overrides
         if kept is None:
             return []
         listed = ",".join(map(str, range(seeds)))

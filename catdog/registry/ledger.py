@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
+from catdog.tracking import tags as tag
 from catdog.tracking.identity import describe_origin, script_command
+from catdog.tracking.records import get_run, store_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # An experiment of its own, whose runs are looks. MLflow is the only store, and adding a run is safe while others write.
 EXPERIMENT = "catdog-test-ledger"
-KIND = "test_look"
-LOOKS_TAG = "catdog.test_looks"
 TEST_LINE = "Test split:"
 # MLflow's own limit on the number of search results.
 MOST_LOOKS = 50_000
@@ -132,14 +132,14 @@ def open_look(
     """
     experiment_id = _open_ledger(client)
     tags = {
-        "catdog.kind": KIND, "catdog.test_digest": test_digest, "catdog.study": study, "catdog.model": model,
-        "catdog.model_uri": model_uri, "catdog.run": run_id,
+        tag.KIND: tag.LOOK, tag.TEST_DIGEST: test_digest, tag.STUDY: study, tag.MODEL: model,
+        tag.MODEL_URI: model_uri, tag.TRAINED_BY: run_id,
         **describe_origin(command),
     }  # fmt: skip
     look_id = client.create_run(experiment_id, run_name=f"look at {model}", tags=tags).info.run_id
     # Recorded first and counted afterwards: of two looks at the same moment, each then sees the other, whatever their clocks say.
     look = OpenLook(look_id, read_looks(client, test_digest, but=look_id), test_digest)
-    client.set_tag(run_id, LOOKS_TAG, str(look.number))
+    client.set_tag(run_id, tag.TEST_LOOKS, str(look.number))
     try:
         yield look
     except BaseException:
@@ -163,11 +163,11 @@ def open_run_look(client: "MlflowClient", images: "pd.DataFrame", run_id: str) -
         images: the rows of the run's manifest: columns label, split and sha256.
         run_id: the run that is evaluated.
     """
-    run = client.get_run(run_id)
-    study = client.get_experiment(run.info.experiment_id).name
-    model_uri = run.data.tags.get("catdog.model_uri", "")
+    run = get_run(client, run_id)
+    study = client.get_experiment(run.experiment_id).name
+    model_uri = run.model_uri or ""
     with open_look(
-        client, digest_test(images), study=study, model=f"run {run.info.run_name}", model_uri=model_uri, run_id=run_id,
+        client, digest_test(images), study=study, model=f"run {run.name}", model_uri=model_uri, run_id=run_id,
         command=script_command(),
     ) as look:  # fmt: skip
         yield look
@@ -196,7 +196,7 @@ def _open_ledger(client: "MlflowClient") -> str:
 def _mark_versions(client: "MlflowClient", run_id: str, look: OpenLook) -> None:
     """Records on a run's registered versions how often their test split has been looked at."""
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        client.set_model_version_tag(version.name, version.version, LOOKS_TAG, str(look.number))
+        client.set_model_version_tag(version.name, version.version, tag.TEST_LOOKS, str(look.number))
         lines = [line for line in (version.description or "").splitlines() if not line.startswith(TEST_LINE)]
         text = "\n".join([*lines, *describe_count(str(look.number))]).strip()
         client.update_model_version(version.name, version.version, text)
@@ -220,18 +220,12 @@ def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         return []
-    where = f"tags.`catdog.test_digest` = '{test_digest}'"
-    runs = client.search_runs([experiment.experiment_id], where, ViewType.ALL, MOST_LOOKS)
-    runs = sorted((run for run in runs if run.info.run_id != but), key=lambda run: run.info.start_time)
+    where = f"tags.`{tag.TEST_DIGEST}` = '{test_digest}'"
+    found = client.search_runs([experiment.experiment_id], where, ViewType.ALL, MOST_LOOKS)
+    looks = sorted((store_run(client, run) for run in found if run.info.run_id != but), key=lambda look: look.start)
     return [
-        Look(
-            number,
-            datetime.fromtimestamp(run.info.start_time / 1000).astimezone(),
-            run.data.tags.get("catdog.model", "?"),
-            run.data.tags.get("catdog.run", ""),
-            run.data.metrics.get("test/accuracy"),
-        )
-        for number, run in enumerate(runs, 1)
+        Look(number, look.start, look.tags.get(tag.MODEL, "?"), look.tags.trained_by, look.metrics.get("test/accuracy"))
+        for number, look in enumerate(looks, 1)
     ]
 
 

@@ -1,6 +1,5 @@
 """Sequential decisions: seeds are trained in rounds until it is clear which variant is better."""
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.sequential import level_of_looks, plan_looks
 from catdog.system.errors import InterruptedRunError, UserError
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
-from catdog.tracking.identity import DEVICE_TAG, PRECISION_TAG, variant_key
+from catdog.tracking import tags as tag
+from catdog.tracking.records import log_decision
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,12 +277,11 @@ def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
 
 def require_one_precision(variants: "Sequence[Variant]") -> None:
     """Raises a UserError if seeds of one variant were trained in several precisions, as `auto` may do on different machines."""
-    runtimes = (PRECISION_TAG, DEVICE_TAG)
     precisions: dict[str, tuple[str, set[str]]] = {}
     for variant in variants:
         first = variant.records[0]
-        key = variant_key(first.tags, without=runtimes) or first.variant
-        words = " on the ".join(first.tags[tag] for tag in runtimes if tag in first.tags)
+        key = first.tags.variant_key(without=(tag.PRECISION, tag.DEVICE)) or first.variant
+        words = " on the ".join(first.tags.runtime.values())
         precisions.setdefault(key, (first.variant, set()))[1].add(words or "unknown")
     for name, found in precisions.values():
         if len(found) > 1:
@@ -329,4 +328,4 @@ def _record(client: "MlflowClient", decision: Decision) -> None:
         "max_seeds": config.max_seeds,
         "pairs": decision.describe(),
     }
-    client.set_tag(decision.sweep_id, "catdog.decision", json.dumps(state))
+    log_decision(client, decision.sweep_id, state)

@@ -31,7 +31,8 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
     Raises:
         UserError: a data set cannot be loaded, or does not suit a job; it names the job.
     """
-    from catdog.data.dataset import describe_dataset, load_dataset
+    from catdog.data.dataset import load_dataset, require_cats_and_dogs
+    from catdog.data.description import describe_dataset
 
     loaded: dict[str, Dataset] = {}
     for name, config in jobs:
@@ -39,6 +40,7 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
         if key not in loaded:
             try:
                 loaded[key] = load_dataset(config.dataset)
+                require_cats_and_dogs(loaded[key])
             except UserError as error:
                 raise UserError(_in_job(str(error), name)) from error
             log.info("%s", describe_dataset(loaded[key]))

@@ -26,6 +26,7 @@ from catdog.sweeps.options import LauncherOptions
 from catdog.sweeps.plan import PlannedRun
 from catdog.sweeps.worker import OUTPUT, WorkOrder, work
 from catdog.system.errors import UserError
+from catdog.tracking import tags as tag
 from catdog.tracking.identity import list_training_modules
 from catdog.tracking.outbox import Entry
 from catdog.tracking.ownership import BusyError
@@ -357,7 +358,7 @@ class Supervisor:
                 for file in [*sorted(job.job.output_dir.glob("*.log")), job.job.output_dir / OUTPUT]:
                     if file.exists() and file.stat().st_size:
                         entry.append_file(file, f"log/{file.name}")
-                entry.append("tags", values={"catdog.error": job.error})
+                entry.append("tags", values={tag.ERROR: job.error})
                 status = "KILLED" if job.error == INTERRUPTED else "FAILED"
                 entry.append("status", status=status, time_ms=int(time.time() * 1000))
         except (UserError, OSError) as error:

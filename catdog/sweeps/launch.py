@@ -1,5 +1,6 @@
 """Leads a sweep: the plan, the checks before the first run starts, the runs, and the result."""
 
+import json
 import logging
 import shlex
 import time
@@ -17,18 +18,18 @@ from catdog.sweeps.check import check_models, decode_images, load_datasets, plan
 from catdog.sweeps.display import Display
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
-from catdog.sweeps.plan import PlannedRun, close_dead_runs, discard_entries, plan_runs
+from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs
 from catdog.sweeps.summary import describe_outcomes
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
+from catdog.tracking import tags as tag
 from catdog.tracking.identity import describe_origin, identify
 from catdog.tracking.outbox import entry_for
 from catdog.tracking.ownership import BusyError, Owner
-from catdog.tracking.records import REGISTERED_TAG
+from catdog.tracking.records import RUNNING, StoredRun, find_by_identity, find_latest_sweep, get_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
     from catdog.data.dataset import Dataset
     from catdog.tracking import OutboxRun
@@ -76,6 +77,11 @@ class SweepResult:
         """Whether all of its runs have finished."""
         return len(self.outcomes) == len(self.jobs)
 
+    def save(self, file: Path) -> None:
+        """Writes study, sweep id and tracking to a JSON file, for the program that started the sweep."""
+        content = {"study": self.study, "sweep_id": self.sweep_id, "tracking": asdict(self.tracking)}
+        file.write_text(json.dumps(content), encoding="utf-8")
+
     def next_commands(self) -> list[str]:
         """Returns the commands to type next; the first is the same command again if something is left to do."""
         place = (self.study, self.tracking.uri)
@@ -102,7 +108,7 @@ class PlannedSweep:
         names: each run's name, with and without its seed.
         client: of the tracking store; None if there is none yet.
         earlier: the newest sweep of exactly these runs; None if there is none.
-        goes_on: whether to resume that one: it was interrupted, or its best run is not registered.
+        resumes: whether to resume that one: it was interrupted, or its best run is not registered.
     """
 
     jobs: list[JobState]
@@ -111,8 +117,8 @@ class PlannedSweep:
     datasets: list["Dataset"] = field(repr=False)
     names: list[tuple[str, str]]
     client: "MlflowClient | None" = field(repr=False)
-    earlier: "Run | None" = field(repr=False)
-    goes_on: bool
+    earlier: StoredRun | None = field(repr=False)
+    resumes: bool
 
     @property
     def config(self) -> Config:
@@ -145,7 +151,7 @@ class PlannedSweep:
         client = tracking.connect(self.config.tracking)
         discard_entries([job.planned for job in self.jobs])
         _take_reused(client, self.jobs)
-        if not todo and self.earlier and not self.goes_on:
+        if not todo and self.earlier and not self.resumes:
             return self._confirm(client, self.earlier)
         sweep = self._open(client)
         sweep_id = str(sweep.delivered_state["run_id"])
@@ -170,13 +176,13 @@ class PlannedSweep:
         promoted = bool(sweep.delivered_state.get("promotions"))
         return self._conclude(client, sweep_id, interrupted=interrupted, promoted=promoted, undelivered=undelivered)
 
-    def _confirm(self, client: "MlflowClient", earlier: "Run") -> SweepResult:
+    def _confirm(self, client: "MlflowClient", earlier: StoredRun) -> SweepResult:
         """Returns the result of a sweep that has finished before; its best run is compared with the champion again."""
         _share_outcomes(self.jobs)
         # There may be a new champion since, or promote.force may be set.
         run_ids = [job.outcome.run_id for job in self.jobs if job.outcome and job.planned.same_as is None]
-        promotions = promote(client, self.config.promote, run_ids, earlier.info.run_id)
-        return self._conclude(client, earlier.info.run_id, promoted=bool(promotions))
+        promotions = promote(client, self.config.promote, run_ids, earlier.run_id)
+        return self._conclude(client, earlier.run_id, promoted=bool(promotions))
 
     def _conclude(
         self, client: "MlflowClient", sweep_id: str, *, interrupted: bool = False, promoted: bool, undelivered: str = ""
@@ -199,7 +205,7 @@ class PlannedSweep:
         """Returns the sweep's MLflow run, a new one or that of the interrupted sweep, once MLflow has it."""
         from catdog.tracking import OutboxRun
 
-        tracking, earlier = self.config.tracking, self.earlier if self.goes_on else None
+        tracking, earlier = self.config.tracking, self.earlier if self.resumes else None
         command = shlex.join(["python", "-m", "catdog.train", *self.arguments])
         name = f"sweep of {len(self.jobs)}"
         entry = entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "sweep", self.identity)
@@ -210,17 +216,17 @@ class PlannedSweep:
         except BusyError as busy:
             raise _busy(busy.owner) from None
         if earlier and not entry.state["run_id"]:
-            entry.save_state(run_id=earlier.info.run_id)
+            entry.save_state(run_id=earlier.run_id)
         sweep = OutboxRun(client, entry, promote=promote)
         now_ms = int(time.time() * 1000)
         if earlier:
             sweep.append("status", status="RUNNING", time_ms=now_ms)
-            sweep.log_tags({"catdog.command": command, **Owner.current().tags})
+            sweep.log_tags({tag.COMMAND: command, **Owner.current().tags})
         else:
             tags = {
-                "catdog.kind": "sweep",
-                "catdog.command": command,
-                "catdog.identity": self.identity,
+                tag.KIND: tag.SWEEP,
+                tag.COMMAND: command,
+                tag.IDENTITY: self.identity,
                 **Owner.current().tags,
                 **describe_origin(command),
             }
@@ -289,16 +295,17 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     earlier = None
     if client and not options.plan_only:
         settle_entries(client, Path(first.tracking.outbox), first.tracking.uri, first.tracking.wait_s, promote)
-        close_dead_runs(client, first)
+        close_dead(client, first)
     if client:
-        earlier = _find_sweep(client, first.study, _identify_sweep(jobs))
-    if earlier and earlier.info.status == "RUNNING" and not options.plan_only:
+        # The newest sweep of exactly these runs, in this order.
+        earlier = next(iter(find_by_identity(client, first.study, _identify_sweep(jobs), tag.SWEEP)), None)
+    if earlier and earlier.status == RUNNING and not options.plan_only:
         # Sweeps of dead processes are closed by now, so this one has a living leader: with another outbox, or on another host.
-        raise _busy(Owner.from_tag(earlier.data.tags.get("catdog.owner")))
-    unregistered = earlier is not None and first.promote.enabled and REGISTERED_TAG not in earlier.data.tags
-    goes_on = earlier is not None and (earlier.info.status != "FINISHED" or unregistered)
-    plan_runs(client, [job.planned for job in jobs], earlier.info.run_id if earlier and goes_on else "")
-    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, goes_on)
+        raise _busy(earlier.owner)
+    unregistered = earlier is not None and first.promote.enabled and not earlier.registered_model
+    resumes = earlier is not None and (not earlier.is_finished or unregistered)
+    plan_runs(client, [job.planned for job in jobs], earlier.run_id if earlier and resumes else "")
+    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes)
 
 
 def _identify_sweep(jobs: Sequence[JobState]) -> str:
@@ -330,22 +337,12 @@ def _require_one_study(varying: set[str]) -> None:
             raise UserError(f"{key}: must be the same for all runs of a sweep; give each its own command.")
 
 
-def _find_sweep(client: "MlflowClient", study: str, identity: str) -> "Run | None":
-    """Returns the newest sweep of exactly these runs, in this order."""
-    experiment = client.get_experiment_by_name(study)
-    if experiment is None:
-        return None
-    where = f"tags.`catdog.identity` = '{identity}' AND tags.`catdog.kind` = 'sweep'"
-    found = client.search_runs([experiment.experiment_id], where, max_results=1, order_by=["start_time DESC"])
-    return found[0] if found else None
-
-
 def _take_reused(client: "MlflowClient", jobs: list[JobState]) -> None:
     from catdog.training.outcome import read_outcome
 
     for job in jobs:
         if job.planned.state == "reuse" and job.planned.run_id:
-            job.outcome = replace(read_outcome(client.get_run(job.planned.run_id)), name=job.name)
+            job.outcome = replace(read_outcome(get_run(client, job.planned.run_id)), name=job.name)
 
 
 def _share_outcomes(jobs: list[JobState]) -> None:
@@ -366,7 +363,7 @@ def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[J
 
     config = jobs[0].config
     done = all(job.outcome for job in jobs)
-    sweep.log_tags({"mlflow.note.content": describe_outcomes(jobs)})
+    sweep.log_tags({tag.NOTE: describe_outcomes(jobs)})
     status = "KILLED" if interrupted else "FINISHED" if done else "FAILED"
     finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
     if finished and config.promote.enabled:
@@ -392,7 +389,5 @@ def _select(variants: list[str], wanted: list[str]) -> list[int]:
 
 
 def _is_latest(client: "MlflowClient", study: str, sweep_id: str) -> bool:
-    experiment = client.get_experiment_by_name(study)
-    where = "tags.`catdog.kind` = 'sweep'"
-    found = client.search_runs([experiment.experiment_id], where, max_results=1, order_by=["start_time DESC"])
-    return bool(found) and found[0].info.run_id == sweep_id
+    latest = find_latest_sweep(client, study)
+    return latest is not None and latest.run_id == sweep_id

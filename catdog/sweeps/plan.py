@@ -1,11 +1,9 @@
 """The plan: what will happen to each run before any of them starts - reuse, resume, run - and why."""
 
-import json
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from rich.table import Table
 
 from catdog.config import schema
 from catdog.config.schema import Config
+from catdog.system.wording import plural
 from catdog.tracking.identity import (
     Identity,
     describe_code_change,
@@ -23,19 +22,15 @@ from catdog.tracking.identity import (
     describe_runtime_change,
 )
 from catdog.tracking.outbox import Entry, entry_for, list_entries
-from catdog.tracking.ownership import Owner
-from catdog.tracking.records import StoredRun, store_run
+from catdog.tracking.records import RUNNING, StoredRun, close_dead_runs, find_by_identity, list_recent_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
 # How many recent runs are searched for the one most similar to a new run, to say what changed.
 RECENT_RUNS = 100
-# A run of another host that is RUNNING counts as dead after this long without a sign of life.
-SILENT_AFTER_S = 24 * 3600
 DATA_CHANGED = "data changed"
 STYLES = {"reuse": "green", "resume": "cyan", "run": "", "busy": "yellow"}
 
@@ -82,8 +77,7 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
         runs: the runs, in order.
         own_sweep: run id of the interrupted sweep that is resumed: its finished runs count whatever `reuse` says.
     """
-    experiment = client.get_experiment_by_name(runs[0].config.study) if client else None
-    recent: list[Run] | None = None
+    recent: list[StoredRun] | None = None
     first: dict[str, int] = {}
     for number, planned in enumerate(runs):
         digest = planned.identity.digest
@@ -92,13 +86,8 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
             planned.state, planned.why = "reuse", f"the same as {runs[first[digest]].name}"
             continue
         first.setdefault(digest, number)
-        found = _find_by_identity(client, experiment.experiment_id, digest) if client and experiment else []
-        if (
-            _plan_reuse(planned, found, own_sweep)
-            or _plan_resume(planned, client)
-            or client is None
-            or experiment is None
-        ):
+        found = find_by_identity(client, planned.config.study, digest) if client else []
+        if _plan_reuse(planned, found, own_sweep) or _plan_resume(planned, client) or client is None:
             continue
         if planned.discard:
             planned.why = "interrupted before, but its run was deleted in MLflow"
@@ -107,11 +96,8 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
             planned.why = _explain_again(planned, found)
             continue
         if recent is None:
-            recent = client.search_runs(
-                [experiment.experiment_id], "tags.`catdog.kind` = 'run'", max_results=RECENT_RUNS,
-                order_by=["attributes.start_time DESC"],
-            )  # fmt: skip
-        planned.why = _explain_new(planned, [store_run(client, run) for run in recent])
+            recent = list_recent_runs(client, planned.config.study, RECENT_RUNS)
+        planned.why = _explain_new(planned, recent)
 
 
 def discard_entries(runs: Sequence[PlannedRun]) -> None:
@@ -122,22 +108,12 @@ def discard_entries(runs: Sequence[PlannedRun]) -> None:
             planned.entry.claim().remove()
 
 
-def _find_by_identity(client: "MlflowClient", experiment_id: str, digest: str) -> "list[Run]":
-    # One query on the tags' index; newest first.
-    where = f"tags.`catdog.identity` = '{digest}' AND tags.`catdog.kind` = 'run'"
-    return list(client.search_runs([experiment_id], where, max_results=20, order_by=["attributes.start_time DESC"]))
-
-
-def _plan_reuse(planned: PlannedRun, found: "list[Run]", own_sweep: str) -> bool:
+def _plan_reuse(planned: PlannedRun, found: Sequence[StoredRun], own_sweep: str) -> bool:
     for run in found:
-        mine = bool(own_sweep) and f"catdog.member.{own_sweep}" in run.data.tags
-        if (
-            run.info.status == "FINISHED"
-            and "catdog.model_uri" in run.data.tags
-            and (planned.config.reuse == "exact" or mine)
-        ):
-            planned.state, planned.run_id = "reuse", run.info.run_id
-            planned.why = f"finished {_describe_time(run.info.end_time)}"
+        mine = bool(own_sweep) and run.is_member_of(own_sweep)
+        if run.is_finished and run.model_uri is not None and (planned.config.reuse == "exact" or mine):
+            planned.state, planned.run_id = "reuse", run.run_id
+            planned.why = f"finished {_describe_time(run.end)}"
             return True
     return False
 
@@ -170,15 +146,14 @@ def _plan_resume(planned: PlannedRun, client: "MlflowClient | None") -> bool:
     return True
 
 
-def _explain_again(planned: PlannedRun, found: "list[Run]") -> str:
+def _explain_again(planned: PlannedRun, found: Sequence[StoredRun]) -> str:
     run = found[0]
-    status = run.info.status
-    if status == "FINISHED":
-        return f"finished {_describe_time(run.info.end_time)}, but reuse=never"
-    if status == "RUNNING" and not is_dead(run):
-        planned.state, planned.run_id = "busy", run.info.run_id
-        return f"{Owner.from_tag(run.data.tags.get('catdog.owner')) or 'another process'} trains it right now"
-    return f"{'failed' if status == 'FAILED' else 'interrupted'} before, and its checkpoints are gone"
+    if run.is_finished:
+        return f"finished {_describe_time(run.end)}, but reuse=never"
+    if run.status == RUNNING and not run.is_dead:
+        planned.state, planned.run_id = "busy", run.run_id
+        return f"{run.owner or 'another process'} trains it right now"
+    return f"{'failed' if run.status == 'FAILED' else 'interrupted'} before, and its checkpoints are gone"
 
 
 def _explain_new(planned: PlannedRun, recent: Sequence[StoredRun]) -> str:
@@ -192,7 +167,7 @@ def _explain_new(planned: PlannedRun, recent: Sequence[StoredRun]) -> str:
     words, nearest = min(reasons, key=lambda pair: (len(pair[0]), sum(map(len, pair[0]))))
     if DATA_CHANGED in words:
         count = count_changed_files(nearest, planned.images)
-        words[words.index(DATA_CHANGED)] += f": {count} files" if count != 1 else ": 1 file"
+        words[words.index(DATA_CHANGED)] += f": {plural(count, 'file')}"
     return "; ".join(words) or "no such run"
 
 
@@ -200,18 +175,18 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: StoredRun) -> list[
     tags = run.tags
     identity = planned.identity
     words = []
-    if tags.get("catdog.config_digest") != identity.config:
+    if tags.config_digest != identity.config:
         theirs = {key: value for key, value in run.params.items() if key in mine}
         words.append(
             describe_config_change(theirs, mine)
             or "config changed: the order of layers, or what backbone.weights holds"
         )
-    if tags.get("catdog.data_digest") != identity.data:
+    if tags.data_digest != identity.data:
         words.append(DATA_CHANGED)
-    if tags.get("catdog.code_digest") != identity.code:
-        words.append(describe_code_change(_read_json(tags.get("catdog.code_files")), identity.files) or "code changed")
-    libraries = describe_libraries_change(_read_json(tags.get("catdog.libraries")), identity.libraries)
-    runtime = describe_runtime_change(tags, identity.tags)
+    if tags.code_digest != identity.code:
+        words.append(describe_code_change(tags.code_files, identity.files) or "code changed")
+    libraries = describe_libraries_change(tags.libraries, identity.libraries)
+    runtime = describe_runtime_change(tags.runtime, identity.runtime)
     return words + [each for each in (libraries, runtime) if each]
 
 
@@ -237,50 +212,21 @@ def _relevant_params(config: Config) -> dict[str, str]:
     return {key: str(value) for key, value in leaves.items() if key == "seed" or key.startswith(groups)}
 
 
-def is_dead(run: "Run") -> bool:
-    """Returns whether the process of an MLflow run that is RUNNING is gone.
-
-    On this host, the process is checked by its pid and start time; on another host, the time of the last metric decides.
-    """
-    owner = Owner.from_tag(run.data.tags.get("catdog.owner"))
-    if owner is None:
-        return False
-    if owner.is_here:
-        return not owner.lives
-    last_ms = max([run.info.start_time, *(metric.timestamp for metric in run.data._metric_objs)])
-    return time.time() - last_ms / 1000 > SILENT_AFTER_S
-
-
-def close_dead_runs(client: "MlflowClient", config: Config) -> int:
+def close_dead(client: "MlflowClient", config: Config) -> int:
     """Marks runs of a study as KILLED that are RUNNING although their process is gone and no outbox entry belongs to them.
 
     Returns:
         How many runs were closed.
     """
-    experiment = client.get_experiment_by_name(config.study)
-    if experiment is None:
-        return 0
-    kept = {entry.facts.get("key") for entry in list_entries(Path(config.tracking.outbox))}
-    running = client.search_runs([experiment.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
-    dead = [run for run in running if run.data.tags.get("catdog.key") not in kept and is_dead(run)]
+    kept = {str(entry.facts.get("key")) for entry in list_entries(Path(config.tracking.outbox))}
+    dead = close_dead_runs(client, config.study, kept)
     for run in dead:
-        client.set_tag(run.info.run_id, "catdog.error", "its process is gone")
-        client.set_terminated(run.info.run_id, status="KILLED")
-        log.info("%s, run %s, was left RUNNING by a process that is gone: closed", run.info.run_name, run.info.run_id)
+        log.info("%s, run %s, was left RUNNING by a process that is gone: closed", run.name, run.run_id)
     return len(dead)
 
 
-def _read_json(text: str | None) -> dict[str, Any]:
-    try:
-        return json.loads(text or "{}")
-    except ValueError:
-        return {}
-
-
-def _describe_time(time_ms: int | None) -> str:
-    if not time_ms:
-        return "at an unknown time"
-    return datetime.fromtimestamp(time_ms / 1000, UTC).astimezone().strftime("%Y-%m-%d %H:%M")
+def _describe_time(time: datetime | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M") if time else "at an unknown time"
 
 
 def describe_plan(runs: Sequence[PlannedRun]) -> list[dict[str, Any]]:

@@ -106,10 +106,10 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
         UserError: a store or data set is not available.
     """
     from catdog import tracking
-    from catdog.data.dataset import load_dataset
+    from catdog.data.dataset import load_dataset, require_cats_and_dogs
     from catdog.registry.champion import promote
     from catdog.sweeps.names import name_job
-    from catdog.sweeps.plan import PlannedRun, close_dead_runs, plan_runs
+    from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_entries
     from catdog.training.precision import plan_precision
@@ -117,10 +117,11 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     name, variant = name_job(model, overrides)
     client = tracking.connect_existing(config.tracking)
     dataset = load_dataset(config.dataset)
+    require_cats_and_dogs(dataset)
     identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:
         settle_entries(client, Path(config.tracking.outbox), config.tracking.uri, config.tracking.wait_s, promote)
-        close_dead_runs(client, config)
+        close_dead(client, config)
     plan_runs(client, [planned])
     return SingleRun(planned, variant, overrides, dataset, client)

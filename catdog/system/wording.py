@@ -80,4 +80,9 @@ def listed(names: Sequence[str]) -> str:
 
 def plural(number: int, noun: str) -> str:
     """`1 image`, `1,204 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{agree(number, '', 's')}"
+
+
+def agree(number: int, one: str, several: str) -> str:
+    """The form of a word that agrees with a number: `agree(1, "is", "are")` is `is`."""
+    return one if number == 1 else several

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from catdog.config import schema
+from catdog.tracking import tags as tag
 from catdog.tracking.outbox import Entry
 
 if TYPE_CHECKING:
@@ -223,12 +224,12 @@ def _create(client: "MlflowClient", entry: Entry, operation: dict[str, Any], sta
     experiment_id = open_study(client, facts["study"], tracking)
     if state["run_id"]:
         return {}
-    found = client.search_runs([experiment_id], f"tags.`catdog.key` = '{facts['key']}'", max_results=1)
+    found = client.search_runs([experiment_id], f"tags.`{tag.KEY}` = '{facts['key']}'", max_results=1)
     if found:
         return {"run_id": found[0].info.run_id}
-    tags = {**operation["tags"], "catdog.key": facts["key"]}
+    tags = {**operation["tags"], tag.KEY: facts["key"]}
     if operation.get("sweep_id"):
-        tags |= {"catdog.sweep": operation["sweep_id"], MLFLOW_PARENT_RUN_ID: operation["sweep_id"]}
+        tags |= {tag.SWEEP_ID: operation["sweep_id"], MLFLOW_PARENT_RUN_ID: operation["sweep_id"]}
     run = client.create_run(experiment_id, start_time=operation["time_ms"], tags=tags, run_name=operation["name"])
     return {"run_id": run.info.run_id}
 
@@ -308,14 +309,14 @@ def _model(client: "MlflowClient", entry: Entry, operation: dict[str, Any], stat
     client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     uri = f"models:/{logged.model_id}"
-    client.set_tag(run.info.run_id, "catdog.model_uri", uri)
+    client.set_tag(run.info.run_id, tag.MODEL_URI, uri)
     return {"model_uri": uri}
 
 
 def _status(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
-    if operation["status"] == "FINISHED" and "catdog.error" in client.get_run(state["run_id"]).data.tags:
+    if operation["status"] == "FINISHED" and tag.ERROR in client.get_run(state["run_id"]).data.tags:
         # The error of an interruption from which the run has recovered.
-        client.delete_tag(state["run_id"], "catdog.error")
+        client.delete_tag(state["run_id"], tag.ERROR)
     if operation["status"] in ENDED:
         client.set_terminated(state["run_id"], status=operation["status"], end_time=operation["time_ms"])
     else:
@@ -334,7 +335,7 @@ def _promote(
         if key == entry.facts["key"]:
             run_ids.append(state["run_id"])
             continue
-        found = client.search_runs([experiment_id], f"tags.`catdog.key` = '{key}'", max_results=1)
+        found = client.search_runs([experiment_id], f"tags.`{tag.KEY}` = '{key}'", max_results=1)
         if not found or found[0].info.status != "FINISHED":
             raise NotYetError("its runs are not delivered yet")
         run_ids.append(found[0].info.run_id)

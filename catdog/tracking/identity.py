@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,20 +15,12 @@ from typing import Any
 from catdog.config import schema
 from catdog.config.schema import Config
 from catdog.system.errors import UserError
+from catdog.tracking import tags as tag
 from catdog.tracking.code_digest import digest_code, digest_script
 
 # Libraries that do the computation of a training, or decode its images.
 LIBRARIES = ("tensorflow", "keras", "numpy", "pillow", "opencv-python-headless")
 DIGITS = 12
-# The tag with the digest of a run's config without its seed.
-VARIANT_TAG = "catdog.variant_digest"
-# Tags of a run that a script recorded: that it was recorded, and the size of its validation images in the cache of decoded images.
-RECORDED_TAG = "catdog.recorded"
-IMAGE_SIZE_TAG = "catdog.image_size"
-PRECISION_TAG = "catdog.precision"
-DEVICE_TAG = "catdog.device"
-# Tags on which a run's result depends, in addition to those of its config and data.
-RESULT_TAGS = ("catdog.code_digest", "catdog.libraries", PRECISION_TAG, DEVICE_TAG)
 
 
 @dataclass(frozen=True)
@@ -63,12 +55,12 @@ class Identity:
     def tags(self) -> dict[str, str]:
         """The tags that record the identity on an MLflow run."""
         return {
-            "catdog.identity": self.digest,
-            "catdog.config_digest": self.config,
-            "catdog.data_digest": self.data,
-            "catdog.code_digest": self.code,
-            "catdog.code_files": json.dumps(dict(self.files)),
-            "catdog.libraries": json.dumps(dict(self.libraries)),
+            tag.IDENTITY: self.digest,
+            tag.CONFIG_DIGEST: self.config,
+            tag.DATA_DIGEST: self.data,
+            tag.CODE_DIGEST: self.code,
+            tag.CODE_FILES: json.dumps(dict(self.files)),
+            tag.LIBRARIES: json.dumps(dict(self.libraries)),
             **{f"catdog.{name}": value for name, value in self.runtime.items()},
         }
 
@@ -158,21 +150,6 @@ def list_training_modules() -> list[str]:
     return list(digest_code().modules)
 
 
-def variant_key(tags: Mapping[str, str], *, without: Collection[str] = ()) -> str:
-    """Returns a key that all seeds of one variant share, from the tags of a run; "" if the tags do not identify a variant.
-
-    The key covers the config without its seed, the code, the libraries, the precision and the kind of device. It does not cover the
-    data: compare the data digests as well if the runs must be on the same data. Tags that an old run lacks are left out.
-
-    Args:
-        tags: the run's.
-        without: tags to ignore.
-    """
-    variant = tags.get(VARIANT_TAG, "")
-    rest = [tags[tag] for tag in RESULT_TAGS if tag in tags and tag not in without]
-    return schema.hash_text(variant + "".join(rest)) if variant and rest else variant
-
-
 def script_command() -> str:
     """Returns the command that started the running script."""
     return shlex.join(["python", *sys.argv]) if sys.argv and sys.argv[0] else "python"
@@ -187,19 +164,11 @@ def describe_origin(command: str) -> dict[str, str]:
         # In a container, a user id may have no user name.
         user = {}
     return {
-        "mlflow.source.name": command,
+        tag.SOURCE: command,
         "mlflow.source.type": "LOCAL",
         **user,
         **({"mlflow.source.git.commit": commit.strip()} if commit else {}),
     }
-
-
-def read_overrides(tags: Mapping[str, str]) -> list[str] | None:
-    """Returns the overrides that a run was trained with, from its tags, without the seed; None if they are not known."""
-    words = shlex.split(tags.get("mlflow.source.name", ""))
-    if words[:3] != ["python", "-m", "catdog.train"]:
-        return None
-    return [word for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")]
 
 
 def read_git(*arguments: str) -> str:
@@ -223,11 +192,16 @@ def describe_libraries_change(before: Mapping[str, str], now: Mapping[str, str])
 
 
 def describe_runtime_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns text such as "precision float32 -> mixed_bfloat16", from the tags of two runs; "" if no difference is known."""
+    """Returns text such as "precision float32 -> mixed_bfloat16"; "" if no difference is known.
+
+    Args:
+        before: the runtime of a run: `precision` and `device`, as far as they are known.
+        now: that of another.
+    """
     words = [
-        f"{tag.removeprefix('catdog.')} {before[tag]} -> {now[tag]}"
-        for tag in (PRECISION_TAG, DEVICE_TAG)
-        if tag in before and tag in now and before[tag] != now[tag]
+        f"{name} {before[name]} -> {now[name]}"
+        for name in ("precision", "device")
+        if name in before and name in now and before[name] != now[name]
     ]
     return ", ".join(words)
 

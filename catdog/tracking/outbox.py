@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from catdog.system.errors import UserError
 from catdog.system.files import DISK_FULL, sync_file, sync_folder, write_atomically
 from catdog.system.interrupts import held
+from catdog.tracking import tags as tag
 from catdog.tracking.ownership import BusyError, Owner
 
 HEARTBEAT_S = 15.0
@@ -97,8 +98,8 @@ class Entry:
         The entry's name becomes free. What it still has to deliver stays in the outbox under another name.
         """
         tags = {key for item in self.operations if item["op"] == "tags" for key in item["values"]}
-        members = {key: "" for key in tags if key.startswith("catdog.member.")}
-        self.append("tags", values={"catdog.error": why, **members})
+        members = {key: "" for key in tags if key.startswith(tag.MEMBER)}
+        self.append("tags", values={tag.ERROR: why, **members})
         self.append("status", status="KILLED", time_ms=int(time.time() * 1000))
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         aside = self.folder.with_name(f"{self.folder.name}-{self.facts['key'][:8]}")

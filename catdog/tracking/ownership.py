@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import psutil
 
 from catdog.system.tempdir import is_alive
+from catdog.tracking import tags as tag
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Owner:
     @property
     def tags(self) -> dict[str, str]:
         """The tags that record the owner on an MLflow run, so that a run left RUNNING by a dead process can be recognised."""
-        return {"catdog.owner": json.dumps(asdict(self))}
+        return {tag.OWNER: json.dumps(asdict(self))}
 
     @property
     def is_here(self) -> bool:

@@ -23,11 +23,9 @@ from catdog.data.handout import PICTURE_SIZE
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
+from catdog.tracking import tags as tag
 from catdog.tracking.delivery import ENDED, Promote
 from catdog.tracking.identity import (
-    IMAGE_SIZE_TAG,
-    RECORDED_TAG,
-    VARIANT_TAG,
     Identity,
     describe_origin,
     hash_settings,
@@ -228,7 +226,7 @@ class RecordedRun:
         """Decodes the validation images into the cache; returns the names of those that can be read."""
         images = self._dataset.load_split("val", size)
         if self._run and not self.has_model:
-            self._run.log_tags({IMAGE_SIZE_TAG: str(size)})
+            self._run.log_tags({tag.IMAGE_SIZE: str(size)})
         return images.files
 
     def _open(self, run: OutboxRun) -> None:
@@ -358,7 +356,7 @@ def find_finished(client: "MlflowClient", study: str, identity: str) -> "Run | N
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return None
-    where = f"tags.`catdog.identity` = '{identity}' AND tags.`catdog.kind` = 'run' AND attributes.status = 'FINISHED'"
+    where = f"tags.`{tag.IDENTITY}` = '{identity}' AND tags.`{tag.KIND}` = 'run' AND attributes.status = 'FINISHED'"
     found = client.search_runs(
         [experiment.experiment_id], where, max_results=1, order_by=["attributes.start_time DESC"]
     )
@@ -391,10 +389,10 @@ def _describe(
 ) -> None:  # fmt: skip
     """Creates the run in MLflow, with everything that is known before the training."""
     tags = {
-        "catdog.kind": "run",
-        RECORDED_TAG: "true",
-        "catdog.variant": recorded.variant,
-        VARIANT_TAG: hash_settings(recorded.variant, config),
+        tag.KIND: tag.RUN,
+        tag.RECORDED: "true",
+        tag.VARIANT: recorded.variant,
+        tag.VARIANT_DIGEST: hash_settings(recorded.variant, config),
         **identity.tags,
         **Owner.current().tags,
         **describe_origin(script_command()),
@@ -469,7 +467,7 @@ def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, re
     sweep = OutboxRun(client, entry, promote=recording.promote)
     command = script_command()
     tags = {
-        "catdog.kind": "sweep", RECORDED_TAG: "true", "catdog.command": command, **Owner.current().tags,
+        tag.KIND: tag.SWEEP, tag.RECORDED: "true", tag.COMMAND: command, **Owner.current().tags,
         **describe_origin(command),
     }  # fmt: skip
     sweep.append("create", name=recording.name, tags=tags, time_ms=int(time.time() * 1000))
@@ -517,7 +515,7 @@ def _close(
         _open_sweep(client, tracking, study, recording)
     assert recording.sweep is not None
     sweep = recording.sweep
-    sweep.log_tags({"catdog.identity": identity})
+    sweep.log_tags({tag.IDENTITY: identity})
     finished = [member for member in recording.members if member.is_finished and member.has_arrived]
     known = [member.run_id for member in finished if member.has_model or _has_model(client, member.run_id)]
     if known and promote:
@@ -529,12 +527,12 @@ def _close(
 
 
 def _has_model(client: "MlflowClient", run_id: str) -> bool:
-    return "catdog.model_uri" in client.get_run(run_id).data.tags
+    return tag.MODEL_URI in client.get_run(run_id).data.tags
 
 
 def _find_sweep(client: "MlflowClient", study: str, identity: str) -> str:
     experiment = client.get_experiment_by_name(study)
-    where = f"tags.`catdog.identity` = '{identity}' AND tags.`catdog.kind` = 'sweep' AND attributes.status = 'FINISHED'"
+    where = f"tags.`{tag.IDENTITY}` = '{identity}' AND tags.`{tag.KIND}` = 'sweep' AND attributes.status = 'FINISHED'"
     found = client.search_runs([experiment.experiment_id], where, max_results=1) if experiment else []
     return found[0].info.run_id if found else ""
 

@@ -3,7 +3,8 @@
 import ast
 import contextlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -13,9 +14,11 @@ from catdog.config.schema import complete_params
 from catdog.config.suggestions import ask, suggest
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
-from catdog.tracking.identity import DIGITS, RECORDED_TAG
+from catdog.tracking.identity import DIGITS
 from catdog.tracking.ownership import Owner
+from catdog.tracking.tags import RUN, SWEEP, Tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,14 +27,13 @@ if TYPE_CHECKING:
 
     from catdog.data.predictions import Predictions
 
-RUN, SWEEP = "run", "sweep"
 FINISHED, RUNNING = "FINISHED", "RUNNING"
-KIND = "catdog.kind"
-REGISTERED_TAG = "catdog.registered_model"
 # MLflow's own limit on the number of search results.
 MOST_RUNS = 50_000
 # Metrics of the machine, recorded over time: their last value is of no use in a table of runs.
 MACHINE = "system/"
+# A run of another host that is RUNNING counts as dead after this long without a sign of life.
+SILENT_AFTER_S = 24 * 3600
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class StoredRun:
     @property
     def kind(self) -> str:
         """RUN, SWEEP, or another word for anything else."""
-        return self.tags.get(KIND, "")
+        return self.tags.kind
 
     @property
     def name(self) -> str:
@@ -77,14 +79,25 @@ class StoredRun:
         return self.status == FINISHED
 
     @property
+    def is_deleted(self) -> bool:
+        """Whether it was deleted in MLflow; until `mlflow gc` removes it, it can be restored."""
+        return bool(self.run.info.lifecycle_stage == "deleted")
+
+    @property
     def start(self) -> datetime:
         """When it began, in the time zone of this machine."""
         return datetime.fromtimestamp(self.run.info.start_time / 1000).astimezone()
 
+    @property
+    def end(self) -> datetime | None:
+        """When it ended, in the time zone of this machine; None if it runs, or if nobody knows."""
+        ended = self.run.info.end_time
+        return datetime.fromtimestamp(ended / 1000).astimezone() if ended else None
+
     @cached_property
-    def tags(self) -> dict[str, str]:
-        """All tags, for those that have no property of their own."""
-        return dict(self.run.data.tags)
+    def tags(self) -> Tags:
+        """Its tags; those that serve as more than text have a property."""
+        return Tags(self.run.data.tags)
 
     @cached_property
     def params(self) -> dict[str, str]:
@@ -104,7 +117,7 @@ class StoredRun:
     @property
     def variant(self) -> str:
         """Its name without the seed."""
-        return self.tags.get("catdog.variant", self.name)
+        return self.tags.get(tag.VARIANT, self.name)
 
     @property
     def seed(self) -> int:
@@ -114,52 +127,52 @@ class StoredRun:
     @property
     def sweep_id(self) -> str:
         """The run id of the sweep that trained it; "" for a single run."""
-        return self.tags.get("catdog.sweep", "")
+        return self.tags.get(tag.SWEEP_ID, "")
 
     @property
     def registered_model(self) -> str:
         """The name of the registered model that it competed for; "" for none."""
-        return self.tags.get(REGISTERED_TAG, "")
+        return self.tags.get(tag.REGISTERED_MODEL, "")
 
     @property
     def precision(self) -> str:
         """The precision that it trained with; "" if unknown."""
-        return self.tags.get("catdog.precision", "")
+        return self.tags.get(tag.PRECISION, "")
 
     @property
     def code_digest(self) -> str:
         """The digest of the code that trained it; "" if unknown."""
-        return self.tags.get("catdog.code_digest", "")
+        return self.tags.code_digest
 
     @property
     def data_digest(self) -> str:
         """The digest of its images and their splits; "" if unknown."""
-        return self.tags.get("catdog.data_digest", "")
+        return self.tags.data_digest
 
     @property
     def model_uri(self) -> str | None:
         """MLflow's address of its kept model; None if it has none."""
-        return self.tags.get("catdog.model_uri")
+        return self.tags.model_uri
 
     @property
     def majority_fraction(self) -> float:
         """The share of the most common class among its validation images."""
-        return float(self.tags["catdog.majority_fraction"])
+        return float(self.tags[tag.MAJORITY_FRACTION])
 
     @property
     def train_images(self) -> int:
         """How many images it was trained on."""
-        return int(self.tags["catdog.train_images"])
+        return int(self.tags[tag.IMAGES.format(split="train")])
 
     @property
     def command(self) -> str:
         """The command line that started it; "" if unknown."""
-        return self.tags.get("catdog.command") or self.tags.get("mlflow.source.name", "")
+        return self.tags.get(tag.COMMAND) or self.tags.get(tag.SOURCE, "")
 
     @property
     def owner(self) -> Owner | None:
         """The process that works, or worked, on it; None if unknown."""
-        return Owner.from_tag(self.tags.get("catdog.owner"))
+        return Owner.from_tag(self.tags.get(tag.OWNER))
 
     @property
     def is_running_here(self) -> bool:
@@ -167,9 +180,41 @@ class StoredRun:
         owner = self.owner
         return self.status == RUNNING and owner is not None and (not owner.is_here or owner.lives)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether its process is gone, although it is RUNNING.
+
+        On this host, the process is checked by its pid and start time; on another host, the time of the last metric decides.
+        """
+        owner = self.owner
+        if owner is None:
+            return False
+        if owner.is_here:
+            return not owner.lives
+        last_ms = max([self.run.info.start_time, *(metric.timestamp for metric in self.run.data._metric_objs)])
+        return time.time() - last_ms / 1000 > SILENT_AFTER_S
+
+    @property
+    def is_quick_look(self) -> bool:
+        """Whether it saw only some of the images: `dataset.max_images_per_class`."""
+        return self.run.data.params.get("dataset.max_images_per_class", "None") != "None"
+
+    @property
+    def kept_score(self) -> tuple[float, float]:
+        """The validation accuracy and loss of its kept model."""
+        prefix = "best" if self.run.data.params.get("trainer.keep") == "best" else "final"
+        if "kept/val_accuracy" in self.metrics:
+            # A run of another tool: measured on its stored predictions, whatever its epochs report.
+            prefix = "kept"
+        return self.metrics[f"{prefix}/val_accuracy"], self.metrics[f"{prefix}/val_loss"]
+
+    def is_member_of(self, sweep_id: str) -> bool:
+        """Returns whether it belongs to a sweep: the one that trained it, or one that reuses it."""
+        return tag.member_tag(sweep_id) in self.tags
+
     def membership(self, sweep_id: str) -> tuple[int, str, str]:
         """Returns its place in a sweep, and its name and variant there: a sweep may reuse a run under another name."""
-        found = json.loads(self.tags.get(_member_tag(sweep_id)) or "null")
+        found = json.loads(self.tags.get(tag.member_tag(sweep_id)) or "null")
         place, name, variant = found or (0, self.name, self.variant)
         return int(place), str(name), str(variant)
 
@@ -182,10 +227,6 @@ class StoredRun:
         return load_table(self.address, "split.csv")
 
 
-def _member_tag(sweep_id: str) -> str:
-    return f"catdog.member.{sweep_id}"
-
-
 @lru_cache(maxsize=4096)
 def _parse_param(text: str) -> Any:
     with contextlib.suppress(ValueError, SyntaxError):
@@ -196,6 +237,15 @@ def _parse_param(text: str) -> Any:
 def store_run(client: "MlflowClient", run: "Run") -> StoredRun:
     """Returns an MLflow run as a StoredRun."""
     return StoredRun(run, resolve_address(client, run.info.artifact_uri or ""))
+
+
+def get_run(client: "MlflowClient", run_id: str) -> StoredRun:
+    """Returns a run or a sweep by its id.
+
+    Raises:
+        MlflowException: the store has none with this id.
+    """
+    return store_run(client, client.get_run(run_id))
 
 
 def find_run(client: "MlflowClient", run_id: str) -> StoredRun | None:
@@ -226,29 +276,64 @@ def find_study(client: "MlflowClient", study: str) -> str:
     return str(experiment.experiment_id)
 
 
+def search(
+    client: "MlflowClient", study: str, where: str, *, most: int = MOST_RUNS, oldest_first: bool = False
+) -> list[StoredRun]:
+    """Returns the runs and sweeps of a study that meet a condition, newest first; empty if there is no such study.
+
+    Args:
+        client: of the store.
+        study: its name.
+        where: in MLflow's language for searches.
+        most: how many at most.
+        oldest_first: the other order.
+    """
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        return []
+    order = [f"attributes.start_time {'ASC' if oldest_first else 'DESC'}"]
+    found = client.search_runs([experiment.experiment_id], where, max_results=most, order_by=order)
+    return [store_run(client, run) for run in found]
+
+
+def find_by_identity(client: "MlflowClient", study: str, identity: str, kind: str = RUN) -> list[StoredRun]:
+    """Returns the runs, or the sweeps, of a study with an identity, whatever their status, newest first."""
+    return search(client, study, f"tags.`{tag.IDENTITY}` = '{identity}' AND {_is(kind)}", most=20)
+
+
 def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
     """Returns the sweep of a study that started last; None if it has no sweep.
 
     Raises:
         UserError: there is no such study.
     """
-    found = client.search_runs(
-        [find_study(client, study)],
-        f"tags.`{KIND}` = '{SWEEP}'",
-        order_by=["attributes.start_time DESC"],
-        max_results=1,
-    )
-    return store_run(client, found[0]) if found else None
+    find_study(client, study)
+    found = search(client, study, _is(SWEEP), most=1)
+    return found[0] if found else None
 
 
 def find_newest_recorded(client: "MlflowClient", study: str) -> StoredRun | None:
-    """Returns the newest finished run of a study if a script recorded it outside a sweep; otherwise None."""
-    found = client.search_runs(
-        [find_study(client, study)], f"tags.`{KIND}` = '{RUN}' AND attributes.status = 'FINISHED'",
-        order_by=["attributes.start_time DESC"], max_results=1,
-    )  # fmt: skip
-    newest = store_run(client, found[0]) if found else None
-    return newest if newest and RECORDED_TAG in newest.tags and not newest.sweep_id else None
+    """Returns the newest finished run of a study if a script recorded it outside a sweep; otherwise None.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    find_study(client, study)
+    newest = next(iter(search(client, study, f"{_is(RUN)} AND attributes.status = '{FINISHED}'", most=1)), None)
+    return newest if newest and newest.tags.is_recorded and not newest.sweep_id else None
+
+
+def find_seeds(client: "MlflowClient", run: StoredRun, most: int) -> list[StoredRun]:
+    """Returns a run and the other finished runs of its variant in its study on the same data, one for each seed."""
+    runs = [run]
+    if run.tags.variant_digest:
+        where = f"tags.`{tag.VARIANT_DIGEST}` = '{run.tags.variant_digest}' AND attributes.status = '{FINISHED}'"
+        runs += [store_run(client, other) for other in client.search_runs([run.experiment_id], where, max_results=most)]
+    chosen: dict[str, StoredRun] = {}
+    for other in runs:
+        if other is run or other.tags.is_same_variant(run.tags):
+            chosen.setdefault(other.run.data.params.get("seed", other.run_id), other)
+    return list(chosen.values())
 
 
 def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
@@ -257,20 +342,58 @@ def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
     Raises:
         UserError: there is no such study.
     """
-    found = client.search_runs(
-        [find_study(client, study)], f"tags.`{KIND}` = '{RUN}'", order_by=["attributes.start_time ASC"],
-        max_results=MOST_RUNS,
-    )  # fmt: skip
-    return [store_run(client, run) for run in found]
+    find_study(client, study)
+    return search(client, study, _is(RUN), oldest_first=True)
+
+
+def list_recent_runs(client: "MlflowClient", study: str, most: int) -> list[StoredRun]:
+    """Returns the newest training runs of a study, whatever their status; empty if there is no such study."""
+    return search(client, study, _is(RUN), most=most)
 
 
 def list_members(client: "MlflowClient", sweep: StoredRun) -> list[StoredRun]:
     """Returns the runs of a sweep, including those that it reused, in the order of its command line."""
     # The tag is "" on a run that was superseded by a new attempt.
     found = client.search_runs(
-        [sweep.experiment_id], f"tags.`{_member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS
+        [sweep.experiment_id], f"tags.`{tag.member_tag(sweep.run_id)}` != ''", max_results=MOST_RUNS
     )
     return sorted((store_run(client, run) for run in found), key=lambda run: run.membership(sweep.run_id)[0])
+
+
+def list_registered_models(client: "MlflowClient", study: str) -> list[str]:
+    """Returns the names of the registered models that a study's runs competed for, the newest run's first; with repetitions."""
+    found = search(client, study, f"tags.`{tag.REGISTERED_MODEL}` != ''", most=1000)
+    return [run.registered_model for run in found]
+
+
+def close_dead_runs(client: "MlflowClient", study: str, kept: Collection[str]) -> list[StoredRun]:
+    """Marks runs of a study as KILLED that are RUNNING although their process is gone, and returns them.
+
+    Args:
+        client: of the store.
+        study: its name.
+        kept: keys of the outbox's entries: the runs that belong to one are left alone.
+    """
+    running = search(client, study, f"attributes.status = '{RUNNING}'", most=1000)
+    dead = [run for run in running if run.tags.get(tag.KEY) not in kept and run.is_dead]
+    for run in dead:
+        client.set_tag(run.run_id, tag.ERROR, "its process is gone")
+        client.set_terminated(run.run_id, status="KILLED")
+    return dead
+
+
+def log_decision(client: "MlflowClient", sweep_id: str, state: dict[str, Any]) -> None:
+    """Stores the state of a sequential decision on its sweep, where MLflow shows it."""
+    client.set_tag(sweep_id, tag.DECISION, json.dumps(state))
+
+
+def log_registered_model(client: "MlflowClient", run_id: str, name: str) -> None:
+    """Stores on a run, or a sweep, the name of the registered model that it competed for."""
+    client.set_tag(run_id, tag.REGISTERED_MODEL, name)
+
+
+def _is(kind: str) -> str:
+    return f"tags.`{tag.KIND}` = '{kind}'"
 
 
 def read_history(client: "MlflowClient", run: StoredRun) -> History:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from catdog.config.schema import DatasetConfig
+from catdog.tracking import tags as tag
 from catdog.tracking.run import OutboxRun, log_inputs
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def log_data(run: OutboxRun, config: DatasetConfig, manifest: "Manifest") -> Non
 
     # These facts are tags: as metrics, each would get a chart of equal bars on MLflow's pages.
     run.log_tags({
-        **{f"catdog.{split}_images": str(len(manifest.select(split))) for split in ("train", "val", "test")},
-        "catdog.majority_fraction": f"{majority_fraction(manifest):.6f}",
-        "catdog.classes": ",".join(manifest.classes),
+        **{tag.IMAGES.format(split=split): str(len(manifest.select(split))) for split in ("train", "val", "test")},
+        tag.MAJORITY_FRACTION: f"{majority_fraction(manifest):.6f}",
+        tag.CLASSES: ",".join(manifest.classes),
     })  # fmt: skip
     run.log_table(manifest.images, "split.csv")
     log_inputs(run, config, manifest.images, manifest.digest)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from catdog.config import schema
 from catdog.config.schema import Config, DatasetConfig, TrackingConfig
+from catdog.tracking import tags as tag
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
 from catdog.tracking.delivery import DeliveryWorker, Promote
-from catdog.tracking.identity import VARIANT_TAG, Identity, describe_origin, read_git
+from catdog.tracking.identity import Identity, describe_origin, read_git
 from catdog.tracking.outbox import Entry, end_orphan, entry_for
 from catdog.tracking.ownership import Owner
 
@@ -218,7 +219,7 @@ def open_run(
             if job.sweep_id:
                 run.log_tags(member_tag(job.sweep_id, job))
             if job.retries:
-                run.log_tags({"catdog.retries": str(job.retries)})
+                run.log_tags({tag.RETRIES: str(job.retries)})
             if config.tracking.system_metrics:
                 monitor = _start_monitor(run)
             yield run
@@ -250,7 +251,7 @@ def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], Non
         with contextlib.suppress(Exception):
             if status == "FAILED":
                 run.log_text(traceback.format_exc(), "traceback.txt")
-            run.log_tags({"catdog.error": _summarize(error)})
+            run.log_tags({tag.ERROR: _summarize(error)})
         raise
     finally:
         # If closing a failed run fails too, perhaps on a full disk, that must not hide the first error.
@@ -270,7 +271,7 @@ def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
 
 def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[str, str]:
     """Returns the same tag as `member_tag`, for a run that has no Job."""
-    return {f"catdog.member.{sweep_id}": json.dumps([number, name, variant])}
+    return {tag.member_tag(sweep_id): json.dumps([number, name, variant])}
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:
@@ -284,9 +285,9 @@ def _describe_in_mlflow(run: OutboxRun, config: Config, job: Job, identity: Iden
     journaled = {(item["op"], item.get("path")) for item in run.entry.operations}
     if ("create", None) not in journaled:
         tags = {
-            "catdog.kind": "run",
-            "catdog.variant": job.variant,
-            VARIANT_TAG: schema.hash_config(config, with_seed=False),
+            tag.KIND: tag.RUN,
+            tag.VARIANT: job.variant,
+            tag.VARIANT_DIGEST: schema.hash_config(config, with_seed=False),
             **identity.tags,
             **Owner.current(job.leader).tags,
             **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),

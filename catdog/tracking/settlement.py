@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog.system.errors import UserError
+from catdog.tracking import tags as tag
 from catdog.tracking.outbox import Entry, clear_remains, end_orphan, list_entries
 from catdog.tracking.ownership import BusyError
 
@@ -87,7 +88,7 @@ def settle(
         return True
     try:
         if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
-            entry.append("tags", values={"catdog.error": error})
+            entry.append("tags", values={tag.ERROR: error})
             entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
         arrived = deliver_all(client, entry, patience_s, promote)
     finally:

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from catdog.config.schema import DatasetConfig, default_cache
 from catdog.system.errors import UserError
-from catdog.tracking.records import RUN, StoredRun, find_run, list_runs
+from catdog.tracking.records import StoredRun, find_run, list_runs
+from catdog.tracking.tags import RUN
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,10 +30,12 @@ def load_study_dataset(client: "MlflowClient | None", study: str, overrides: Seq
     Raises:
         UserError: an override is not about the data set; there is neither an override nor a run; or the images cannot be loaded.
     """
-    from catdog.data.dataset import load_dataset
+    from catdog.data.dataset import load_dataset, require_cats_and_dogs
 
     if overrides is not None:
-        return load_dataset(_compose(overrides))
+        dataset = load_dataset(_compose(overrides))
+        require_cats_and_dogs(dataset)
+        return dataset
     known = client is not None and client.get_experiment_by_name(study) is not None
     runs = [run for run in list_runs(client, study) if run.is_finished] if client and known else []
     if not runs:

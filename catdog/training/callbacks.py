@@ -1,4 +1,4 @@
-"""Custom Keras callbacks: built from the config, with their state saved in checkpoints."""
+"""Callbacks that change the training, catdog's and the user's: built from the config, with their state saved in checkpoints."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -41,12 +41,16 @@ class OwnCallback:
 
 
 def build_callbacks(config: TrainerConfig) -> list[OwnCallback]:
-    """Returns the callbacks that `trainer.callbacks` names, in order.
+    """Returns the averaging of weights, if `trainer.ema` is set, and the callbacks that `trainer.callbacks` names, in order.
 
     Raises:
         UserError: there is no such class, or it does not take the options.
     """
     built = []
+    if config.ema is not None:
+        from catdog.training.averaging import WeightAverage
+
+        built.append(OwnCallback("trainer.ema", "WeightAverage", WeightAverage(config.ema)))
     for key, name, options in list_callbacks(config.callbacks):
         kind = load_class(key, name, keras.callbacks, keras.callbacks.Callback)
         built.append(OwnCallback(key, name, call(key, name, kind, {}, options, f"the other keys of {key}")))

@@ -10,9 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from catdog.config.schema import PACKAGE, Config, find_references
+from catdog.config.schema import BLOCKS, PACKAGE, Config, find_references
 from catdog.system.errors import UserError
 from catdog.training.augmentation import build_augmentation
+from catdog.training.blocks import Block
 from catdog.training.callbacks import build_callbacks
 from catdog.training.losses import check_loss
 from catdog.training.model import build_kept_model, build_layers, build_model
@@ -24,9 +25,10 @@ from catdog.training.precision import use_policy
 # Layers of Keras that are known to train, and to be saved and loaded: a backbone of these alone needs no trial.
 USUAL_LAYERS = {
     "Activation", "AveragePooling2D", "BatchNormalization", "Conv2D", "DepthwiseConv2D", "Dropout", "LayerNormalization",
-    "LeakyReLU", "MaxPooling2D", "ReLU", "SeparableConv2D", "SpatialDropout2D",
+    "LeakyReLU", "MaxPooling2D", "ReLU", "SeparableConv2D", "SpatialDropout2D", *BLOCKS,
 }  # fmt: skip
 BATCH = 2
+MIXING = "Mixing has keys of its own: augmentation.mix.mixup=0.2, augmentation.mix.cutmix=1."
 
 
 def check_run(config: Config, classes: int, policy: str) -> None:
@@ -40,7 +42,9 @@ def check_run(config: Config, classes: int, policy: str) -> None:
     for name in config.augmentation.layers:
         check_augmentation(config, name)
     own_backbone = not config.model.builder and bool(config.backbone.layers)
-    unusual = [name for name, layer in config.backbone.layers.items() if layer["layer"] not in USUAL_LAYERS]
+    unusual = [
+        name for name, layer in config.backbone.layers.items() if not USUAL_LAYERS.issuperset(_list_kinds(layer))
+    ]
     if own_backbone and unusual:
         with use_policy(policy):
             _try_layers(config)
@@ -64,7 +68,7 @@ def check_own_code(config: Config, model: keras.Model, classes: int, policy: str
         policy: Keras dtype policy that the model was built with.
     """
     check_optimizer(config.optimizer)
-    check_loss(config.loss, classes)
+    check_loss(config.loss, classes, mixed=config.augmentation.mix.is_on)
     build_callbacks(config.trainer)
     own = {key: name for key, name in find_references(config).items() if key.startswith(("model.", "backbone."))}
     if own:
@@ -89,7 +93,7 @@ def check_augmentation(config: Config, name: str) -> None:
         (layer,) = build_layers("augmentation.layers", {name: settings})
     if _changes_labels(layer):
         raise UserError(
-            f"{key}: {class_name} mixes images and changes their labels, but catdog augments images alone. Leave it out."
+            f"{key}: {class_name} mixes images and changes their labels, and layers get images alone. {MIXING}"
         )
     images = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8)
     with _explained(key, f"{class_name} cannot augment a batch of images of {_size(config)}", class_name):
@@ -154,9 +158,14 @@ def _try_layers(config: Config) -> None:
         key, class_name = f"backbone.layers.{name}", settings["layer"]
         with _explained(key, f"Keras cannot build {class_name}", class_name):
             (layer,) = build_layers("backbone.layers", {name: settings})
+        # Both blocks can be called, but their parent does not say so.
+        if isinstance(layer, Block):
+            with _explained(key, f"{class_name} does not fit features of {_times(features.shape[1:])}"):
+                start = keras.Input(features.shape[1:])
+                layer = keras.Model(start, layer(start), name=name)  # type: ignore[operator]
         if _changes_labels(layer):
             raise UserError(
-                f"{key}: {class_name} mixes images and changes their labels, but a backbone has no labels. Leave it out."
+                f"{key}: {class_name} mixes images and changes their labels, and a backbone gets no labels. {MIXING}"
             )
         shape = tuple(features.shape)
         with _explained(key, f"{class_name} cannot be trained on features of {_times(shape[1:])}", class_name):
@@ -176,6 +185,13 @@ def _try_layers(config: Config) -> None:
                 f"{key}: {class_name} makes features of type {features.dtype.name}, but training needs real numbers: through whole "
                 "numbers it has no gradient."
             )
+
+
+def _list_kinds(settings: dict[str, Any]) -> Iterator[str]:
+    """Yields the class of a layer, or of a block of `catdog.training.blocks` and the layers in it."""
+    yield settings["layer"]
+    for inner in settings.get("layers", {}).values() if settings["layer"] in BLOCKS else ():
+        yield from _list_kinds(inner)
 
 
 def _modes(layer: Any) -> tuple[bool, ...]:

@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from catdog.training.mixing import Mix
+
 
 class Rows(Protocol):
     """The source of a stream: arrays of one shape and type, such as images, each with a label."""
@@ -53,6 +55,8 @@ def build_train_stream(
     replicas: int = 1,
     first_epoch: int = 1,
     augment: Callable[[Any, Any], Any] | None = None,
+    mix: "Mix | None" = None,
+    classes: int = 0,
 ) -> "tf.data.Dataset":
     """Returns an endless stream of batches (images, labels), `count_steps` of them per epoch.
 
@@ -67,6 +71,8 @@ def build_train_stream(
         first_epoch: epoch of the first batch, from 1.
         augment: maps images uint8 (B, H, W, 3) and the number of the batch since epoch 1, an int64 scalar from 0, to images
             in [0, 255]; None leaves the images as they are.
+        mix: mixes augmented images, and their labels, which become float32 (B, classes); None leaves both as they are.
+        classes: number of classes; only needed for mixing.
     """
     import tensorflow as tf
 
@@ -81,21 +87,44 @@ def build_train_stream(
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     stream = _gather(epochs.flat_map(expand), split)
+    first_batch = (first_epoch - 1) * count_steps(count, batch_size, replicas)
     if augment is not None:
         # One call at a time: random layers have a state, so with parallel calls the result would depend on timing.
-        first_batch = (first_epoch - 1) * count_steps(count, batch_size, replicas)
         stream = stream.enumerate(start=first_batch).map(
             lambda batch, pair: (augment(pair[0], batch), pair[1]), num_parallel_calls=1
         )
+    if mix is not None:
+        stream = stream.enumerate(start=first_batch).map(_wrap_mix(mix, classes), num_parallel_calls=1)
     return _finish(stream, split)
 
 
-def build_eval_stream(split: Rows, *, batch_size: int, replicas: int = 1) -> "tf.data.Dataset":
-    """Returns a stream of batches (images or features, labels) with every image of the split once, in the manifest's order."""
+def _wrap_mix(mix: "Mix", classes: int) -> Callable[[Any, Any], Any]:
+    import tensorflow as tf
+
+    def apply(batch: Any, pair: Any) -> Any:
+        images, labels = pair
+        mixed, targets = tf.numpy_function(mix, [images, labels, batch], (images.dtype, tf.float32))
+        return tf.ensure_shape(mixed, images.shape), tf.ensure_shape(targets, (None, classes))
+
+    return apply
+
+
+def build_eval_stream(split: Rows, *, batch_size: int, replicas: int = 1, one_hot: int = 0) -> "tf.data.Dataset":
+    """Returns a stream of batches (images or features, labels) with every image of the split once, in the manifest's order.
+
+    Args:
+        split: the images of one split, or their features.
+        batch_size: images per batch.
+        replicas: number of devices that share each batch.
+        one_hot: number of classes, to make the labels float32 (B, classes), as mixing does in training; 0 leaves them int32 (B,).
+    """
     import tensorflow as tf
 
     count = len(split)
-    return _finish(_gather(_batch(tf.data.Dataset.range(count), count, batch_size, replicas), split), split)
+    stream = _gather(_batch(tf.data.Dataset.range(count), count, batch_size, replicas), split)
+    if one_hot:
+        stream = stream.map(lambda images, labels: (images, tf.one_hot(labels, one_hot)))
+    return _finish(stream, split)
 
 
 def _batch(rows: "tf.data.Dataset", count: int, batch_size: int, replicas: int) -> "tf.data.Dataset":

@@ -18,7 +18,7 @@ from catdog.system.memory import return_freed
 from catdog.tracking.checkpoint import Checkpoint
 from catdog.training.callbacks import OwnCallback, capture_states, restore_states
 from catdog.training.losses import build_loss, measures_cross_entropy
-from catdog.training.optimizers import build_optimizer
+from catdog.training.optimizers import build_optimizer, scale_rate
 from catdog.training.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -91,16 +91,22 @@ def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: b
     """
     learning_rate = build_schedule(config.trainer, steps)
     optimizer = build_optimizer(config.optimizer, learning_rate, model.trainable_variables)
+    if config.has_backbone_rate:
+        backbone = next(layer for layer in model.layers if isinstance(layer, keras.Model))
+        frozen = config.trainer.freeze_epochs * steps
+        scale_rate(optimizer, backbone.trainable_variables, config.trainer.backbone_rate, from_step=frozen)
     if policy == "mixed_float16":
         # Gradients below 6e-8 vanish in float16: scale the loss up, and the gradients down again in float32.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    mixed = config.augmentation.mix.is_on
     metrics: list[Any] = ["accuracy"]
     if not measures_cross_entropy(config.loss):
         # Runs with different losses must be comparable, so `val/loss` is the cross-entropy in every run.
-        metrics.append(keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True))
+        kind = keras.metrics.CategoricalCrossentropy if mixed else keras.metrics.SparseCategoricalCrossentropy
+        metrics.append(kind(name=CROSS_ENTROPY, from_logits=True))
     model.compile(
         optimizer=optimizer,
-        loss=build_loss(config.loss),
+        loss=build_loss(config.loss, mixed=mixed),
         metrics=metrics,
         auto_scale_loss=False,
         jit_compile=jit,
@@ -187,6 +193,7 @@ def fit(
     clock: Clock | None = None,
     class_weights: Mapping[int, float] | None = None,
     own: Sequence[OwnCallback] = (),
+    clean: Any = None,
 ) -> Fit:
     """Trains a compiled model and returns its history. Afterwards the model has the weights that `trainer.keep` names.
 
@@ -207,6 +214,8 @@ def fit(
         clock: where the time of training, validation, checkpoints and tracking is counted.
         class_weights: the weight of each class in the training loss, by class index; None gives all the same weight.
         own: the custom callbacks.
+        clean: batches of training images as they are, on which train/loss and train/accuracy are then measured after each epoch;
+            None: these are the means over the epoch of what training saw.
 
     Raises:
         NonFiniteLossError: the loss is not finite; the message names the epoch and step.
@@ -215,7 +224,7 @@ def fit(
     if not result.is_done(config):
         clock = clock or Clock("training")
         validated = Validated() if own else None
-        record = Record(result, config, train_count, on_state, on_epoch, progress, clock, validated, own)
+        record = Record(result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean)
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
         callbacks = [FiniteLoss(steps), *([validated] if validated else []), *(item.callback for item in own), record]
@@ -298,8 +307,10 @@ class Record(keras.callbacks.Callback):
         clock: Clock,
         validated: Validated | None = None,
         own: Sequence[OwnCallback] = (),
+        clean: Any = None,
     ) -> None:
         super().__init__()
+        self.clean = clean
         self.validated = validated
         self.own = own
         self.clock = clock
@@ -336,10 +347,18 @@ class Record(keras.callbacks.Callback):
         self.clock.enter("validation")
         self.trained = time.perf_counter()
 
+    def _measure_clean(self) -> dict[str, float]:
+        """Returns the loss, as cross-entropy, and the accuracy on the clean images, with the weights that validation used."""
+        callbacks = keras.callbacks.CallbackList([item.callback for item in self.own], model=self.model)
+        found = self.model.evaluate(self.clean, verbose=0, return_dict=True, callbacks=callbacks)
+        return {"loss": found.get(CROSS_ENTROPY, found["loss"]), "accuracy": found["accuracy"]}
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Collects the epoch's metrics and weights, saves a checkpoint, and reports the epoch."""
-        logs = logs or {}
+        logs = dict(logs or {})
         ended = time.perf_counter()
+        if self.clean is not None:
+            logs |= self._measure_clean()
         metrics = {
             "train/loss": float(logs["loss"]),
             "train/accuracy": float(logs["accuracy"]),

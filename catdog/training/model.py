@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from catdog.config.schema import BackboneConfig, Config, HeadConfig, PreprocessingConfig, find_references
+from catdog.config.schema import BLOCKS, BackboneConfig, Config, HeadConfig, PreprocessingConfig, find_references
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
+from catdog.training.blocks import RESIDUAL, Block, Residual, SqueezeExcite
 from catdog.training.fast.batchnorm_folding import fold_norms
 from catdog.training.own_code import call, describe_failure, load_class, quote_error
 from catdog.training.precision import use_policy
@@ -188,7 +190,9 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
 
             backbone = build_own_backbone(config, shape)
         else:
-            backbone = _chain(build_layers("backbone.layers", config.layers), shape, _keras_name(config.name))
+            layers = build_layers("backbone.layers", config.layers)
+            connect = _connect if any(isinstance(layer, Block) for layer in layers) else _chain
+            backbone = connect(layers, shape, _keras_name(config.name))
         if config.weights:
             path = _require_weights_file(config.weights)
             with _explain_weights(config, path):
@@ -197,39 +201,65 @@ def build_backbone(config: BackboneConfig, image_size: int) -> Any:
     return backbone
 
 
+def _connect(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
+    """Returns a model of layers and blocks in sequence; an error names the one that does not fit."""
+    import keras
+
+    images = keras.Input(shape)
+    features = images
+    for layer in layers:
+        with _explain_fit(layer, features.shape[1:]):
+            features = layer(features)
+    _require_maps(features.shape[1:])
+    return keras.Model(images, features, name=name)
+
+
 def _chain(layers: list[Any], shape: tuple[int, int, int], name: str) -> Any:
-    """Returns a model of the layers in sequence; an error names the layer that does not fit."""
+    """Returns a Sequential model of the layers; an error names the layer that does not fit."""
     import keras
 
     chain = keras.Sequential([keras.Input(shape)], name=name)
     features: tuple[int | None, ...] = shape
     for layer in layers:
-        try:
+        with _explain_fit(layer, features):
             chain.add(layer)
             features = chain.output_shape[1:]
-        except Exception as error:
-            if not type(layer).__module__.startswith("keras."):
-                raise describe_failure(
-                    f"backbone.layers.{layer.name}", type(layer).__name__, f"taking features of shape {features}", error
-                ) from error
-            if not isinstance(error, TypeError | ValueError):
-                raise
-            raise UserError(
-                f"backbone.layers.{layer.name}: {type(layer).__name__} does not fit features of shape {features}: "
-                f"{quote_error(error)}. "
-                + (
-                    "The images are too small for these layers: use a larger"
-                    if "negative" in str(error).lower()
-                    else "Change the layers or"
-                )
-                + " preprocessing.image_size."
+    _require_maps(features)
+    return chain
+
+
+@contextlib.contextmanager
+def _explain_fit(layer: Any, features: tuple[int | None, ...]) -> Iterator[None]:
+    """Turns an exception of a layer that is called on features of this shape into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not type(layer).__module__.startswith(("keras.", "catdog.")):
+            raise describe_failure(
+                f"backbone.layers.{layer.name}", type(layer).__name__, f"taking features of shape {features}", error
             ) from error
+        if not isinstance(error, TypeError | ValueError):
+            raise
+        raise UserError(
+            f"backbone.layers.{layer.name}: {type(layer).__name__} does not fit features of shape {features}: "
+            f"{quote_error(error)}. "
+            + (
+                "The images are too small for these layers: use a larger"
+                if "negative" in str(error).lower()
+                else "Change the layers or"
+            )
+            + " preprocessing.image_size."
+        ) from error
+
+
+def _require_maps(features: tuple[int | None, ...]) -> None:
     if len(features) != 3:
         raise UserError(
             f"backbone.layers: must end in feature maps of (height, width, channels), received {features}. "
             "Leave flattening to the head."
         )
-    return chain
 
 
 def build_head(
@@ -265,7 +295,8 @@ def build_head(
         features = layers.Flatten(name="flatten")(features)
     else:
         features = layers.GlobalAveragePooling2D(name="pooling")(features)
-    features = layers.Dense(config.units, activation="relu", name="dense")(features)
+    if config.units:
+        features = layers.Dense(config.units, activation="relu", name="dense")(features)
     assert isinstance(features, keras.KerasTensor)
     return layers.Dense(classes, dtype="float32", name="logits")(features)
 
@@ -317,12 +348,13 @@ def _clone_in_float32(layer: Any) -> Any:
     return layer.__class__.from_config(settings)
 
 
-def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[Any]:
+def build_layers(key: str, settings: dict[str, Any], prefix: str = "", **defaults: Any) -> list[Any]:
     """Returns the layers that the config describes as {layer: CLASS, ...arguments}; CLASS may be a custom module:class.
 
     Args:
         key: the config key, for messages.
-        settings: the layers by name, in order.
+        settings: the layers by name, in order; in a backbone, also blocks (`catdog.training.blocks`).
+        prefix: what the layers' names in Keras begin with.
         defaults: arguments for all layers; a layer's own arguments override them.
 
     Raises:
@@ -334,15 +366,31 @@ def build_layers(key: str, settings: dict[str, Any], **defaults: Any) -> list[An
     for name, arguments in settings.items():
         arguments = dict(arguments)
         class_name = arguments.pop("layer")
+        if class_name in BLOCKS and key.startswith("backbone."):
+            layers.append(_build_block(f"{key}.{name}", class_name, prefix + name, arguments, defaults))
+            continue
         layer_class: Any = load_class(f"{key}.{name}", class_name, keras.layers, keras.layers.Layer)
         try:
             if ":" in class_name:
-                layers.append(_build_own_layer(f"{key}.{name}", class_name, layer_class, name, defaults | arguments))
+                layers.append(
+                    _build_own_layer(f"{key}.{name}", class_name, layer_class, prefix + name, defaults | arguments)
+                )
             else:
-                layers.append(layer_class(name=name, **{**defaults, **arguments}))
+                layers.append(layer_class(name=prefix + name, **{**defaults, **arguments}))
         except (TypeError, ValueError) as error:
             raise UserError(f"{key}.{name}: {class_name} does not take {arguments}: {quote_error(error)}.") from error
     return layers
+
+
+def _build_block(key: str, kind: str, name: str, arguments: dict[str, Any], defaults: dict[str, Any]) -> Block:
+    inner = arguments.pop("layers", None)
+    allowed = ("drop",) if kind == RESIDUAL else ("ratio",)
+    for argument in arguments:
+        if argument not in allowed:
+            raise UserError(f"{key}.{argument}: {kind} has no such argument. It has {', '.join(allowed)}.")
+    if kind == RESIDUAL:
+        return Residual(key, name, build_layers(f"{key}.layers", inner, f"{name}_", **defaults), **arguments)
+    return SqueezeExcite(key, name, **arguments)
 
 
 def _build_own_layer(key: str, class_name: str, layer_class: Any, name: str, arguments: dict[str, Any]) -> Any:
@@ -456,7 +504,9 @@ def _freeze(backbone: Any, config: BackboneConfig) -> None:
     train = config.trainable_layers
     count = len(backbone.layers)
     if train != "all" and train > count:
-        raise UserError(f"backbone.trainable_layers: backbone={config.name} has {count} layers, received {train}.")
+        raise UserError(
+            f"backbone.trainable_layers: backbone={config.name} has {plural(count, 'layer')}, received {train}."
+        )
     first = 0 if train == "all" else count - train
     for number, layer in enumerate(backbone.layers):
         layer.trainable = number >= first

@@ -48,10 +48,50 @@ def build_optimizer(config: OptimizerConfig, learning_rate: Any, variables: Sequ
         try:
             optimizer = kind(learning_rate=learning_rate, **arguments)
         except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {config.algorithm} does not take {arguments}: {quote_error(error)}.") from error
+            raise UserError(
+                f"optimizer: {config.algorithm} does not take {arguments}: {quote_error(error)}."
+            ) from error
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=list_undecayed(variables))
     return optimizer
+
+
+def scale_rate(optimizer: Any, variables: Sequence[Any], factor: float, *, from_step: int = 0) -> None:
+    """Multiplies the learning rate of some variables, and with it their weight decay; before `from_step` they do not change at all.
+
+    Keras has one learning rate for all variables, so two methods of this optimizer are replaced: the update of a variable, and the
+    weight decay. Scaled gradients would not do the same: Adam divides them by their size.
+
+    Args:
+        optimizer: of Keras, not wrapped.
+        variables: those with another rate.
+        factor: of the learning rate, 0 or more.
+        from_step: the number of steps without a change.
+
+    Source: Howard and Ruder (2018), "Universal language model fine-tuning for text classification", section 3.2: discriminative
+    fine-tuning and gradual unfreezing.
+    """
+    scaled = {optimizer._var_key(variable) for variable in variables}
+    update_step, apply_weight_decay = optimizer.update_step, optimizer._apply_weight_decay
+
+    def rate() -> Any:
+        return factor * keras.ops.cast(optimizer.iterations >= from_step, "float32") if from_step else factor
+
+    def update(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        if optimizer._var_key(variable) in scaled:
+            learning_rate = learning_rate * rate()
+        update_step(gradient, variable, learning_rate)
+
+    def decay(variables: Sequence[Any]) -> None:
+        whole = optimizer.weight_decay
+        if not whole:
+            return
+        apply_weight_decay([variable for variable in variables if optimizer._var_key(variable) not in scaled])
+        optimizer.weight_decay = whole * rate()
+        apply_weight_decay([variable for variable in variables if optimizer._var_key(variable) in scaled])
+        optimizer.weight_decay = whole
+
+    optimizer.update_step, optimizer._apply_weight_decay = update, decay
 
 
 def list_undecayed(variables: Sequence[Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from catdog.tracking.records import StoredRun
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Outcome:
     promotions: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_outcome(run: "Run") -> Outcome:
+def read_outcome(run: "StoredRun") -> Outcome:
     """Returns the outcome of a finished run in MLflow."""
-    metrics = run.data.metrics
+    metrics = run.metrics
     return Outcome(
-        run.info.run_id, run.info.run_name, int(metrics["best/epoch"]), metrics["best/val_accuracy"],
+        run.run_id, run.name, int(metrics["best/epoch"]), metrics["best/val_accuracy"],
         metrics["final/train_accuracy"], metrics["final/val_accuracy"], metrics.get("run_seconds", 0.0),
     )  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 
 from catdog.config.schema import BackboneConfig, ModelConfig
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 from catdog.training.own_code import call, describe_type, explain, load_object, quote_error
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ def _require_graph(
         )
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise UserError(
-            f"{key}: {reference} returned a model with {len(model.inputs)} inputs and {len(model.outputs)} outputs. {contract}."
+            f"{key}: {reference} returned a model with {plural(len(model.inputs), 'input')} and "
+            f"{plural(len(model.outputs), 'output')}. {contract}."
         )
     if tuple(model.inputs[0].shape[1:]) not in (shape, (None, None, 3)):
         raise UserError(

@@ -53,7 +53,8 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
     Raises:
         UserError: the data is not available, or custom code has changed since the run was planned.
     """
-    from catdog.data.dataset import describe_dataset, load_dataset
+    from catdog.data.dataset import load_dataset
+    from catdog.data.description import describe_dataset
     from catdog.training.class_weights import weigh_classes
 
     with clock.stage("data"):

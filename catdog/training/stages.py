@@ -17,9 +17,11 @@ from catdog.training import run_logging
 from catdog.training.augmentation import build_augmentation
 from catdog.training.callbacks import build_callbacks
 from catdog.training.check import check_own_code
-from catdog.training.fast.feature_cache import cut_head, keep_features
+from catdog.training.clean_sample import CleanSample
+from catdog.training.fast.feature_cache import compute_features, cut_head, keep_features
 from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
 from catdog.training.loop import Fit, capture, compile_model, fit, restore
+from catdog.training.mixing import build_mixing
 from catdog.training.model import build_kept_model, build_model, is_frozen
 from catdog.training.own_code import explain_training
 from catdog.training.precision import (
@@ -38,6 +40,7 @@ from catdog.training.progress import LiveProgress, Progress
 if TYPE_CHECKING:
     from catdog.tracking import OutboxRun
     from catdog.training.input_stream import Rows
+    from catdog.training.mixing import Mix
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class Built:
         model: the whole model, images -> logits.
         head: the part of it that trains, if a frozen backbone's features are computed separately; None: the whole model trains.
         augment: (uint8 images, number of the batch) -> augmented images; None: no augmentation.
+        mix: mixes the augmented images of a batch, and their labels; None: no mixing.
         callbacks: the custom callbacks.
         precision: the dtype policy and the kind of device.
         identity: digests of all that the run's result depends on.
@@ -60,6 +64,7 @@ class Built:
     model: keras.Model
     head: Any
     augment: Any
+    mix: "Mix | None"
     callbacks: list[keras.callbacks.Callback]
     precision: Precision
     identity: Identity
@@ -111,9 +116,10 @@ def build(prepared: Prepared) -> Built:
         # The check must not change the random numbers that custom code draws.
         keras.utils.set_random_seed(config.seed)
     callbacks = build_callbacks(config.trainer)
+    mix = build_mixing(config.augmentation.mix, config.seed, classes)
     augment = _build_augmentation(prepared, clocked=True)
     identity = prepared.job.identity or identify(config, prepared.dataset.manifest.digest, precision.runtime)
-    return Built(model, head, augment, callbacks, precision, identity, replicas, steps)
+    return Built(model, head, augment, mix, callbacks, precision, identity, replicas, steps)
 
 
 def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
@@ -183,23 +189,36 @@ def fit_model(
     batches = {"batch_size": config.trainer.batch_size, "replicas": built.replicas}
     train_rows: Rows = prepared.train
     val_rows: Rows = prepared.val
+    clean_rows: Rows | None = CleanSample(prepared.train) if config.has_clean_accuracy else None
     if built.head is not None and not result.is_done(config.trainer):
         clock.enter("frozen features")
         train_rows, val_rows = keep_features(
             built.head,
             prepared.train,
             prepared.val,
-            augmented=built.augment is not None,
+            augmented=built.augment is not None or built.mix is not None,
             budget_mb=config.speed.keep_features_mb,
             **batches,
         )
+        if clean_rows is not None and not built.head.tests_on_images:
+            clean_rows = compute_features(built.head, clean_rows, **batches)
     first_epoch = len(result.epochs) + 1
+    classes = len(prepared.dataset.classes)
+    one_hot = classes if built.mix is not None else 0
     progress = (make_progress or LiveProgress)(prepared.job.name, config.trainer.epochs, built.steps, first_epoch)
     with explain_training(prepared.references):
         fit(
             built.trained,
-            build_train_stream(train_rows, **batches, seed=config.seed, first_epoch=first_epoch, augment=built.augment),
-            build_eval_stream(val_rows, **batches),
+            build_train_stream(
+                train_rows,
+                **batches,
+                seed=config.seed,
+                first_epoch=first_epoch,
+                augment=built.augment,
+                mix=built.mix,
+                classes=classes,
+            ),
+            build_eval_stream(val_rows, **batches, one_hot=one_hot),
             config.trainer,
             steps=built.steps,
             train_count=len(prepared.train),
@@ -212,6 +231,7 @@ def fit_model(
             clock=clock,
             class_weights=prepared.class_weights,
             own=built.callbacks,
+            clean=None if clean_rows is None else build_eval_stream(clean_rows, **batches, one_hot=one_hot),
         )
 
 

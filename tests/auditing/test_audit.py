@@ -1,3 +1,4 @@
+import re
 import shutil
 import sys
 import textwrap
@@ -66,6 +67,8 @@ def spoiled(tmp_path: Path) -> Path:
     shutil.copy(train / "dogs" / "001.jpg", root / "validation" / "dogs" / "copy.jpg")
     (train / "dogs" / "broken.jpg").write_bytes(b"no image")
     (train / "dogs" / "notes.txt").write_text("about")
+    write_images(train / "dogs" / "night", 1, seed=11, size=96)
+    write_images(root / "loose", 1, seed=12)
     Image.new("RGB", (64, 64), "white").save(train / "cats" / "white.png")
     original.resize((300, 40)).save(train / "cats" / "wide.png")
     original.convert("L").resize((20, 20)).save(train / "dogs" / "grey.png")
@@ -84,11 +87,14 @@ def test_everything_planted_is_found_and_nothing_else_paired(spoiled: Path, catd
         "all of one colour",
         "smaller than 32 pixels",
         "4 times as long as wide",
-        "are grey",
+        "1 image is grey",
+        "1 image is outside of the classes' folders: ignored",
+        "class 'dogs' includes 1 image from 1 folder below it: night",
         "train/dogs/notes.txt",
     ):
         assert said in done.out, said
-    folder = tmp_path / "audits" / "folder"
+    (folder,) = (tmp_path / "audits").iterdir()
+    assert re.fullmatch(r"images-[0-9a-f]{8}", folder.name)
     pairs = pd.read_csv(folder / "pairs.csv")
     planted = {"000.jpg", "double.jpg", "leak.jpg", "conflict.jpg", "copy.jpg", "001.jpg", "wide.png", "grey.png"}
     assert {Path(file).name for column in ("first", "second") for file in pairs[column]} <= planted
@@ -109,6 +115,32 @@ def test_a_clean_data_set_has_nothing_to_say(tmp_path: Path, catdog):
     done = catdog("audit", "dataset=folder", f"dataset.archive={tmp_path / 'images'}", "fail_on=warning")
     assert done.code == 0, done.text
     assert "nothing found" in done.out
+
+
+def test_two_folders_of_one_name_have_an_audit_each(tmp_path: Path, catdog):
+    for seed, place in enumerate(("mine", "theirs")):
+        for label in ("cats", "dogs"):
+            write_images(tmp_path / place / "pets" / label, 6, seed=seed, size=64)
+        done = catdog("audit", "dataset=folder", f"dataset.archive={place}/pets")
+        assert done.code == 0, done.text
+        # The same folder again, by another path, replaces its own.
+        assert catdog("audit", "dataset=folder", f"dataset.archive={tmp_path / place / 'pets'}/").code == 0
+    folders = sorted((tmp_path / "audits").iterdir())
+    assert [folder.name[:5] for folder in folders] == ["pets-", "pets-"]
+    assert len({pd.read_csv(folder / "images.csv")["sha256"][0] for folder in folders}) == 2
+    refused = catdog("audit", "dataset=folder", "dataset.archive=mine/pets", "output=mine/pets/cats/000.jpg")
+    assert refused.code == 2
+    assert "output: cannot write" in refused.err
+
+
+def test_own_images_under_the_name_of_the_default_are_audited_and_refused(tmp_path: Path, catdog):
+    for seed, label in enumerate(("rose", "tulip")):
+        write_images(tmp_path / "flowers" / label, 8, seed=seed, size=64)
+    done = catdog("audit", "dataset.archive=flowers")
+    assert "error: training refuses this data set: dataset.archive: flowers is not the data set cats_dogs" in done.out
+    drawn = catdog("audit", "dataset=synthetic", "dataset.archive=flowers")
+    assert drawn.code == 2
+    assert "dataset.archive: must be null where the images are drawn (dataset=synthetic)" in drawn.err
 
 
 def test_without_the_splitter_a_leak_is_an_error(spoiled: Path, catdog):

@@ -10,6 +10,7 @@ from catdog.comparison.analysis import Analysis, analyse
 from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
+from catdog.tracking.tags import Tags
 
 FILES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(100)]
 
@@ -61,7 +62,7 @@ def make_record() -> Callable[..., RunRecord]:
         }  # fmt: skip
         return RunRecord(
             name=name, variant=variant or name, seed=seed, status=status,
-            params=params or {"seed": str(seed), "trainer.epochs": str(epochs)}, tags=tags or {},
+            params=params or {"seed": str(seed), "trainer.epochs": str(epochs)}, tags=Tags(tags or {}),
             **(fields | overrides),
         )  # fmt: skip
 

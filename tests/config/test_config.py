@@ -1,6 +1,7 @@
 """The config: every file composes, the command line wins, and a mistake is named before anything heavy loads."""
 
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -150,6 +151,37 @@ def test_the_config_digest_counts_what_affects_training_alone(monkeypatch: pytes
     assert digest("seed=1") != base
     assert digest("seed=1", with_seed=False) == digest(with_seed=False)
     assert digest("model=preprocessed") != digest("model=augmented")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "backbone.weights=FILE",
+        "backbone=own backbone.builder=my_models:resnet +backbone.options.weights=FILE",
+        "model=own model.builder=my_models:vit model.options={weights:FILE}",
+        "trainer.callbacks=[{callback:'my_callbacks:Teacher',teacher:FILE}]",
+    ],
+)
+def test_a_file_counts_by_its_content_not_by_its_path(tmp_path: Path, overrides: str) -> None:
+    def digest(path: Path) -> str:
+        return hash_config(compose_config(*overrides.replace("FILE", str(path)).split()), with_seed=True)
+
+    here, there = tmp_path / "a.weights.h5", tmp_path / "elsewhere" / "b.weights.h5"
+    here.write_bytes(b"weights")
+    before = digest(here)
+    there.parent.mkdir()
+    here.rename(there)
+    assert digest(there) == before
+    there.write_bytes(b"other weights")
+    assert digest(there) != before
+
+
+def test_a_file_called_as_a_value_of_a_key_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = hash_config(compose_config(), with_seed=True)
+    for name in ("constant", "best", "same", "relu", "max"):
+        (tmp_path / name).write_text("")
+    assert hash_config(compose_config(), with_seed=True) == before
 
 
 def test_flatten_names_every_leaf() -> None:

@@ -27,7 +27,8 @@ def test_every_key_of_the_table_exists_and_every_name_has_one_meaning() -> None:
         ("trainer.max-epochs", "trainer.epochs"), ("num_epochs", "trainer.epochs"), ("img_size", "preprocessing.image_size"),
         ("pretrained", "backbone.weights"), ("opt", "optimizer"), ("sched", "trainer.schedule"), ("wd", "optimizer.weight_decay"),
         ("accelerator", "trainer.devices"), ("seed_everything", "seed"), ("early_stopping", "trainer.patience"),
-        ("mixup", ""), ("num_classes", ""), ("n_trials", ""), ("dropout_rate", "head.dropout"), ("val_split", "dataset.holdout_fraction"),
+        ("mixup_alpha", "augmentation.mix.mixup"), ("model_ema", "trainer.ema"), ("num_classes", ""),
+        ("n_trials", ""), ("dropout_rate", "head.dropout"), ("val_split", "dataset.holdout_fraction"),
     ],
 )  # fmt: skip
 def test_names_of_other_tools_are_known(typed: str, key: str) -> None:

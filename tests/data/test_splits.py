@@ -118,6 +118,58 @@ def test_any_number_of_classes_and_odd_names(tmp_path: Path) -> None:
     assert len(manifest.images) == 6 * len(names)
 
 
+def test_three_images_a_class_are_enough(tmp_path: Path) -> None:
+    for number in range(17):
+        write_images(tmp_path / f"class{number}", 3, seed=number)
+    manifest = manifest_of(tmp_path, holdout_fraction=0.4, test_fraction=0.5)
+    counts = manifest.images.groupby(["split", "label"]).size()
+    assert set(counts) == {1}
+    assert len(counts) == 3 * 17
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"rose": 2, "lily": 1, "tulip": 5},
+         ["leaves no image for val/lily, test/lily, test/rose. Every class needs at least 3 images, one for each split.",
+          "\n  'lily' has 1 image\n  'rose' has 2 images"]),
+        ({"train/rose": 5, "train/tulip": 5, "validation/rose": 1, "validation/tulip": 2},
+         ["at least 1 image in train/ and 2 in validation/, which is divided into val and test",
+          "\n  'rose' has 5 images in train/ and 1 image in validation/"]),
+        ({"train/rose": 1, "train/tulip": 3, "test/rose": 2, "test/tulip": 2},
+         ["at least 2 images in train/, which is divided into train and val, and 1 in test/",
+          "\n  'rose' has 1 image in train/ and 2 images in test/"]),
+        ({"train/rose": 1, "validation/rose": 1, "test/rose": 1, "train/tulip": 1, "validation/tulip": 1},
+         ["at least 1 image in each of train/, validation/ and test/",
+          "\n  'tulip' has 1 image in train/ and 1 image in validation/ and 0 images in test/"]),
+    ],
+)  # fmt: skip
+def test_a_class_with_too_few_images_is_named_with_its_count(tmp_path: Path, sizes: dict[str, int], said: list[str]):
+    for seed, (name, count) in enumerate(sizes.items()):
+        write_images(tmp_path / "root" / name, count, seed=seed)
+    with pytest.raises(UserError, match=r"^dataset.archive: ") as caught:
+        manifest_of(tmp_path / "root")
+    for words in said:
+        assert words in str(caught.value)
+    assert "'tulip' has 5" not in str(caught.value), "only classes that lack images are named"
+
+
+def test_copies_of_one_picture_are_one_image(tmp_path: Path) -> None:
+    write_images(tmp_path / "root" / "cats", 6)
+    write_images(tmp_path / "root" / "dogs", 1, seed=1)
+    for number in range(1, 4):
+        shutil.copy(tmp_path / "root" / "dogs" / "000.jpg", tmp_path / "root" / "dogs" / f"{number:03d}.jpg")
+    with pytest.raises(UserError) as caught:
+        manifest_of(tmp_path / "root")
+    assert "'dogs' has 4 images, but copies of one picture count once" in str(caught.value)
+
+
+def test_images_outside_of_class_folders_are_no_data_set(tmp_path: Path) -> None:
+    write_images(tmp_path / "flat", 3)
+    with pytest.raises(UserError, match=r"3 images in .*flat, but none in a class's folder"):
+        manifest_of(tmp_path / "flat")
+
+
 @pytest.mark.parametrize(
     ("classes", "said"),
     [([], "no images in"), (["cats"], "only one class, 'cats'"), (["cats", "dogs"], "leaves no image for")],

@@ -72,6 +72,11 @@ def test_a_changed_config_is_named(shelf) -> None:
     )
 
 
+def test_moved_data_are_the_same_data(shelf, tmp_path) -> None:
+    shutil.copytree(shelf.folder / "images", tmp_path / "elsewhere" / "pets")
+    assert shelf.plan(f"dataset.archive={tmp_path / 'elsewhere' / 'pets'}").startswith("reuse")
+
+
 def test_changed_data_is_counted(shelf, tmp_path) -> None:
     changed = tmp_path / "images"
     shutil.copytree(shelf.folder / "images", changed)

@@ -8,17 +8,9 @@ import pytest
 from support import compose_config
 
 from catdog.config.schema import hash_config
-from catdog.registry.evidence import _are_seeds
 from catdog.system.errors import UserError
-from catdog.tracking.identity import (
-    DEVICE_TAG,
-    PRECISION_TAG,
-    VARIANT_TAG,
-    describe_runtime_change,
-    identify,
-    list_training_modules,
-    variant_key,
-)
+from catdog.tracking.identity import describe_runtime_change, identify, list_training_modules
+from catdog.tracking.tags import DATA_DIGEST, DEVICE, PRECISION, VARIANT_DIGEST, Tags
 from catdog.training import precision
 from catdog.training.precision import (
     choose_for_cpu,
@@ -53,7 +45,7 @@ def test_an_identity_is_config_data_code_libraries_and_runtime() -> None:
     assert len(digests) == 1 + len(others)
     # What explains does not count.
     assert replace(same, files={}).digest == same.digest
-    assert (same.tags[PRECISION_TAG], same.tags[DEVICE_TAG]) == ("float32", "cpu")
+    assert (same.tags[PRECISION], same.tags[DEVICE]) == ("float32", "cpu")
     assert same.files.keys() >= {"catdog/training/model.py", "catdog/training/loop.py"}
     assert "catdog.training.model" in list_training_modules()
     assert "catdog.training.run_logging" not in list_training_modules()
@@ -87,41 +79,37 @@ def test_precision_counts_as_what_it_became_not_as_it_was_asked_for() -> None:
 
 def test_seeds_of_one_variant_share_a_key() -> None:
     config = compose_config("model=cnn")
-    tags = identify(config, "d", CPU).tags | {VARIANT_TAG: hash_config(config, with_seed=False)}
+    tags = identify(config, "d", CPU).tags | {VARIANT_DIGEST: hash_config(config, with_seed=False)}
     seeded = identify(compose_config("model=cnn", "seed=1"), "d", CPU).tags
-    assert variant_key(seeded | {VARIANT_TAG: tags[VARIANT_TAG]}) == variant_key(tags)
-    for tag in (VARIANT_TAG, "catdog.code_digest", "catdog.libraries", PRECISION_TAG, DEVICE_TAG):
-        assert variant_key(tags | {tag: "another"}) != variant_key(tags)
-    runtime = (PRECISION_TAG, DEVICE_TAG)
-    assert variant_key(tags | {PRECISION_TAG: "another"}, without=runtime) == variant_key(tags, without=runtime)
+    assert Tags(seeded | {VARIANT_DIGEST: tags[VARIANT_DIGEST]}).variant_key() == Tags(tags).variant_key()
+    for tag in (VARIANT_DIGEST, "catdog.code_digest", "catdog.libraries", PRECISION, DEVICE):
+        assert Tags(tags | {tag: "another"}).variant_key() != Tags(tags).variant_key()
+    runtime = (PRECISION, DEVICE)
+    assert Tags(tags | {PRECISION: "another"}).variant_key(without=runtime) == Tags(tags).variant_key(without=runtime)
     # Data is asked for beside it.
-    assert variant_key(tags | {"catdog.data_digest": "another"}) == variant_key(tags)
+    assert Tags(tags | {"catdog.data_digest": "another"}).variant_key() == Tags(tags).variant_key()
 
 
 def test_old_runs_without_tags_have_a_key_of_what_they_have() -> None:
-    assert variant_key({}) == variant_key({PRECISION_TAG: "float32"}) == ""
-    assert variant_key({VARIANT_TAG: "1" * 64}) == "1" * 64
-    old = {VARIANT_TAG: "1" * 64, "catdog.code_digest": "2" * 64}
-    assert variant_key(old) == variant_key(dict(old)) != variant_key(old | {DEVICE_TAG: "cpu"})
+    assert Tags({}).variant_key() == Tags({PRECISION: "float32"}).variant_key() == ""
+    assert Tags({VARIANT_DIGEST: "1" * 64}).variant_key() == "1" * 64
+    old = {VARIANT_DIGEST: "1" * 64, "catdog.code_digest": "2" * 64}
+    assert Tags(old).variant_key() == Tags(dict(old)).variant_key() != Tags(old | {DEVICE: "cpu"}).variant_key()
 
 
 def test_seeds_are_of_one_variant_and_the_same_data() -> None:
-    class Run:
-        def __init__(self, **tags: str) -> None:
-            self.data = type("Data", (), {"tags": {f"catdog.{name}": value for name, value in tags.items()}})
-
-    run = Run(variant_digest="v", data_digest="d")
-    assert _are_seeds(run, Run(variant_digest="v", data_digest="d"))  # type: ignore[arg-type]
-    assert not _are_seeds(run, Run(variant_digest="v", data_digest="e"))  # type: ignore[arg-type]
-    assert not _are_seeds(run, Run(variant_digest="w", data_digest="d"))  # type: ignore[arg-type]
-    assert not _are_seeds(Run(data_digest="d"), Run(data_digest="d"))  # type: ignore[arg-type]
+    run = Tags({VARIANT_DIGEST: "v", DATA_DIGEST: "d"})
+    assert run.is_same_variant(Tags(run))
+    assert not run.is_same_variant(Tags(run | {DATA_DIGEST: "e"}))
+    assert not run.is_same_variant(Tags(run | {VARIANT_DIGEST: "w"}))
+    assert not Tags({DATA_DIGEST: "d"}).is_same_variant(Tags({DATA_DIGEST: "d"}))
 
 
 def test_a_change_of_the_runtime_in_words() -> None:
-    before = {PRECISION_TAG: "float32", DEVICE_TAG: "cpu"}
+    before = {"precision": "float32", "device": "cpu"}
     assert describe_runtime_change(before, before) == ""
     assert describe_runtime_change({}, before) == ""
-    now = {PRECISION_TAG: "mixed_float16", DEVICE_TAG: "gpu"}
+    now = {"precision": "mixed_float16", "device": "gpu"}
     assert describe_runtime_change(before, now) == "precision float32 -> mixed_float16, device cpu -> gpu"
 
 

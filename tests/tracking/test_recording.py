@@ -24,9 +24,9 @@ from catdog.data.handout import Split
 from catdog.registry.ledger import read_looks
 from catdog.search.recorded import RecordingTrainer
 from catdog.tracking.artifacts import load_bytes, load_history, load_predictions, load_table
-from catdog.tracking.identity import variant_key
 from catdog.tracking.outbox import list_entries
 from catdog.tracking.settlement import settle_entries
+from catdog.tracking.tags import Tags
 
 CLASSES = ("cats", "dogs")
 PER_CLASS = 12
@@ -110,7 +110,7 @@ def test_a_recorded_run_has_what_is_read_of_catdogs_own(study, val, client):
     tags, params, metrics = found.data.tags, found.data.params, found.data.metrics
     assert tags["catdog.kind"] == "run"
     assert tags["catdog.variant"] == "net"
-    assert variant_key(tags)
+    assert Tags(tags).variant_key()
     assert (tags["catdog.train_images"], tags["catdog.val_images"], tags["catdog.test_images"]) == ("14", "6", "4")
     assert tags["catdog.classes"] == "cats,dogs"
     assert json.loads(tags["catdog.libraries"])["numpy"] == np.__version__
@@ -282,7 +282,7 @@ def test_another_seed_variant_config_or_code_is_another_run(study, val, client, 
     same = {"config": {"rate": 0.1}, "code": ["train.py"]}
     first, second = record(study, val, **same), record(study, val, **(same | change))
     assert first != second
-    keys = [variant_key(client.get_run(run_id).data.tags) for run_id in (first, second)]
+    keys = [Tags(client.get_run(run_id).data.tags).variant_key() for run_id in (first, second)]
     assert (keys[0] == keys[1]) is ("seed" in change)
 
 

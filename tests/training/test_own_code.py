@@ -152,7 +152,7 @@ def test_the_digest_counts_what_the_config_names_of_own_code(folder) -> None:
 def test_what_the_config_names_of_own_code_is_found(folder) -> None:
     overrides = ("backbone.builder=my_models:resnet", "backbone.options={other: a:b}", "optimizer.algorithm=my.optimizers:Mine",
                  "trainer.callbacks=[TerminateOnNaN, my_callbacks:Ema]", "model=augmented",
-                 "+augmentation.layers.x={layer: my_layers:Blur}", "dataset.archive=c:d")  # fmt: skip
+                 "+augmentation.layers.x={layer: my_layers:Blur}", "dataset=folder", "dataset.archive=c:d")  # fmt: skip
     assert find_references(folder.compose(*overrides)) == {
         "backbone.builder": "my_models:resnet",
         "optimizer.algorithm": "my.optimizers:Mine",

@@ -130,14 +130,15 @@ def keep_features(
             kept.append(split)
         else:
             left -= needed
-            kept.append(_compute(head, split, batch_size, replicas))
+            kept.append(compute_features(head, split, batch_size, replicas))
     val, train = kept
     head.tests_on_images = not isinstance(val, SplitFeatures)
     head.trains_on_images = not isinstance(train, SplitFeatures)
     return train, val
 
 
-def _compute(head: Head, split: Rows, batch_size: int, replicas: int) -> SplitFeatures:
+def compute_features(head: Head, split: Rows, batch_size: int, replicas: int = 1) -> SplitFeatures:
+    """Returns the features of every image of a split, computed in batches as in training."""
     import tensorflow as tf
 
     # The same function as in the training step, so that it is traced only once.

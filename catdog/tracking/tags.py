@@ -1,0 +1,167 @@
+"""The names of the tags that catdog writes in MLflow, on runs, sweeps, looks and model versions; and typed reads of them."""
+
+import json
+import shlex
+from collections.abc import Collection
+from typing import Any
+
+from catdog.config import schema
+
+KIND = "catdog.kind"
+RUN, SWEEP, LOOK = "run", "sweep", "test_look"
+
+# What a run's result depends on.
+IDENTITY = "catdog.identity"
+CONFIG_DIGEST = "catdog.config_digest"
+DATA_DIGEST = "catdog.data_digest"
+CODE_DIGEST = "catdog.code_digest"
+CODE_FILES = "catdog.code_files"
+LIBRARIES = "catdog.libraries"
+PRECISION = "catdog.precision"
+DEVICE = "catdog.device"
+# The digest of a run's config without its seed.
+VARIANT_DIGEST = "catdog.variant_digest"
+# Tags on which a run's result depends, in addition to those of its config and data.
+RESULT = (CODE_DIGEST, LIBRARIES, PRECISION, DEVICE)
+
+# The place of a run, and what was started where.
+VARIANT = "catdog.variant"
+SWEEP_ID = "catdog.sweep"
+MEMBER = "catdog.member."
+KEY = "catdog.key"
+OWNER = "catdog.owner"
+COMMAND = "catdog.command"
+RETRIES = "catdog.retries"
+ERROR = "catdog.error"
+NOTE = "mlflow.note.content"
+SOURCE = "mlflow.source.name"
+
+# Its data and its model.
+IMAGES = "catdog.{split}_images"
+MAJORITY_FRACTION = "catdog.majority_fraction"
+CLASSES = "catdog.classes"
+MODEL_URI = "catdog.model_uri"
+REGISTERED_MODEL = "catdog.registered_model"
+TEST_LOOKS = "catdog.test_looks"
+DECISION = "catdog.decision"
+
+# A run that a script recorded: that it was recorded, and the size of its validation images in the cache of decoded images.
+RECORDED = "catdog.recorded"
+IMAGE_SIZE = "catdog.image_size"
+
+# A look in the ledger, and a model version: the run that trained the model, and more about it.
+TRAINED_BY = "catdog.run"
+RUN_NAME = "catdog.run_name"
+STUDY = "catdog.study"
+MODEL = "catdog.model"
+TEST_DIGEST = "catdog.test_digest"
+VAL_ACCURACY = "catdog.val_accuracy"
+VAL_LOSS = "catdog.val_loss"
+EVIDENCE = "catdog.evidence"
+EVIDENCE_OUTCOME = "catdog.evidence_outcome"
+EVIDENCE_INTERVAL = "catdog.evidence_interval"
+
+
+class Tags(dict[str, str]):
+    """The tags of a run, a sweep, a look or a model version, by name, with typed reads of catdog's own."""
+
+    @property
+    def kind(self) -> str:
+        """RUN, SWEEP, LOOK; another word, or "", for anything else."""
+        return self.get(KIND, "")
+
+    @property
+    def variant_digest(self) -> str:
+        """The digest of a run's config without its seed; "" if unknown."""
+        return self.get(VARIANT_DIGEST, "")
+
+    @property
+    def config_digest(self) -> str:
+        """The digest of what affects training in a run's config, seed included; "" if unknown."""
+        return self.get(CONFIG_DIGEST, "")
+
+    @property
+    def data_digest(self) -> str:
+        """The digest of the images and their splits; "" if unknown."""
+        return self.get(DATA_DIGEST, "")
+
+    @property
+    def code_digest(self) -> str:
+        """The digest of the code that trained it; "" if unknown."""
+        return self.get(CODE_DIGEST, "")
+
+    @property
+    def code_files(self) -> dict[str, str]:
+        """The digest of each file of that code; empty if unknown."""
+        return _read_mapping(self.get(CODE_FILES))
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """The version of each library; empty if unknown."""
+        return _read_mapping(self.get(LIBRARIES))
+
+    @property
+    def runtime(self) -> dict[str, str]:
+        """The resolved `precision` and the kind of `device`, as far as they are known."""
+        return {name: self[tag] for name, tag in (("precision", PRECISION), ("device", DEVICE)) if tag in self}
+
+    @property
+    def model_uri(self) -> str | None:
+        """MLflow's address of the kept model, or of the model that a look is at; None if there is none."""
+        return self.get(MODEL_URI) or None
+
+    @property
+    def trained_by(self) -> str:
+        """The id of the run that trained the model of a look or of a version; "" if unknown."""
+        return self.get(TRAINED_BY, "")
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a script recorded the run, and catdog did not train it."""
+        return RECORDED in self
+
+    @property
+    def image_size(self) -> int:
+        """The size in pixels of a recorded run's validation images; 0 if unknown."""
+        return int(self.get(IMAGE_SIZE) or 0)
+
+    @property
+    def overrides(self) -> list[str] | None:
+        """The overrides that the run was trained with, without the seed; None if they are not known."""
+        words = shlex.split(self.get(SOURCE, ""))
+        if words[:3] != ["python", "-m", "catdog.train"]:
+            return None
+        return [word for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")]
+
+    def variant_key(self, *, without: Collection[str] = ()) -> str:
+        """Returns a key that all seeds of one variant share; "" if the tags do not identify a variant.
+
+        The key covers the config without its seed, the code, the libraries, the precision and the kind of device. It does not cover
+        the data: compare the data digests as well if the runs must be on the same data. Tags that an old run lacks are left out.
+
+        Args:
+            without: tags to ignore.
+        """
+        rest = [self[tag] for tag in RESULT if tag in self and tag not in without]
+        return (
+            schema.hash_text(self.variant_digest + "".join(rest))
+            if self.variant_digest and rest
+            else self.variant_digest
+        )
+
+    def is_same_variant(self, other: "Tags") -> bool:
+        """Returns whether two runs are seeds of one variant on the same data."""
+        key = self.variant_key()
+        return bool(key) and key == other.variant_key() and self.data_digest == other.data_digest
+
+
+def member_tag(sweep_id: str) -> str:
+    """Returns the name of the tag that makes a run a member of a sweep."""
+    return f"{MEMBER}{sweep_id}"
+
+
+def _read_mapping(text: str | None) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text or "{}"))
+    except (ValueError, TypeError):
+        return {}

@@ -1,0 +1,82 @@
+"""Shows the training of a sweep, or of one run, in the terminal: the plan, the progress, the outcome."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from catdog import cli
+from catdog.config.command_lines import train_command
+from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED
+from catdog.system.terminal import console, show_error, show_next
+
+if TYPE_CHECKING:
+    from catdog.config.composition import ComposedRun
+    from catdog.sweeps.launch import SweepResult
+    from catdog.sweeps.options import LauncherOptions
+    from catdog.sweeps.single import SingleRun
+    from catdog.training.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+PLAN_OPTIONS = ("hydra.launcher.plan_only=", "hydra.launcher.format=")
+
+
+def prepare(options: "LauncherOptions") -> None:
+    """Prepares this process for training: where it prints, its temporary folder, and what SIGTERM does."""
+    from catdog.system import interrupts
+    from catdog.system.tempdir import open_scratch
+
+    # With JSON, stdout must contain nothing but the plan.
+    console.stderr = options.plan_only and options.format == "json"
+    open_scratch()
+    # A scheduler's SIGTERM is treated as Ctrl-C: runs are closed, and the same command resumes them.
+    interrupts.listen(once=False)
+
+
+def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", arguments: Sequence[str]) -> "SweepResult":
+    """Trains a sweep, shows plan, progress and outcome, and returns the result. With `plan_only` it shows the plan and exits."""
+    from catdog.sweeps.display import Display
+    from catdog.sweeps.launch import plan_sweep
+    from catdog.sweeps.plan import build_table
+    from catdog.sweeps.summary import build_summary
+
+    prepare(options)
+    planned = plan_sweep(runs, options, arguments)
+    plan = [job.planned for job in planned.jobs]
+    if options.plan_only:
+        cli.finish_plan(plan, train_command(arguments, without=PLAN_OPTIONS), options.format)
+    console.print(build_table(plan))
+    try:
+        result = planned.run(Display)
+    except KeyboardInterrupt:
+        words = f"stopped at once. Resume with the same command:\n{train_command(arguments)}"
+        console.print(words, soft_wrap=True, highlight=False)
+        sys.exit(EXIT_INTERRUPTED)
+    console.print(build_summary(result.jobs))
+    for job in result.jobs:
+        if job.has_failed:
+            console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
+    return result
+
+
+def train_single(single: "SingleRun", output_dir: Path) -> "Outcome | None":
+    """Trains one run and returns its outcome; None if it is finished already. Exits if its results cannot be delivered."""
+    from catdog.sweeps.plan import build_table
+
+    if single.planned.state == "reuse":
+        console.print(build_table([single.planned]))
+        run_id = single.planned.run_id
+        log.info("nothing to train: run %s is the same and finished; reuse=never trains it again", run_id)
+        single.reuse()
+        return None
+    outcome = single.train(output_dir)
+    if not outcome.has_arrived:
+        show_error(outcome.undelivered)
+        show_next(*single.next_commands(outcome))
+        sys.exit(EXIT_DEFECT)
+    log.info("run %s", outcome.run_id)
+    return outcome

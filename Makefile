@@ -24,8 +24,8 @@ study: $(VENV)/.installed ## the real study: 2,000 photos, 20 epochs (downloads 
 	$(BIN)/python -m catdog.evaluate
 	$(BIN)/python -m catdog.compare
 
-ui: $(VENV)/.installed ## browse the runs in MLflow's own pages, at http://127.0.0.1:5000
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db
+ui: $(VENV)/.installed ## browse the runs of the study trained last, on MLflow's pages
+	$(BIN)/python -m catdog.ui
 
 bench: $(VENV)/.installed ## time catdog against plain Keras on the real study (EPOCHS=20: about 40 minutes)
 	$(BIN)/python benchmarks/bench.py --epochs $(or $(EPOCHS),20)

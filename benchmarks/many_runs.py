@@ -34,7 +34,7 @@ def copy_runs(folder: Path, count: int, key: str = "seed") -> None:
     """Copies the sweep's runs until there are `count` of them, each with another value of `key`."""
     store = sqlite3.connect(folder / "mlruns" / "mlflow.db")
     columns = {table: [row[1] for row in store.execute(f"pragma table_info({table})")] for table in ("runs", *TABLES)}
-    unique = {"catdog.identity", "catdog.config_digest", "catdog.key"}
+    unique = {"catdog.identity", "catdog.key"}
     unique |= set() if key == "seed" else {"catdog.variant_digest"}
     run_ids = [row[0] for row in store.execute("select run_uuid from tags where key = 'catdog.kind' and value = 'run'")]
     for number in range(len(run_ids), count):
@@ -54,6 +54,10 @@ def copy_runs(folder: Path, count: int, key: str = "seed") -> None:
                 _, name, variant = json.loads(values["value"])
                 full = f"{name} {key}={value}"
                 values["value"] = json.dumps([number, full, variant if key == "seed" else full])
+            if table == "tags" and own == "catdog.details":
+                values["value"] = json.dumps(
+                    {**json.loads(values["value"]), "catdog.config_digest": uuid.uuid4().hex * 2}
+                )
             if table == "tags" and own in unique:
                 values["value"] = uuid.uuid4().hex * 2
             if table == "params" and own == key:

@@ -15,6 +15,7 @@ COMMANDS = {
     "audit": "search a data set, or an input pipeline, for leaks and odd images",
     "evaluate": "evaluate the champion on the test split",
     "predict": "say what is in pictures",
+    "ui": "show the runs of a study on MLflow's pages, in the browser",
     "deliver": "deliver the records that a tracking server did not accept during training",
 }
 

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from catdog import cli
-from catdog.config.command_lines import train_command, ui_command
+from catdog.config.command_lines import next_command, train_command
 from catdog.config.schema import Config, load_config
 from catdog.sweeps.options import read_single_options
 from catdog.system.errors import EXIT_DEFECT, EXIT_INTERRUPTED, UserError
@@ -52,7 +52,7 @@ def run(composed: DictConfig) -> None:
         again = train_command(sys.argv[1:], without=training_view.PLAN_OPTIONS)
         cli.finish_plan([single.planned], again, options.format)
     outcome = training_view.train_single(single, Path(hydra.runtime.output_dir))
-    show_next(*single.next_commands(outcome), ui_command(config.tracking.uri))
+    show_next(*single.next_commands(outcome), next_command("ui", config.study, config.tracking.uri))
 
 
 def launch(runs: "Sequence[ComposedRun]", options: "LauncherOptions") -> "SweepResult":
@@ -66,7 +66,8 @@ def launch(runs: "Sequence[ComposedRun]", options: "LauncherOptions") -> "SweepR
         # The caller that asked for this file says what to do next.
         result.save(Path(options.result_file))
     else:
-        show_next(*result.next_commands(), *([] if result.undelivered else [ui_command(result.tracking.uri)]))
+        browse = next_command("ui", result.study, result.tracking.uri)
+        show_next(*result.next_commands(), *([] if result.undelivered else [browse]))
     if result.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if result.undelivered or not result.is_complete:

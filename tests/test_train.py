@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from support import TINY
 
+from catdog.plots.style import PALETTE
 from catdog.sweeps.names import name_job
+from catdog.tracking.tags import Tags
 
 pytestmark = pytest.mark.slow
 
@@ -55,9 +57,9 @@ def table(run, path: str) -> pd.DataFrame:
 
 def test_the_sweep_says_what_it_did_and_what_to_do_next(study) -> None:
     out = study.sweep.out
-    for expected in ("data set synthetic, digest", "train      48  cats 24, dogs 24", "right on 50.0% of val",
+    for expected in ("data set synthetic, digest", "train      48  cats 24, dogs 24",
                      "registered catdog version 1: drawn_mini", "Next: python -m catdog.compare",
-                     "python -m catdog.evaluate", "mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db"):  # fmt: skip
+                     "python -m catdog.evaluate", "python -m catdog.ui"):  # fmt: skip
         assert expected in out
     for variant in VARIANTS:
         assert re.search(rf"^ +{variant} +finished +0\.\d", out, re.M), variant
@@ -83,6 +85,10 @@ def test_one_parent_and_one_child_per_variant(runs, parent) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["catdog.kind"] == "sweep"
     assert "model=cnn,augmented,preprocessed,drawn_mini" in parent.data.tags["catdog.command"]
+    # What MLflow's pages show.
+    note = parent.data.tags["mlflow.note.content"]
+    assert f"python -m catdog.compare study=cats_vs_dogs sweep={parent.info.run_id}" in note
+    assert [run.data.tags["mlflow.runColor"] for run in runs] == list(PALETTE[:4])
 
 
 def test_metrics_are_there_at_every_epoch(client, runs) -> None:
@@ -121,7 +127,7 @@ def test_params_are_every_leaf_of_the_config(runs) -> None:
 
 
 def test_tags_identify_data_config_and_code(runs) -> None:
-    tags = [run.data.tags for run in runs]
+    tags = [Tags(run.data.tags) for run in runs]
     assert len({tag["catdog.data_digest"] for tag in tags}) == 1
     assert len({tag["catdog.code_digest"] for tag in tags}) == 1
     assert len({tag["catdog.config_digest"] for tag in tags}) == 4
@@ -212,7 +218,8 @@ def test_a_run_repeats_bit_for_bit(study, client, runs) -> None:
         )
         assert first == second, key
     assert artifact(client.get_run(run_id), "predictions/val.csv") == artifact(runs[1], "predictions/val.csv")
-    assert client.get_run(run_id).data.tags["catdog.config_digest"] == runs[1].data.tags["catdog.config_digest"]
+    again, first = Tags(client.get_run(run_id).data.tags), Tags(runs[1].data.tags)
+    assert again.config_digest == first.config_digest
 
 
 def test_a_failing_run_does_not_end_the_sweep(study, client) -> None:

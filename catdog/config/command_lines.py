@@ -12,7 +12,7 @@ def next_command(command: str, study: str, uri: str, *arguments: str) -> str:
     """Returns a catdog command that can be copied into a shell. It works on the same study in the same store.
 
     Args:
-        command: train, compare, evaluate or predict.
+        command: compare, evaluate, ui and so on.
         study: the study's name; the default is not written out.
         uri: the tracking address; the default is not written out.
         arguments: further arguments of the command.
@@ -48,11 +48,3 @@ def python_command() -> str:
         return "python"
     relative = os.path.relpath(sys.executable)
     return sys.executable if relative.startswith("..") else relative
-
-
-def ui_command(uri: str) -> str:
-    """Returns the command that shows the store in a browser, or the address of a server."""
-    if uri.startswith("http"):
-        return uri
-    python = python_command()
-    return f"{'mlflow' if python == 'python' else python + ' -m mlflow'} ui --backend-store-uri {uri}"

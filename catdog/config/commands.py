@@ -97,6 +97,20 @@ class DeliverConfig:
 
 
 @dataclass
+class UiConfig:
+    """The options of `ui`."""
+
+    study: str | None = option("the study whose runs are shown; null: the one trained last", None)
+    host: str = option("the network interface to listen on; 0.0.0.0: all of them", "127.0.0.1")
+    port: int | None = option("the port to listen on; null: 5000, or a free one if that is in use", None)
+    open: bool = option("open the browser, where there is one", True)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(self.port is None or 0 < self.port < 2**16, "port", "1 to 65535, or null", self.port)
+
+
+@dataclass
 class AuditConfig:
     """The options of `audit`."""
 
@@ -145,6 +159,7 @@ ROOTS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "deliver": DeliverConfig,
+    "ui": UiConfig,
 }
 
 

@@ -244,13 +244,15 @@ class PlannedSweep:
         from catdog import tracking
 
         leader = (Owner.current().pid, Owner.current().started)
+        variants = [*dict.fromkeys(variant for _, variant in self.names)]
         for number, (job, (name, variant)) in enumerate(zip(self.jobs, self.names, strict=True)):
             output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
             job.job = tracking.Job(
-                name, variant, job.overrides, output, sweep_id, number, leader=leader, identity=job.planned.identity
-            )
+                name, variant, job.overrides, output, sweep_id, number, variants.index(variant), leader=leader,
+                identity=job.planned.identity,
+            )  # fmt: skip
             if job.planned.state == "reuse" and job.planned.run_id:
-                sweep.append("tags", run_id=job.planned.run_id, values=tracking.member_tag(sweep_id, job.job))
+                sweep.append("tags", run_id=job.planned.run_id, values=tracking.member_tags(sweep_id, job.job))
             elif job.planned.state == "busy":
                 job.error = job.planned.why
 
@@ -363,7 +365,7 @@ def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[J
 
     config = jobs[0].config
     done = all(job.outcome for job in jobs)
-    sweep.log_tags({tag.NOTE: describe_outcomes(jobs)})
+    sweep.log_tags({tag.NOTE: describe_outcomes(jobs, str(sweep.delivered_state["run_id"]))})
     status = "KILLED" if interrupted else "FINISHED" if done else "FAILED"
     finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
     if finished and config.promote.enabled:

@@ -40,8 +40,8 @@ def _describe_missing(job: JobState) -> str:
     return "[yellow]busy[/yellow]" if job.planned.state == "busy" else "[red]failed[/red]"
 
 
-def describe_outcomes(jobs: list[JobState]) -> str:
-    """Returns the summary in Markdown, for the sweep's description in MLflow."""
+def describe_outcomes(jobs: list[JobState], sweep_id: str) -> str:
+    """Returns the summary in Markdown, with the command for the verdicts, for the sweep's description in MLflow."""
     lines = [
         "| run | last train accuracy | last val accuracy | best val accuracy | at epoch |",
         "|---|---|---|---|---|",
@@ -59,4 +59,5 @@ def describe_outcomes(jobs: list[JobState]) -> str:
             else [job.error.replace("|", "/").replace("\n", " ") or "not started", "", "", ""]
         )
         lines.append("| " + " | ".join([job.name, *figures]) + " |")
-    return "\n".join(lines)
+    command = f"python -m catdog.compare study={jobs[0].config.study} sweep={sweep_id}"
+    return "\n".join([*lines, "", f"The verdicts: `{command}`"])

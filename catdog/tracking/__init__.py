@@ -8,7 +8,7 @@ from catdog.tracking.run import (
     describe_undelivered,
     log_inputs,
     log_kept_model,
-    member_tag,
+    member_tags,
     open_run,
 )
 from catdog.tracking.store import check_store, connect, connect_existing, connect_unseen, open_study
@@ -25,7 +25,7 @@ __all__ = [
     "describe_undelivered",
     "log_inputs",
     "log_kept_model",
-    "member_tag",
+    "member_tags",
     "open_run",
     "open_study",
 ]

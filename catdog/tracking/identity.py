@@ -55,14 +55,16 @@ class Identity:
     def tags(self) -> dict[str, str]:
         """The tags that record the identity on an MLflow run."""
         return {
-            tag.IDENTITY: self.digest,
-            tag.CONFIG_DIGEST: self.config,
-            tag.DATA_DIGEST: self.data,
-            tag.CODE_DIGEST: self.code,
-            tag.CODE_FILES: json.dumps(dict(self.files)),
-            tag.LIBRARIES: json.dumps(dict(self.libraries)),
             **{f"catdog.{name}": value for name, value in self.runtime.items()},
-        }
+            tag.IDENTITY: self.digest,
+            **tag.gather({
+                tag.CONFIG_DIGEST: self.config,
+                tag.DATA_DIGEST: self.data,
+                tag.CODE_DIGEST: self.code,
+                tag.LIBRARIES: json.dumps(dict(self.libraries)),
+                tag.CODE_FILES: json.dumps(dict(self.files)),
+            }),
+        }  # fmt: skip
 
 
 def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Identity:

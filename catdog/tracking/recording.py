@@ -42,7 +42,7 @@ from catdog.tracking.run import (
     closed_at_end,
     describe_undelivered,
     hand_in,
-    member_tag_of,
+    member_tags_of,
 )
 
 if TYPE_CHECKING:
@@ -78,6 +78,16 @@ class Recording:
     members: "list[RecordedRun]" = field(default_factory=list, repr=False)
     sweep: OutboxRun | None = field(default=None, repr=False)
     promote: Promote | None = field(default=None, repr=False)
+
+    def member_tags(self, place: int) -> dict[str, str]:
+        """Returns the tags that make a member's run one of this sweep.
+
+        Args:
+            place: the member's, from 0.
+        """
+        member = self.members[place]
+        variants = [*dict.fromkeys(each.variant for each in self.members)]
+        return member_tags_of(self.sweep_id, place, member.name, member.variant, variants.index(member.variant))
 
 
 class RecordedRun:
@@ -335,10 +345,9 @@ def record_run(
         if status == "FINISHED" and promote and not recorded.has_model:
             log.info("%s has no model (run.log_model): it is compared, but not registered", name)
 
-    place = len(recording.members) - 1 if recording else 0
     try:
         with closed_at_end(run, SWEEP_PATIENCE_S if recording else tracking.wait_s, finish):
-            _describe(run, recorded, identity, content, dataset, recording.sweep_id if recording else "", place)
+            _describe(run, recorded, identity, content, dataset, recording)
             yield recorded
             recorded._finish()
             recorded.is_finished = True
@@ -384,8 +393,8 @@ def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) 
 
 
 def _describe(
-    run: OutboxRun, recorded: RecordedRun, identity: Identity, config: dict[str, Any], dataset: "Dataset", sweep_id: str,
-    place: int,
+    run: OutboxRun, recorded: RecordedRun, identity: Identity, config: dict[str, Any], dataset: "Dataset",
+    recording: Recording | None,
 ) -> None:  # fmt: skip
     """Creates the run in MLflow, with everything that is known before the training."""
     tags = {
@@ -397,9 +406,10 @@ def _describe(
         **Owner.current().tags,
         **describe_origin(script_command()),
     }
-    run.append("create", name=recorded.name, tags=tags, sweep_id=sweep_id or None, time_ms=int(time.time() * 1000))
-    if sweep_id:
-        run.log_tags(member_tag_of(sweep_id, place, recorded.name, recorded.variant))
+    sweep_id = recording.sweep_id if recording else None
+    run.append("create", name=recorded.name, tags=tags, sweep_id=sweep_id, time_ms=int(time.time() * 1000))
+    if recording:
+        run.log_tags(recording.member_tags(len(recording.members) - 1))
     data = {f"dataset.{key}": value for key, value in schema.flatten(dataset.config).items()}
     params = {"seed": recorded.seed, **_flatten("config", config), **data}
     run.append("params", values={key: str(value) for key, value in params.items()})
@@ -456,9 +466,8 @@ def _join(
 
 def _tag_reused(recording: Recording, place: int) -> None:
     assert recording.sweep is not None
-    member = recording.members[place]
-    values = member_tag_of(recording.sweep_id, place, member.name, member.variant)
-    recording.sweep.append("tags", run_id=member.run_id, values=values)
+    run_id = recording.members[place].run_id
+    recording.sweep.append("tags", run_id=run_id, values=recording.member_tags(place))
 
 
 def _open_sweep(client: "MlflowClient", tracking: TrackingConfig, study: str, recording: Recording) -> None:

@@ -301,6 +301,21 @@ def find_by_identity(client: "MlflowClient", study: str, identity: str, kind: st
     return search(client, study, f"tags.`{tag.IDENTITY}` = '{identity}' AND {_is(kind)}", most=20)
 
 
+def find_newest_study(client: "MlflowClient") -> str:
+    """Returns the name of the study that was trained last.
+
+    Raises:
+        UserError: nothing has been trained.
+    """
+    names = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
+    found = client.search_runs(
+        [*names], f"tags.`{tag.KIND}` != ''", order_by=["attributes.start_time DESC"], max_results=1
+    )
+    if not found:
+        raise UserError(f"study: this tracking store has no run. Train first: {TRAIN_COMMAND}")
+    return str(names[found[0].info.experiment_id])
+
+
 def find_latest_sweep(client: "MlflowClient", study: str) -> StoredRun | None:
     """Returns the sweep of a study that started last; None if it has no sweep.
 

@@ -49,6 +49,7 @@ class Job:
         output_dir: folder that contains its log.
         sweep_id: run id of its sweep, or None.
         number: its place in the sweep, from 0.
+        variant_number: the place of its variant among the sweep's variants, from 0.
         retries: how often its process died before and was restarted.
         leader: (pid, start time) of the process that leads the sweep, or None.
         identity: its identity when the sweep was planned; None: computed when the run starts.
@@ -60,6 +61,7 @@ class Job:
     output_dir: Path
     sweep_id: str | None = None
     number: int = 0
+    variant_number: int = 0
     retries: int = 0
     leader: tuple[int, float] | None = None
     identity: Identity | None = None
@@ -217,7 +219,7 @@ def open_run(
                 run.log_tags(Owner.current(job.leader).tags)
             _describe_in_mlflow(run, config, job, identity)
             if job.sweep_id:
-                run.log_tags(member_tag(job.sweep_id, job))
+                run.log_tags(member_tags(job.sweep_id, job))
             if job.retries:
                 run.log_tags({tag.RETRIES: str(job.retries)})
             if config.tracking.system_metrics:
@@ -261,17 +263,23 @@ def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], Non
         hand_in(run, patience_s)
 
 
-def member_tag(sweep_id: str, job: Job) -> dict[str, str]:
-    """Returns the tag that makes a run a member of a sweep, with its place and its name there.
+def member_tags(sweep_id: str, job: Job) -> dict[str, str]:
+    """Returns the tags that make a run a member of a sweep, with its place, its name and the color of its variant there.
 
     A run may belong to several sweeps: to its own, and to those that reuse it, perhaps under another name.
     """
-    return member_tag_of(sweep_id, job.number, job.name, job.variant)
+    return member_tags_of(sweep_id, job.number, job.name, job.variant, job.variant_number)
 
 
-def member_tag_of(sweep_id: str, number: int, name: str, variant: str) -> dict[str, str]:
-    """Returns the same tag as `member_tag`, for a run that has no Job."""
-    return {tag.member_tag(sweep_id): json.dumps([number, name, variant])}
+def member_tags_of(sweep_id: str, number: int, name: str, variant: str, variant_number: int) -> dict[str, str]:
+    """Returns the same tags as `member_tags`, for a run that has no Job."""
+    from catdog.plots.style import PALETTE
+
+    return {
+        tag.member_tag(sweep_id): json.dumps([number, name, variant]),
+        # On MLflow's pages, as in the figures: by default, any two variants may have nearly the same color.
+        tag.COLOR: PALETTE[variant_number % len(PALETTE)],
+    }
 
 
 def _describe(config: Config, job: Job, identity: Identity) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 from catdog.config.schema import TrackingConfig
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.tracking.pages import study_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -226,10 +227,7 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
         from mlflow.exceptions import MlflowException
 
         try:
-            # Without the kind, MLflow's pages treat the study as one about language models, and hide its charts.
-            return client.create_experiment(
-                study, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
-            )
+            return client.create_experiment(study, artifact_location=location, tags=study_tags(study))
         except MlflowException:
             # Another process may have been faster.
             experiment = client.get_experiment_by_name(study)

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from catdog.config import schema
@@ -24,6 +24,11 @@ VARIANT_DIGEST = "catdog.variant_digest"
 # Tags on which a run's result depends, in addition to those of its config and data.
 RESULT = (CODE_DIGEST, LIBRARIES, PRECISION, DEVICE)
 
+# Tags that nobody searches or reads on MLflow's pages, together in one as JSON. Runs of an older catdog have them one by one.
+DETAILS = "catdog.details"
+# MLflow's limit on the length of a tag.
+MOST_CHARACTERS = 8000
+
 # The place of a run, and what was started where.
 VARIANT = "catdog.variant"
 SWEEP_ID = "catdog.sweep"
@@ -35,6 +40,11 @@ RETRIES = "catdog.retries"
 ERROR = "catdog.error"
 NOTE = "mlflow.note.content"
 SOURCE = "mlflow.source.name"
+
+# What MLflow's own pages read: the kind of a study, its saved views by their key, and the color of a run's name and curves.
+EXPERIMENT_KIND = "mlflow.experimentKind"
+VIEW = "mlflow.sharedViewState."
+COLOR = "mlflow.runColor"
 
 # Its data and its model.
 IMAGES = "catdog.{split}_images"
@@ -63,7 +73,14 @@ EVIDENCE_INTERVAL = "catdog.evidence_interval"
 
 
 class Tags(dict[str, str]):
-    """The tags of a run, a sweep, a look or a model version, by name, with typed reads of catdog's own."""
+    """The tags of a run, a sweep, a look or a model version, by name, with typed reads of catdog's own.
+
+    Args:
+        tags: as MLflow has them; those that `gather` put together are taken apart.
+    """
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        super().__init__({**_read_mapping(tags.get(DETAILS)), **tags})
 
     @property
     def kind(self) -> str:
@@ -153,6 +170,16 @@ class Tags(dict[str, str]):
         """Returns whether two runs are seeds of one variant on the same data."""
         key = self.variant_key()
         return bool(key) and key == other.variant_key() and self.data_digest == other.data_digest
+
+
+def gather(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns these tags as one, so that they do not fill a run's page; a tag that does not fit stays on its own."""
+    together: dict[str, str] = {}
+    apart: dict[str, str] = {}
+    for key, value in tags.items():
+        fits = len(json.dumps({**together, key: value})) <= MOST_CHARACTERS
+        (together if fits else apart)[key] = value
+    return {DETAILS: json.dumps(together), **apart}
 
 
 def member_tag(sweep_id: str) -> str:

@@ -1,5 +1,6 @@
 """What makes two runs the same, and two runs seeds of one variant."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from support import compose_config
 from catdog.config.schema import hash_config
 from catdog.system.errors import UserError
 from catdog.tracking.identity import describe_runtime_change, identify, list_training_modules
-from catdog.tracking.tags import DATA_DIGEST, DEVICE, PRECISION, VARIANT_DIGEST, Tags
+from catdog.tracking.tags import DATA_DIGEST, DEVICE, PRECISION, VARIANT_DIGEST, Tags, gather
 from catdog.training import precision
 from catdog.training.precision import (
     choose_for_cpu,
@@ -80,7 +81,8 @@ def test_precision_counts_as_what_it_became_not_as_it_was_asked_for() -> None:
 def test_seeds_of_one_variant_share_a_key() -> None:
     config = compose_config("model=cnn")
     tags = identify(config, "d", CPU).tags | {VARIANT_DIGEST: hash_config(config, with_seed=False)}
-    seeded = identify(compose_config("model=cnn", "seed=1"), "d", CPU).tags
+    tags = Tags(tags)
+    seeded = Tags(identify(compose_config("model=cnn", "seed=1"), "d", CPU).tags)
     assert Tags(seeded | {VARIANT_DIGEST: tags[VARIANT_DIGEST]}).variant_key() == Tags(tags).variant_key()
     for tag in (VARIANT_DIGEST, "catdog.code_digest", "catdog.libraries", PRECISION, DEVICE):
         assert Tags(tags | {tag: "another"}).variant_key() != Tags(tags).variant_key()
@@ -95,6 +97,30 @@ def test_old_runs_without_tags_have_a_key_of_what_they_have() -> None:
     assert Tags({VARIANT_DIGEST: "1" * 64}).variant_key() == "1" * 64
     old = {VARIANT_DIGEST: "1" * 64, "catdog.code_digest": "2" * 64}
     assert Tags(old).variant_key() == Tags(dict(old)).variant_key() != Tags(old | {DEVICE: "cpu"}).variant_key()
+
+
+def test_digests_are_one_tag_and_read_like_the_single_tags_of_older_runs() -> None:
+    identity = identify(compose_config("model=cnn"), "d", CPU)
+    written = identity.tags
+    assert written.keys() == {"catdog.identity", "catdog.details", PRECISION, DEVICE}
+    older = {
+        "catdog.config_digest": identity.config, "catdog.data_digest": "d", "catdog.code_digest": identity.code,
+        "catdog.libraries": json.dumps(identity.libraries), "catdog.code_files": json.dumps(identity.files),
+    }  # fmt: skip
+    read = Tags(written)
+    assert {key: read[key] for key in older} == older
+    assert (read.code_files, read.libraries) == (identity.files, identity.libraries)
+    both = {VARIANT_DIGEST: "v"}
+    runtime = {PRECISION: written[PRECISION], DEVICE: written[DEVICE]}
+    assert Tags(older | runtime | both).is_same_variant(Tags(written | both))
+
+
+def test_a_tag_that_is_too_long_stays_on_its_own() -> None:
+    tags = {"catdog.code_digest": "c" * 64, "catdog.code_files": json.dumps({"file": "f" * 7950})}
+    written = gather(tags)
+    assert max(len(value) for value in written.values()) <= 8000
+    assert Tags(written).items() >= tags.items()
+    assert json.loads(written["catdog.details"]).keys() == {"catdog.code_digest"}
 
 
 def test_seeds_are_of_one_variant_and_the_same_data() -> None:

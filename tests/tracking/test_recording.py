@@ -1,6 +1,5 @@
 """Runs of other tools: recorded like catdog's own, checked against the study's images, compared, decided and promoted."""
 
-import json
 import os
 import runpy
 import shutil
@@ -107,14 +106,14 @@ def test_a_recorded_run_has_what_is_read_of_catdogs_own(study, val, client):
         run.log_validation(val.files, val.labels, answer(val, 6), epoch=1)
     found = client.get_run(run.run_id)
     assert (found.info.status, found.info.run_name, run.has_arrived) == ("FINISHED", "net seed=3", True)
-    tags, params, metrics = found.data.tags, found.data.params, found.data.metrics
+    tags, params, metrics = Tags(found.data.tags), found.data.params, found.data.metrics
     assert tags["catdog.kind"] == "run"
     assert tags["catdog.variant"] == "net"
-    assert Tags(tags).variant_key()
+    assert tags.variant_key()
     assert (tags["catdog.train_images"], tags["catdog.val_images"], tags["catdog.test_images"]) == ("14", "6", "4")
     assert tags["catdog.classes"] == "cats,dogs"
-    assert json.loads(tags["catdog.libraries"])["numpy"] == np.__version__
-    assert "test_recording.py" in json.loads(tags["catdog.code_files"])
+    assert tags.libraries["numpy"] == np.__version__
+    assert "test_recording.py" in tags.code_files
     assert params["seed"] == "3"
     assert params["config.optimizer.rate"] == "0.1"
     assert params["config.layers"] == "[8, 8]"

@@ -227,6 +227,16 @@ def test_a_layer_of_your_own_that_returns_nothing_is_refused(folder) -> None:
             check_run(config, 2, "float32")
 
 
+def test_layers_within_a_block_are_tried_too(base: Config) -> None:
+    def residual(inner: str) -> Config:
+        block = {"layer": "Residual", "layers": {"x": describe_layer(inner), "conv": CONV}}
+        return with_backbone(base, layers={"conv": CONV, "block": block})
+
+    check_run(residual("UnitNormalization"), 3, "float32")
+    for inner in ("RandAugment", "Discretization", "GRU", "CategoryEncoding"):
+        refuse(lambda: check_run(residual(inner), 3, "float32"), "backbone.layers.block")  # noqa: B023
+
+
 def test_gradient_accumulation_is_an_option_of_the_optimizer() -> None:
     check_optimizer(compose_config("optimizer.options.gradient_accumulation_steps=2").optimizer)
 

@@ -1,10 +1,10 @@
 """`catdog COMMAND ...` and `python -m catdog COMMAND ...`: short for `python -m catdog.COMMAND ...`; alone, a list of commands."""
 
-import difflib
 import runpy
 import sys
 from pathlib import Path
 
+from catdog.config.suggestions import ask, suggest
 from catdog.system.errors import EXIT_USER_ERROR
 from catdog.system.terminal import console, show_error
 
@@ -34,8 +34,7 @@ def main() -> None:
         )  # fmt: skip
         return
     if command not in COMMANDS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = ask([suggest(command, COMMANDS)])
         show_error(f"{command!r}: no such command.{hint} Commands: {', '.join(COMMANDS)}.")
         sys.exit(EXIT_USER_ERROR)
     # As with `python -m`: modules in the current folder can be imported, and sys.argv holds only the command's arguments.

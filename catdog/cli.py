@@ -9,19 +9,31 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
+from catdog import __version__
 from catdog.config import commands, schema
 from catdog.config.command_lines import repeat_command
-from catdog.config.composition import bracket_list, explain, explain_choice, list_choices, schema_of
+from catdog.config.composition import bracket_list
+from catdog.config.mistakes import (
+    explain,
+    explain_choice,
+    explain_flag,
+    list_choices,
+    list_groups,
+    require_valid,
+    schema_of,
+)
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
 from catdog.system.documents import to_plain
@@ -70,8 +82,9 @@ def run_app(
         typed: the arguments as the user typed them, if the command has removed some from `sys.argv`.
     """
     typed = list(sys.argv[1:] if typed is None else typed)
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        console.print(build_help(root, usage, sweeps), soft_wrap=True, highlight=False, markup=False)
+    if {"--help", "-h", "--version"} & set(sys.argv[1:]):
+        text = f"catdog {__version__}" if "--version" in sys.argv[1:] else build_help(root, usage, sweeps)
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
     sys.argv[1:] = [bracket_list(_expand_home(argument), root) for argument in sys.argv[1:]]
     own_process()
@@ -86,6 +99,7 @@ def run_app(
         commands.register()
         folder = schema.CONF / "command"
     try:
+        check_arguments(sys.argv[1:], root, sweeps=sweeps)
         hydra.main(config_path=str(folder), config_name=root, version_base="1.3")(_guard(task))()
     except UserError as error:
         show_error(str(error))
@@ -121,6 +135,40 @@ def _describe_interrupt(root: str, typed: Sequence[str]) -> str:
     return f"interrupted. The same command resumes:\n  {repeat_command(RESUMABLE[root], typed)}"
 
 
+def check_arguments(arguments: list[str], root: str, *, sweeps: bool, taken: Iterable[str] = ()) -> None:
+    """Raises UserError for the first mistake that can be seen before Hydra reads the arguments.
+
+    Args:
+        arguments: the command's.
+        root: as in `run_app`.
+        sweeps: whether `-m` makes sense here.
+        taken: further keys that the command knows.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        # argparse's own words: "argument --cfg/-c: expected one argument".
+        flag, _, problem = message.removeprefix("argument ").partition(": ")
+        raise UserError(f"{flag}: {problem}. --help lists what this command takes.")
+
+    parser.error = refuse
+    given, unknown = parser.parse_known_args(arguments)
+    flag = next((item for item in unknown if item.startswith("-")), None)
+    if flag:
+        # What is known of several flags in one word, such as -mx, is not in the arguments.
+        position = arguments.index(flag) if flag in arguments else len(arguments)
+        raise UserError(
+            explain_flag(flag, "".join(arguments[position + 1 : position + 2]), root, sweeps=sweeps, taken=taken)
+        )
+    if given.multirun and not sweeps:
+        raise UserError(
+            f"-m: {root} makes no sweep; leave it out. Sweeps are trained: python -m catdog.train -m KEY=A,B."
+        )
+    if not (given.config_path or given.config_name or given.hydra_help or given.experimental_rerun):
+        folders = [Path(given.config_dir)] if given.config_dir else []
+        require_valid([*given.overrides, *unknown], root, folders=folders, taken=taken)
+
+
 def _expand_home(argument: str) -> str:
     """Returns KEY=~/PATH with ~ replaced by the home folder: shells expand ~ only at the start of a word, and Hydra refuses it."""
     key, separator, value = argument.partition("=~")
@@ -149,12 +197,7 @@ def _guard(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
 def build_help(root: str, usage: str, sweeps: bool) -> str:
     """Returns the text of `--help`: usage, groups with their choices, keys with defaults and meanings."""
-    held = {
-        field.name: schema.nested_schema(schema_of(root), field.name) for field in dataclasses.fields(schema_of(root))
-    }
-    groups = [group for group, kind in schema.GROUPS.items() if held.get(group) is kind]
-    if root == "config":
-        groups = ["model", *groups, "experiment"]
+    groups = list_groups(root)
     lines = [usage.strip()]
     if groups:
         lines += ["", "Groups, GROUP=CHOICE:"]

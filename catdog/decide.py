@@ -73,6 +73,8 @@ def main() -> None:
     """Runs the command."""
     typed = sys.argv[1:]
     try:
+        if not {"--help", "-h", "--version"} & set(sys.argv[1:]):
+            cli.check_arguments(sys.argv[1:], "config", sweeps=True, taken=OWN_KEYS)
         own, overrides = split_arguments(sys.argv[1:])
     except UserError as error:
         show_error(str(error))

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf, open_dict
 
 from catdog import cli
 from catdog.__main__ import COMMANDS
-from catdog.config import commands, composition, schema
+from catdog.config import commands, mistakes, schema
 from catdog.sweeps import options as launcher
 from catdog.system.errors import UserError
 
@@ -111,7 +111,7 @@ def _render_groups(raw: dict[str, Any], config: Any) -> str:
     lines = ["## Groups", ""]
     for group in ("model", *_groups_of(type(config)), "experiment"):
         lines += [f"### {group}", "", "| choice | what it is |", "|---|---|"]
-        for name in composition.list_choices(group):
+        for name in mistakes.list_choices(group):
             lines.append(f"| [{name}](../conf/{group}/{name}.yaml) | {_cell(cli._describe(group, name))} |")
         lines.append("")
         if group in schema.GROUPS:

@@ -377,6 +377,13 @@ def store(tmp_path_factory) -> Path:
             "received model=unknown; registered models: none. Train one first: python -m catdog",
         ),
         ("predict images model=catdog@unknown", "model: no registered model 'catdog@unknown'"),
+        ("evaluate", "for study=cats_vs_dogs; registered models: none. Train one first"),
+        (
+            "evaluate study=nosuch",
+            "study: no study 'nosuch' in this tracking store; studies: cats_vs_dogs. Train first",
+        ),
+        ("predict images study=cats_vs_dog", "studies: cats_vs_dogs. Did you mean cats_vs_dogs? Train first"),
+        ("compare study=nosuch", "study: no study 'nosuch' in this tracking store; studies: cats_vs_dogs. Train first"),
     ],
 )
 def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, command: str, said: str) -> None:
@@ -612,7 +619,10 @@ def test_after_ctrl_c_the_command_that_resumes_is_named(
         (["images", "format=xml"], "format: must be one of table, csv, json, received 'xml'"),
         (["images", "sheet=nowhere/sheet.png"], "sheet: no folder 'nowhere' to write 'sheet.png' to"),
         (["images", "sheet=empty"], "sheet: must be a file name ending in .png, received 'empty'"),
-        (["images", "formt=csv"], "'formt=csv': neither a file nor an option; options: study, model, format"),
+        (
+            ["images", "formt=csv"],
+            "'formt=csv': neither a file nor an option. Did you mean format? Options: study, model, format",
+        ),
     ],
 )
 def test_predict_refuses_what_it_cannot_answer(catdog, tmp_path, images: Path, arguments: list[str], said: str) -> None:

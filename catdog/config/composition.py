@@ -1,9 +1,7 @@
-"""Composition: turns command lines in Hydra's grammar into configs of runs, and Hydra's errors into messages for users."""
+"""Composition: turns command lines in Hydra's grammar into configs of runs."""
 
 import contextlib
 import copy
-import difflib
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +14,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import filter_overrides, setup_globals
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from catdog.config import commands, schema
+from catdog.config.mistakes import explain, explain_choice, require_valid, schema_of
 from catdog.config.schema import Config, load_config
 from catdog.system.errors import UserError
 
@@ -58,6 +57,7 @@ def compose_sweep(overrides: Sequence[str]) -> tuple[list[ComposedRun], DictConf
     Raises:
         UserError: the config cannot be composed; the message says why.
     """
+    require_valid(overrides, "config")
     with open_hydra() as loader, explained():
         base = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
         # Resolved here, once: the folder's name contains the current time, and all runs must share the folder.
@@ -157,64 +157,6 @@ def explained() -> Iterator[None]:
         raise UserError(explain_choice(error)) from error
 
 
-def explain_choice(error: ValueError) -> str:
-    """Returns the message for GROUP=CHOICE where the choice is not a name."""
-    return f"{error}. A GROUP=CHOICE takes the name of a choice; --help lists them."
-
-
-def explain(error: Exception, root: str) -> str:
-    """Returns the message for an error of composition: the key, what is allowed, what was received."""
-    text = str(error)
-    cause = error.__cause__
-    ambiguous = re.search(r"Ambiguous value for argument '(.*)'", text)
-    if ambiguous:
-        return f"{ambiguous.group(1)}: several values make a sweep: add -m. For one list, write KEY=[A,B]."
-    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(
-        r"Key '[^']+' not in .*full_key: (\S+)", text, re.S
-    )
-    if unknown and unknown.group(1) in schema.MOVED_KEYS:
-        return f"{unknown.group(1)}: is called {schema.MOVED_KEYS[unknown.group(1)]}."
-    if unknown and "Could not override" in text and (cause is None or "not in" in str(cause)):
-        return _explain_unknown(unknown.group(1), root)
-    if "Could not find" in text and "Available options in" in text:
-        missing = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-        if missing:
-            allowed = list_choices(missing.group(1))
-            return f"{missing.group(1)}={missing.group(2)}: no such option; allowed: {', '.join(allowed)}."
-    if "Could not append" in text or "Could not delete" in text:
-        return text.splitlines()[0]
-    if isinstance(error, OverrideParseException):
-        advice = "Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
-        return f"cannot read {error.override!r}. {advice}"
-    value = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", f"{text}\n{cause}")
-    key = re.search(r"full_key: (\S+)", f"{text}\n{cause}")
-    if value and key:
-        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
-            value.group(3), value.group(3)
-        )
-        return f"{key.group(1)}: must be {wanted}, received {value.group(1)!r}."
-    lines = [line.strip() for line in (text if cause is None else f"{text}\n{cause}").splitlines() if line.strip()]
-    kept = [
-        line for line in lines if not line.startswith(("See https", "object_type", "reference_type", "Config search"))
-    ]
-    return "\n       ".join(dict.fromkeys(kept))
-
-
-def _explain_unknown(key: str, root: str) -> str:
-    known = [name for name, _, _ in schema.list_options(schema_of(root))]
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    parent = key.rpartition(".")[0]
-    siblings = [name for name in known if name.rpartition(".")[0] == parent]
-    if not siblings:
-        siblings = list(dict.fromkeys(name.partition(".")[0] for name in known))
-        parent = ""
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return (
-        f"{key}: no such key.{hint}\n       Allowed{f' in {parent}' if parent else ''}: {', '.join(siblings)}; "
-        "--help explains them."
-    )
-
-
 def bracket_list(argument: str, root: str) -> str:
     """Returns KEY=A,B as KEY=['A','B'] where KEY takes a list of names: Hydra would refuse a single one, and sweep over several."""
     key, _, value = argument.partition("=")
@@ -224,16 +166,3 @@ def bracket_list(argument: str, root: str) -> str:
     items = (item.strip() for item in value.split(","))
     # Hydra would read the run id 12e5 as a number.
     return f"{key}=[{','.join(item if item.isidentifier() else repr(item) for item in items)}]"
-
-
-def list_choices(group: str) -> list[str]:
-    """Returns the names of a config group's files, such as ["cnn", ...] for `model`; of Hydra's own groups, what plugins bring."""
-    files = sorted(path.stem for path in (schema.CONF / group).glob("*.yaml"))
-    if files or not group.startswith("hydra/"):
-        return files
-    return sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list(group))
-
-
-def schema_of(root: str) -> type:
-    """Returns the dataclass of a primary config: `config` for training, or a key of `commands.ROOTS`."""
-    return schema.Config if root == "config" else commands.ROOTS[root]

@@ -39,12 +39,6 @@ LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
 # Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
 BLOCKS = ("Residual", "SqueezeExcite")
-# Keys that have been renamed, and what to write instead.
-MOVED_KEYS = {
-    "trainer.optimizer": "optimizer=NAME, a group of its own: optimizer=adamw",
-    "speed.late_relu": "speed.relu_after_pooling",
-    "tracking.spool": "tracking.outbox",
-}
 # Your own code: `module:object`, such as my_models:resnet.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # The groups on which a result depends.

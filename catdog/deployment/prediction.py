@@ -13,8 +13,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from catdog.config.commands import PredictConfig
-from catdog.config.schema import list_options
+from catdog.config.mistakes import explain_stray
 from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.registry.champion import FoundModel, resolve_model
 from catdog.registry.evidence import Evidence
@@ -260,7 +259,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     if not arguments:
         raise UserError("no image named. Name files or folders: python -m catdog.predict PHOTO.jpg FOLDER")
     files: list[Path] = []
-    for argument in arguments:
+    for number, argument in enumerate(arguments):
         path = Path(argument)
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if is_image_file(file) and file.is_file())
@@ -272,11 +271,9 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
             files += found
         elif path.exists():
             files.append(path)
-        elif "=" in argument:
-            allowed = ", ".join(key for key, _, _ in list_options(PredictConfig))
-            raise UserError(f"{argument!r}: neither a file nor an option; options: {allowed}.")
         else:
-            raise UserError(f"{argument!r}: no such file or folder. Name files and folders that exist, or options.")
+            following = arguments[number + 1] if number + 1 < len(arguments) else ""
+            raise UserError(explain_stray(argument, following, "predict"))
     return files
 
 

@@ -334,10 +334,14 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
     else:
         version = find_version(client, name, which) if name else None
     if version is None:
+        if "@" not in wanted and "/" not in wanted:
+            # That the study does not exist says more than that its model does not.
+            find_study(client, study)
         known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
         what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
+        received = f", received model={model}" if model else ""
         raise UserError(
-            f"model: no registered model {what} for study={study}, received model={model or 'null'}; registered models: {known}. "
+            f"model: no registered model {what} for study={study}{received}; registered models: {known}. "
             f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
         )
     words = f"{version.name} version {version.version}"

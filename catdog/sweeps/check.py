@@ -115,6 +115,32 @@ def _in_job(message: str, name: str) -> str:
     return f"{message}\n       In {name}; nothing was started."
 
 
+def check_single(config: Config, classes: int, identity: Identity) -> None:
+    """Does for a single run, in this process, what `check_models` does for a sweep.
+
+    Args:
+        config: the run's.
+        classes: number of classes.
+        identity: the run's planned identity.
+
+    Raises:
+        UserError: the model cannot be built or run.
+    """
+    from catdog.training import preload  # noqa: F401  before Keras: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import keras
+
+    from catdog.training.check import check_run
+    from catdog.training.precision import build_strategy, choose_precision
+
+    policy = choose_precision(config.trainer, identity.runtime).policy
+    build_strategy(config.trainer)
+    check_run(config, classes, policy)
+    # Otherwise Keras would number the layers of the model that trains after those of this one.
+    keras.utils.clear_session()
+
+
 def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> list[str]:
     """Builds every job's model once, so that a model that cannot run is reported before anything has run.
 
@@ -150,9 +176,7 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
 
 
 def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection) -> None:
-    from catdog.training.augmentation import build_augmentation
-    from catdog.training.check import check_own_code
-    from catdog.training.model import build_model
+    from catdog.training.check import check_run
     from catdog.training.precision import build_strategy, choose_precision
 
     logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
@@ -160,20 +184,14 @@ def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: 
     try:
         models = set()
         for number, ((config, identity), count) in enumerate(zip(jobs, classes, strict=True)):  # noqa: B007
-            precision = choose_precision(config.trainer, identity.runtime)
+            policy = choose_precision(config.trainer, identity.runtime).policy
             build_strategy(config.trainer)
             model = str((
                 config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
                 config.optimizer, config.loss, config.trainer.callbacks,
             ))  # fmt: skip
             if model not in models:
-                check_own_code(config, build_model(config, count, precision.policy), count, precision.policy)
-                build_augmentation(
-                    config.augmentation,
-                    config.seed,
-                    config.preprocessing.image_size,
-                    fast=config.speed.fast_augmentation,
-                )
+                check_run(config, count, policy)
                 models.add(model)
         sender.send((None, _list_gpus()))
     except UserError as error:

@@ -59,6 +59,7 @@ class SingleRun:
             KeyboardInterrupt: Ctrl-C or SIGTERM stopped it.
         """
         from catdog.sweeps.busy import busy_run
+        from catdog.sweeps.check import check_single
         from catdog.sweeps.plan import discard_entries
         from catdog.tracking import BusyError, Job
         from catdog.training.run import train
@@ -66,6 +67,9 @@ class SingleRun:
         planned = self.planned
         if planned.state == "busy":
             raise busy_run(planned.name, planned.why, planned.config)
+        if planned.state == "run":
+            # Before the images are decoded, which may take long.
+            check_single(self.config, len(self.dataset.classes), planned.identity)
         discard_entries([planned])
         log.info("%s: %s", {"run": "new", "resume": "resuming"}[planned.state], planned.why)
         job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)

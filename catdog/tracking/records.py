@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from catdog.config.command_lines import quote
 from catdog.config.schema import complete_params
+from catdog.config.suggestions import ask, suggest
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking import tags as tag
@@ -305,9 +306,10 @@ def find_study(client: "MlflowClient", study: str) -> str:
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        known = ", ".join(sorted(e.name for e in client.search_experiments() if e.name != "Default")) or "none"
+        known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
         raise UserError(
-            f"study: no study {study!r} in this tracking store; studies: {known}. Train first: {TRAIN_COMMAND}"
+            f"study: no study {study!r} in this tracking store; studies: {', '.join(known) or 'none'}."
+            f"{ask([suggest(study, known)])} Train first: {TRAIN_COMMAND}"
         )
     check_study(client, study)
     return str(experiment.experiment_id)

@@ -16,7 +16,7 @@ from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.training.blocks import RESIDUAL, Block, Residual, SqueezeExcite
 from catdog.training.fast.batchnorm_folding import fold_norms
-from catdog.training.own_code import call, describe_failure, load_class
+from catdog.training.own_code import call, describe_failure, load_class, quote_error
 from catdog.training.precision import use_policy
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _fold_own(backbone: Any) -> Any:
         folded = fold_norms(backbone)
         found = np.asarray(folded(images, training=False), np.float32)
     except Exception as error:
-        log.info("the backbone's batch norms are not folded into its convolutions: %s", _first_line(error))
+        log.info("the backbone's batch norms are not folded into its convolutions: %s", quote_error(error))
         return backbone
     rounding = 1e-3 if backbone.compute_dtype == "float32" else 5e-2
     if found.shape != expected.shape or np.abs(found - expected).max() > rounding * max(np.abs(expected).max(), 1e-6):
@@ -244,7 +244,13 @@ def _explain_fit(layer: Any, features: tuple[int | None, ...]) -> Iterator[None]
             raise
         raise UserError(
             f"backbone.layers.{layer.name}: {type(layer).__name__} does not fit features of shape {features}: "
-            f"{_first_line(error)}. Change the layers or preprocessing.image_size."
+            f"{quote_error(error)}. "
+            + (
+                "The images are too small for these layers: use a larger"
+                if "negative" in str(error).lower()
+                else "Change the layers or"
+            )
+            + " preprocessing.image_size."
         ) from error
 
 
@@ -372,7 +378,7 @@ def build_layers(key: str, settings: dict[str, Any], prefix: str = "", **default
             else:
                 layers.append(layer_class(name=prefix + name, **{**defaults, **arguments}))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{key}.{name}: {class_name} does not take {arguments}: {_first_line(error)}") from error
+            raise UserError(f"{key}.{name}: {class_name} does not take {arguments}: {quote_error(error)}.") from error
     return layers
 
 
@@ -416,8 +422,8 @@ def _build_application(config: BackboneConfig, shape: tuple[int, int, int]) -> A
             warnings.filterwarnings("ignore", UNUSUAL_SIZE, UserWarning)
             backbone = application(input_shape=shape, include_top=False, weights=None, **config.options)
     except (TypeError, ValueError) as error:
-        raise UserError(f"backbone={config.name}: {config.application} refuses {config.options} at "
-                        f"{shape[0]} x {shape[1]}: {_first_line(error)}") from error  # fmt: skip
+        raise UserError(f"backbone={config.name}: {config.application} refuses {config.options or 'images'} at "
+                        f"{shape[0]} x {shape[1]}: {quote_error(error)}.") from error  # fmt: skip
     if weights == "imagenet":
         with _explain_weights(config, weights):
             backbone = application(input_shape=shape, include_top=False, weights="imagenet", **config.options)
@@ -454,13 +460,13 @@ def _explain_weights(config: BackboneConfig, weights: Any) -> Iterator[None]:
         what = config.application or f"the layers of backbone={config.name}"
         raise UserError(
             f"backbone.weights: {str(weights)!r} cannot be loaded into {what}: it is damaged, or was saved from another "
-            f"architecture. Keras says: {_first_line(error).rstrip('.:')}. {WAYS_OUT}"
+            f"architecture. Keras says: {quote_error(error).rstrip('.:')}. {WAYS_OUT}"
         ) from error
     except Exception as error:
         # Keras' downloader raises a bare Exception.
         if type(error) is Exception:
             raise UserError(
-                f"backbone.weights: {weights!r} cannot be fetched: {_first_line(error)}. {WAYS_OUT}"
+                f"backbone.weights: {weights!r} cannot be fetched: {quote_error(error)}. {WAYS_OUT}"
             ) from error
         raise
 
@@ -507,7 +513,3 @@ def _freeze(backbone: Any, config: BackboneConfig) -> None:
         for part in layer._flatten_layers():
             if isinstance(part, keras.layers.BatchNormalization) and config.weights is not None:
                 part.trainable = False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

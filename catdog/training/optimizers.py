@@ -9,7 +9,7 @@ import keras
 
 from catdog.config.schema import OptimizerConfig
 from catdog.system.errors import UserError
-from catdog.training.own_code import call, explain, load_class
+from catdog.training.own_code import call, explain, load_class, quote_error
 
 # Options that are set elsewhere, and options with which the kept weights would differ from the validated ones.
 ELSEWHERE = {
@@ -48,7 +48,9 @@ def build_optimizer(config: OptimizerConfig, learning_rate: Any, variables: Sequ
         try:
             optimizer = kind(learning_rate=learning_rate, **arguments)
         except (TypeError, ValueError) as error:
-            raise UserError(f"optimizer: {config.algorithm} does not take {arguments}: {error}") from error
+            raise UserError(
+                f"optimizer: {config.algorithm} does not take {arguments}: {quote_error(error)}."
+            ) from error
     if optimizer.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=list_undecayed(variables))
     return optimizer
@@ -98,16 +100,12 @@ def list_undecayed(variables: Sequence[Any]) -> list[Any]:
 
 
 def check_optimizer(config: OptimizerConfig) -> None:
-    """Raises UserError unless the optimizer can be built and takes a step.
-
-    Only a custom class is tested with a step; for Keras' classes, building them checks the arguments.
-    """
+    """Raises UserError unless the optimizer can be built and takes a step."""
     variable = keras.Variable([[1.0, 2.0], [3.0, 4.0]], name="kernel")
     optimizer = build_optimizer(config, 0.001, [variable])
-    if ":" in config.algorithm:
-        with explain("optimizer.algorithm", config.algorithm, "taking a step"):
-            optimizer.build([variable])
-            optimizer.apply([keras.ops.ones((2, 2))], [variable])
+    with explain("optimizer.algorithm", config.algorithm, "taking a step"):
+        optimizer.build([variable])
+        optimizer.apply([keras.ops.ones((2, 2))], [variable])
 
 
 def _list_arguments(config: OptimizerConfig, kind: type) -> dict[str, Any]:

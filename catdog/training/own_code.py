@@ -5,6 +5,7 @@ import difflib
 import importlib
 import inspect
 import linecache
+import re
 import sys
 import sysconfig
 import traceback
@@ -18,6 +19,7 @@ from catdog.tracking.identity import Identity, identify
 
 MOST_FRAMES = 8
 MOST_MESSAGE_LINES = 12
+MOST_LETTERS = 300
 CATDOG = Path(__file__).resolve().parent.parent
 
 
@@ -146,6 +148,14 @@ def describe_failure(key: str, reference: str, doing: str, error: BaseException)
     return UserError(
         f"{key}: {reference} failed{f' while {doing}' if doing else ''}: {message}" + (f"\n{lines}" if lines else "")
     )
+
+
+def quote_error(error: BaseException) -> str:
+    """Returns the first line of a library's exception that says something, without colours, names of nodes and of the call."""
+    lines = (re.sub(r"\x1b\[[0-9;]*m|\{\{.*?\}\}|\[Op:.*", "", line).strip() for line in str(error).splitlines())
+    dull = ("Exception encountered when", "in user code", "File ", "Arguments received", "Graph execution error")
+    said = (line for line in lines if line and not line.startswith(dull))
+    return next(said, type(error).__name__)[:MOST_LETTERS].rstrip(".:")
 
 
 def _is_users(file: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from catdog.config.schema import BackboneConfig, ModelConfig
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
-from catdog.training.own_code import call, describe_type, explain, load_object
+from catdog.training.own_code import call, describe_type, explain, load_object, quote_error
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +155,12 @@ def check_saving(kept: Any, key: str, reference: str) -> None:
     with explain(key, reference, "answering a batch of images"):
         expected = np.asarray(kept(images, training=False))
     advice = (
-        "A layer of your own needs get_config() with all arguments of its __init__, and its weights made by add_weight(); a "
-        "Lambda layer cannot be loaded elsewhere: write a class."
+        "Keras' layer does not save all that it needs: leave it out."
+        if ":" not in reference
+        else (
+            "A layer of your own needs get_config() with all arguments of its __init__, and its weights made by add_weight(); a "
+            "Lambda layer cannot be loaded elsewhere: write a class."
+        )
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
@@ -165,9 +169,9 @@ def check_saving(kept: Any, key: str, reference: str) -> None:
             kept.save(path)
             loaded = keras.models.load_model(path, custom_objects=custom, compile=False)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise UserError(
-                f"{key}: a model with {reference} cannot be saved and loaded again: {type(error).__name__}: {first} {advice}"
+                f"{key}: a model with {reference} cannot be saved and loaded again: {type(error).__name__}: "
+                f"{quote_error(error)}. {advice}"
             ) from error
         answers = np.asarray(loaded(images, training=False))
     if not np.isfinite(expected).all():

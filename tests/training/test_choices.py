@@ -92,7 +92,7 @@ def test_arguments_reach_the_optimizer() -> None:
 def test_the_old_key_says_what_it_is_called_now() -> None:
     from hydra.errors import HydraException
 
-    from catdog.config.composition import explain
+    from catdog.config.mistakes import explain
 
     with pytest.raises(HydraException) as caught:
         compose_config("trainer.optimizer=adamw")

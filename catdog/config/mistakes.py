@@ -35,6 +35,7 @@ ELSEWHERE = {
 WORD = re.compile(r"(?P<prefix>~|\+\+|\+)?(?P<key>[^=]*)(?:(?P<sign>=)(?P<value>.*))?", re.S)
 # Values in which Hydra's grammar may give a comma another meaning, or replace something.
 COMPOUND = re.compile(r"[\[\]{}()'\"$\\]")
+NUMBER = re.compile(r"\d*\.?\d+(e-?\d+)?", re.I)
 FUNCTION = re.compile(r"\b(interval|glob)\(")
 
 
@@ -170,7 +171,8 @@ def explain_flag(flag: str, following: str, root: str, *, sweeps: bool, taken: I
     if not meant:
         target, remark = find_foreign(key)
         if target and (target in [*known, *groups] or root == "config"):
-            return f"{start} Write {target}={value or 'VALUE'}.{f' {remark}' if remark else ''}"
+            carried = value if NUMBER.fullmatch(value) and not remark else "VALUE"
+            return f"{start} Write {target}={carried}.{f' {remark}' if remark else ''}"
         if remark and root == "config":
             return f"{start} {remark}"
         meant = suggest_key(key, [*known, *groups]) if len(key) > 1 else []
@@ -326,7 +328,8 @@ def explain_unknown(key: str, root: str, *, value: str | None = None, known: Seq
     target, remark = find_foreign(key)
     is_new = not any(each.rpartition(".")[2] == key.rpartition(".")[2] for each in known)
     if root == "config" and is_new and (target or remark):
-        example = f": {target}{shown}" if shown and target in known and not remark else ""
+        # Only a number means the same to both tools.
+        example = f": {target}={value}" if value and NUMBER.fullmatch(value) and not remark else ""
         called = f"In catdog it is called {target}{example}." if target else ""
         return " ".join(filter(None, [f"{key}: no such key.", called, remark]))
     tops = list(dict.fromkeys(name.partition(".")[0] for name in known))

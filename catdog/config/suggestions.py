@@ -30,7 +30,7 @@ FOREIGN_NAMES = {
     "optimizer.betas": "beta_1 beta_2 beta1 beta2 opt_betas adam_beta1 adam_beta2",
     "optimizer.epsilon": "eps opt_eps adam_epsilon",
     "optimizer.global_clipnorm": "gradient_clip_val clip_grad clip_grad_norm max_grad_norm grad_clip gradient_clipping",
-    "optimizer.options.gradient_accumulation_steps": "accumulate_grad_batches grad_accum_steps",
+    "optimizer.options.gradient_accumulation_steps": "gradient_accumulation_steps accumulate_grad_batches grad_accum_steps",
     "loss": "criterion loss_fn loss_function",
     "loss.label_smoothing": "smoothing label_smoothing_factor",
     "head.dropout": "drop drop_rate dropout_rate",
@@ -59,6 +59,11 @@ FOREIGN_NAMES = {
 }  # fmt: skip
 # What these keys take, where it is not what the other tool takes.
 REMARKS = {
+    "trainer.schedule": "It is constant or cosine.",
+    "trainer.patience": "It is a number of epochs.",
+    "trainer.precision": "It is auto, float32, mixed_float16 or mixed_bfloat16.",
+    "trainer.jit": "It is auto, always or never.",
+    "trainer.class_weights": "It is none, balanced or {CLASS: WEIGHT}.",
     "trainer.ema": "It is the decay of the moving average, such as 0.99.",
     "trainer.backbone_rate": "It is a factor of the learning rate.",
     "trainer.warmup_epochs": "It counts epochs.",

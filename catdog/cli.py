@@ -86,7 +86,9 @@ def run_app(
         text = f"catdog {__version__}" if "--version" in sys.argv[1:] else build_help(root, usage, sweeps)
         console.print(text, soft_wrap=True, highlight=False, markup=False)
         sys.exit(0)
-    sys.argv[1:] = [bracket_list(_expand_home(argument), root) for argument in sys.argv[1:]]
+    # The stable sort puts -m first: after it, Python's parser refuses what follows KEY=VALUE.
+    given = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = [bracket_list(_expand_home(argument), root) for argument in given]
     own_process()
     terminal.shows_progress = True
     # Read when MLflow is imported. Its informational messages are of no use to a user.
@@ -111,6 +113,9 @@ def run_app(
         show_error(f"a file in {schema.CONF} is not YAML: {' '.join(str(error).split())}")
         sys.exit(EXIT_USER_ERROR)
     except ValueError as error:
+        if "Only one of" in str(error):
+            show_error("--cfg shows one run, so it cannot be combined with -m. Leave one of them out.")
+            sys.exit(EXIT_USER_ERROR)
         # Hydra raises this if model=1 or dataset=null does not name a choice of the group.
         if "Config group override" not in str(error):
             raise

@@ -34,7 +34,7 @@ from support import PROJECT, TINY, Study, run_catdog
 
 from catdog import reference
 from catdog.config import commands, schema
-from catdog.config.commands import split_paths
+from catdog.config.commands import bracket_runs, split_paths
 from catdog.data.images import decode_image
 from catdog.decide import OWN_KEYS
 from catdog.sweeps.options import LauncherOptions
@@ -143,6 +143,8 @@ def compose_command(line: str) -> None:
     sweeps = command == "decide" or any(word in ("-m", "--multirun") for word in arguments)
     if command == "predict":
         _, arguments = split_paths(arguments)
+    if command == "compare":
+        arguments = bracket_runs(arguments)
     arguments = [word for word in arguments if word not in FLAGS]
     if command == "decide":
         own = [word for word in arguments if word.partition("=")[0] in OWN_KEYS]

@@ -205,19 +205,22 @@ def test_an_evaluation_is_counted(trained):
 # Changes
 
 
-def test_the_champion_can_be_forgotten(copied):
+def test_the_champion_can_be_forgotten(copied, study, tmp_path):
     was = copied.forget_champion()
     assert (was.name, was.version) == ("cats_vs_dogs", "1")
     with pytest.raises(catdog.UserError, match="study 'cats_vs_dogs' has no champion"):
         copied.champion()
-    with pytest.raises(catdog.UserError, match="no registered model"):
+    with pytest.raises(catdog.UserError, match="has no champion"):
         copied.forget_champion()
     assert copied.model("1").run_id == was.run_id, "the version stays"
+    # Nothing is suggested that would fail.
+    options = (f"tracking.uri={copied.tracking.uri}", f"output={tmp_path}", "gradcam=never", "format=json")
+    assert parse(study.run("compare", *options).out)["next"] == []
 
 
 def test_a_run_can_be_deleted_but_not_the_champions(copied):
     champion = copied.champion()
-    with pytest.raises(catdog.UserError, match=r"is the champion of catdog\. Promote another one first"):
+    with pytest.raises(catdog.UserError, match=r"is the champion of cats_vs_dogs\. Promote another one first"):
         copied.delete_run(champion.run_id)
     runs = copied.runs()
     other = runs.loc[runs["run_id"] != champion.run_id, "run_id"].iloc[0]
@@ -229,7 +232,7 @@ def test_a_run_can_be_deleted_but_not_the_champions(copied):
     with pytest.raises(catdog.UserError, match="no study 'quickstart'"):
         catdog.Study("quickstart", tracking_uri=copied.tracking.uri).delete_run(champion.run_id)
     copied.delete_run(champion.run_id, force=True)
-    with pytest.raises(catdog.UserError, match="no registered model"):
+    with pytest.raises(catdog.UserError, match="has no champion"):
         copied.champion()
 
 
@@ -300,7 +303,7 @@ def test_two_stores_do_not_disturb_each_other(trained, copied, photos, tmp_path)
         assert others.compare(gradcam="never").study == "others"
         assert trained.compare(gradcam="never").study == "cats_vs_dogs"
         assert len(trained.champion().predict(photos)) > 0
-        with pytest.raises(catdog.UserError, match="no registered model"):
+        with pytest.raises(catdog.UserError, match="has no champion"):
             others.champion()
         assert mlflow.get_tracking_uri() == f"sqlite:///{tmp_path}/third.db"
         assert not (tmp_path / "third.db").exists(), "nothing asked MLflow's current store"

@@ -377,13 +377,15 @@ def store(tmp_path_factory) -> Path:
             "received model=unknown; registered models: none. Train one first: python -m catdog",
         ),
         ("predict images model=catdog@unknown", "model: no registered model 'catdog@unknown'"),
-        ("evaluate", "for study=cats_vs_dogs; registered models: none. Train one first"),
         (
             "evaluate study=nosuch",
             "study: no study 'nosuch' in this tracking store; studies: cats_vs_dogs. Train first",
         ),
         ("predict images study=cats_vs_dog", "studies: cats_vs_dogs. Did you mean cats_vs_dogs? Train first"),
         ("compare study=nosuch", "study: no study 'nosuch' in this tracking store; studies: cats_vs_dogs. Train first"),
+        ("predict images", "model: study 'cats_vs_dogs' has no champion. Its next sweep or run makes one, unless"),
+        ("compare runs=12345678", "runs: no run '12345678' in this tracking store"),
+        ("compare runs=unknown,other", "runs: no run 'unknown' in this tracking store"),
     ],
 )
 def test_what_has_not_been_trained_yet(catdog, images: Path, store: Path, command: str, said: str) -> None:

@@ -205,7 +205,7 @@ def test_an_evaluation_is_counted(trained):
 # Changes
 
 
-def test_the_champion_can_be_forgotten(copied):
+def test_the_champion_can_be_forgotten(copied, study, tmp_path):
     was = copied.forget_champion()
     assert (was.name, was.version) == ("cats_vs_dogs", "1")
     with pytest.raises(catdog.UserError, match="cats_vs_dogs has 1 version, but no champion: the alias was removed"):
@@ -213,11 +213,14 @@ def test_the_champion_can_be_forgotten(copied):
     with pytest.raises(catdog.UserError, match="but no champion"):
         copied.forget_champion()
     assert copied.model("1").run_id == was.run_id, "the version stays"
+    # Nothing is suggested that would fail.
+    options = (f"tracking.uri={copied.tracking.uri}", f"output={tmp_path}", "gradcam=never", "format=json")
+    assert parse(study.run("compare", *options).out)["next"] == []
 
 
 def test_a_run_can_be_deleted_but_not_the_champions(copied):
     champion = copied.champion()
-    with pytest.raises(catdog.UserError, match=r"is, or has, the champion of catdog\. Promote another one first"):
+    with pytest.raises(catdog.UserError, match=r"is, or has, the champion of cats_vs_dogs\. Promote another one first"):
         copied.delete_run(champion.run_id)
     runs = copied.runs()
     other = runs.loc[runs["run_id"] != champion.run_id, "run_id"].iloc[0]
@@ -277,7 +280,7 @@ def test_a_champion_whose_run_was_deleted_is_served_with_a_warning_and_not_evalu
     client.delete_run(champion.run_id)
     assert len(champion.predict(next(photos.glob("*.jpg")))) == 1
     assert (
-        f"catdog version 1: the run that trained it, {champion.run_name} ({champion.run_id}), was deleted in MLflow."
+        f"cats_vs_dogs version 1: the run that trained it, {champion.run_name} ({champion.run_id}), was deleted in MLflow."
         in caplog.text
     )
     assert f"-m catdog.restore run={champion.run_id}" in caplog.text

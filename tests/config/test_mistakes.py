@@ -127,7 +127,9 @@ def test_a_key_of_another_command_is_said_to_be_one() -> None:
     assert "trainer.epochs: no such key of compare, but of train." in explain_unknown("trainer.epochs", "compare")
     assert "model: no such key of compare, but of train, evaluate and predict." in explain_unknown("model", "compare")
     assert "margin: no such key of evaluate, but of compare and decide." in explain_unknown("margin", "evaluate")
-    assert "Allowed: discard; the group tracking, and its keys, such as tracking.uri" in explain_unknown("study", "deliver")
+    assert "Allowed: discard; the group tracking, and its keys, such as tracking.uri" in explain_unknown(
+        "study", "deliver"
+    )
 
 
 def test_an_argument_that_is_neither_file_nor_option_is_explained() -> None:

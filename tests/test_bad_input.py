@@ -262,8 +262,9 @@ def test_compare_takes_any_name(odd_names: Path, cache: Path) -> None:
 def test_evaluate_takes_any_name(odd_names: Path, cache: Path) -> None:
     done = run_catdog(odd_names, cache, "evaluate")
     assert done.code == 0, done.text
-    mlflow.set_tracking_uri(f"sqlite:///{odd_names}/mlruns/mlflow.db")
-    client = mlflow.MlflowClient()
+    uri = f"sqlite:///{odd_names}/mlruns/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient(uri, registry_uri=uri)
     run = client.get_run(client.get_model_version_by_alias("cats_vs_dogs", "champion").run_id)
     recalls = {key for key in run.data.metrics if key.startswith("test/recall_")}
     assert recalls == {"test/recall_it_s _one_ b", "test/recall_gr_n_ _", "test/recall_new_line"}

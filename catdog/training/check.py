@@ -1,5 +1,6 @@
 """Checks made before training, so that what cannot be trained is refused before any image is decoded."""
 
+import random
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,6 +99,7 @@ def check_augmentation(config: Config, name: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (BATCH, size, size, 3), dtype=np.uint8)
     with _explained(key, f"{class_name} cannot augment a batch of images of {_size(config)}", class_name):
         _require_images(key, class_name, layer(images.astype(np.float32), training=True), (BATCH, size, size, 3))
+        _require_seeded(key, class_name, layer, images.astype(np.float32))
         if layer.trainable_weights:
             raise UserError(
                 f"{key}: {class_name} has weights, and nothing trains them in the augmentation. A layer that learns belongs into "
@@ -138,6 +140,21 @@ def _changes_labels(layer: Any) -> bool:
     return False
 
 
+def _require_seeded(key: str, class_name: str, layer: Any, images: Any) -> None:
+    """Raises UserError if a layer of Keras draws from Python's own random numbers, as AugMix of Keras 3.15 does.
+
+    TensorFlow runs such code once, when it builds the graph: the layer would do the same to every batch, and something else
+    after an interruption.
+    """
+    former = random.getstate()
+    layer(images, training=True)
+    if random.getstate() != former and ":" not in class_name:
+        raise UserError(
+            f"{key}: {class_name} draws from Python's random numbers, and a training does that only once: it would change every "
+            "batch in the same way. Use another layer, such as RandAugment."
+        )
+
+
 def _require_images(key: str, class_name: str, found: Any, shape: tuple[int, ...]) -> None:
     if not hasattr(found, "shape"):
         what = "None" if found is None else f"an object of type {type(found).__name__}"
@@ -171,6 +188,8 @@ def _try_layers(config: Config) -> None:
         with _explained(key, f"{class_name} cannot be trained on features of {_times(shape[1:])}", class_name):
             foreseen = layer(keras.KerasTensor((None, *shape[1:]), dtype=layer.compute_dtype))
             found = {training: layer(features, training=training) for training in _modes(layer)}
+            if True in found:
+                _require_seeded(key, class_name, layer, features)
         for output in found.values():
             if not hasattr(output, "shape"):
                 raise UserError(f"{key}: {class_name} returns {type(output).__name__}, but must return features.")

@@ -78,7 +78,7 @@ AUGMENTING = (
 )  # fmt: skip
 # Those that work once they are given a seed, and are told so.
 WITH_SEED = (
-    "AlphaDropout AugMix Dropout GaussianDropout GaussianNoise RandAugment Solarization SpatialDropout2D"
+    "AlphaDropout Dropout GaussianDropout GaussianNoise RandAugment Solarization SpatialDropout2D"
 )  # fmt: skip
 # Layers that can stand in a backbone, after a convolution; all others are refused.
 BACKBONE = (
@@ -205,6 +205,7 @@ def test_every_application_is_built_and_too_small_images_are_refused(base: Confi
         (["+augmentation.layers.mixup={layer: MixUp}"], "augmentation.layers.mixup: MixUp mixes images and changes their labels"),
         (["+augmentation.layers.x={layer: RandomZoom, height_factor: 0.1, fill_mode: x}"], "Keras says: Unknown `fill_mode` x"),
         (["+augmentation.layers.x={layer: Dense, units: 3}"], "x: Dense has weights, and nothing trains them"),
+        (["+augmentation.layers.x={layer: AugMix, seed: 1}"], "x: AugMix draws from Python's random numbers"),
         (["+augmentation.layers.x={layer: NoSuch}"], "augmentation.layers.x: Keras .* has no layer 'NoSuch'. Use a class name"),
         (["+backbone.layers.x={layer: RandomShear, x_factor: 0.1}"], "cannot be saved and loaded again: .* leave it out"),
         (["model=mobilenet", "backbone.weights=null", "backbone.trainable_layers=all", "backbone.options={alpha: x}"],

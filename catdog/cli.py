@@ -244,7 +244,7 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
 def show_result(table: "Table") -> None:
     """Prints a table of results to stdout, even if the console writes to stderr; nothing if it has no rows."""
     if table.row_count:
-        Console(width=console.width).print(table)
+        Console(width=console.width, markup=False).print(table)
 
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:

@@ -77,6 +77,12 @@ class RunRecord:
         """Whether the kept model was chosen by its validation accuracy, which is then slightly optimistic."""
         return self.params.get("trainer.keep") != "last"
 
+    @property
+    def has_clean_accuracy(self) -> bool:
+        """Whether train/accuracy was measured on a fixed sample of images as they are, and not on what training saw."""
+        mixed = any(float(self.params.get(f"augmentation.mix.{kind}") or 0) > 0 for kind in ("mixup", "cutmix"))
+        return mixed or self.params.get("trainer.train_accuracy") == "clean"
+
     @cached_property
     def seconds_per_epoch(self) -> float:
         """The median over epochs, because the first epoch also compiles and fills caches."""

@@ -265,10 +265,9 @@ def build_table(runs: Sequence[PlannedRun]) -> Table:
     table.add_column("plan")
     table.add_column("why", overflow="fold")
     for planned in runs:
-        style = STYLES[planned.state]
         table.add_row(
             name_text(planned.name),
-            f"[{style}]{planned.state}[/{style}]" if style else planned.state,
+            Text(planned.state, style=STYLES[planned.state]),
             Text(planned.why),
         )
     return table

@@ -2,6 +2,7 @@
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from catdog.sweeps.jobs import INTERRUPTED, JobState
 from catdog.system.terminal import add_name_column, name_text
@@ -33,12 +34,12 @@ def build_summary(jobs: list[JobState]) -> Table:
     return table
 
 
-def _describe_missing(job: JobState) -> str:
+def _describe_missing(job: JobState) -> Text:
     if not job.error:
-        return "not started"
+        return Text("not started")
     if job.error == INTERRUPTED:
-        return "[yellow]interrupted[/yellow]"
-    return "[yellow]busy[/yellow]" if job.planned.state == "busy" else "[red]failed[/red]"
+        return Text("interrupted", style="yellow")
+    return Text("busy", style="yellow") if job.planned.state == "busy" else Text("failed", style="red")
 
 
 def describe_outcomes(jobs: list[JobState], sweep_id: str) -> str:

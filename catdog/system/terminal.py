@@ -19,7 +19,8 @@ PIPED_WIDTH_COLUMNS = 120
 NAME_COLUMNS = 30
 
 # Live progress and log lines must share one console, or a log line breaks up the progress bar.
-console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS)
+# No markup: names of files and classes may have square brackets.
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH_COLUMNS, markup=False)
 
 # Whether long work shows its progress on the console: yes in a command, no in a script or notebook that imports catdog.
 shows_progress = False

@@ -132,7 +132,7 @@ def check_loss(config: LossConfig, classes: int, *, mixed: bool = False) -> None
         gradient = tape.gradient(total, logits)
         return losses, gradient
 
-    labels_in_words = " of mixed images (augmentation.mix), whose labels are float32 (B, classes)," if mixed else ""
+    labels_in_words = " of mixed images (augmentation.mix makes labels float32 (B, classes))" if mixed else ""
     with explain(KEY, config.function, f"computing the loss of a small batch{labels_in_words}"):
         losses, gradient = tf.function(compute, autograph=False)(labels, logits)
     if gradient is None:

@@ -45,7 +45,7 @@ class LiveProgress:
         self.first_epoch = first_epoch
         self.started = time.perf_counter()
         self.bar = progress.Progress(
-            progress.TextColumn("[bold]{task.description}"),
+            progress.TextColumn("{task.description}", style="bold", markup=False),
             progress.TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             *([progress.BarColumn(bar_width=24), progress.TextColumn("{task.fields[speed]}")] if self.wide else []),
             progress.TextColumn("ETA"),

@@ -336,15 +336,21 @@ def build_effects_table(analysis: Analysis) -> Table:
     return table
 
 
+CLEAN = (
+    "Training accuracy of runs with augmentation.mix or trainer.train_accuracy=clean: on a fixed sample of training images as they "
+    "are; of other runs: on what training saw."
+)
+
+
 def print_tables(analysis: Analysis, console: Console | None = None) -> None:
     """Writes the tables to the terminal, or as plain text of 100 columns to a pipe or a file.
 
     Of a search, which has many variants, it is a ranking of the best, and what is decided about the first.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     if not console.is_terminal:
         # Without a terminal rich assumes 80 columns and would fold names for no reason.
-        console = Console(file=console.file, width=TERMINAL_COLUMNS)
+        console = Console(file=console.file, width=TERMINAL_COLUMNS, markup=False)
     width = min(console.width, TERMINAL_COLUMNS)
     tables = (build_table, build_pairs_table, build_effects_table)
     for table in [build(analysis) for build in ((build_ranking,) if analysis.is_search else tables)]:
@@ -356,6 +362,8 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
                     else "There is nothing to compare: this is one run.")  # fmt: skip
     if any(variant.name.endswith(SHORTENED) for variant in analysis.variants):
         said.append(f"A name that ends with {SHORTENED.strip()} is shortened: the page says what else differs.")
+    if any(record.has_clean_accuracy for record in analysis.comparison.records):
+        said.append(CLEAN)
     if analysis.common:
         said.append(f"all: {' '.join(analysis.common)}")
     for text in said:

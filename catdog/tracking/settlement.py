@@ -97,6 +97,9 @@ def _explain_deleted(client: "MlflowClient", study: str) -> str:
         check_study(client, study)
     except DeletedStudyError as error:
         return str(error)
+    except Exception:
+        # The store does not answer: delivery finds that out as well, and waits for it.
+        log.debug("study %r: not known whether it was deleted", study, exc_info=True)
     return ""
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -179,9 +180,13 @@ def test_every_optimizer_takes_a_step_or_is_refused(base: Config, name: str) -> 
     check_optimizer(config.optimizer)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in APPLICATIONS]
+NIGHTLY = pytest.mark.skipif(
+    not os.environ.get("CATDOG_TEST_APPLICATIONS"),
+    reason="the larger applications take a minute of CPU: make torture, or CATDOG_TEST_APPLICATIONS=1",
 )
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else NIGHTLY) for name in APPLICATIONS])
 def test_every_application_is_built_and_too_small_images_are_refused(base: Config, name: str) -> None:
     smallest = SMALLEST.get(name, 32)
     head = dataclasses.replace(base.head, pooling="global_average")

@@ -285,7 +285,7 @@ def test_a_champion_whose_run_was_deleted_is_served_with_a_warning_and_not_evalu
     )
     assert f"-m catdog.restore run={champion.run_id}" in caplog.text
     with pytest.raises(
-        catdog.UserError, match=r"^model: catdog version 1 cannot be evaluated, because its result is stored"
+        catdog.UserError, match=r"^model: cats_vs_dogs version 1 cannot be evaluated, because its result is stored"
     ):
         copied.evaluate()
     with pytest.raises(catdog.UserError, match=r"^run_id: the run that trained it"), copied.look(champion.run_id):

@@ -36,7 +36,8 @@ WATCHERS = (
     # Rooms that read the config (its values have a digest of their own), that plan, watch, record and show runs, and that deal
     # with the machine.
     "catdog.config", "catdog.sweeps", "catdog.tracking", "catdog.registry", "catdog.plots", "catdog.statistics", "catdog.system",
-    "catdog.cli", "catdog.training_view", "catdog.study", "catdog.training.run_logging", "catdog.training.progress",
+    "catdog.cli", "catdog.training_view", "catdog.study", "catdog.comparison", "catdog.training.run_logging",
+    "catdog.training.progress",
     "catdog.training.preload", "catdog.training.check", "catdog.training.saved_code",
     # They bring images to disk and divide them into splits. The result is in the data digest, file by file.
     "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.duplicates", "catdog.data.synthetic",

@@ -121,7 +121,7 @@ def test_a_server_that_stops_and_comes_back_misses_nothing(tmp_path, cache) -> N
         check_whole(server.uri, "served", epochs)
         assert list((tmp_path / "mlruns" / "outbox").iterdir()) == []
         client = mlflow.MlflowClient(server.uri, registry_uri=server.uri)
-        assert len(client.search_model_versions("name='catdog'")) == 1
+        assert len(client.search_model_versions("name='served'")) == 1
 
 
 def test_a_server_that_never_comes_back_is_delivered_to_later(tmp_path, cache) -> None:
@@ -146,7 +146,7 @@ def test_a_server_that_never_comes_back_is_delivered_to_later(tmp_path, cache) -
         assert "delivered 1 run" in delivered.out
         check_whole(server.uri, "later", epochs)
         client = mlflow.MlflowClient(server.uri, registry_uri=server.uri)
-        assert client.get_model_version_by_alias("cats_vs_dogs", "champion").version == "1"
+        assert client.get_model_version_by_alias("later", "champion").version == "1"
         again = run_catdog(tmp_path, cache, "deliver", "tracking=server", f"tracking.uri={server.uri}")
         assert "nothing to deliver" in again.out
 

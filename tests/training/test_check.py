@@ -155,6 +155,9 @@ def describe_layer(name: str) -> dict[str, Any]:
 CONV = {"layer": "Conv2D", "filters": 4, "kernel_size": 3, "padding": "same"}
 
 
+# Keras says that some layers do not pass on masks or gradients, which is right.
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_all_layers_that_can_be_in_a_backbone_train_together(base: Config) -> None:
     config = with_backbone(
         base, layers={"conv": CONV, **{name: describe_layer(name) for name in sorted(BACKBONE.split())}}

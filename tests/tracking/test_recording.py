@@ -606,7 +606,7 @@ def test_a_model_of_any_flavor_becomes_champion_evaluates_and_predicts(study, va
         worse.log_model(folder / "m", image_size=24)
         worse.log_validation(val.files, val.labels, answer(val, 2))
     assert client.get_model_version_by_alias("pets", "champion").run_id == run.run_id
-    assert client.get_model_version("catdog", "2").run_id == worse.run_id
+    assert client.get_model_version("pets", "2").run_id == worse.run_id
 
 
 def test_a_model_that_answers_no_probabilities_is_told_so(study, val, client, folder):

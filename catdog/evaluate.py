@@ -29,11 +29,7 @@ def evaluate(composed: DictConfig) -> None:
     # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
     uri = config.tracking.uri
-    study = (
-        Study.of_champion(config.model, tracking_uri=uri)
-        if config.study is None
-        else Study(config.study, tracking_uri=uri)
-    )
+    study = Study.choose(config.study, config.model, tracking_uri=uri)
     model = study.model(config.model)
     name = "" if model.words.endswith(model.run_name) else f", run {model.run_name}"
     console.print(f"evaluating {model.words}{name} ({model.run_id})", highlight=False)

@@ -37,11 +37,7 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     if sheet:
         contact_sheet.require_place(sheet)
     uri = config.tracking.uri
-    study = (
-        Study.of_champion(config.model, tracking_uri=uri)
-        if config.study is None
-        else Study(config.study, tracking_uri=uri)
-    )
+    study = Study.choose(config.study, config.model, tracking_uri=uri)
     model = study.model(config.model)
     log.info("%s", model.words)
     answers = model.answer_files(files, config.batch_size)

@@ -63,10 +63,11 @@ class Study:
         self._has_settled = False
 
     @classmethod
-    def of_champion(cls, model: str | None = None, *, tracking_uri: str | None = None) -> "Study":
-        """Returns the study whose champion answers where none is named: cats_vs_dogs, or the only one that has a champion.
+    def choose(cls, name: str | None, model: str | None = None, *, tracking_uri: str | None = None) -> "Study":
+        """Returns the study of this name, or where none is named cats_vs_dogs or the only one that has a champion.
 
         Args:
+            name: the study's; None: the one whose champion answers.
             model: as for `model`: a value that names a run or a registered model needs no study, and any study finds it.
             tracking_uri: address of the MLflow store.
 
@@ -75,8 +76,9 @@ class Study:
         """
         from catdog.registry.champion import choose_study
 
-        study = cls(tracking_uri=tracking_uri)
-        return cls(choose_study(study._connect(), model), tracking_uri=tracking_uri)
+        if name is None:
+            name = choose_study(cls(tracking_uri=tracking_uri)._connect(), model)
+        return cls(name, tracking_uri=tracking_uri)
 
     @classmethod
     def of_run(cls, run_id: str, *, tracking_uri: str | None = None, key: str = "run_id") -> "Study":

@@ -855,6 +855,9 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
         relevant["trainer"]["optimizer"] = "adam"
     if not config.loss.settings:
         del relevant["loss"]
+    if not config.augmentation.mix.is_on:
+        # The share of batches that are not mixed has no meaning then.
+        relevant["augmentation"]["mix"] = LATER_KEYS["augmentation.mix"]
     trainer, backbone = relevant["trainer"], relevant["backbone"]
     callbacks = [[name, options] for _, name, options in list_callbacks(trainer.pop("callbacks"))]
     if callbacks:

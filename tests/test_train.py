@@ -301,10 +301,10 @@ def test_system_metrics_and_a_named_experiment(study, client) -> None:
         (["model=cnn", "seed=1", "trainer.epochs=3"], {"seed"}, "cnn seed=1", "cnn"),
         (["model=mobilenet", "augmentation=none"], {"augmentation"}, "mobilenet augmentation=none", "mobilenet augmentation=none"),
         (["trainer.epochs=3", "seed=2", "tracking.uri=x"], None, "cnn epochs=3 seed=2", "cnn epochs=3"),
-        (["loss.function=my_losses\\:poly"], {"loss.function"}, "cnn loss.function=my_losses:poly",
-         "cnn loss.function=my_losses:poly"),
-        (["~augmentation.layers.flip", "model=augmented"], None, "augmented no augmentation.layers.flip",
-         "augmented no augmentation.layers.flip"),
+        (["loss.function=my_losses\\:poly"], {"loss.function"}, "cnn function=my_losses:poly",
+         "cnn function=my_losses:poly"),
+        (["~augmentation.layers.flip", "model=augmented"], None, "augmented no flip",
+         "augmented no flip"),
     ],
 )  # fmt: skip
 def test_runs_are_named_by_what_differs(overrides, varying, name: str, variant: str) -> None:

@@ -131,9 +131,7 @@ def _override(ingredient: Ingredient) -> str | None:
         file = CONF / ingredient.key / f"{ingredient.after}.yaml"
         return f"{ingredient.key}={ingredient.after}" if file.is_file() else None
     plain = ingredient.before and ingredient.after and ".layers." not in ingredient.key
-    # MLflow stores Python's None as text.
-    value = "null" if ingredient.after == "None" else ingredient.after
-    return f"{ingredient.key}={value}" if plain else None
+    return f"{ingredient.key}={ingredient.after}" if plain else None
 
 
 def _encode(settings: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from catdog.comparison.records import RunRecord
 from catdog.comparison.settings import UNRELATED, find_ingredients, find_varying
-from catdog.config.names import LONGEST_NAME, is_under, name_job, read_overrides
+from catdog.config.names import LONGEST_NAME, is_under, name_job, read_overrides, shorten_keys
 
 # The end of a name that does not have all keys that vary.
 SHORTENED = " …"
@@ -53,6 +53,9 @@ def _find_varying_keys(records: Sequence[RunRecord], overrides: Sequence[Sequenc
     given = [read_overrides(each) for each in overrides]
     # A key that is given for one run may have the same value by default in another.
     varying = find_varying([record.params for record in records])
+    if len({each.get("model") for each in given}) > 1:
+        # The choice of a model is no param of its own. It is named where a builder of the user's has taken its place.
+        varying.append("model")
     return [
         key
         for key in dict.fromkeys(key for each in given for key in each)
@@ -94,9 +97,11 @@ def tell_apart(settings: Sequence[Mapping[str, str]]) -> list[str]:
     """Returns what to add to the equal names of variants: the settings in which they differ, "epochs=8"; "" if that is too much."""
     chosen: list[str] = []
     added = [""] * len(settings)
-    for key, setting in find_ingredients(find_varying(settings)).items():
+    ingredients = find_ingredients(find_varying(settings))
+    short = shorten_keys(ingredients)
+    for key, setting in ingredients.items():
         longer = [
-            f"{words} {key.removeprefix('trainer.')}={each.get(setting) or 'none'}".strip()
+            f"{words} {short[key]}={each.get(setting) or 'none'}".strip()
             for words, each in zip(added, settings, strict=True)
         ]
         if len(set(longer)) > len(set(added)):

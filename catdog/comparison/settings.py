@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from catdog.comparison.records import RunRecord
-from catdog.config.names import is_under
+from catdog.config.names import is_under, show_value
 from catdog.config.schema import SAME_RESULT
 from catdog.tracking.identity import DIGITS
 
@@ -16,9 +16,12 @@ UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *
 
 
 def read_settings(record: RunRecord) -> dict[str, str]:
-    """Returns what a run's result depends on besides data and seed: its config, code, libraries, precision, device."""
+    """Returns what a run's result depends on besides data and seed: its config, code, libraries, precision, device.
+
+    Values are written as a user types them: null, true, false.
+    """
     tags = record.tags
-    found = {key: value for key, value in record.params.items() if counts(key)}
+    found = {key: show_value(value) for key, value in record.params.items() if counts(key)}
     if "precision" in tags.runtime:
         # The precision that `auto` became on that machine.
         found[PRECISION] = tags.runtime["precision"]

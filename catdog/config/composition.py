@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from catdog.config import commands, schema
 from catdog.config.mistakes import explain, explain_choice, require_valid, schema_of
+from catdog.config.names import unescape
 from catdog.config.schema import Config, load_config
 from catdog.system.errors import UserError
 
@@ -94,7 +95,8 @@ def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence
         with open_dict(composed):
             composed.hydra.job.id = f"{number}"
             composed.hydra.job.num = number
-        runs.append(ComposedRun(composed, load_config(_without_hydra(composed), Config), filter_overrides(overrides)))
+        overridden = [unescape(word) for word in filter_overrides(overrides)]
+        runs.append(ComposedRun(composed, load_config(_without_hydra(composed), Config), overridden))
     return runs
 
 

@@ -1,8 +1,11 @@
 """The names of runs: what distinguishes each from the others."""
 
+import functools
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from catdog.config import schema
 
 # Keys that say where things are stored or how they are called, not what a single run is.
 UNNAMED_KEYS = (
@@ -20,22 +23,43 @@ LONGEST_NAME = 60
 KEPT_NAME = 36
 
 
+# Keys whose defaults switch something off. At its default such a key is not named: a model without CutMix is the plain model.
+OFF_KEYS = (
+    "augmentation.mix.mixup", "augmentation.mix.cutmix", "loss.label_smoothing", "model.builder", "backbone.builder",
+    "optimizer.clipnorm", "optimizer.global_clipnorm", "optimizer.clipvalue", "trainer.backbone_rate", "trainer.class_weights",
+    "trainer.ema", "trainer.freeze_epochs", "trainer.patience", "trainer.warmup_epochs",
+)  # fmt: skip
+# The user's own code that takes the place of a model, the first before the second, with the group whose choice it replaces.
+BUILDERS = {"model.builder": ("model", "backbone"), "backbone.builder": ("backbone",)}
+# How Python writes values that a user types in another way.
+_TYPED = {"None": "null", "True": "true", "False": "false"}
+
+
 def name_job(model: str, overrides: Sequence[str], varying: Collection[str] | None = None) -> tuple[str, str]:
     """Returns (name, variant) of a run: what distinguishes it, with and without its seed.
 
-    A single run with many overrides is named after the first of them; a digest of all of them keeps its name unique.
+    A run whose model is the user's own code has the name of that code. Keys are written as `shorten_keys` returns them. A single
+    run with many overrides is named after the first of them; a digest of all of them keeps its name unique.
 
     Args:
-        model: the choice of the group `model`, made by the command line, an experiment or the default.
+        model: the choice of the group `model`, made by the command line, an experiment or the default; or what took its place in
+            the name of a stored run.
         overrides: the command line's, such as ["model=cnn", "seed=1", "trainer.epochs=3"].
         varying: keys whose values differ in the sweep; None, for a single run: all keys that shape the run.
     """
     values = read_overrides(overrides)
-    parts = [model]
-    for key, value in values.items():
-        named = not is_under(key, UNNAMED_KEYS) if varying is None else key in varying
-        if key not in ("model", "seed") and named:
-            parts.append(f"{key.removeprefix('trainer.')}={value}" if value else f"no {key}")
+    builder = next((key for key in BUILDERS if not _is_off(key, values.get(key, "null"))), "")
+    parts = [values[builder] if builder else model]
+    named = [key for key in values if (not is_under(key, UNNAMED_KEYS) if varying is None else key in varying)]
+    short = shorten_keys([*named, *(varying or ())])
+    for key in named:
+        value = values[key]
+        if key == "seed" or key == builder or _is_off(key, value) or (key == "model" and not builder):
+            continue
+        if builder and key in BUILDERS[builder] and value == "own":
+            # This choice only says that there is a builder.
+            continue
+        parts.append(f"{short[key]}={value}" if value else f"no {short[key]}")
     variant = " ".join(parts)
     if varying is None and len(variant) > LONGEST_NAME:
         kept = 1
@@ -47,11 +71,60 @@ def name_job(model: str, overrides: Sequence[str], varying: Collection[str] | No
     return (f"{variant} seed={values['seed']}" if seeded else variant), variant
 
 
+def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Returns for each key the last of its parts that tell it from the others and from catdog's keys: cutmix, optimizer.options."""
+    used = list(dict.fromkeys(keys))
+    known = {*used, *_list_keys()}
+    ends = [key.split(".") for key in known]
+
+    def shorten(key: str) -> str:
+        parts = key.split(".")
+        for count in range(1, len(parts)):
+            if sum(end[-count:] == parts[-count:] for end in ends) == 1:
+                return ".".join(parts[-count:])
+        return key
+
+    return {key: shorten(key) for key in used}
+
+
+@functools.cache
+def _list_keys() -> Mapping[str, str]:
+    """Returns the default of each key of a run, as a user types it."""
+    return {key: show_value(str(default)) for key, default, _ in schema.list_options(schema.Config)}
+
+
+def _is_off(key: str, value: str) -> bool:
+    if key not in OFF_KEYS:
+        return False
+    default = _list_keys()[key]
+    try:
+        return value in ("null", "") if default == "null" else float(value) == float(default)
+    except ValueError:
+        return value == default
+
+
+def show_value(text: str) -> str:
+    """Returns a value that Python has written, such as a param in MLflow, as a user types it: null, true, false."""
+    return _TYPED.get(text, text)
+
+
 def read_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """Returns key -> value of overrides; the value of a key that is removed is empty."""
     words = (item.lstrip("+~").partition("=") for item in overrides)
-    # Hydra puts a backslash before special characters of a swept value, such as the colon of module:function.
-    return {key: re.sub(r"\\(.)", r"\1", value) for key, _, value in words}
+    return {key: _unquote(re.sub(r"\\(.)", r"\1", value)) for key, _, value in words}
+
+
+def _unquote(value: str) -> str:
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" and value[0] not in value[1:-1]
+    return value[1:-1] if quoted else value
+
+
+def unescape(override: str) -> str:
+    """Returns an override without the backslashes that Hydra puts into a swept value before colons, such as module:function.
+
+    Hydra reads colons without them too. Before other characters they are needed, or the override could not be typed again.
+    """
+    return override.replace("\\:", ":")
 
 
 def is_under(key: str, groups: Collection[str]) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.config import schema
+from catdog.config.names import show_value
 from catdog.config.schema import Config
 from catdog.system.errors import UserError
 from catdog.tracking import tags as tag
@@ -238,7 +239,7 @@ def describe_code_change(before: Mapping[str, str], now: Mapping[str, str]) -> s
 def describe_config_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Returns text such as "config changed: trainer.epochs 10 -> 20"; both arguments map dotted keys to MLflow's param values."""
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    words = [f"{key} {before.get(key, 'none')} -> {now.get(key, 'none')}" for key in changed]
+    words = [f"{key} {show_value(before.get(key, 'none'))} -> {show_value(now.get(key, 'none'))}" for key in changed]
     return f"config changed: {_shorten(words)}" if words else ""
 
 

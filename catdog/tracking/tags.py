@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from catdog.config import schema
+from catdog.config.names import unescape
 
 KIND = "catdog.kind"
 RUN, SWEEP, LOOK = "run", "sweep", "test_look"
@@ -159,7 +160,9 @@ class Tags(dict[str, str]):
         words = shlex.split(self.get(SOURCE, ""))
         if words[:3] != ["python", "-m", "catdog.train"]:
             return None
-        return [word for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")]
+        return [
+            unescape(word) for word in words[3:] if not word.startswith("seed=") and word not in ("-m", "--multirun")
+        ]
 
     def variant_key(self, *, without: Collection[str] = ()) -> str:
         """Returns a key that all seeds of one variant share; "" if the tags do not identify a variant.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.settings import counts, find_ingredients, find_varying, is_environment, read_settings
 from catdog.comparison.variants import Variant
+from catdog.config.names import show_value
 
 INGREDIENTS = "What was varied"
 ENVIRONMENT = "What trained it: code, libraries, precision, device. It can change the result too"
@@ -40,7 +41,7 @@ def list_differences(variants: Sequence[Variant]) -> dict[str, list[Difference]]
 
 
 def _build(keys: Sequence[str], values: Sequence[dict[str, str]]) -> list[Difference]:
-    return [Difference(key, tuple(each.get(key, "") for each in values)) for key in keys]
+    return [Difference(key, tuple(show_value(each.get(key, "")) for each in values)) for key in keys]
 
 
 @dataclass(frozen=True, eq=False)

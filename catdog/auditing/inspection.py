@@ -12,8 +12,8 @@ from PIL import Image
 
 from catdog.data.description import IMBALANCE, describe_nested
 from catdog.data.duplicates import Pair, find_pairs
-from catdog.data.images import UnreadableImageError, decode_image, is_image_file
-from catdog.data.splits import SPLITS, count_nested
+from catdog.data.images import UnreadableImageError, decode_image, describe_hidden, is_image_file
+from catdog.data.splits import SPLITS, count_nested, find_hidden
 from catdog.system.wording import agree, plural
 
 # Severities: an error, such as a leak or a wrong label, spoils results; a warning may spoil them; a note is good to know.
@@ -196,6 +196,8 @@ def _find_ignored(root: Path, used: set[str]) -> list[Finding]:
     outside = tuple(file for file, is_image in others.items() if is_image and file not in used)
     no_images = tuple(file for file, is_image in others.items() if not is_image)
     found = []
+    if hidden := find_hidden(root):
+        found.append(Finding(NOTE, "hidden", describe_hidden(hidden), hidden))
     if outside:
         words = f"{plural(len(outside), 'image')} {agree(len(outside), 'is', 'are')} outside of the classes' folders: ignored"
         found.append(Finding(WARNING, "outside", words, outside))

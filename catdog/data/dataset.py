@@ -74,13 +74,16 @@ class Dataset:
         """Class names in the order of their indices."""
         return self.manifest.classes
 
-    def load_split(self, split: str, image_size: int, *, look: "OpenLook | None" = None) -> SplitImages:
+    def load_split(
+        self, split: str, image_size: int, *, look: "OpenLook | None" = None, file_only: bool = False
+    ) -> SplitImages:
         """Returns the images of a split, decoded once and cached.
 
         Args:
             split: train, val or test.
             image_size: height and width in pixels.
             look: for test: the entry in the ledger, as `catdog.registry.ledger.open_look` returns it.
+            file_only: whether unreadable files are named in the log file only, because the terminal has them already.
 
         Raises:
             UserError: there are more unreadable files than `dataset.max_unreadable_fraction` allows.
@@ -91,7 +94,6 @@ class Dataset:
                 "the test images need an entry in the ledger of test looks: catdog.registry.ledger.open_look makes one"
             )
         rows = self.manifest.select(split)
-        log.info("%s: %s images at %s x %s", split, f"{len(rows):,}", image_size, image_size)
         decoded = load_images(
             [self.manifest.root / file for file in rows["file"]],
             list(rows["sha256"]),
@@ -100,14 +102,15 @@ class Dataset:
             cache=Path(self.config.cache),
         )
         unreadable = {rows["file"][index]: reason for index, reason in decoded.unreadable.items()}
-        self._report_unreadable(split, unreadable, len(rows))
+        self._report_unreadable(split, unreadable, len(rows), file_only)
         readable = np.setdiff1d(np.arange(len(rows)), np.fromiter(decoded.unreadable, np.int64))
+        log.info("%s: %s images at %s x %s", split, f"{len(readable):,}", image_size, image_size)
         index = {name: number for number, name in enumerate(self.classes)}
         labels = rows["label"].map(index).to_numpy(np.int32)[readable]
         files = tuple(rows["file"][readable])
         return SplitImages(decoded.images, readable, labels, files, self.classes, unreadable)
 
-    def _report_unreadable(self, split: str, unreadable: dict[str, str], total: int) -> None:
+    def _report_unreadable(self, split: str, unreadable: dict[str, str], total: int, file_only: bool) -> None:
         if not unreadable:
             return
         named = [f"{file!r}: {reason}" for file, reason in list(unreadable.items())[:MAX_NAMED_FILES]]
@@ -120,7 +123,7 @@ class Dataset:
                 f"{summary}, more than dataset.max_unreadable_fraction={self.config.max_unreadable_fraction:g} allows. Repair "
                 f"or remove these below {self.manifest.root}, or raise the limit:\n  {listing}"
             )
-        log.warning("%s and left out:\n  %s", summary, listing)
+        log.warning("%s and left out:\n  %s", summary, listing, extra={"file_only": file_only})
 
 
 def load_dataset(config: DatasetConfig) -> Dataset:
@@ -207,4 +210,5 @@ def majority_class(manifest: Manifest) -> str:
 
 def majority_fraction(manifest: Manifest) -> float:
     """Returns the fraction of val, in [0, 1], that belongs to the most frequent class of train: the accuracy to beat."""
-    return float((manifest.select("val")["label"] == majority_class(manifest)).mean())
+    val = manifest.readable[manifest.readable["split"] == "val"]
+    return float((val["label"] == majority_class(manifest)).mean())

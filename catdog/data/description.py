@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from catdog.data.dataset import Dataset, majority_class, majority_fraction
+from catdog.data.images import describe_hidden
 from catdog.data.splits import MOST_NAMED, SPLITS, Manifest, list_unreadable, name_some
 from catdog.statistics.proportions import wilson_interval
 from catdog.system.wording import agree, plural
@@ -20,9 +21,11 @@ FEW_VAL_IMAGES, FEW_TRAIN_IMAGES = 100, 10
 def describe_dataset(dataset: Dataset) -> str:
     """Returns the first lines of a run's log: counts, digest, what to expect of these images, and files left out."""
     manifest, config = dataset.manifest, dataset.config
-    readable = manifest.images[~manifest.images["file"].isin(list(manifest.unreadable))]
     counts = (
-        readable.groupby(["label", "split"]).size().unstack(fill_value=0).reindex(columns=list(SPLITS), fill_value=0)
+        manifest.readable.groupby(["label", "split"])
+        .size()
+        .unstack(fill_value=0)
+        .reindex(columns=list(SPLITS), fill_value=0)
     )
     place = f" from {config.archive}" if config.source == "archive" else ""
     notes = [
@@ -31,6 +34,7 @@ def describe_dataset(dataset: Dataset) -> str:
         *describe_nested(manifest.nested, dataset.classes),
         *_describe_copies(manifest),
         *_describe_unreadable(manifest),
+        *([describe_hidden(manifest.hidden)] if manifest.hidden else []),
     ]
     return "\n  ".join([f"data set {config.name}{place}, digest {manifest.digest[:12]}", *notes])
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from catdog.data.download import BrokenDownloadError, UnreachableError, check_reachable, download_file
-from catdog.data.images import is_image_file
+from catdog.data.images import describe_hidden, is_hidden_image, is_image_file
 from catdog.data.progress import reported_progress
 from catdog.data.staging import locked, require_free_space, staged
 from catdog.system.errors import UserError
@@ -141,6 +141,9 @@ def _extract_into(folder: Path, source: zipfile.ZipFile, entries: Mapping[PurePo
                     raise _UnsoundZipError(f"holds a name that this disk refuses: {str(path)!r}") from error
                 raise
             advance(1)
+    hidden = [_entry_name(info) for info in source.infolist() if is_hidden_image(PurePosixPath(_entry_name(info)))]
+    if hidden:
+        logger.info("%s", describe_hidden(hidden))
     duration_s = time.monotonic() - start_s
     logger.info(
         "extracted %s files, %.1f MB, in %.1f s to %s", f"{len(entries):,}", size_bytes / 1e6, duration_s, folder

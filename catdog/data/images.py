@@ -3,17 +3,22 @@
 import errno
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError
 
+from catdog.system.wording import agree, plural
+
 IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 )
+
+# The most hidden files that a message names.
+MOST_HIDDEN = 3
 
 # Part of the key of every decoded cache. Increase it when `decode_image` returns other pixels for any file.
 DECODER_VERSION = f"1/pillow-{PIL.__version__.split('.')[0]}"
@@ -60,6 +65,26 @@ def is_image_file(path: Path) -> bool:
     Hidden files do not count: neither `.DS_Store` nor the `._photo.jpg` that macOS creates beside `photo.jpg`.
     """
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def is_hidden_image(path: PurePath) -> bool:
+    """Returns whether `path` has the name of an image file but for a dot in front, by which it counts as hidden.
+
+    The `._photo.jpg` of macOS is no image. It does not access the disk.
+    """
+    return path.name.startswith(".") and not path.name.startswith("._") and is_image_file(Path(path.name.lstrip(".")))
+
+
+def describe_hidden(files: Sequence[str]) -> str:
+    """Returns the sentence about images that are left out because their names begin with a dot; the files are not empty."""
+    number = len(files)
+    begin, are = agree(number, "whose name begins", "whose names begin"), agree(number, "is", "are")
+    kind, them = agree(number, "a hidden file", "hidden files"), agree(number, "it", "them")
+    more = ", ..." if number > MOST_HIDDEN else ""
+    return (
+        f"{plural(number, 'image')} {begin} with a dot {are} left out, as {kind}; rename {them} to use {them}: "
+        + ", ".join(map(repr, files[:MOST_HIDDEN])) + more
+    )  # fmt: skip
 
 
 def decode_image(path: Path, height: int, width: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from catdog.data.images import is_image_file
+from catdog.data.images import describe_hidden, is_hidden_image, is_image_file
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 
@@ -55,6 +55,7 @@ class Manifest:
         digest: sha256 of the rows: content, class and split of every image.
         nested: for each class with images in folders below its own: the number of images by folder, such as "indoor/night".
         unreadable: the reason for each of the files that cannot be read; empty if near-duplicates were not searched.
+        hidden: images in the classes' folders that are left out because their names begin with a dot.
     """
 
     root: Path
@@ -65,6 +66,12 @@ class Manifest:
     conflicts: tuple[tuple[str, str], ...] = ()
     nested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def readable(self) -> pd.DataFrame:
+        """The rows of the images that are not known to be unreadable: those that are used, and counted."""
+        return self.images[~self.images["file"].isin(list(self.unreadable))]
 
     def select(self, split: str) -> pd.DataFrame:
         """Returns the rows of one split, in their fixed order, with a fresh index."""
@@ -126,7 +133,8 @@ def build_manifest(
     )
     digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     images = rows[["file", "label", "split", "sha256"]]
-    return Manifest(root, classes, images, left_out, digest, tuple(conflicts), count_nested(rows), unreadable)
+    nested, hidden = count_nested(rows), find_hidden(root)
+    return Manifest(root, classes, images, left_out, digest, tuple(conflicts), nested, unreadable, hidden)
 
 
 def count_nested(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -181,18 +189,33 @@ def hash_files(root: Path, files: Sequence[str]) -> list[str]:
         return list(threads.map(lambda file: _hash_file(root / file), files))
 
 
-def _find_images(root: Path, shown: str) -> pd.DataFrame:
-    """Returns the columns file, label, split ("" if there are no split folders) and below for every image below root."""
+def find_hidden(root: Path) -> tuple[str, ...]:
+    """Returns the images below the folders of the classes whose names begin with a dot, relative to root, sorted."""
+    found = [path for top in _find_tops(root).values() for folder in _list_classes(top) for path in folder.rglob(".*")]
+    return tuple(sorted(path.relative_to(root).as_posix() for path in found if is_hidden_image(path)))
+
+
+def _find_tops(root: Path) -> dict[str, Path]:
+    """Returns the folder with the classes of each split that has one of its own; the root for the split "" if there are none."""
     folders = {path.name.lower(): path for path in root.iterdir() if path.is_dir()}
     given = {
         split: next((folders[name] for name in names if name in folders), None)
         for split, names in SPLIT_FOLDERS.items()
     }
     # If there is no train/, a folder called "test" or "val" is a class like any other.
-    tops = {split: path for split, path in given.items() if path} if given["train"] else {"": root}
+    return {split: path for split, path in given.items() if path} if given["train"] else {"": root}
+
+
+def _list_classes(top: Path) -> list[Path]:
+    return sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _find_images(root: Path, shown: str) -> pd.DataFrame:
+    """Returns the columns file, label, split ("" if there are no split folders) and below for every image below root."""
+    tops = _find_tops(root)
     rows = []
     for split, top in tops.items():
-        for folder in sorted(path for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for folder in _list_classes(top):
             label = unicodedata.normalize("NFC", folder.name)
             for path in sorted(folder.rglob("*")):
                 if is_image_file(path):
@@ -201,15 +224,17 @@ def _find_images(root: Path, shown: str) -> pd.DataFrame:
     if not rows:
         loose = sum(is_image_file(path) for top in tops.values() for path in top.iterdir())
         some = f"{plural(loose, 'image')} in {shown}, but none in a class's folder"
+        hidden = find_hidden(root)
         raise UserError(
             f"dataset.archive: {some if loose else f'no images in {shown}'}. It must hold one folder of "
             "images per class, below train/ and validation/ or not: for example images/cats/1.jpg and images/dogs/1.jpg."
+            + (f" {describe_hidden(hidden)}." if hidden else "")
         )
     labels = sorted({label for _, label, _, _ in rows})
     if len(labels) < 2:
         raise UserError(
             f"dataset.archive: only one class, {labels[0]!r}, in {shown}. At least two class folders with images are needed; "
-            f"folders found: {', '.join(sorted(folders)) or 'none'}."
+            f"folders found: {', '.join(sorted(path.name.lower() for path in root.iterdir() if path.is_dir())) or 'none'}."
         )
     _require_names(shown, [file for file, _, _, _ in rows], labels)
     return pd.DataFrame(rows, columns=["file", "label", "split", "below"])

@@ -254,7 +254,7 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
     Raises:
         UserError: a path does not exist, a folder has no images, or no path is given.
     """
-    from catdog.data.images import IMAGE_SUFFIXES, is_image_file
+    from catdog.data.images import IMAGE_SUFFIXES, describe_hidden, is_hidden_image, is_image_file
 
     if not arguments:
         raise UserError("no image named. Name files or folders: python -m catdog.predict PHOTO.jpg FOLDER")
@@ -263,11 +263,14 @@ def find_images(arguments: Sequence[str]) -> list[Path]:
         path = Path(argument)
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if is_image_file(file) and file.is_file())
+            hidden = sorted(file.relative_to(path).as_posix() for file in path.rglob(".*") if is_hidden_image(file))
             if not found:
                 raise UserError(
                     f"{argument!r}: no images in this folder or below. Images are files that end in "
-                    f"{', '.join(sorted(IMAGE_SUFFIXES))}."
+                    f"{', '.join(sorted(IMAGE_SUFFIXES))}." + (f" {describe_hidden(hidden)}." if hidden else "")
                 )
+            if hidden:
+                log.info("%s: %s", argument, describe_hidden(hidden))
             files += found
         elif path.exists():
             files.append(path)

@@ -99,14 +99,16 @@ def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
     Raises:
         UserError: too many images are unreadable; it names the job.
     """
-    done = set()
+    done: set[tuple[int, int]] = set()
     for job, dataset in zip(jobs, datasets, strict=True):
         size = job.config.preprocessing.image_size
         if (id(dataset), size) not in done:
+            # Another size has the same unreadable files.
+            is_known = any(known == id(dataset) for known, _ in done)
             done.add((id(dataset), size))
             try:
                 for split in ("train", "val"):
-                    dataset.load_split(split, size)
+                    dataset.load_split(split, size, file_only=is_known)
             except UserError as error:
                 raise UserError(_in_job(str(error), job.name)) from error
 

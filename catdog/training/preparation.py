@@ -63,9 +63,10 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
     if references and job.identity:
         require_planned_code(config, job.identity)
     # A sweep describes its data once, before its first run; the log file of each run has the description nevertheless.
-    log.info("%s", describe_dataset(dataset), extra={"file_only": job.sweep_id is not None})
+    is_known = job.sweep_id is not None
+    log.info("%s", describe_dataset(dataset), extra={"file_only": is_known})
     size = config.preprocessing.image_size
     with clock.stage("data"):
-        train, val = (dataset.load_split(split, size) for split in ("train", "val"))
+        train, val = (dataset.load_split(split, size, file_only=is_known) for split in ("train", "val"))
     class_weights = weigh_classes(config.trainer, train.labels, dataset.classes)
     return Prepared(config, job, clock, dataset, train, val, class_weights, references)

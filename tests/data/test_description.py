@@ -104,3 +104,52 @@ def test_the_photos_of_cats_and_dogs_may_lie_anywhere(tmp_path: Path, cache: Pat
         write_classes(tmp_path / "mine" / split, 2 * seed, cats=6, dogs=6)
     options = (f"dataset.archive={tmp_path / 'mine'}", f"dataset.cache={cache}", "dataset.near_duplicates=ignore")
     require_cats_and_dogs(load_dataset(compose_config(*options).dataset))
+
+
+def test_images_that_are_hidden_by_a_dot_are_counted_and_those_of_the_system_are_not(
+    tmp_path: Path, cache: Path
+) -> None:
+    root = write_classes(tmp_path / "pets", cats=8, dogs=8)
+    for name in (".DS_Store", "._000.jpg", "Thumbs.db", ".gitkeep"):
+        (root / "cats" / name).write_bytes(b"x")
+    assert "begins with a dot" not in describe_dataset(load(root, cache))
+    (root / "cats" / "000.jpg").rename(root / "cats" / ".000.jpg")
+    dataset = load(root, cache)
+    assert dataset.manifest.hidden == ("cats/.000.jpg",)
+    assert (
+        "1 image whose name begins with a dot is left out, as a hidden file; rename it to use it: 'cats/.000.jpg'"
+        in describe_dataset(dataset).splitlines()[-1]
+    )
+    for file in root.rglob("*.jpg"):
+        file.rename(file.with_name(f".{file.name.lstrip('.')}"))
+    with pytest.raises(UserError, match=r"no images in .*16 images whose names begin with a dot are left out"):
+        load(root, cache)
+
+
+def test_unreadable_files_are_counted_nowhere_and_named_once(tmp_path: Path, cache: Path, caplog) -> None:
+    from types import SimpleNamespace
+
+    from catdog.sweeps.check import decode_images
+    from catdog.tracking.results import log_data
+
+    root = write_classes(tmp_path / "pets", cats=40, dogs=40)
+    own = ["dataset=folder", f"dataset.archive={root}", f"dataset.cache={cache}"]
+    broken = load(root, cache).manifest.select("train")["file"][0]
+    (root / broken).write_bytes(b"no image")
+    configs = [compose_config(*own, f"preprocessing.image_size={size}") for size in (32, 48)]
+    dataset = load_dataset(configs[0].dataset)
+    used = len(dataset.manifest.select("train")) - 1
+    caplog.set_level("INFO")
+    jobs = [SimpleNamespace(config=config, name="cnn") for config in configs]
+    decode_images(jobs, [dataset, dataset])
+    # As a run of the sweep does it.
+    dataset.load_split("train", 32, file_only=True)
+    told = [record for record in caplog.records if "left out" in record.message]
+    assert [record.file_only for record in told] == [False, True, True]
+    assert f"train: {used} images at 48 x 48" in caplog.text
+    assert f"  train {used:>7}  " in describe_dataset(dataset)
+    tags: dict[str, str] = {}
+    run = SimpleNamespace(log_tags=tags.update, log_table=lambda *_: None, append=lambda *_, **__: None)
+    log_data(run, configs[0].dataset, dataset.manifest)
+    assert str(used) in tags.values()
+    assert str(used + 1) not in tags.values()

@@ -200,7 +200,10 @@ class Comparison:
         Raises:
             UserError: the folder cannot be written.
         """
+        from catdog.plots import make_legible
+
         folder = Path(parent) / self._key
+        # Before the PNGs: in the page the reader's browser chooses the fonts, and no text is replaced.
         page = self._page
         with saving_folder(folder):
             for name, frame in {"table": self.runs, "variants": self.variants, "pairs": self.pairs}.items():
@@ -214,7 +217,7 @@ class Comparison:
             (folder / "figures").mkdir(exist_ok=True)
             with _drawing:
                 for name, figure in self._figures.items():
-                    figure.savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
+                    make_legible(figure).savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
         if self.sweep_id:
             self._store(folder)
         return folder
@@ -234,13 +237,15 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the headline, the tables of variants and pairs, and the accuracy figure."""
+        from catdog.plots import make_legible
+
         parts = [f"<p><strong>{html.escape(self.headline)}</strong></p>"]
         parts += [f"<p>{html.escape(text)}</p>" for text in self.warnings]
         parts += [_as_html(_shorten_variants(self.variants)), _as_html(_shorten_pairs(self.pairs))]
         if "accuracy" in self._figures:
             buffer = io.BytesIO()
             with _drawing:
-                self._figures["accuracy"].savefig(buffer, format="png", dpi=SMALL_DPI)
+                make_legible(self._figures["accuracy"]).savefig(buffer, format="png", dpi=SMALL_DPI)
             encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
             parts.append(f'<img alt="accuracy by epoch" src="data:image/png;base64,{encoded}">')
         return "\n".join(parts)

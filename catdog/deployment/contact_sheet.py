@@ -39,7 +39,7 @@ def save(sheet: Path, answers: Answers, size: int) -> str:
     ]
     figure = plots.plot_contact_sheet(pictures, captions, [Path(file).name for file in rows["file"]])
     try:
-        figure.savefig(sheet, format="png", dpi=120)
+        plots.make_legible(figure).savefig(sheet, format="png", dpi=120)
     except OSError as error:
         raise UserError(f"sheet: cannot write {str(sheet)!r} ({error.strerror}). Name another file.") from error
     count = len(answers.table)

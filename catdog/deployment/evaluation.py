@@ -229,7 +229,8 @@ def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions",
         **{f"test/recall_{c}": v for c, v in zip(names, result.recall, strict=True)},
     })  # fmt: skip
     run.log_text(predictions.to_csv(), "predictions/test.csv")
-    run.log_figure(plots.plot_confusion(result.counts, classes, "Confusion, test images"), "figures/confusion_test.png")
+    confusion = plots.plot_confusion(result.counts, classes, "Confusion, test images")
+    run.log_figure(plots.make_legible(confusion), "figures/confusion_test.png")
 
 
 def metric_names(classes: list[str]) -> list[str]:

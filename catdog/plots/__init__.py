@@ -5,12 +5,14 @@ Figures are made without pyplot, which keeps every figure alive, so memory does 
 
 from catdog.plots.confusion import plot_confusion, plot_confusions
 from catdog.plots.curves import plot_accuracy_curves, plot_gap_curves, plot_loss_curves
+from catdog.plots.glyphs import make_legible
 from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
 from catdog.plots.reliability import plot_reliabilities, plot_reliability
 from catdog.plots.rows import plot_differences, plot_final_accuracy, plot_parameters, plot_seconds
 from catdog.plots.single import plot_accuracy, plot_gap, plot_loss
 
 __all__ = [
+    "make_legible",
     "plot_accuracy",
     "plot_accuracy_curves",
     "plot_augmentation",

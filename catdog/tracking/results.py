@@ -59,4 +59,4 @@ def log_outcome(run: OutboxRun, history: "History", predictions: "Predictions", 
         if all(column in history for column in columns):
             run.log_figure(draw[name](by_epoch, kept_epoch), f"figures/{name}.png")
     confusion = plots.plot_confusion(predictions.confusion, list(predictions.class_names))
-    run.log_figure(confusion, "figures/confusion.png")
+    run.log_figure(plots.make_legible(confusion), "figures/confusion.png")

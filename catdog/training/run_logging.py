@@ -46,7 +46,7 @@ def log_examples(run: "OutboxRun", split: "SplitImages", augment: Any) -> None:
     samples = {}
     for index, name in enumerate(split.classes):
         samples[name] = split.gather(np.flatnonzero(split.labels == index)[:SAMPLES_PER_CLASS])[0]
-    run.log_figure(plots.plot_samples(samples), "figures/samples.png")
+    run.log_figure(plots.make_legible(plots.plot_samples(samples)), "figures/samples.png")
     if augment is None:
         return
     image = split.gather(np.array([0]))[0]

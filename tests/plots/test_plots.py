@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from catdog import plots
+from catdog.plots import glyphs
 
 
 def history(epochs: int, level: float = 0.7) -> pd.DataFrame:
@@ -55,6 +56,38 @@ def test_accuracy_is_drawn_in_percent_and_the_gap_in_points():
     gap = plots.plot_gap(history(2))
     render(gap)
     assert gap.axes[0].lines[1].get_ydata() == pytest.approx([7.5, 15.0])
+
+
+ODD = ("\u732b\u72d7", "\U0001f408\u200d\u2b1b", "caf\u00e9", "\U00013000")
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: plots.plot_contact_sheet([np.zeros((4, 6, 3), np.uint8)] * 4, [f"{name} 98%" for name in ODD], ODD),
+        lambda: plots.plot_samples({name: np.zeros((1, 4, 4, 3), np.uint8) for name in ODD}),
+        lambda: plots.plot_confusion(np.eye(4, dtype=int), ODD),
+        lambda: plots.plot_final_accuracy({name: {"train": (0.9, 0.8, 0.95)} for name in ODD}, {name: name for name in ODD}, 0.1),
+        lambda: plots.plot_accuracy_curves({name: history(3) for name in ODD}, {name: name for name in ODD}),
+    ],
+)  # fmt: skip
+def test_names_in_any_script_are_drawn_without_a_warning(figure):
+    """A missing glyph is a warning, and warnings are errors."""
+    legible = plots.make_legible(figure())
+    render(legible)
+    words = " ".join(texts_of(legible))
+    assert "caf\u00e9" in words
+    # Egyptian hieroglyphs are in no usual font: their code points are there.
+    assert "[13000]" in words or glyphs.find_family("\U00013000")
+
+
+def test_a_character_is_drawn_in_a_font_that_has_it():
+    assert glyphs.find_family("a") == glyphs.TYPEFACE
+    # Matplotlib brings a font with calligraphic letters, which DejaVu Sans lacks.
+    other = next(
+        chr(code) for code in range(0xE000, 0xF8FF) if glyphs.find_family(chr(code)) not in ("", glyphs.TYPEFACE)
+    )
+    assert glyphs.replace_missing(f"a{other}\n\U00013000").startswith(f"a{other}\n")
 
 
 def test_samples_are_one_row_per_class_and_three_images_each():

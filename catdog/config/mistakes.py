@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
 
 from catdog.config import commands, schema
-from catdog.config.suggestions import MISSING, MOVED_KEYS, ask, find_foreign, suggest, suggest_key
+from catdog.config.suggestions import MISSING, MOVED_KEYS, ask, find_foreign, suggest, suggest_key, suggest_path
 from catdog.system.errors import UserError
 from catdog.system.wording import listed
 
@@ -108,6 +108,12 @@ def _require_searchless(word: str, key: str, value: str, *, is_group: bool) -> N
 
 
 def _require_choice(group: str, value: str, groups: list[str], places: list[Path]) -> None:
+    if value.startswith("{"):
+        allowed = ", ".join(list_choices(group, places))
+        raise UserError(f"{group}: takes the name of a choice, {group}=NAME, received {value}; allowed: {allowed}.")
+    if re.fullmatch(r"\[[^\[\]]*\]", value):
+        # A list of choices, of which Hydra takes each.
+        value = value[1:-1]
     if COMPOUND.search(value) or (group == "experiment" and value == "null"):
         return
     choices = list_choices(group, places)
@@ -197,7 +203,8 @@ def explain_stray(argument: str, following: str, root: str) -> str:
         return f"{argument!r}: neither a file nor an option.{ask(suggest_key(key, known))} Options: {', '.join(list_keys(root))}."
     if argument in known and following.startswith("="):
         return f"{argument}: write it without spaces: {argument}=VALUE."
-    return f"{argument!r}: no such file or folder. Name files and folders that exist, or options."
+    near = ask([suggest_path(Path(argument))])
+    return f"{argument!r}: no such file or folder.{near} Name files and folders that exist, or options."
 
 
 def explain_choice(error: ValueError) -> str:
@@ -242,10 +249,10 @@ def explain(error: Exception, root: str) -> str:
         return f"~{placed.group(2)}: this config has no such entry to leave out; --cfg job shows those it has."
     if isinstance(error, OverrideParseException):
         return f"cannot read {error.override!r}. {HOW}"
-    return _explain_value(whole) or _explain_folder(text) or _explain_rest(whole)
+    return _explain_value(whole, root) or _explain_folder(text) or _explain_rest(whole)
 
 
-def _explain_value(text: str) -> str:
+def _explain_value(text: str, root: str) -> str:
     """Returns the message for a value of a wrong type, or "" if this is about something else."""
     key = re.search(r"full_key: (\S+)", text)
     if not key:
@@ -256,15 +263,45 @@ def _explain_value(text: str) -> str:
         return f"{name}: must be {TYPES.get(value.group(3), value.group(3))}, received {value.group(1)!r}."
     word = re.search(r"Error merging override (.*)", text)
     received = word.group(1).partition("=")[2] if word else ""
+    if "not a valid bool" in text:
+        return f"{name}: must be true or false, received {received}."
+    if re.search(r"is not a subclass of \w+Config", text):
+        return _explain_section(name, received, root)
+    if "Cannot merge DictConfig with ListConfig" in text and received:
+        if received.startswith("{"):
+            return f"{name}: must be a list, received {received}. Write {name}=[VALUE,VALUE]"
+        return _explain_section(name, received, root) or _explain_mapping(name, received)
     if "is not a ListConfig" in text:
         return f"{name}: must be a list, received {received}. Write {name}=[{received}]"
     if re.search(r"Cannot assign \w+ to Dict", text):
-        return f"{name}: must be a mapping of names to values, received {received}. To add to it: '+{name}.NAME=VALUE'."
+        return _explain_mapping(name, received)
     if "to string" in text and word:
-        return f"{word.group(1).partition('=')[0]}: no such key; {name} holds one value: {name}=VALUE."
+        typed = word.group(1).partition("=")[0]
+        if typed.lstrip("+") == name:
+            return f"{name}: must be one value, received {received}. Write {name}=VALUE."
+        return f"{typed}: no such key; {name} holds one value: {name}=VALUE."
     if "does not support deletion" in text:
         return f"~{name}: this cannot be removed, only changed. Give it another value."
     return ""
+
+
+def _explain_mapping(name: str, received: str) -> str:
+    return f"{name}: must be a mapping of names to values, received {received}. To add to it: '+{name}.NAME=VALUE'."
+
+
+def _explain_section(name: str, received: str, root: str) -> str:
+    """Returns the message for a value of a key that holds further keys, such as augmentation.mix; "" for any other key."""
+    options = [option for option in schema.list_options(schema_of(root)) if option[0].startswith(f"{name}.")]
+    if not options:
+        return ""
+    meant = next((option for option in options if option[0] == f"{name}.{received}"), None)
+    key, default, help = meant or options[0]
+    example = re.search(r"such as ([\d.]*\d)", help)
+    return (
+        f"{name}: holds further keys and no value of its own, received {received}. "
+        f"Write {key}={example[1] if example else 'VALUE' if default == '' else default}. "
+        f"Its keys: {', '.join(option[0] for option in options)}."
+    )
 
 
 def _explain_folder(text: str) -> str:

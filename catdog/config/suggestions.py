@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 # Keys that have been renamed, and what to write instead.
 MOVED_KEYS = {
@@ -182,6 +183,22 @@ def suggest(name: str, known: Iterable[str]) -> str:
 SHORTEST = 3
 # The shortest word whose sharing means something.
 SHORTEST_WORD = 4
+
+
+def suggest_path(path: Path) -> str:
+    """Returns the path that a user may have meant by one that does not exist: its first missing part is replaced; or ""."""
+    missing = next((each for each in reversed([path, *path.parents]) if not each.exists()), None)
+    if missing is None or not missing.name:
+        return ""
+    try:
+        names = {each.name: each for each in missing.parent.iterdir()}
+    except OSError:
+        return ""
+    near = suggest(missing.name, [name for name in names if not name.startswith(".")])
+    if not near:
+        return ""
+    meant = names[near] / path.relative_to(missing)
+    return str(meant if meant.exists() else names[near])
 
 
 def ask(found: Iterable[str]) -> str:

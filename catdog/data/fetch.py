@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from catdog.config.suggestions import ask, suggest_path
 from catdog.data.download import BrokenDownloadError, UnreachableError, check_reachable, download_file
 from catdog.data.images import describe_hidden, is_hidden_image, is_image_file
 from catdog.data.progress import reported_progress
@@ -56,7 +57,9 @@ def fetch_archive(location: str, cache: Path) -> Path:
         raise UserError(f"dataset.archive: {location} is not an http or https URL. {_WAYS_OUT}")
     path = Path(location).expanduser()
     if not location or not path.exists():
-        raise UserError(f"dataset.archive: there is no file or folder {location!r}. {_WAYS_OUT}")
+        raise UserError(
+            f"dataset.archive: there is no file or folder {location!r}.{ask([suggest_path(path)])} {_WAYS_OUT}"
+        )
     try:
         return find_images_root(path if path.is_dir() else _extract(path, cache))
     except _UnsoundZipError as error:

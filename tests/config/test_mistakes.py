@@ -4,6 +4,7 @@ import pytest
 from support import run_catdog
 
 from catdog.config.commands import ROOTS
+from catdog.config.composition import compose_run
 from catdog.config.mistakes import explain_flag, explain_stray, explain_unknown, list_keys, require_valid
 from catdog.system.errors import UserError
 
@@ -158,6 +159,35 @@ VALUES = [
     ("--cfg=jobs", "--cfg/-c: invalid choice: 'jobs'"),
     ("--epochs", "--epochs: no such flag; catdog takes KEY=VALUE, without dashes. Write trainer.epochs="),
 ]  # fmt: skip
+
+
+# A value of another kind than the key holds: one of each way in which OmegaConf and Hydra refuse it.
+KINDS = [
+    ("augmentation.mix=mixup", "augmentation.mix: holds further keys and no value of its own, received mixup. "
+     "Write augmentation.mix.mixup=0.2. Its keys: augmentation.mix.mixup, augmentation.mix.cutmix, "),
+    ("augmentation.mix=cutmix", "Write augmentation.mix.cutmix=1. "),
+    ("augmentation.mix=0.2", "received 0.2. Write augmentation.mix.mixup=0.2. "),
+    ("dataset.drawing=[1,2]", "dataset.drawing: holds further keys and no value of its own, received [1,2]. "
+     "Write dataset.drawing.seed=7."),
+    ("augmentation.layers=[1,2]", "augmentation.layers: must be a mapping of names to values, received [1,2]."),
+    ("optimizer.options=[1,2]", "optimizer.options: must be a mapping of names to values, received [1,2]."),
+    ("preprocessing.pixel_range={a: 1}", "preprocessing.pixel_range: must be a list, received {a: 1}."),
+    ("optimizer.betas={a: 1}", "optimizer.betas: must be a list, received {a: 1}."),
+    ("head.pooling=[1,2]", "head.pooling: must be one value, received [1,2]. Write head.pooling=VALUE."),
+    ("dataset.archive={a: 1}", "dataset.archive: must be one value, received {a: 1}."),
+    ("trainer.deterministic=[1,2]", "trainer.deterministic: must be true or false, received [1,2]."),
+    ("trainer.epochs=[1,2]", "trainer.epochs: must be a whole number, received '[1, 2]'."),
+    ("head=[1,2]", "head=1: no such option; allowed: dense."),
+    ("loss={a: 1}", "loss: takes the name of a choice, loss=NAME, received {a: 1}; allowed: cross_entropy, focal."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("word", "said"), KINDS)
+def test_a_value_of_another_kind_than_the_key_holds_gets_a_message_of_catdog(word: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose_run([word])
+    assert said in str(caught.value)
+    assert not [name for name in (*HYDRA, "ListConfig", "subclass", "full_key") if name in str(caught.value)]
 
 
 @pytest.mark.parametrize(("word", "said"), VALUES)

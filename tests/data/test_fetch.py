@@ -114,6 +114,20 @@ def test_places_that_are_not_there(location: str, cache: Path) -> None:
 # --- zips ---------------------------------------------------------------------------------------------------------
 
 
+def test_a_mistyped_path_is_compared_with_its_neighbours(tmp_path: Path, cache: Path) -> None:
+    make_tree(tmp_path / "my_photos" / "train", "cats/1.jpg", "dogs/1.jpg")
+    for typed, meant in (
+        ("my_photo", "my_photos"),
+        ("my_photo/train", "my_photos/train"),
+        ("my_photos/trian", "my_photos/train"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"Did you mean {tmp_path / meant}?")):
+            fetch_archive(str(tmp_path / typed), cache)
+    with pytest.raises(UserError) as caught:
+        fetch_archive(str(tmp_path / "elsewhere"), cache)
+    assert "Did you mean" not in str(caught.value)
+
+
 def test_zip_is_extracted_once(pets: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     root = fetch_archive(str(pets), cache)

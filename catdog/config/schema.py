@@ -444,6 +444,12 @@ class TrainerConfig:
         "average the weights over about 1 / (1 - ema) steps; validation and the kept model use the average; null: off",
         None,
     )
+    sizes: Any = option(
+        "smaller images in part of the training: {SHARE: PIXELS}, from which share of the epochs on, such as {0: 96, 0.5: 128}; "
+        "validation and the kept model always use preprocessing.image_size; null: always that size",
+        None,
+    )
+    validate_every: int = option("validate after every N-th epoch and the last, instead of after each", 1)
     backbone_rate: float = option(
         "factor of the learning rate in the backbone, such as 0.1 to fine-tune pretrained weights", 1.0
     )
@@ -484,8 +490,54 @@ class TrainerConfig:
         require(0 <= self.freeze_epochs < self.epochs, "trainer.freeze_epochs", "0 or more and less than trainer.epochs",
                  self.freeze_epochs)  # fmt: skip
         require_choice("trainer.train_accuracy", ("auto", "seen", "clean"), self.train_accuracy)
+        self.sizes = _require_sizes(self.sizes)
+        require(
+            1 <= self.validate_every <= self.epochs,
+            "trainer.validate_every",
+            "1 to trainer.epochs",
+            self.validate_every,
+        )
+        require(self.validate_every == 1 or self.callbacks is None, "trainer.validate_every",
+                "1 where trainer.callbacks is set", self.validate_every,
+                "Callbacks may need the results of every epoch.")  # fmt: skip
         _require_class_weights(self.class_weights)
         list_callbacks(self.callbacks)
+
+    def find_size(self, epoch: int, image_size: int) -> int:
+        """Returns the height and width in pixels of the training images in an epoch, from 1.
+
+        Args:
+            epoch: its number.
+            image_size: `preprocessing.image_size`, the size without `sizes`.
+        """
+        done = (epoch - 1) / self.epochs
+        return next((size for share, size in reversed((self.sizes or {}).items()) if float(share) <= done), image_size)
+
+    def is_validated(self, epoch: int) -> bool:
+        """Whether there is a validation after an epoch, from 1."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
+
+
+def _require_sizes(sizes: Any) -> dict[str, int] | None:
+    """Returns `trainer.sizes` in the order of its shares; raises UserError unless they are shares of the epochs."""
+    if sizes is None:
+        return None
+    allowed = "null, or {SHARE: PIXELS} with shares of the epochs from 0 up to below 1, such as {0: 96, 0.5: 128}"
+    require(isinstance(sizes, dict) and bool(sizes), "trainer.sizes", allowed, sizes)
+    found: dict[float, int] = {}
+    for share, pixels in sizes.items():
+        try:
+            number = float(share)
+        except (TypeError, ValueError):
+            number = -1.0
+        valid = 0 <= number < 1 and number not in found and isinstance(pixels, int) and not isinstance(pixels, bool)
+        require(valid and 8 <= pixels <= 4096, "trainer.sizes", allowed + ", and sizes of 8 to 4096 pixels", sizes)
+        found[number] = pixels
+    require(
+        0 in found, "trainer.sizes", "a mapping that begins with the share 0", sizes, "For example: {0: 96, 0.5: 128}."
+    )
+    # As text, so that the config reads the same after a detour by YAML or JSON.
+    return {f"{share:g}": found[share] for share in sorted(found)}
 
 
 def _require_class_weights(weights: Any) -> None:
@@ -636,6 +688,16 @@ class Config:
             not mixing or self.trainer.train_accuracy != "seen", "trainer.train_accuracy",
             "auto or clean where augmentation.mix is on", self.trainer.train_accuracy, "A mixed image has no single right answer.",
         )  # fmt: skip
+        require(
+            self.trainer.sizes is None or self.model.builder is not None or self.head.pooling == "global_average",
+            "trainer.sizes", "null where head.pooling is max", self.trainer.sizes,
+            "Flattened features have as many weights as the image has pixels: use head.pooling=global_average.",
+        )  # fmt: skip
+        largest = max((self.trainer.sizes or {"0": 0}).values())
+        require(
+            largest <= self.preprocessing.image_size, "trainer.sizes",
+            f"at most preprocessing.image_size={self.preprocessing.image_size}", self.trainer.sizes,
+        )  # fmt: skip
         require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range
         if (
@@ -675,6 +737,7 @@ GROUPS: dict[str, type] = {
 
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
+              "trainer.sizes": None, "trainer.validate_every": 1,
               "augmentation.mix": asdict(MixConfig())}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")

@@ -54,7 +54,8 @@ def check_sizes(config: Config, classes: int) -> None:
         config: the run's config.
         classes: number of classes.
     """
-    sizes = set((config.trainer.sizes or {}).values()) - {config.preprocessing.image_size}
+    full = config.preprocessing.image_size
+    sizes = set(config.trainer.list_sizes(full).values()) - {full}
     model = build_model(config, classes, "float32") if sizes else None
     for size in sorted(sizes):
         smaller = replace(config, preprocessing=replace(config.preprocessing, image_size=size),
@@ -68,9 +69,8 @@ def check_sizes(config: Config, classes: int) -> None:
         images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32)
         if not _agree(model, expected, images):
             raise UserError(
-                f"trainer.sizes: {what}, built for images of {config.preprocessing.image_size} x "
-                f"{config.preprocessing.image_size} pixels, is another model for {size} x {size}. Use a size that fits, such as a "
-                "multiple of 32, or layers that do not depend on the image size."
+                f"trainer.sizes: {what}, built for images of {full} x {full} pixels, is another model for {size} x {size}. Use a "
+                "size that fits, such as a multiple of 32, or layers that do not depend on the image size."
             )
 
 

@@ -39,6 +39,8 @@ LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
 # Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
 BLOCKS = ("Residual", "SqueezeExcite")
+# The bounds of what trainer.images_seen chooses.
+MIN_EPOCHS, MAX_EPOCHS = 10, 400
 # Your own code: `module:object`, such as my_models:resnet.
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # The groups on which a result depends.
@@ -238,14 +240,27 @@ class PreprocessingConfig:
 
     name: str = option("its name in tables")
     pixel_range: list[float] = option("the values that pixels 0 and 255 are scaled to, as [low, high]", [0.0, 1.0])
-    image_size: int = option("height and width in pixels that every image is resized to", 160)
+    image_size: int = option(
+        "height and width in pixels that every image is resized to; 0: chosen by the training images, up to max_size",
+        160,
+    )
+    max_size: int | None = option(
+        "where image_size is 0: the size is the smallest multiple of 32 that covers the shorter side of half of the images, but at "
+        "most this",
+        None,
+    )
 
     def __post_init__(self) -> None:
         require(
             len(self.pixel_range) == 2 and self.pixel_range[0] < self.pixel_range[1],
             "preprocessing.pixel_range", "[low, high] with low < high", self.pixel_range,
         )  # fmt: skip
-        require(8 <= self.image_size <= 4096, "preprocessing.image_size", "8 to 4096 pixels", self.image_size)
+        size, largest = self.image_size, self.max_size
+        require(
+            largest is None or 32 <= largest <= 4096, "preprocessing.max_size", "32 to 4096 pixels, or null", largest
+        )
+        require(8 <= size <= 4096 or (size == 0 and largest is not None), "preprocessing.image_size",
+                "8 to 4096 pixels, or 0 where preprocessing.max_size is set", size)  # fmt: skip
 
 
 @dataclass
@@ -424,7 +439,10 @@ class LossConfig:
 class TrainerConfig:
     """How a model is trained."""
 
-    epochs: int = option("passes over the training images", 20)
+    epochs: int = option("passes over the training images; 0: as many as images_seen takes", 20)
+    images_seen: int | None = option(
+        "where epochs is 0: about how many images training sees altogether, in 10 to 400 epochs", None
+    )
     batch_size: int = option("images per step", 32)
     learning_rate: float = option("the optimizer's learning rate", 0.001)
     precision: str = option("auto, float32, mixed_float16 or mixed_bfloat16; auto picks the fastest safe one", "auto")
@@ -444,6 +462,12 @@ class TrainerConfig:
         "average the weights over about 1 / (1 - ema) steps; validation and the kept model use the average; null: off",
         None,
     )
+    sizes: Any = option(
+        "smaller images in part of the training: {SHARE: SIZE}, from which share of the epochs on, in pixels or as a factor of "
+        "preprocessing.image_size, such as {0: 96, 0.5: 128} or {0: 0.75, 0.5: 1}; null: always that size",
+        None,
+    )
+    validate_every: int = option("validate after every N-th epoch and the last, instead of after each", 1)
     backbone_rate: float = option(
         "factor of the learning rate in the backbone, such as 0.1 to fine-tune pretrained weights", 1.0
     )
@@ -463,11 +487,20 @@ class TrainerConfig:
     )
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "trainer.epochs", "1 or more", self.epochs)
+        require(
+            self.images_seen is None or self.images_seen >= 1,
+            "trainer.images_seen",
+            "1 or more, or null",
+            self.images_seen,
+        )
+        require(self.epochs >= 1 or (self.epochs == 0 and self.images_seen is not None), "trainer.epochs",
+                "1 or more, or 0 where trainer.images_seen is set", self.epochs)  # fmt: skip
+        # Not known yet if the training images decide.
+        epochs = self.epochs or MIN_EPOCHS
         require(self.batch_size >= 1, "trainer.batch_size", "1 or more", self.batch_size)
         require(0 < self.learning_rate < float("inf"), "trainer.learning_rate", "more than 0", self.learning_rate)
         require_choice("trainer.schedule", ("constant", "cosine"), self.schedule)
-        require(0 <= self.warmup_epochs < self.epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
+        require(0 <= self.warmup_epochs < epochs, "trainer.warmup_epochs", "0 or more and less than trainer.epochs",
                  self.warmup_epochs)  # fmt: skip
         require(self.patience is None or self.patience >= 1, "trainer.patience", "1 or more, or null", self.patience)
         require_choice("trainer.precision", PRECISIONS, self.precision)
@@ -481,11 +514,73 @@ class TrainerConfig:
         require_choice("trainer.keep", ("best", "last"), self.keep)
         require(self.ema is None or 0 < self.ema < 1, "trainer.ema", "more than 0 and less than 1, or null", self.ema)
         require(0 <= self.backbone_rate < float("inf"), "trainer.backbone_rate", "0 or more", self.backbone_rate)
-        require(0 <= self.freeze_epochs < self.epochs, "trainer.freeze_epochs", "0 or more and less than trainer.epochs",
+        require(0 <= self.freeze_epochs < epochs, "trainer.freeze_epochs", "0 or more and less than trainer.epochs",
                  self.freeze_epochs)  # fmt: skip
         require_choice("trainer.train_accuracy", ("auto", "seen", "clean"), self.train_accuracy)
+        self.sizes = _require_sizes(self.sizes)
+        require(
+            1 <= self.validate_every <= epochs,
+            "trainer.validate_every",
+            "1 to trainer.epochs",
+            self.validate_every,
+        )
+        require(self.validate_every == 1 or self.callbacks is None, "trainer.validate_every",
+                "1 where trainer.callbacks is set", self.validate_every,
+                "Callbacks may need the results of every epoch.")  # fmt: skip
         _require_class_weights(self.class_weights)
         list_callbacks(self.callbacks)
+
+    def list_sizes(self, image_size: int) -> dict[float, int]:
+        """Returns the height and width in pixels of training images, by the share of the epochs from which on they hold.
+
+        A factor of the size is rounded to a multiple of 8.
+
+        Args:
+            image_size: `preprocessing.image_size`, the size without `sizes`.
+        """
+        sizes = self.sizes or {"0": image_size}
+        return {
+            float(share): int(size)
+            if size > 1
+            else max(8, round(size * image_size / 8) * 8)
+            if size < 1
+            else image_size
+            for share, size in sizes.items()
+        }
+
+    def find_size(self, epoch: int, image_size: int) -> int:
+        """Returns the height and width in pixels of training images in an epoch, from 1; `image_size` as for `list_sizes`."""
+        done = (epoch - 1) / self.epochs
+        return next(size for share, size in reversed(self.list_sizes(image_size).items()) if share <= done)
+
+    def is_validated(self, epoch: int) -> bool:
+        """Whether there is a validation after an epoch, from 1."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
+
+
+def _require_sizes(sizes: Any) -> dict[str, float] | None:
+    """Returns `trainer.sizes` in the order of its shares; raises UserError unless they are shares of the epochs."""
+    if sizes is None:
+        return None
+    allowed = "null, or {SHARE: SIZE} with shares of the epochs from 0 to below 1, such as {0: 96, 0.5: 128} or {0: 0.75, 0.5: 1}"
+    require(isinstance(sizes, dict) and bool(sizes), "trainer.sizes", allowed, sizes)
+    found: dict[float, float] = {}
+    for share, size in sizes.items():
+        try:
+            number = float(share)
+        except (TypeError, ValueError):
+            number = -1.0
+        is_size = not isinstance(size, bool) and (
+            (isinstance(size, int) and 8 <= size <= 4096) or (isinstance(size, int | float) and 0 < size <= 1)
+        )
+        require(0 <= number < 1 and number not in found and is_size, "trainer.sizes",
+                f"{allowed}; sizes are 8 to 4096 pixels, or a factor above 0, up to 1", sizes)  # fmt: skip
+        found[number] = size
+    require(
+        0 in found, "trainer.sizes", "a mapping that begins with the share 0", sizes, "For example: {0: 96, 0.5: 128}."
+    )
+    # As text, so that the config reads the same after a detour by YAML or JSON.
+    return {f"{share:g}": found[share] for share in sorted(found)}
 
 
 def _require_class_weights(weights: Any) -> None:
@@ -636,6 +731,16 @@ class Config:
             not mixing or self.trainer.train_accuracy != "seen", "trainer.train_accuracy",
             "auto or clean where augmentation.mix is on", self.trainer.train_accuracy, "A mixed image has no single right answer.",
         )  # fmt: skip
+        require(
+            self.trainer.sizes is None or self.model.builder is not None or self.head.pooling == "global_average",
+            "trainer.sizes", "null where head.pooling is max", self.trainer.sizes,
+            "Flattened features have as many weights as the image has pixels: use head.pooling=global_average.",
+        )  # fmt: skip
+        size = self.preprocessing.image_size
+        require(
+            size == 0 or max(self.trainer.list_sizes(size).values()) <= size, "trainer.sizes",
+            f"at most preprocessing.image_size={self.preprocessing.image_size}", self.trainer.sizes,
+        )  # fmt: skip
         require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range
         if (
@@ -675,6 +780,8 @@ GROUPS: dict[str, type] = {
 
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
+              "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None,
+              "preprocessing.max_size": None,
               "augmentation.mix": asdict(MixConfig())}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")

@@ -1,7 +1,8 @@
 """Figures of one run by epoch.
 
 Every function takes `history`: a DataFrame whose index `epoch` counts from 1, with the float columns `train/loss`,
-`train/accuracy`, `val/loss`, `val/accuracy` and `gap/accuracy` (accuracies are fractions in [0, 1]). One row is enough.
+`train/accuracy`, `val/loss`, `val/accuracy` and `gap/accuracy` (accuracies are fractions in [0, 1]), NaN in epochs without a
+validation. One row is enough.
 """
 
 import pandas as pd
@@ -32,7 +33,7 @@ def plot_loss(history: pd.DataFrame, kept_epoch: int | None = None) -> Figure:
 def plot_gap(history: pd.DataFrame, kept_epoch: int | None = None) -> Figure:
     """The overfitting gap, training minus validation accuracy, by epoch, the kept epoch ringed if it is given."""
     figure, axes = _epoch_figure(history, "Overfitting gap", "train − val accuracy (points)")  # noqa: RUF001
-    gap = 100 * history["gap/accuracy"]
+    gap = 100 * history["gap/accuracy"].dropna()
     axes.axhline(0, color=MUTED, linewidth=1)
     axes.plot(gap.index, gap, color=INK, marker="o", markevery=marker_step(len(gap)))
     _ring(axes, gap, kept_epoch)
@@ -49,9 +50,18 @@ def _epoch_figure(history: pd.DataFrame, title: str, y_label: str) -> tuple[Figu
 
 
 def _draw_pair(axes: Axes, train: pd.Series, val: pd.Series, kept_epoch: int | None) -> None:
-    step = marker_step(len(val))
-    axes.plot(train.index, train, color=MUTED, linestyle="--", marker="s", markevery=step, label="training")
-    axes.plot(val.index, val, color=PALETTE[0], marker="o", markevery=step, label="validation")
+    looks = ((train, "training", MUTED, "--", "s"), (val, "validation", PALETTE[0], "-", "o"))
+    for values, name, color, line, marker in looks:
+        known = values.dropna()
+        axes.plot(
+            known.index,
+            known,
+            color=color,
+            linestyle=line,
+            marker=marker,
+            markevery=marker_step(len(known)),
+            label=name,
+        )
     _ring(axes, val, kept_epoch)
     # Outside the axes, because in any corner inside it would cover the curves of some runs.
     axes.figure.legend(loc="outside lower center", ncols=3)

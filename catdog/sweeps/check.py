@@ -190,7 +190,7 @@ def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: 
             build_strategy(config.trainer)
             model = str((
                 config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
-                config.optimizer, config.loss, config.trainer.callbacks,
+                config.optimizer, config.loss, config.trainer.callbacks, config.trainer.sizes,
             ))  # fmt: skip
             if model not in models:
                 check_run(config, count, policy)

@@ -17,6 +17,7 @@ from catdog.registry.champion import has_champion_to_test, promote
 from catdog.sweeps.busy import busy_sweep
 from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
+from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
 from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs
@@ -287,17 +288,18 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         tracking.check_study(client, first.study)
     named = [(name, run.config) for (name, _), run in zip(names, runs, strict=True)]
     datasets = load_datasets(named)
+    named = [(name, config) for (name, _), config in zip(named, fit_configs(named, datasets), strict=True)]
     identities = [
         identify(config, dataset.manifest.digest, runtime)
         for (_, config), dataset, runtime in zip(named, datasets, plan_runtimes(named), strict=True)
     ]
     jobs = [
         JobState(
-            run.composed,
+            fit_composed(run.composed, config),
             run.overrides,
-            PlannedRun(name, run.config, identity, images=dataset.manifest.images),
+            PlannedRun(name, config, identity, images=dataset.manifest.images),
         )
-        for run, (name, _), identity, dataset in zip(runs, names, identities, datasets, strict=True)
+        for run, (name, config), identity, dataset in zip(runs, named, identities, datasets, strict=True)
     ]
     earlier = None
     if client and not options.plan_only:

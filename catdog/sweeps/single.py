@@ -118,6 +118,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
     from catdog.config.names import name_job
     from catdog.data.dataset import load_dataset, require_cats_and_dogs
     from catdog.registry.champion import promote
+    from catdog.sweeps.fitting import fit_configs
     from catdog.sweeps.plan import PlannedRun, close_dead, plan_runs
     from catdog.tracking.identity import identify
     from catdog.tracking.settlement import settle_earlier
@@ -129,6 +130,7 @@ def plan_single(config: Config, model: str, overrides: list[str], *, plan_only: 
         tracking.check_study(client, config.study)
     dataset = load_dataset(config.dataset)
     require_cats_and_dogs(dataset)
+    (config,) = fit_configs([(name, config)], [dataset])
     identity = identify(config, dataset.manifest.digest, plan_precision(config.trainer).runtime)
     planned = PlannedRun(name, config, identity, images=dataset.manifest.images)
     if client and not plan_only:

@@ -150,7 +150,7 @@ class PipedProgress:
         if time.monotonic() - self.told > STEPS_EVERY_S:
             self._tell(epoch_ended=False)
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float | None) -> None:
         """Reports an epoch's metrics to the leader, and logs them to the file."""
         from catdog.training.progress import log_epoch
 

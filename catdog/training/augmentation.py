@@ -19,7 +19,13 @@ DRAWS_PER_BATCH = 64
 
 
 def build_augmentation(
-    config: AugmentationConfig, seed: int, image_size: int, *, fast: bool = True, clock: Clock | None = None
+    config: AugmentationConfig,
+    seed: int,
+    image_size: int,
+    *,
+    fast: bool = True,
+    fixed_size: bool = True,
+    clock: Clock | None = None,
 ) -> Callable[[Any, Any], Any] | None:
     """Returns a function that augments a batch, or None where the config has no layers.
 
@@ -33,6 +39,7 @@ def build_augmentation(
         seed: the run's seed. The seed of each layer is derived from it, unless the config gives one.
         image_size: H = W in pixels.
         fast: use the kernels of `catdog.training.fast.opencv_augmentation` if they cover every layer.
+        fixed_size: whether all batches have images of that size; otherwise it is the largest.
         clock: where the time of the kernels is counted.
 
     Raises:
@@ -57,7 +64,7 @@ def build_augmentation(
             )
 
     kernel = build_kernel(layers) if fast else None
-    return _wrap_kernel(kernel, image_size, clock) if kernel else _wrap_layers(layers)
+    return _wrap_kernel(kernel, image_size if fixed_size else None, clock) if kernel else _wrap_layers(layers)
 
 
 def _takes_seed(name: str, class_name: str) -> bool:
@@ -80,7 +87,7 @@ def _find_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None, 
         return tuple(layer(keras.KerasTensor(shape, dtype="float32"), training=True).shape)
 
 
-def _wrap_kernel(kernel: Step, image_size: int, clock: Clock | None) -> Callable[[Any, Any], Any]:
+def _wrap_kernel(kernel: Step, image_size: int | None, clock: Clock | None) -> Callable[[Any, Any], Any]:
     import tensorflow as tf
 
     def run(images: np.ndarray, batch: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from catdog.training.optimizers import check_optimizer
 from catdog.training.own_code import describe_failure, quote_error
 from catdog.training.own_models import check_saving, require_logits
 from catdog.training.precision import use_policy
+from catdog.training.sizes import check_sizes
 
 # Layers of Keras that are known to train, and to be saved and loaded: a backbone of these alone needs no trial.
 USUAL_LAYERS = {
@@ -52,6 +53,7 @@ def check_run(config: Config, classes: int, policy: str) -> None:
     what = f"backbone={config.backbone.name}"
     with _explained("backbone", f"{config.backbone.application or what} cannot be built for {_size(config)}"):
         model = build_model(config, classes, policy)
+        check_sizes(config, classes)
     check_own_code(config, model, classes, policy)
     keras_layers = [name for name in unusual if ":" not in config.backbone.layers[name]["layer"]]
     if own_backbone and keras_layers:

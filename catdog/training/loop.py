@@ -62,18 +62,21 @@ class Fit:
         return self.epochs[self.best_epoch - 1]
 
     @property
+    def best_accuracy(self) -> float | None:
+        """The val accuracy of the best epoch; None before the first validation."""
+        return self.best["val/accuracy"] if self.best_epoch else None
+
+    @property
     def last(self) -> dict[str, float]:
         """The metrics of the last epoch."""
         return self.epochs[-1]
 
     def is_done(self, config: TrainerConfig) -> bool:
         """Whether all epochs are trained, patience has run out, or a callback has stopped the training."""
-        waited = len(self.epochs) - self.best_epoch
-        return (
-            len(self.epochs) >= config.epochs
-            or self.stopped
-            or (config.patience is not None and waited >= config.patience)
-        )
+        trained = len(self.epochs)
+        # Only after a validation: the kept model must have been validated.
+        waited = trained - self.best_epoch if config.is_validated(trained) else 0
+        return trained >= config.epochs or self.stopped or (config.patience is not None and waited >= config.patience)
 
 
 def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: bool = False) -> None:
@@ -233,6 +236,7 @@ def fit(
             model.fit(
                 train, validation_data=val, initial_epoch=len(result.epochs), epochs=config.epochs, steps_per_epoch=steps,
                 callbacks=callbacks, shuffle=False, verbose=0, class_weight=class_weights,
+                validation_freq=[epoch for epoch in range(1, config.epochs + 1) if config.is_validated(epoch)],
             )  # fmt: skip
     if result.weights:
         for variable, value in zip(list_changing(model), result.weights, strict=True):
@@ -357,28 +361,20 @@ class Record(keras.callbacks.Callback):
         """Collects the epoch's metrics and weights, saves a checkpoint, and reports the epoch."""
         logs = dict(logs or {})
         ended = time.perf_counter()
-        if self.clean is not None:
-            logs |= self._measure_clean()
-        metrics = {
-            "train/loss": float(logs["loss"]),
-            "train/accuracy": float(logs["accuracy"]),
-            "val/loss": float(logs.get(f"val_{CROSS_ENTROPY}", logs["val_loss"])),
-            "val/accuracy": float(logs["val_accuracy"]),
-            "gap/accuracy": float(logs["accuracy"]) - float(logs["val_accuracy"]),
+        is_validated = self.config.is_validated(epoch + 1)
+        metrics = self._collect_accuracies(logs, epoch + 1) if is_validated else {}
+        if not is_validated and self.clean is None:
+            metrics = {"train/loss": float(logs["loss"]), "train/accuracy": float(logs["accuracy"])}
+        metrics |= {
             "epoch_seconds": ended - self.started,
-            "images_per_second": self.train_count / (self.trained - self.started),
+            "images_per_second": self.train_count / ((self.trained if is_validated else ended) - self.started),
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
-        if not math.isfinite(metrics["val/loss"]):
-            raise NonFiniteLossError(
-                f"the validation loss became {metrics['val/loss']} at epoch {epoch + 1}. Lower trainer.learning_rate, or use "
-                "trainer.precision=float32."
-            )
         self.result.epochs.append({"epoch": epoch + 1, **metrics})
-        is_best = not self.result.best_epoch or _score(metrics) > _score(self.result.best)
+        is_best = is_validated and (not self.result.best_epoch or _score(metrics) > _score(self.result.best))
         if is_best:
             self.result.best_epoch = epoch + 1
-        if self.validated and (is_best or self.config.keep == "last"):
+        if self.validated and is_validated and (is_best or self.config.keep == "last"):
             self.result.weights = self.validated.weights
         elif is_best and self.config.keep == "best":
             self.result.weights = [_to_numpy(variable) for variable in list_changing(self.model)]
@@ -388,8 +384,30 @@ class Record(keras.callbacks.Callback):
         self.on_state(self.result)
         self.clock.enter("tracking")
         self.on_epoch(epoch + 1, metrics)
-        self.progress.finish_epoch(epoch + 1, metrics, self.result.best["val/accuracy"])
+        self.progress.finish_epoch(epoch + 1, metrics, self.result.best_accuracy)
         self.model.stop_training = self.result.is_done(self.config)
+
+    def _collect_accuracies(self, logs: dict[str, Any], epoch: int) -> dict[str, float]:
+        """Returns losses and accuracies after an epoch with a validation.
+
+        Raises:
+            NonFiniteLossError: the validation loss is not finite.
+        """
+        if self.clean is not None:
+            logs = logs | self._measure_clean()
+        metrics = {
+            "train/loss": float(logs["loss"]),
+            "train/accuracy": float(logs["accuracy"]),
+            "val/loss": float(logs.get(f"val_{CROSS_ENTROPY}", logs["val_loss"])),
+            "val/accuracy": float(logs["val_accuracy"]),
+            "gap/accuracy": float(logs["accuracy"]) - float(logs["val_accuracy"]),
+        }
+        if not math.isfinite(metrics["val/loss"]):
+            raise NonFiniteLossError(
+                f"the validation loss became {metrics['val/loss']} at epoch {epoch}. Lower trainer.learning_rate, or use "
+                "trainer.precision=float32."
+            )
+        return metrics
 
 
 def _score(metrics: dict[str, float]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ class Progress(Protocol):
     def step(self) -> None:
         """Counts a training step."""
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float | None) -> None:
         """Shows an epoch's metrics."""
 
 
@@ -70,7 +70,7 @@ class LiveProgress:
         """Counts a training step."""
         self.bar.advance(self.task)
 
-    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float) -> None:
+    def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float | None) -> None:
         """Shows an epoch's metrics, and logs them."""
         done = epoch - self.first_epoch + 1
         left_s = (time.perf_counter() - self.started) / done * (self.epochs - epoch)
@@ -81,16 +81,18 @@ class LiveProgress:
         log_epoch(epoch, self.epochs, metrics, best, left_s, file_only=console.is_terminal)
 
 
-def describe_accuracies(metrics: Mapping[str, float], best: float) -> str:
-    """Returns an epoch's accuracies, their gap and the best val accuracy so far, as text."""
-    return (
-        f"train {metrics['train/accuracy']:.3f} val {metrics['val/accuracy']:.3f} gap {metrics['gap/accuracy']:+.3f} "
-        f"best {best:.3f}"
-    )
+def describe_accuracies(metrics: Mapping[str, float], best: float | None) -> str:
+    """Returns an epoch's accuracies, their gap and the best val accuracy so far, as far as they are known, as text."""
+    shown = [
+        f"{key} {metrics[f'{key}/accuracy']:{'+' if key == 'gap' else ''}.3f}"
+        for key in ("train", "val", "gap")
+        if f"{key}/accuracy" in metrics
+    ]
+    return " ".join([*shown, *([] if best is None else [f"best {best:.3f}"])])
 
 
 def log_epoch(
-    epoch: int, epochs: int, metrics: Mapping[str, float], best: float, left_s: float, *, file_only: bool
+    epoch: int, epochs: int, metrics: Mapping[str, float], best: float | None, left_s: float, *, file_only: bool
 ) -> None:
     """Logs the line of an epoch.
 
@@ -98,7 +100,7 @@ def log_epoch(
         epoch: its number, from 1.
         epochs: the number of the last epoch.
         metrics: the epoch's metrics.
-        best: the best val accuracy so far, in [0, 1].
+        best: the best val accuracy so far, in [0, 1]; None before the first validation.
         left_s: estimated seconds until the end.
         file_only: whether to write to the log file only, because the terminal has a live line.
     """

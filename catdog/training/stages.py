@@ -36,6 +36,7 @@ from catdog.training.precision import (
 from catdog.training.predicting import predict_split
 from catdog.training.preparation import Prepared
 from catdog.training.progress import LiveProgress, Progress
+from catdog.training.sizes import build_resizing
 
 if TYPE_CHECKING:
     from catdog.tracking import OutboxRun
@@ -106,7 +107,7 @@ def build(prepared: Prepared) -> Built:
     with strategy.scope():
         model = build_model(config, classes, precision.policy)
         # With several devices, Keras builds the model from a batch of the stream, before the head can extract its features.
-        if is_frozen(config) and config.trainer.devices == "one":
+        if is_frozen(config) and config.trainer.devices == "one" and config.trainer.sizes is None:
             head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         compile_model(model if head is None else head, config, precision.policy, steps, jit=jit)
     if prepared.references:
@@ -129,6 +130,7 @@ def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
         config.seed,
         config.preprocessing.image_size,
         fast=config.speed.fast_augmentation,
+        fixed_size=config.trainer.sizes is None,
         **({"clock": prepared.clock} if clocked else {}),
     )
 
@@ -214,6 +216,7 @@ def fit_model(
                 **batches,
                 seed=config.seed,
                 first_epoch=first_epoch,
+                resize=build_resizing(config, built.steps),
                 augment=built.augment,
                 mix=built.mix,
                 classes=classes,

@@ -1,5 +1,7 @@
 """Ingredients of training: averaged weights, mixing, a rate of the backbone's own, and training accuracy on clean images."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pandas as pd
@@ -9,16 +11,19 @@ from support import compose_config
 from catdog.config.schema import MixConfig, complete_params, flatten, hash_config
 from catdog.system.errors import UserError
 from catdog.training.averaging import WeightAverage
+from catdog.training.check import check_run
 from catdog.training.clean_sample import MOST_IMAGES, CleanSample
 from catdog.training.loop import compile_model
 from catdog.training.losses import check_loss
 from catdog.training.mixing import build_mixing, cut_mix, mix_up
 from catdog.training.model import build_model
+from catdog.training.sizes import build_resizing, check_sizes
 
 ALL = (
     "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=flip_rotate",
     "augmentation.mix.mixup=0.2", "augmentation.mix.cutmix=1", "loss.label_smoothing=0.1", "head.units=0", "optimizer=adamw",
-    "trainer.schedule=cosine", "trainer.epochs=3",
+    "trainer.schedule=cosine", "trainer.epochs=3", "trainer.sizes={0: 24, 0.5: 48}", "trainer.validate_every=2",
+    "head.pooling=global_average",
 )  # fmt: skip
 
 
@@ -198,6 +203,58 @@ def test_the_clean_sample_is_the_same_images_every_time() -> None:
     assert len(np.unique(images)) == MOST_IMAGES
 
 
+# Sizes, and epochs without a validation.
+
+
+def test_each_epoch_has_images_of_its_size() -> None:
+    config = compose_config("head.pooling=global_average", "preprocessing.image_size=32", "trainer.epochs=4",
+                            "trainer.sizes={0: 16, 0.5: 24, 0.75: 32}")  # fmt: skip
+    assert [config.trainer.find_size(epoch, 32) for epoch in (1, 2, 3, 4)] == [16, 16, 24, 32]
+    resize = build_resizing(config, steps=2)
+    checks = np.indices((32, 32)).sum(0) % 2 * np.full((2, 1, 1), 254)
+    images = np.repeat(checks[..., np.newaxis], 3, axis=3).astype(np.uint8)
+    assert [resize(images, batch).shape for batch in (3, 4, 6)] == [(2, 16, 16, 3), (2, 24, 24, 3), (2, 32, 32, 3)]
+    # Each pixel is the mean of four, not one of them.
+    assert (resize(images, 0) == 127).all()
+    assert resize(images, 6) is images
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(24, ""), (12, "backbone=conv3 does not take images of 12 x 12 pixels. backbone.layers.conv3: Conv2D does not fit")],
+)  # fmt: skip
+def test_a_size_that_the_layers_do_not_take_is_refused(size: int, said: str) -> None:
+    config = compose_config(
+        "head.pooling=global_average", "preprocessing.image_size=32", f"trainer.sizes={{0: {size}}}"
+    )
+    with pytest.raises(UserError) if said else contextlib.nullcontext() as error:
+        check_run(config, 2, "float32")
+    assert not said or f"trainer.sizes: {said}" in str(error.value)
+
+
+def test_a_model_that_depends_on_the_size_is_refused() -> None:
+    # MobileNetV2 pads images of odd sizes in another way.
+    config = compose_config(
+        "model=mobilenet", "head.pooling=global_average", "preprocessing.image_size=64", "backbone.weights=null",
+        "backbone.trainable_layers=all", "trainer.sizes={0: 32, 0.1: 47}",
+    )  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"trainer.sizes: backbone=mobilenet_v2, built for .* is another model for 47 x 47"
+    ):
+        check_sizes(config, 2)
+
+
+def test_epochs_without_a_validation_leave_gaps(folder) -> None:
+    outcome = folder.train(
+        "trainer.epochs=5", "trainer.validate_every=2", "trainer.patience=2", "trainer.learning_rate=1e-12"
+    )
+    history = pd.read_csv(folder.artifacts(outcome) / "history.csv", index_col="epoch")
+    # Without patience it would be five epochs; patience counts only where there is a validation.
+    assert history["val/accuracy"].notna().to_dict() == {1: False, 2: True, 3: False, 4: True}
+    assert history["train/accuracy"].notna().all()
+    assert outcome.best_epoch in (2, 4)
+
+
 # The config.
 
 
@@ -210,10 +267,14 @@ def test_ingredients_that_are_off_leave_a_run_what_it_was() -> None:
     # Of a run before the keys existed.
     assert hash_config(config, with_seed=True) == "07dd36aa35c1c14d7b8c44ae2ac62fe8baab9f9a72089038b69a8a3a5b0487ce"
     for key in ("trainer.ema=0.9", "trainer.backbone_rate=0.1", "trainer.freeze_epochs=1", "augmentation.mix.mixup=0.2",
-                "trainer.train_accuracy=clean"):  # fmt: skip
+                "trainer.train_accuracy=clean", "trainer.validate_every=2"):  # fmt: skip
         assert hash_config(compose_config("model=augmented", key), with_seed=True) != hash_config(
             config, with_seed=True
         )
+    pooled = compose_config("model=augmented", "head.pooling=global_average", "trainer.sizes={0: 32}")
+    assert hash_config(pooled, with_seed=True) != hash_config(
+        compose_config("model=augmented", "head.pooling=global_average"), with_seed=True
+    )
     params = {key: str(value) for key, value in flatten(config).items()}
     old = {key: value for key, value in params.items() if "mix." not in key and key != "trainer.ema"}
     assert complete_params(old) == params
@@ -230,6 +291,14 @@ def test_ingredients_that_are_off_leave_a_run_what_it_was() -> None:
         ("augmentation.mix.probability=0", "augmentation.mix.probability: must be more than 0, up to 1, received 0.0"),
         ("augmentation.mix.cutmix=1 trainer.class_weights=balanced", "trainer.class_weights: must be none where augmentation.mix"),
         ("augmentation.mix.cutmix=1 trainer.train_accuracy=seen", "trainer.train_accuracy: must be auto or clean where"),
+        ("trainer.sizes=96", "trainer.sizes: must be null, or {SHARE: SIZE}"),
+        ("trainer.sizes={0.5:96}", "trainer.sizes: must be a mapping that begins with the share 0, received {0.5: 96}"),
+        ("trainer.sizes={0:96,1:128}", "trainer.sizes: must be null, or {SHARE: SIZE} with shares of the epochs from 0 to below 1"),
+        ("trainer.sizes={0:96.5}", "trainer.sizes: must be null, or {SHARE: SIZE}"),
+        ("trainer.sizes={0:96}", "trainer.sizes: must be null where head.pooling is max"),
+        ("trainer.sizes={0:192} head.pooling=global_average", "trainer.sizes: must be at most preprocessing.image_size=160"),
+        ("trainer.validate_every=0", "trainer.validate_every: must be 1 to trainer.epochs, received 0"),
+        ("trainer.validate_every=2 trainer.callbacks=[EarlyStopping]", "trainer.validate_every: must be 1 where trainer.callbacks"),
         ("trainer.train_accuracy=all", "trainer.train_accuracy: must be one of auto, seen, clean, received 'all'"),
         ("head.units=-1", "head.units: must be 0 (no dense layer) or more, received -1"),
     ],

@@ -1,0 +1,80 @@
+"""Fits a config to its data: the number of epochs and the image size, where the config leaves them to the training images."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from catdog.config.schema import MAX_EPOCHS, MIN_EPOCHS, Config
+from catdog.system.wording import plural
+
+if TYPE_CHECKING:
+    from catdog.data.dataset import Dataset
+
+log = logging.getLogger(__name__)
+
+# Sizes that backbones with five steps of halving take without a remainder.
+MULTIPLE = 32
+
+
+def fit_configs(jobs: Sequence[tuple[str, Config]], datasets: Sequence["Dataset"]) -> list[Config]:
+    """Returns configs in which `trainer.epochs` and `preprocessing.image_size` are not 0; what was chosen is logged.
+
+    What it was chosen by is removed, so that the result is the same config as if the user had given the numbers.
+
+    Args:
+        jobs: (name, config) of each run.
+        datasets: the data set of each run.
+
+    Raises:
+        UserError: other keys do not go with the chosen numbers.
+    """
+    shorter: dict[int, int] = {}
+    said: dict[str, list[str]] = {}
+    fitted = []
+    for (name, config), dataset in zip(jobs, datasets, strict=True):
+        if not config.preprocessing.image_size and id(dataset) not in shorter:
+            shorter[id(dataset)] = _measure(dataset)
+        found, chosen = _fit_config(config, len(dataset.manifest.select("train")), shorter.get(id(dataset), 0))
+        fitted.append(found)
+        if chosen:
+            said.setdefault(", ".join(chosen), []).append(name)
+    for words, names in said.items():
+        shown = names[0] if len(names) == 1 else f"{names[0]} and {plural(len(names) - 1, 'more run')}"
+        log.info("%s: %s", shown, words)
+    return fitted
+
+
+def _measure(dataset: "Dataset") -> int:
+    from catdog.data.image_sizes import measure_shorter_side
+
+    return measure_shorter_side(dataset.manifest.root, list(dataset.manifest.select("train")["file"]))
+
+
+def _fit_config(config: Config, count: int, shorter: int) -> tuple[Config, list[str]]:
+    """Returns the config that fits `count` training images whose median shorter side has `shorter` pixels, and what was chosen."""
+    chosen = []
+    trainer, preprocessing = config.trainer, config.preprocessing
+    if not trainer.epochs:
+        assert trainer.images_seen is not None
+        epochs = min(max(round(trainer.images_seen / count), MIN_EPOCHS), MAX_EPOCHS)
+        chosen.append(f"{plural(epochs, 'epoch')} of {plural(count, 'training image')}")
+        trainer = replace(trainer, epochs=epochs)
+    if not preprocessing.image_size:
+        assert preprocessing.max_size is not None
+        size = min(-(-shorter // MULTIPLE) * MULTIPLE, preprocessing.max_size)
+        chosen.append(f"{size} x {size} pixels, as the shorter side of the images has {shorter} (median)")
+        preprocessing = replace(preprocessing, image_size=size)
+    trainer, preprocessing = replace(trainer, images_seen=None), replace(preprocessing, max_size=None)
+    return replace(config, trainer=trainer, preprocessing=preprocessing), chosen
+
+
+def fit_composed(composed: DictConfig, config: Config) -> DictConfig:
+    """Returns a composed config with the numbers that `fit_configs` has chosen, for the process that trains the run."""
+    fitted = composed.copy()
+    for key in ("trainer.epochs", "trainer.images_seen", "preprocessing.image_size", "preprocessing.max_size"):
+        group, name = key.split(".")
+        OmegaConf.update(fitted, key, getattr(getattr(config, group), name))
+    return fitted

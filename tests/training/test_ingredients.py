@@ -16,7 +16,8 @@ from catdog.training.mixing import build_mixing, cut_mix, mix_up
 from catdog.training.model import build_model
 
 ALL = (
-    "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=flip_rotate",
+    "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=trivial",
+    "+augmentation.layers.dropout={layer: GaussianDropout, rate: 0.1}", "+augmentation.layers.erase={layer: RandomErasing}",
     "augmentation.mix.mixup=0.2", "augmentation.mix.cutmix=1", "loss.label_smoothing=0.1", "head.units=0", "optimizer=adamw",
     "trainer.schedule=cosine", "trainer.epochs=3",
 )  # fmt: skip

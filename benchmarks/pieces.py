@@ -1,10 +1,12 @@
 """Compares each part that makes training faster with what it replaces, on random pixels; prints a table in Markdown.
 
-    python benchmarks/pieces.py      # 2 minutes on 2 cores
+    python benchmarks/pieces.py                  # 2 minutes on 2 cores
+    python benchmarks/pieces.py augmentation     # each layer of the augmentation that OpenCV can do, 2 minutes
 
 The table shows CPU milliseconds (user + system, all threads) for a batch of 32 images of 160 x 160.
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from bench import describe_machine, tabulate
 from catdog import cli  # noqa: F401  it registers the config's schemas
 from catdog.config.schema import CONF, Config, load_config, register
 from catdog.training.augmentation import build_augmentation
+from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS
 from catdog.training.fast.batchnorm_folding import fold_norms
 from catdog.training.fast.feature_cache import cut_head
 from catdog.training.loop import compile_model
@@ -29,6 +32,27 @@ from catdog.training.precision import use_policy
 BATCH, SIZE = 32, 160
 GENERATOR = np.random.default_rng(0)
 PIXELS = GENERATOR.integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+KERNELS = {
+    "RandomResizedCrop": "scale: [0.35, 1.0]",
+    "RandomDownscale": "probability: 1.0",
+    "TrivialAugment": "",
+    "RandAugment": "",
+    "RandomErasing": "",
+    "RandomShear": "x_factor: 0.2",
+    "RandomPerspective": "scale: 0.5",
+    "RandomSaturation": "factor: [0.3, 0.7]",
+    "RandomHue": "factor: 0.2",
+    "RandomColorJitter": "brightness_factor: 0.2, contrast_factor: 0.2, saturation_factor: [0.3, 0.7], hue_factor: 0.1",
+    "RandomGrayscale": "factor: 0.5",
+    "RandomColorDegeneration": "factor: 0.5",
+    "RandomPosterization": "factor: 4",
+    "RandomInvert": "factor: 0.5",
+    "RandomSharpness": "factor: [0.0, 1.0]",
+    "RandomGaussianBlur": "kernel_size: 5",
+    "Solarization": "threshold_factor: 0.5",
+    "AutoContrast": "",
+    "Equalization": "",
+}
 LABELS = GENERATOR.integers(0, 2, BATCH, dtype=np.int32)
 
 
@@ -83,9 +107,27 @@ def build_step(policy: str, *overrides: str, jit: bool = False) -> Callable[[], 
     return lambda: model.train_function(batches)
 
 
-def time_augmentation(choice: str, *, fast: bool) -> float:
-    augment = build_augmentation(compose(f"augmentation={choice}").augmentation, 0, SIZE, fast=fast)
-    return time_call(tf.function(lambda: augment(PIXELS, tf.constant(3, tf.int64))))
+def time_augmentation(*overrides: str, fast: bool, repeats: int = 20) -> float:
+    augment = build_augmentation(compose(*overrides).augmentation, 0, SIZE, fast=fast)
+    # As arguments: TensorFlow computes what depends on constants alone only once.
+    step, images = tf.function(augment), tf.constant(PIXELS)
+    numbers = itertools.count()
+    return time_call(lambda: step(images, tf.constant(next(numbers), tf.int64)), repeats)
+
+
+def compare_augmentation() -> None:
+    """Prints a table of Keras' layers and their kernels, and of catdog's blocks, which have no counterpart in Keras."""
+    rows: list[list[object]] = []
+    for layer, arguments in KERNELS.items():
+        override = f"+augmentation.layers.x={{layer: {layer}{arguments and ', ' + arguments}}}"
+        after = time_augmentation(override, fast=True)
+        named = f"{layer} {arguments}".strip()
+        if layer in AUGMENTATION_BLOCKS:
+            rows.append([named, "", after, ""])
+            continue
+        before = time_augmentation(override, fast=False, repeats=5)
+        rows.append([named, before, after, f"{after / before:.2f}"])
+    print(tabulate(["layer, `speed.fast_augmentation=false`; `true`", "CPU ms before", "after", "ratio"], rows))
 
 
 def time_forward(policy: str, *, folded: bool) -> float:
@@ -120,7 +162,11 @@ def time_head() -> float:
 
 
 def main() -> None:
-    print(f"{describe_machine()}; command: `python benchmarks/pieces.py`\n", flush=True)
+    command = " ".join(["python benchmarks/pieces.py", *sys.argv[1:]])
+    print(f"{describe_machine()}; command: `{command}`\n", flush=True)
+    if "augmentation" in sys.argv[1:]:
+        compare_augmentation()
+        return
     keras.utils.set_random_seed(0)
     rows: list[list[object]] = []
 
@@ -130,9 +176,9 @@ def main() -> None:
     add("import of Keras and TensorFlow: as it is; by `catdog.training.process`, without garbage collection",
         time_import("math"), time_import("catdog.training.process"))  # fmt: skip
     add("flip and rotation: Keras' layers; `speed.fast_augmentation`",
-        time_augmentation("flip_rotate", fast=False), time_augmentation("flip_rotate", fast=True))  # fmt: skip
+        *(time_augmentation("augmentation=flip_rotate", fast=fast) for fast in (False, True)))  # fmt: skip
     add("`augmentation=strong`, six layers: the same",
-        time_augmentation("strong", fast=False), time_augmentation("strong", fast=True))  # fmt: skip
+        *(time_augmentation("augmentation=strong", fast=fast) for fast in (False, True)))  # fmt: skip
     plain, half, late, dropout, both = time_alternately(
         build_step("float32", "speed=none"),
         build_step("mixed_bfloat16", "speed=none"),

@@ -226,7 +226,7 @@ class AugmentationConfig:
 
     name: str = option("its name in tables")
     layers: dict[str, Any] = option(
-        "Keras layers in order, each under a name you choose: {layer: RandomFlip, mode: ...}", {}
+        "Keras layers and blocks in order, each under a name you choose: {layer: RandomFlip, mode: ...}", {}
     )
     mix: MixConfig = field(default_factory=MixConfig, metadata={"help": "mixing of images and their labels"})
 
@@ -633,7 +633,7 @@ class SpeedConfig:
         "ReLU after max-pooling instead of before it: the same result from fewer elements", True
     )
     fast_dropout: bool = option("dropout in the head draws 8 random bits for each element instead of 32", True)
-    fast_augmentation: bool = option("augment with OpenCV on 8-bit pixels, if it supports the Keras layers", True)
+    fast_augmentation: bool = option("augment with OpenCV on 8-bit pixels, where it supports the Keras layers", True)
     fast_features: bool = option(
         "on a CPU, extract a frozen backbone's features with constant weights, and run its first layers on a few images at a time",
         True,

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from catdog.config.schema import AugmentationConfig
 from catdog.system.clock import Clock
 from catdog.system.errors import UserError
-from catdog.training.fast.opencv_augmentation import Step, build_kernel
+from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS, build_block
+from catdog.training.fast.opencv_augmentation import AugmentationBlock, Step, build_kernel, has_kernel
+from catdog.training.fast.pixel_operations import MAX_PIXEL
 from catdog.training.model import build_layers
 from catdog.training.own_code import explain, load_class
 
@@ -24,22 +27,20 @@ def build_augmentation(
     image_size: int,
     *,
     fast: bool = True,
-    fixed_size: bool = True,
     clock: Clock | None = None,
 ) -> Callable[[Any, Any], Any] | None:
     """Returns a function that augments a batch, or None where the config has no layers.
 
     The function takes images, uint8 (B, H, W, 3) in [0, 255], and the number of the batch since training began, an int64 scalar
-    from 0. It returns images in [0, 255]: uint8 from the fast kernels, float32 from Keras layers. Augmentation comes before
-    preprocessing, so the `value_range` of a layer that has one is [0, 255]. The random draws depend only on the seed and the
-    batch number: a resumed run augments as if it had never stopped.
+    from 0. It returns images in [0, 255]: uint8 where a fast kernel comes last, float32 where a Keras layer does. Augmentation
+    comes before preprocessing, so the `value_range` of a layer that has one is [0, 255]. The random draws of a layer depend only
+    on its seed and the batch number: a resumed run augments as if it had never stopped.
 
     Args:
         config: the layers, by name, in order.
         seed: the run's seed. The seed of each layer is derived from it, unless the config gives one.
         image_size: H = W in pixels.
-        fast: use the kernels of `catdog.training.fast.opencv_augmentation` if they cover every layer.
-        fixed_size: whether all batches have images of that size; otherwise it is the largest.
+        fast: use the kernels of `catdog.training.fast.opencv_augmentation` for the layers that have one; Keras does the others.
         clock: where the time of the kernels is counted.
 
     Raises:
@@ -48,14 +49,10 @@ def build_augmentation(
     if not config.layers:
         return None
 
-    settings = {
-        name: {"seed": seed * 1000 + number, **layer} if _takes_seed(name, layer["layer"]) else layer
-        for number, (name, layer) in enumerate(config.layers.items())
-    }
-    # Always float32: the stream runs on the host, and rotations computed with an 8-bit mantissa shift pixels.
-    layers = build_layers("augmentation.layers", settings, dtype="float32")
-
+    layers = _build_layers(config, seed)
     for layer in layers:
+        if isinstance(layer, AugmentationBlock):
+            continue
         shape = _find_shape(layer, (None, image_size, image_size, 3))
         if shape[1:] != (image_size, image_size, 3):
             raise UserError(
@@ -63,17 +60,42 @@ def build_augmentation(
                 f"but makes them {' x '.join(map(str, shape[1:]))}. Leave sizes to preprocessing.image_size."
             )
 
-    kernel = build_kernel(layers) if fast else None
-    return _wrap_kernel(kernel, image_size if fixed_size else None, clock) if kernel else _wrap_layers(layers)
+    parts: list[Callable[[Any, Any], Any]] = []
+    for is_fast, group in itertools.groupby(
+        layers, lambda layer: isinstance(layer, AugmentationBlock) or (fast and has_kernel(layer))
+    ):
+        members = list(group)
+        kernel = build_kernel(members) if is_fast else None
+        parts.append(_wrap_kernel(kernel, clock) if kernel else _wrap_layers(members))
+
+    def augment(images: Any, batch: Any) -> Any:
+        for part in parts:
+            images = part(images, batch)
+        return images
+
+    return augment
 
 
-def _takes_seed(name: str, class_name: str) -> bool:
-    """Whether a layer is random: Keras' layers are recognized by their name, custom ones by their argument `seed`."""
-    if ":" not in class_name:
-        return class_name.startswith("Random")
+def _build_layers(config: AugmentationConfig, seed: int) -> list[Any]:
+    """Returns the Keras layers and blocks of the config, in order, each with its seed if it takes one."""
+    layers: list[Any] = []
+    for number, (name, settings) in enumerate(config.layers.items()):
+        key = f"augmentation.layers.{name}"
+        if settings["layer"] in AUGMENTATION_BLOCKS:
+            layers.append(build_block(key, {"seed": seed * 1000 + number, **settings}))
+            continue
+        if takes_seed(key, settings["layer"]):
+            settings = {"seed": seed * 1000 + number, **settings}
+        # Always float32: the stream runs on the host, and rotations computed with an 8-bit mantissa shift pixels.
+        layers += build_layers("augmentation.layers", {name: settings}, dtype="float32")
+    return layers
+
+
+def takes_seed(key: str, class_name: str) -> bool:
+    """Whether a layer is random: its class has the argument `seed`."""
     import keras
 
-    layer_class = load_class(f"augmentation.layers.{name}", class_name, keras.layers, keras.layers.Layer)
+    layer_class = load_class(key, class_name, keras.layers, keras.layers.Layer, also=tuple(AUGMENTATION_BLOCKS))
     return "seed" in inspect.signature(layer_class).parameters
 
 
@@ -87,7 +109,8 @@ def _find_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None, 
         return tuple(layer(keras.KerasTensor(shape, dtype="float32"), training=True).shape)
 
 
-def _wrap_kernel(kernel: Step, image_size: int | None, clock: Clock | None) -> Callable[[Any, Any], Any]:
+def _wrap_kernel(kernel: Step, clock: Clock | None) -> Callable[[Any, Any], Any]:
+    import keras
     import tensorflow as tf
 
     def run(images: np.ndarray, batch: int) -> np.ndarray:
@@ -95,8 +118,10 @@ def _wrap_kernel(kernel: Step, image_size: int | None, clock: Clock | None) -> C
             return kernel(images, batch)
 
     def augment(images: Any, batch: Any) -> Any:
-        augmented = tf.numpy_function(run, [images, batch], tf.uint8)
-        return tf.ensure_shape(augmented, (None, image_size, image_size, 3))
+        if keras.backend.standardize_dtype(images.dtype) != "uint8":
+            # A Keras layer comes before.
+            images = keras.ops.cast(keras.ops.round(keras.ops.clip(images, 0, MAX_PIXEL)), "uint8")
+        return tf.ensure_shape(tf.numpy_function(run, [images, batch], tf.uint8), images.shape)
 
     return augment
 
@@ -104,6 +129,8 @@ def _wrap_kernel(kernel: Step, image_size: int | None, clock: Clock | None) -> C
 def _wrap_layers(layers: list[Any]) -> Callable[[Any, Any], Any]:
     import keras
 
+    # Keras' saturation makes pixels below 0.
+    leaving_range = (keras.layers.RandomSaturation, keras.layers.RandomColorJitter)
     generators = [
         (generator, generator.get_config()["seed"])
         for layer in layers
@@ -119,6 +146,8 @@ def _wrap_layers(layers: list[Any]) -> Callable[[Any, Any], Any]:
             generator.state.assign(keras.ops.stack([keras.ops.cast(first, generator.state.dtype), counter]))
         for layer in layers:
             images = layer(images, training=True)
+            if type(layer) in leaving_range:
+                images = keras.ops.clip(images, 0, MAX_PIXEL)
         return images
 
     return augment

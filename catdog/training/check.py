@@ -13,7 +13,8 @@ import numpy as np
 
 from catdog.config.schema import BLOCKS, PACKAGE, Config, find_references
 from catdog.system.errors import UserError
-from catdog.training.augmentation import build_augmentation
+from catdog.training.augmentation import build_augmentation, takes_seed
+from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS, build_block
 from catdog.training.blocks import Block
 from catdog.training.callbacks import build_callbacks
 from catdog.training.losses import check_loss
@@ -92,7 +93,13 @@ def check_augmentation(config: Config, name: str) -> None:
 
     key, settings = f"augmentation.layers.{name}", config.augmentation.layers[name]
     class_name, size = settings["layer"], config.preprocessing.image_size
+    if class_name in AUGMENTATION_BLOCKS:
+        # It takes and returns images of any size, and depends on nothing but its arguments.
+        build_block(key, {"seed": config.seed, **settings})
+        return
     with _explained(key, f"Keras cannot build {class_name}", class_name):
+        # Where Keras has no such layer, this message also names the blocks.
+        takes_seed(key, class_name)
         (layer,) = build_layers("augmentation.layers", {name: settings})
     if _changes_labels(layer):
         raise UserError(
@@ -118,8 +125,8 @@ def check_augmentation(config: Config, name: str) -> None:
                 each.get_config()["seed"] is None for part in layer._flatten_layers() for each in part._seed_generators
             ):
                 raise UserError(
-                    f"{key}: {class_name} draws random numbers, and catdog sets the seed of Keras' layers called Random... alone. "
-                    f"Give it one: {{layer: {class_name}, seed: 1, ...}}."
+                    f"{key}: {class_name} draws random numbers without a seed. A layer must take the argument `seed`, which catdog "
+                    "sets unless the config gives another number, and draw with it."
                 ) from None
             raise
 

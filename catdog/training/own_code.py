@@ -204,7 +204,7 @@ def _place(found: Any) -> str:
     return f"{found.__name__} ({file})" if file else str(getattr(found, "__name__", found))
 
 
-def load_class(key: str, name: str, library: Any, parent: type) -> type:
+def load_class(key: str, name: str, library: Any, parent: type, *, also: tuple[str, ...] = ()) -> type:
     """Returns a Keras class by its name, or a custom class by module:class.
 
     Args:
@@ -212,6 +212,7 @@ def load_class(key: str, name: str, library: Any, parent: type) -> type:
         name: the name of a Keras class, or module:class.
         library: where Keras' classes are, such as keras.layers.
         parent: the class that it must be a subclass of.
+        also: what may stand there besides, for messages.
 
     Raises:
         UserError: there is no such class.
@@ -227,11 +228,12 @@ def load_class(key: str, name: str, library: Any, parent: type) -> type:
     found = getattr(library, name, None)
     if not (inspect.isclass(found) and issubclass(found, parent)):
         known = [item for item in dir(library) if inspect.isclass(getattr(library, item)) and item != parent.__name__]
-        lowered = {item.lower(): item for item in known}
+        library_name = wanted.rpartition(".")[0]
+        lowered = {item.lower(): item for item in [*known, *also]}
         close = [lowered[item] for item in difflib.get_close_matches(name.lower(), lowered, n=1)]
         raise UserError(
             f"{key}: Keras {keras.__version__} has no {parent.__name__.lower()} {name!r}."
             + (f" Did you mean {close[0]}?" if close else "")
-            + f" Use a class name of {wanted.rpartition('.')[0]}, or your own as module:class."
+            + f" Use {', '.join([f'a class name of {library_name}', *also])}, or your own as module:class."
         )
     return found

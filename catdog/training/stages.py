@@ -130,7 +130,6 @@ def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
         config.seed,
         config.preprocessing.image_size,
         fast=config.speed.fast_augmentation,
-        fixed_size=config.trainer.sizes is None,
         **({"clock": prepared.clock} if clocked else {}),
     )
 

@@ -38,7 +38,7 @@ HYDRA = (
         (["model=resnet50_v2"], "Did you mean backbone=resnet50_v2?"),
         (["model="], "model=: no such option; allowed: augmented, cnn"),
         (["optimizer=adamax"], "Another class of keras.optimizers: optimizer.algorithm=NAME."),
-        (["augmentation=mixup"], "allowed: flip_rotate, none, strong. Mixing is augmentation.mix.mixup=0.2"),
+        (["augmentation=mixup"], "allowed: flip_rotate, none, strong, trivial. Mixing is augmentation.mix.mixup=0.2"),
         # The names of other tools.
         (["lr=0.01"], "lr: no such key. In catdog it is called trainer.learning_rate: trainer.learning_rate=0.01."),
         (["trainer.max_epochs=3"], "In catdog it is called trainer.epochs: trainer.epochs=3."),
@@ -151,7 +151,7 @@ VALUES = [
     ("backbone.layers=3", "backbone.layers: must be a mapping of names to values, received 3."),
     ("augmentation.layers.mixup={layer: MixUp}", "To add one, write a plus sign: '+augmentation.layers.mixup={layer: MixUp}'"),
     ("~augmentation.layers.flip", "~augmentation.layers.flip: this config has no such entry to leave out"),
-    ("augmentation=[none,rotate]", "augmentation=rotate: no such option; allowed: flip_rotate, none, strong."),
+    ("augmentation=[none,rotate]", "augmentation=rotate: no such option; allowed: flip_rotate, none, strong, trivial."),
     ("hydra.launcher.jobs=3", "hydra.launcher.jobs: no such key. Did you mean hydra.launcher.n_jobs?"),
     ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_trials: no such key. catdog sweeps lists and ranges"),
     ("seed=nosuch(1,2)", "cannot read 'seed=nosuch(1,2)'."),

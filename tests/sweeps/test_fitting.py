@@ -89,9 +89,12 @@ def test_the_median_counts_and_what_cannot_be_read_does_not(tmp_path: Path) -> N
 def test_a_sweep_says_what_was_chosen_and_trains_it(catdog: Catdog, photos: tuple[str, ...]) -> None:
     done = catdog("train", "-m", *TINY, *photos, *FITTED, "seed=0,1", "trainer.images_seen=200")
     assert done.code == 0, done.text
-    assert "cnn seed=0 and 1 more run: 10 epochs of 20 training images, 64 x 64 pixels, as the shorter side of the" in " ".join(
-        done.text.split()
+    assert (
+        "cnn seed=0 and 1 more run: 10 epochs of 20 training images, 64 x 64 pixels, as the shorter side of the"
+        in " ".join(done.text.split())
     )
-    again = catdog("train", *TINY, *photos, "head.pooling=global_average", "trainer.epochs=10", "preprocessing.image_size=64")
+    again = catdog(
+        "train", *TINY, *photos, "head.pooling=global_average", "trainer.epochs=10", "preprocessing.image_size=64"
+    )
     assert "finished" in again.text
     assert "reuse" in again.text or "nothing to train" in again.text

@@ -20,7 +20,8 @@ from catdog.training.model import build_model
 from catdog.training.sizes import build_resizing, check_sizes
 
 ALL = (
-    "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=flip_rotate",
+    "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=trivial",
+    "+augmentation.layers.dropout={layer: GaussianDropout, rate: 0.1}", "+augmentation.layers.erase={layer: RandomErasing}",
     "augmentation.mix.mixup=0.2", "augmentation.mix.cutmix=1", "loss.label_smoothing=0.1", "head.units=0", "optimizer=adamw",
     "trainer.schedule=cosine", "trainer.epochs=3", "trainer.sizes={0: 24, 0.5: 48}", "trainer.validate_every=2",
     "head.pooling=global_average",

@@ -1,20 +1,63 @@
 """Fast kernels: the image transforms of Keras' random layers, on 8-bit pixels, with OpenCV's SIMD code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import cv2
 import numpy as np
 
-# OpenCV's names for Keras' `fill_mode`. `wrap` is missing: its period is not the same in OpenCV.
-BORDERS = {"reflect": "BORDER_REFLECT", "constant": "BORDER_CONSTANT", "nearest": "BORDER_REPLICATE"}
-INTERPOLATIONS = {"bilinear": "INTER_LINEAR", "nearest": "INTER_NEAREST"}
-MAX_PIXEL = 255
+from catdog.training.fast import colours, filters
+from catdog.training.fast.colours import Operation
+from catdog.training.fast.pixel_operations import MAX_PIXEL
+from catdog.training.fast.warps import can_warp, warp
 
 # One step for a batch: (images uint8 (B, H, W, 3), number of the batch) -> images of the same shape and type.
 Step = Callable[[np.ndarray, int], np.ndarray]
 
+# Keras' layers that have a kernel, beside the flip and those of `can_warp`.
+BUILDERS: dict[str, Callable[[Any], Operation | None]] = {
+    "AutoContrast": colours.build_auto_contrast,
+    "Equalization": colours.build_equalization,
+    "RandomBrightness": colours.build_brightness,
+    "RandomColorDegeneration": colours.build_degeneration,
+    "RandomContrast": colours.build_contrast,
+    "RandomErasing": filters.build_erasing,
+    "RandomGaussianBlur": filters.build_blur,
+    "RandomGrayscale": colours.build_grayscale,
+    "RandomHue": colours.build_hue,
+    "RandomInvert": colours.build_invert,
+    "RandomPosterization": colours.build_posterization,
+    "RandomSaturation": colours.build_saturation,
+    "RandomSharpness": filters.build_sharpness,
+    "Solarization": colours.build_solarization,
+}
+# Layers without random numbers.
+FIXED = ("AutoContrast", "Equalization")
 
-def build_kernel(layers: list[Any]) -> Step | None:
+
+class AugmentationBlock:
+    """A part of the augmentation that is no layer of Keras: always an operation on 8-bit pixels.
+
+    Args:
+        key: its config key, for messages.
+        seed: of its random numbers.
+    """
+
+    def __init__(self, key: str, seed: int) -> None:
+        self.key, self.seed = key, seed
+
+    def operate(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Returns augmented images, uint8 (B, H, W, 3), of such images."""
+        raise NotImplementedError
+
+
+def has_kernel(layer: Any) -> bool:
+    """Whether `build_kernel` can do what this built Keras layer does."""
+    return build_kernel([layer]) is not None
+
+
+def build_kernel(layers: Sequence[Any]) -> Step | None:
     """Returns a function that augments a batch as these Keras layers would, or None if there is no kernel for one of them.
 
     Ranges, interpolation, fill mode and order are those of the layers. The random numbers are not those that Keras would draw, and
@@ -22,40 +65,40 @@ def build_kernel(layers: list[Any]) -> Step | None:
     because a flip only moves pixels.
 
     The function takes images, uint8 (B, H, W, 3), and the number of the batch since training began, and returns images of the same
-    shape and type. Its random numbers depend only on the layers' seeds and the batch number.
+    shape and type. H and W may differ from batch to batch. Its random numbers depend only on the layers' seeds and the
+    batch number.
 
     Measured on 2 cores, flip and rotation of 32 images of 160 x 160: 0.13 of the CPU time of Keras' layers (benchmarks/README.md).
 
     Args:
-        layers: built Keras layers, each with a seed.
+        layers: built Keras layers, each with a seed, and catdog's blocks (`catdog.training.augmentation_blocks`).
     """
     import keras
 
-    known = keras.layers
     steps: list[Step] = []
     flips: list[Any] = []
     for layer in layers:
-        if getattr(layer, "seed", None) is None:
+        is_random = type(layer).__name__ not in FIXED
+        if is_random and getattr(layer, "seed", None) is None:
             return None
-        if type(layer) is known.RandomFlip and layer.data_format == "channels_last":
+        if type(layer) is keras.layers.RandomFlip and layer.data_format == "channels_last":
             flips.append(layer)
-        elif type(layer) in (known.RandomRotation, known.RandomTranslation, known.RandomZoom):
-            if not _can_warp(layer):
+            continue
+        if layer_warps := can_warp(layer) and layer.data_format == "channels_last":
+            flips.append(layer)
+        if flips:
+            steps.append(partial(_warp, flips))
+            flips = []
+        if not layer_warps:
+            operation = find_operation(layer)
+            if operation is None:
                 return None
-            steps.append(_build_warp([*flips, layer]))
-            flips = []
-        elif type(layer) in (known.RandomContrast, known.RandomBrightness) and list(layer.value_range) == [
-            0,
-            MAX_PIXEL,
-        ]:
-            steps += [_build_warp(flips)] if flips else []
-            steps.append(_build_recolour(layer))
-            flips = []
-        else:
-            return None
-    steps += [_build_warp(flips)] if flips else []
+            steps.append(partial(_operate, operation, layer if is_random else None))
+    steps += [partial(_warp, flips)] if flips else []
 
     def augment(images: np.ndarray, batch: int) -> np.ndarray:
+        # One thread: the training step uses the others.
+        cv2.setNumThreads(1)
         for step in steps:
             images = step(images, batch)
         return images
@@ -63,95 +106,76 @@ def build_kernel(layers: list[Any]) -> Step | None:
     return augment
 
 
-def _can_warp(layer: Any) -> bool:
-    return layer.data_format == "channels_last" and layer.fill_mode in BORDERS and layer.interpolation in INTERPOLATIONS
-
-
 def _generator(layer: Any, batch: int) -> np.random.Generator:
-    return np.random.default_rng([abs(int(layer.seed)), int(batch)])
+    return np.random.default_rng([abs(int(layer.seed)) if layer is not None else 0, int(batch)])
 
 
-def _build_warp(layers: list[Any]) -> Step:
-    """Returns the step that applies flips and, if the last layer is one, a transform, with a single resampling."""
-    import cv2
-
-    last = layers[-1]
-    flags = getattr(cv2, INTERPOLATIONS[getattr(last, "interpolation", "nearest")]) | cv2.WARP_INVERSE_MAP
-    border = getattr(cv2, BORDERS[getattr(last, "fill_mode", "nearest")])
-    fill = (float(getattr(last, "fill_value", 0.0)),) * 3
-
-    def warp(images: np.ndarray, batch: int) -> np.ndarray:
-        # One thread: the training step uses the others.
-        cv2.setNumThreads(1)
-        count, height, width = images.shape[:3]
-        matrices = np.broadcast_to(np.eye(3), (count, 3, 3))
-        for layer in layers:
-            matrices = matrices @ draw_matrices(layer, _generator(layer, batch), count, height, width)
-        warped = np.empty_like(images)
-        for image, matrix, target in zip(images, matrices, warped, strict=True):
-            cv2.warpAffine(
-                image, matrix[:2], (width, height), dst=target, flags=flags, borderMode=border, borderValue=fill
-            )
-        return warped
-
-    return warp
+def _warp(layers: Sequence[Any], images: np.ndarray, batch: int) -> np.ndarray:
+    return warp(images, layers, [_generator(layer, batch) for layer in layers])
 
 
-def draw_matrices(layer: Any, generator: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Returns a random matrix for each image: float64 (count, 3, 3), from pixel (x, y, 1) of the result to that of the image.
+def _operate(operation: Operation, layer: Any, images: np.ndarray, batch: int) -> np.ndarray:
+    return operation(images, _generator(layer, batch))
 
-    Source: the layers' own code in Keras 3 (`keras/src/layers/preprocessing/image_preprocessing`).
+
+def find_operation(layer: Any) -> Operation | None:
+    """Returns what a Keras layer or a block of catdog does, on 8-bit pixels; None if there is no kernel.
+
+    The operation takes images uint8 (B, H, W, 3) and the generator of its random numbers, and returns images of the same shape and
+    type.
     """
     import keras
 
-    matrices = np.tile(np.eye(3), (count, 1, 1))
-    if isinstance(layer, keras.layers.RandomFlip):
-        for axis, name, size in ((0, "horizontal", width), (1, "vertical", height)):
-            if name in layer.mode:
-                flipped = generator.uniform(size=count) <= 0.5
-                matrices[flipped, axis, axis] = -1
-                matrices[flipped, axis, 2] = size - 1
-        return matrices
-    if isinstance(layer, keras.layers.RandomTranslation):
-        matrices[:, 1, 2] = -height * generator.uniform(layer.height_lower, layer.height_upper, count)
-        matrices[:, 0, 2] = -width * generator.uniform(layer.width_lower, layer.width_upper, count)
-        return matrices
-    if isinstance(layer, keras.layers.RandomZoom):
-        zoom_y = zoom_x = 1 + generator.uniform(layer.height_lower, layer.height_upper, count)
-        if layer.width_factor is not None:
-            zoom_x = 1 + generator.uniform(layer.width_lower, layer.width_upper, count)
-        matrices[:, 0, 0], matrices[:, 1, 1] = zoom_x, zoom_y
-    else:
-        angles = 2 * np.pi * generator.uniform(layer.factor[0], layer.factor[1], count)
-        matrices[:, 0, 0] = matrices[:, 1, 1] = np.cos(angles)
-        matrices[:, 1, 0] = np.sin(angles)
-        matrices[:, 0, 1] = -matrices[:, 1, 0]
-    # Around the middle of the image.
-    middle = np.array([(width - 1) / 2, (height - 1) / 2])
-    matrices[:, :2, 2] = middle - matrices[:, :2, :2] @ middle
-    return matrices
+    if isinstance(layer, AugmentationBlock):
+        return layer.operate
+    name = type(layer).__name__
+    if type(layer) is not getattr(keras.layers, name, None):
+        return None
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return None
+    if can_warp(layer):
+        return lambda images, generator: warp(images, [layer], [generator])
+    if name == "RandomColorJitter":
+        return _build_jitter(layer)
+    if name == "RandAugment":
+        return _build_rand_augment(layer)
+    if name not in BUILDERS or list(getattr(layer, "value_range", (0, MAX_PIXEL))) != [0, MAX_PIXEL]:
+        return None
+    return BUILDERS[name](layer)
 
 
-def _build_recolour(layer: Any) -> Step:
-    """Returns the step that changes contrast around each channel's mean, or brightness, with a lookup table of 256 values."""
-    import cv2
-    import keras
+def _build_jitter(layer: Any) -> Operation | None:
+    """Returns RandomColorJitter: brightness, contrast, saturation and hue, as far as they are on, in this order."""
+    parts = [layer.random_brightness, layer.random_contrast, layer.random_saturation, layer.random_hue]
+    operations = [find_operation(part) for part in parts if part is not None]
+    known = [operation for operation in operations if operation]
+    if len(known) < len(operations):
+        return None
 
-    values = np.arange(MAX_PIXEL + 1, dtype=np.float32)[:, np.newaxis]
-    is_contrast = isinstance(layer, keras.layers.RandomContrast)
-    low, high = layer.factor
-    bounds = (1 - low, 1 + high) if is_contrast else (MAX_PIXEL * low, MAX_PIXEL * high)
+    def change(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        for operation in known:
+            images = operation(images, generator)
+        return images
 
-    def recolour(images: np.ndarray, batch: int) -> np.ndarray:
-        drawn = _generator(layer, batch).uniform(*bounds, size=len(images))
-        recoloured = np.empty_like(images)
-        for image, amount, target in zip(images, drawn, recoloured, strict=True):
-            if is_contrast:
-                mean = np.array(cv2.mean(image)[:3], np.float32)
-                table = (values - mean) * amount + mean
-            else:
-                table = np.repeat(values + amount, 3, axis=1)
-            cv2.LUT(image, np.rint(table.clip(0, MAX_PIXEL)).astype(np.uint8)[:, np.newaxis], dst=target)
-        return recoloured
+    return change
 
-    return recolour
+
+def _build_rand_augment(layer: Any) -> Operation | None:
+    """Returns RandAugment: `num_ops` of eleven operations, one after the other.
+
+    As in Keras, all images of a batch get the same operations, each image with its own strength. An operation that is drawn twice
+    has the same strengths both times.
+    """
+    operations = [find_operation(getattr(layer, name)) for name in layer._AUGMENT_LAYERS]
+    known = [operation for operation in operations if operation]
+    if len(known) < len(operations):
+        return None
+
+    def change(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        chosen = generator.integers(len(known), size=layer.num_ops)
+        seeds = generator.integers(2**32, size=len(known))
+        for index in chosen:
+            images = known[index](images, np.random.default_rng(seeds[index]))
+        return images
+
+    return change

@@ -6,7 +6,7 @@ import pytest
 from support import compose_config
 
 from catdog.training.augmentation import build_augmentation
-from catdog.training.fast import opencv_augmentation
+from catdog.training.fast import opencv_augmentation, warps
 
 SIZE, COUNT = 40, 16
 
@@ -123,7 +123,7 @@ def test_draws_are_spread_over_their_range() -> None:
     layer = keras.layers.RandomRotation(0.2, seed=1)
     matrices = np.concatenate(
         [
-            opencv_augmentation.draw_matrices(layer, opencv_augmentation._generator(layer, batch), 32, SIZE, SIZE)
+            warps.draw_matrices(layer, opencv_augmentation._generator(layer, batch), 32, SIZE, SIZE)
             for batch in range(100)
         ]
     )

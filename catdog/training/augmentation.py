@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
 from catdog.config.schema import AugmentationConfig
 from catdog.system.clock import Clock
 from catdog.system.errors import UserError
-from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS, build_block
-from catdog.training.fast.opencv_augmentation import AugmentationBlock, Step, build_kernel, has_kernel
-from catdog.training.fast.pixel_operations import MAX_PIXEL
+from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS, RandomResizedCrop, build_block
+from catdog.training.fast.opencv_augmentation import AugmentationBlock, Step, build_generator, build_kernel, has_kernel
+from catdog.training.fast.pixel_operations import MAX_PIXEL, resize
 from catdog.training.model import build_layers
 from catdog.training.own_code import explain, load_class
 
@@ -27,9 +28,10 @@ def build_augmentation(
     image_size: int,
     *,
     fast: bool = True,
+    size_of: Callable[[int], int] | None = None,
     clock: Clock | None = None,
 ) -> Callable[[Any, Any], Any] | None:
-    """Returns a function that augments a batch, or None where the config has no layers.
+    """Returns a function that augments a batch, or None where the config has no layers and all batches have one size.
 
     The function takes images, uint8 (B, H, W, 3) in [0, 255], and the number of the batch since training began, an int64 scalar
     from 0. It returns images in [0, 255]: uint8 where a fast kernel comes last, float32 where a Keras layer does. Augmentation
@@ -41,12 +43,14 @@ def build_augmentation(
         seed: the run's seed. The seed of each layer is derived from it, unless the config gives one.
         image_size: H = W in pixels.
         fast: use the kernels of `catdog.training.fast.opencv_augmentation` for the layers that have one; Keras does the others.
+        size_of: returns the height and width in pixels that the images of a batch are to have, by its number. The images are
+            resized before the first layer, or by it if it is a RandomResizedCrop: it cuts from the images as they are.
         clock: where the time of the kernels is counted.
 
     Raises:
         UserError: Keras does not have a layer, a layer does not take its arguments, or it changes the shape of images.
     """
-    if not config.layers:
+    if not config.layers and size_of is None:
         return None
 
     layers = _build_layers(config, seed)
@@ -61,6 +65,9 @@ def build_augmentation(
             )
 
     parts: list[Callable[[Any, Any], Any]] = []
+    if size_of is not None:
+        crop = layers.pop(0) if layers and isinstance(layers[0], RandomResizedCrop) else None
+        parts.append(_wrap_kernel(_build_sizing(size_of, crop), clock, fixed_size=False))
     for is_fast, group in itertools.groupby(
         layers, lambda layer: isinstance(layer, AugmentationBlock) or (fast and has_kernel(layer))
     ):
@@ -74,6 +81,22 @@ def build_augmentation(
         return images
 
     return augment
+
+
+def _build_sizing(size_of: Callable[[int], int], crop: RandomResizedCrop | None) -> Step:
+    """Returns a function that gives the images of a batch, uint8 (B, H, W, 3), the size that `size_of` says."""
+
+    def resize_batch(images: np.ndarray, batch: int) -> np.ndarray:
+        # One thread: the training step uses the others.
+        cv2.setNumThreads(1)
+        size = size_of(batch)
+        if crop is not None:
+            return crop.cut(images, build_generator(crop, batch), (size, size))
+        if images.shape[1:3] == (size, size):
+            return images
+        return np.stack([resize(image, size, size) for image in images])
+
+    return resize_batch
 
 
 def _build_layers(config: AugmentationConfig, seed: int) -> list[Any]:
@@ -109,7 +132,7 @@ def _find_shape(layer: Any, shape: tuple[int | None, ...]) -> tuple[int | None, 
         return tuple(layer(keras.KerasTensor(shape, dtype="float32"), training=True).shape)
 
 
-def _wrap_kernel(kernel: Step, clock: Clock | None) -> Callable[[Any, Any], Any]:
+def _wrap_kernel(kernel: Step, clock: Clock | None, *, fixed_size: bool = True) -> Callable[[Any, Any], Any]:
     import keras
     import tensorflow as tf
 
@@ -121,7 +144,8 @@ def _wrap_kernel(kernel: Step, clock: Clock | None) -> Callable[[Any, Any], Any]
         if keras.backend.standardize_dtype(images.dtype) != "uint8":
             # A Keras layer comes before.
             images = keras.ops.cast(keras.ops.round(keras.ops.clip(images, 0, MAX_PIXEL)), "uint8")
-        return tf.ensure_shape(tf.numpy_function(run, [images, batch], tf.uint8), images.shape)
+        augmented = tf.numpy_function(run, [images, batch], tf.uint8)
+        return tf.ensure_shape(augmented, images.shape if fixed_size else (None, None, None, 3))
 
     return augment
 

@@ -37,7 +37,11 @@ class RandomResizedCrop(AugmentationBlock):
 
     def operate(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Returns images, uint8 (B, H, W, 3), of the same size."""
-        return crop_and_resize(images, generator, self.scale, self.ratio)
+        return self.cut(images, generator, images.shape[1:3])
+
+    def cut(self, images: np.ndarray, generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+        """Returns images of another size, uint8 (B, height, width, 3)."""
+        return crop_and_resize(images, generator, self.scale, self.ratio, size)
 
 
 class RandomDownscale(AugmentationBlock):
@@ -126,7 +130,7 @@ def crop_and_resize(
     generator: np.random.Generator,
     scale: tuple[float, float],
     ratio: tuple[float, float],
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int],
 ) -> np.ndarray:
     """Returns a random rectangle of each image in a given size, uint8 (B, height, width, 3).
 
@@ -135,10 +139,9 @@ def crop_and_resize(
         generator: of the random numbers.
         scale: bounds of the rectangle's area, as a share of the image's.
         ratio: bounds of its width divided by its height.
-        size: height and width of the result; None: those of the images.
+        size: height and width of the result.
     """
     count, height, width = images.shape[:3]
-    size = size or (height, width)
     cropped = np.empty((count, *size, 3), np.uint8)
     boxes = draw_boxes(generator, count, height, width, scale, ratio)
     for image, (top, left, high, wide), target in zip(images, boxes, cropped, strict=True):

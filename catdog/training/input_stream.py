@@ -54,7 +54,6 @@ def build_train_stream(
     seed: int,
     replicas: int = 1,
     first_epoch: int = 1,
-    resize: Callable[[np.ndarray, int], np.ndarray] | None = None,
     augment: Callable[[Any, Any], Any] | None = None,
     mix: "Mix | None" = None,
     classes: int = 0,
@@ -70,8 +69,6 @@ def build_train_stream(
         seed: the run's seed.
         replicas: number of devices that share each batch.
         first_epoch: epoch of the first batch, from 1.
-        resize: maps images uint8 (B, H, W, 3) and the number of the batch since epoch 1 to images of the epoch's size; None leaves
-            the images at theirs.
         augment: maps images uint8 (B, H, W, 3) and the number of the batch since epoch 1, an int64 scalar from 0, to images
             in [0, 255]; None leaves the images as they are.
         mix: mixes augmented images, and their labels, which become float32 (B, classes); None leaves both as they are.
@@ -91,8 +88,6 @@ def build_train_stream(
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
     stream = _gather(epochs.flat_map(expand), split)
     first_batch = (first_epoch - 1) * count_steps(count, batch_size, replicas)
-    if resize is not None:
-        stream = stream.enumerate(start=first_batch).map(_wrap_resizing(resize), num_parallel_calls=1)
     if augment is not None:
         # One call at a time: random layers have a state, so with parallel calls the result would depend on timing.
         stream = stream.enumerate(start=first_batch).map(
@@ -101,16 +96,6 @@ def build_train_stream(
     if mix is not None:
         stream = stream.enumerate(start=first_batch).map(_wrap_mix(mix, classes), num_parallel_calls=1)
     return _finish(stream, split)
-
-
-def _wrap_resizing(resize: Callable[[np.ndarray, int], np.ndarray]) -> Callable[[Any, Any], Any]:
-    import tensorflow as tf
-
-    def apply(batch: Any, pair: Any) -> Any:
-        resized = tf.numpy_function(resize, [pair[0], batch], pair[0].dtype)
-        return tf.ensure_shape(resized, (None, None, None, pair[0].shape[3])), pair[1]
-
-    return apply
 
 
 def _wrap_mix(mix: "Mix", classes: int) -> Callable[[Any, Any], Any]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from catdog.config.schema import Config
@@ -16,11 +15,10 @@ from catdog.training.model import build_model
 TOLERANCE = 1e-3
 
 
-def build_resizing(config: Config, steps: int) -> Callable[[np.ndarray, int], np.ndarray] | None:
-    """Returns a function that resizes a batch to the size of its epoch; None if `trainer.sizes` is not set.
+def build_size_of(config: Config, steps: int) -> Callable[[int], int] | None:
+    """Returns a function from the number of a batch since training began to the height and width of its images in pixels.
 
-    The function takes images, uint8 (B, H, W, 3) in [0, 255], and the number of the batch since training began. It returns images
-    of the same type with H and W of the epoch. Each pixel is the mean of the area that it covers.
+    None if `trainer.sizes` is not set.
 
     Args:
         config: its sections trainer and preprocessing are used.
@@ -31,20 +29,8 @@ def build_resizing(config: Config, steps: int) -> Callable[[np.ndarray, int], np
     """
     if config.trainer.sizes is None:
         return None
-    largest = config.preprocessing.image_size
-
-    def resize(images: np.ndarray, batch: int) -> np.ndarray:
-        size = config.trainer.find_size(int(batch) // steps + 1, largest)
-        if images.shape[1:3] == (size, size):
-            return images
-        # One thread: the training step uses the others.
-        cv2.setNumThreads(1)
-        resized = np.empty((len(images), size, size, images.shape[3]), images.dtype)
-        for image, target in zip(images, resized, strict=True):
-            cv2.resize(image, (size, size), dst=target, interpolation=cv2.INTER_AREA)
-        return resized
-
-    return resize
+    trainer, largest = config.trainer, config.preprocessing.image_size
+    return lambda batch: trainer.find_size(int(batch) // steps + 1, largest)
 
 
 def check_sizes(config: Config, classes: int) -> None:

@@ -36,7 +36,7 @@ from catdog.training.precision import (
 from catdog.training.predicting import predict_split
 from catdog.training.preparation import Prepared
 from catdog.training.progress import LiveProgress, Progress
-from catdog.training.sizes import build_resizing
+from catdog.training.sizes import build_size_of
 
 if TYPE_CHECKING:
     from catdog.tracking import OutboxRun
@@ -118,18 +118,19 @@ def build(prepared: Prepared) -> Built:
         keras.utils.set_random_seed(config.seed)
     callbacks = build_callbacks(config.trainer)
     mix = build_mixing(config.augmentation.mix, config.seed, classes)
-    augment = _build_augmentation(prepared, clocked=True)
+    augment = _build_augmentation(prepared, steps, clocked=True)
     identity = prepared.job.identity or identify(config, prepared.dataset.manifest.digest, precision.runtime)
     return Built(model, head, augment, mix, callbacks, precision, identity, replicas, steps)
 
 
-def _build_augmentation(prepared: Prepared, *, clocked: bool) -> Any:
+def _build_augmentation(prepared: Prepared, steps: int, *, clocked: bool) -> Any:
     config = prepared.config
     return build_augmentation(
         config.augmentation,
         config.seed,
         config.preprocessing.image_size,
         fast=config.speed.fast_augmentation,
+        size_of=build_size_of(config, steps),
         **({"clock": prepared.clock} if clocked else {}),
     )
 
@@ -152,7 +153,7 @@ def start_or_resume(prepared: Prepared, built: Built, run: "OutboxRun") -> Fit:
         run_logging.log_config(run, config, prepared.job, prepared.dataset, built.identity.sources)
         with clock.stage("figures"):
             # Separate layers: training must not depend on how many examples were drawn before it.
-            run_logging.log_examples(run, prepared.train, _build_augmentation(prepared, clocked=False))
+            run_logging.log_examples(run, prepared.train, _build_augmentation(prepared, built.steps, clocked=False))
         run_logging.log_architecture(run, built.model)
         return Fit(threads=count_threads(), runtime=built.runtime)
     log.info("resumes after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
@@ -215,7 +216,6 @@ def fit_model(
                 **batches,
                 seed=config.seed,
                 first_epoch=first_epoch,
-                resize=build_resizing(config, built.steps),
                 augment=built.augment,
                 mix=built.mix,
                 classes=classes,

@@ -6,10 +6,12 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from support import compose_config
 
 from catdog.config.schema import MixConfig, complete_params, flatten, hash_config
 from catdog.system.errors import UserError
+from catdog.training.augmentation import build_augmentation
 from catdog.training.averaging import WeightAverage
 from catdog.training.check import check_run
 from catdog.training.clean_sample import MOST_IMAGES, CleanSample
@@ -17,7 +19,7 @@ from catdog.training.loop import compile_model
 from catdog.training.losses import check_loss
 from catdog.training.mixing import build_mixing, cut_mix, mix_up
 from catdog.training.model import build_model
-from catdog.training.sizes import build_resizing, check_sizes
+from catdog.training.sizes import build_size_of, check_sizes
 
 ALL = (
     "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=trivial",
@@ -207,17 +209,48 @@ def test_the_clean_sample_is_the_same_images_every_time() -> None:
 # Sizes, and epochs without a validation.
 
 
+SIZED = ("head.pooling=global_average", "preprocessing.image_size=32", "trainer.epochs=4")
+
+
+def augment_batch(config, images: np.ndarray, batch: int) -> np.ndarray:
+    augment = build_augmentation(config.augmentation, 0, 32, size_of=build_size_of(config, steps=2))
+    stream = tf.data.Dataset.from_tensors((images, np.int64(batch))).map(augment)
+    return next(iter(stream)).numpy()
+
+
 def test_each_epoch_has_images_of_its_size() -> None:
-    config = compose_config("head.pooling=global_average", "preprocessing.image_size=32", "trainer.epochs=4",
-                            "trainer.sizes={0: 16, 0.5: 24, 0.75: 32}")  # fmt: skip
+    sizes = (
+        "head.pooling=global_average",
+        "preprocessing.image_size=32",
+        "trainer.epochs=4",
+        "trainer.sizes={0: 16, 0.5: 24, 0.75: 1}",
+    )
+    config = compose_config(*sizes)
     assert [config.trainer.find_size(epoch, 32) for epoch in (1, 2, 3, 4)] == [16, 16, 24, 32]
-    resize = build_resizing(config, steps=2)
     checks = np.indices((32, 32)).sum(0) % 2 * np.full((2, 1, 1), 254)
     images = np.repeat(checks[..., np.newaxis], 3, axis=3).astype(np.uint8)
-    assert [resize(images, batch).shape for batch in (3, 4, 6)] == [(2, 16, 16, 3), (2, 24, 24, 3), (2, 32, 32, 3)]
+    assert [augment_batch(config, images, batch).shape for batch in (3, 4, 6)] == [
+        (2, 16, 16, 3),
+        (2, 24, 24, 3),
+        (2, 32, 32, 3),
+    ]
     # Each pixel is the mean of four, not one of them.
-    assert (resize(images, 0) == 127).all()
-    assert resize(images, 6) is images
+    assert (augment_batch(config, images, 0) == 127).all()
+    assert (augment_batch(config, images, 6) == images).all()
+    # Layers come after the change of size.
+    flipped = compose_config(*sizes, "augmentation=flip_rotate")
+    assert augment_batch(flipped, images, 0).shape == (2, 16, 16, 3)
+
+
+def test_a_crop_is_cut_from_the_images_as_they_are() -> None:
+    crop = "{layer: RandomResizedCrop, scale: [0.25, 0.25], ratio: [1, 1]}"
+    config = compose_config(*SIZED, "trainer.sizes={0: 16}", f"+augmentation.layers.crop={crop}")
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    cut = augment_batch(config, images, 0)
+    # A quarter of 32 x 32 is 16 x 16: each crop lies in its image, pixel by pixel.
+    for image, part in zip(images, cut, strict=True):
+        windows = np.lib.stride_tricks.sliding_window_view(image, (16, 16), axis=(0, 1)).transpose(0, 1, 3, 4, 2)
+        assert (windows == part).all(axis=(2, 3, 4)).any()
 
 
 @pytest.mark.parametrize(

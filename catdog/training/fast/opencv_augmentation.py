@@ -106,16 +106,17 @@ def build_kernel(layers: Sequence[Any]) -> Step | None:
     return augment
 
 
-def _generator(layer: Any, batch: int) -> np.random.Generator:
+def build_generator(layer: Any, batch: int) -> np.random.Generator:
+    """Returns the generator of a layer's random numbers for a batch, from the layer's seed and the batch's number alone."""
     return np.random.default_rng([abs(int(layer.seed)) if layer is not None else 0, int(batch)])
 
 
 def _warp(layers: Sequence[Any], images: np.ndarray, batch: int) -> np.ndarray:
-    return warp(images, layers, [_generator(layer, batch) for layer in layers])
+    return warp(images, layers, [build_generator(layer, batch) for layer in layers])
 
 
 def _operate(operation: Operation, layer: Any, images: np.ndarray, batch: int) -> np.ndarray:
-    return operation(images, _generator(layer, batch))
+    return operation(images, build_generator(layer, batch))
 
 
 def find_operation(layer: Any) -> Operation | None:

@@ -231,13 +231,15 @@ def finish_plan(runs: "Sequence[PlannedRun]", again: str, format: str) -> NoRetu
         again: the command that trains these runs.
         format: table or json.
     """
-    from catdog.sweeps.plan import build_table, describe_plan
+    from catdog.sweeps.plan import build_table, describe_plan, restore_commands
 
+    # Restoring is cheaper than training again.
+    steps = [*restore_commands(runs), again]
     if format == "json":
-        show_json("plan", {"runs": describe_plan(runs), "next": [again]})
+        show_json("plan", {"runs": describe_plan(runs), "next": steps})
     else:
         show_table(build_table(runs))
-        show_next(again)
+        show_next(*steps)
     sys.exit(0)
 
 

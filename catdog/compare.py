@@ -43,10 +43,13 @@ def compare(composed: DictConfig) -> None:
     compared = Study(comparison.study, tracking_uri=config.tracking.uri)
     if not compared.has_champion_to_test() or not (is_tested or study.is_writable):
         steps = []
-    partners = comparison.suggest_partners(config.tracking.uri)
     found = comparison.analysis.comparison
+    # Restoring is cheaper than training again.
+    restore = [found.restore] if found.restore else []
     resume = [found.command] if found.sweep_id and found.command and not found.complete else []
-    steps = [*resume, *partners, *steps]
+    # What is left of an incomplete sweep is no reason to look at test images, or to train other variants.
+    further = [] if found.is_partial else [*comparison.suggest_partners(config.tracking.uri), *steps]
+    steps = [*restore, *resume, *further]
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()
     if config.format == "json":

@@ -43,6 +43,7 @@ def evaluate(composed: DictConfig) -> None:
         cli.show_json("evaluate", {"study": study.name, **evaluation.to_dict(), "next": [predict]})
         return
     console.print(evaluation.summary, style="bold", highlight=False)
+    console.print(evaluation.baseline_words, highlight=False)
     show_table(build_classes_table(evaluation))
     console.print(evaluation.words, highlight=False, soft_wrap=True)
     show_table(build_looks_table(evaluation))

@@ -75,7 +75,7 @@ def launch(runs: "Sequence[ComposedRun]", options: "LauncherOptions") -> "SweepR
         result.save(Path(options.result_file))
     else:
         browse = next_command("ui", result.study, result.tracking.uri)
-        show_next(*result.next_commands(), *([] if result.undelivered else [browse]))
+        show_next(*result.next_commands(), *([browse] if result.has_ended and not result.undelivered else []))
     if result.interrupted:
         sys.exit(EXIT_INTERRUPTED)
     if result.undelivered or not result.is_complete:

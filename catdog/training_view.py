@@ -12,6 +12,7 @@ from catdog import cli
 from catdog.config.command_lines import train_command
 from catdog.system.errors import EXIT_DEFECT
 from catdog.system.terminal import console, show_error, show_next, show_table
+from catdog.system.wording import plural
 
 if TYPE_CHECKING:
     from catdog.config.composition import ComposedRun
@@ -55,6 +56,9 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
     for job in result.jobs:
         if job.has_failed:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
+    if result.lacks_promotion:
+        finished = f"{len(result.outcomes)} of {plural(len(result.jobs), 'run')}"
+        log.info("nothing was promoted: the sweep is incomplete, %s finished", finished)
     return result
 
 

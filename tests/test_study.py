@@ -66,6 +66,30 @@ def test_a_sweep_is_trained_and_then_planned_as_reused(uri, words, trained, capf
     assert capfd.readouterr().out == ""
 
 
+def test_results_show_themselves_in_a_few_lines(uri, words, trained) -> None:
+    shown = repr(trained).splitlines()
+    assert shown[0] == f"Sweep(2 of 2 runs finished, sweep_id={trained.sweep_id!r})"
+    assert shown[1].split() == ["run", "outcome", "val_accuracy", "best_val_accuracy"]
+    assert [line.split()[:2] for line in shown[2:]] == [["cnn", "finished"], ["augmented", "finished"]]
+    assert f"{trained.outcomes['val_accuracy'][0]:.3f}" in shown[2]
+    html = trained._repr_html_()
+    assert "finished" in html
+    assert trained.run_ids[0] not in html
+    assert len(repr(trained.result)) < 1000
+    study = catdog.Study("api", tracking_uri=uri)
+    one = study.train("model=cnn", *words, quiet=True)
+    accuracy = one.outcomes["val_accuracy"][0]
+    assert repr(one) == f"Sweep(cnn: reused, val accuracy {accuracy:.3f}, run_id={one.run_ids[0]!r})"
+    deletion = repr(study.plan_deletion(run=one.run_ids[0])).splitlines()
+    assert deletion[:2] == ["Deletion, not carried out:", f"run cnn ({one.run_ids[0]}) of the study 'api'"]
+    assert repr(study.split("val")) == "Split('val': 32 images of 2 classes)"
+    with study.look(one.run_ids[0]) as look:
+        assert repr(look) == f"OpenLook(look 1, open, run_id={one.run_ids[0]!r})"
+    findings = study.audit(*(word for word in words if word.startswith("dataset")))
+    assert repr(findings).startswith("DatasetFindings('synthetic': ")
+    assert len(repr(findings)) < 2000
+
+
 def test_the_process_is_left_as_it_was(uri, words, trained) -> None:
     before = (gc.isenabled(), gc.get_freeze_count(), [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)],
               os.environ.get("TMPDIR"), sys.modules["__main__"], mlflow.get_tracking_uri())  # fmt: skip
@@ -101,6 +125,7 @@ def test_a_run_that_fails_is_in_the_outcomes(uri, words) -> None:
     assert sweep.outcomes["outcome"].tolist() == ["failed", "finished"]
     assert not sweep.is_complete
     assert "the loss became" in sweep.errors["cnn learning_rate=1e+30"]
+    assert "the loss became" in repr(sweep)
 
 
 def test_rounds_decide(uri, words) -> None:
@@ -111,6 +136,10 @@ def test_rounds_decide(uri, words) -> None:
     assert list(frame[["first", "second", "seeds"]].iloc[0]) == ["cnn", "drawn_mini", 2]
     assert frame["low"][0] <= frame["difference"][0] <= frame["high"][0]
     assert frame["words"][0]
+    shown = repr(decision).splitlines()
+    assert shown[0] == f"Decision('rounds', 2 seeds, sweep_id={decision.sweep_id!r})"
+    assert shown[1] == f"  cnn \N{MINUS SIGN} drawn_mini: {frame['words'][0]}"
+    assert "<table" in decision._repr_html_()
 
 
 def test_a_script_is_interrupted_and_goes_on(tmp_path, uri, words) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
-from support import PROJECT, write_images
+from support import PROJECT, TINY, write_images
 
 import catdog
 from catdog.registry.evidence import Reason
@@ -191,6 +191,8 @@ def test_an_evaluation_is_counted(trained):
     assert second.accuracy == first.accuracy == first.correct / first.images
     assert first.interval[0] <= first.accuracy <= first.interval[1]
     assert list(first.classes["class"]) == ["cats", "dogs"]
+    assert first.baseline == 0.5
+    assert first.baseline_words.startswith("always answering one class is right on 0.500 of test")
     assert first.confusion.to_numpy().sum() == first.images == 8
     assert len(second.looks) == first.look
     assert second.looks["accuracy"].iloc[-1] == first.accuracy
@@ -238,7 +240,21 @@ def test_a_run_can_be_deleted_but_not_the_champions(copied):
     assert copied.champion().run_id == champion.run_id
 
 
-def test_a_sweep_without_one_of_its_runs_gets_no_verdict(copied, tmp_path, caplog):
+def test_deleted_runs_of_one_sweep_are_restored_with_it(copied, study):
+    client = mlflow.MlflowClient(copied.tracking.uri)
+    sweep = copied.compare(gradcam="never")
+    for run_id in sweep.runs["run_id"].iloc[:2]:
+        client.delete_run(run_id)
+    variants = "model=cnn,augmented,preprocessed,drawn_mini"
+    options = ("hydra.launcher.plan_only=true", "hydra.launcher.format=json", f"tracking.uri={copied.tracking.uri}")
+    plan = parse(study.run("train", "-m", variants, *TINY, *options).out)
+    assert [run["plan"] for run in plan["runs"]].count("run") == 2
+    restore, train = plan["next"]
+    assert restore.endswith(f"-m catdog.restore sweep={sweep.sweep_id} tracking.uri={copied.tracking.uri}")
+    assert "catdog.train -m" in train
+
+
+def test_a_sweep_without_one_of_its_runs_gets_no_verdict(copied, study, tmp_path, caplog):
     """The run is deleted on MLflow's own pages, then removed for good; the page with the verdicts stays."""
     client = mlflow.MlflowClient(copied.tracking.uri)
     whole = copied.compare(gradcam="never")
@@ -253,6 +269,10 @@ def test_a_sweep_without_one_of_its_runs_gets_no_verdict(copied, tmp_path, caplo
     assert restore in caplog.text
     assert not left.complete
     assert set(left.pairs["kind"]) == {"incomplete"}
+    options = (f"tracking.uri={copied.tracking.uri}", "gradcam=never", f"output={tmp_path}/json", "format=json")
+    first, second, *_ = parse(study.run("compare", *options).out)["next"]
+    assert restore in first
+    assert "catdog.train -m" in second
     assert left.runs.set_index("run_id").loc[run_id, "status"] == "DELETED"
     assert "1 run of the sweep was deleted in MLflow: augmented." in left.warnings[0]
     folder = left.save_folder(tmp_path)
@@ -449,7 +469,7 @@ def test_commands_print_one_json_document(study, tmp_path):
     evaluated = study.run("evaluate", "format=json")
     assert evaluated.code == 0, evaluated.text
     found = parse(evaluated.out)
-    assert (found["format_version"], found["command"], found["images"]) == (1, "evaluate", 8)
+    assert (found["format_version"], found["command"], found["images"], found["baseline"]) == (1, "evaluate", 8, 0.5)
     assert found["low"] <= found["accuracy"] <= found["high"]
     assert "evaluating cats_vs_dogs version 1" in evaluated.err
     tested = parse(study.run("compare", "format=json", f"output={tmp_path}", "gradcam=never").out)

@@ -1,6 +1,7 @@
 """The result of an audit for users: findings, tables, and the page."""
 
 import html
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,9 +15,13 @@ from catdog.config.schema import DatasetConfig, hash_text
 from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
 from catdog.system.saving import save_page, saving_folder
+from catdog.system.wording import plural
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# How many findings are shown of themselves, as in a Python session; the tables have all.
+MOST_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +57,20 @@ class Findings:
         ]
         return {"subject": self.subject, "findings": found}
 
+    def __repr__(self) -> str:
+        counts = Counter(finding.severity for finding in self.found)
+        head = ", ".join(plural(count, severity) for severity, count in counts.items()) or "nothing found"
+        shown = [f"  {finding.severity}: {finding.words}" for finding in self.found[:MOST_SHOWN]]
+        more = [f"  and {len(self.found) - MOST_SHOWN} more"] if len(self.found) > MOST_SHOWN else []
+        return "\n".join([f"{type(self).__name__}({self.subject!r}: {head})", *shown, *more])
+
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the table of findings."""
         head = f"<p><strong>{html.escape(self.subject)}</strong></p>"
         return head + (self.findings.to_html(index=False, border=0) if self.found else "<p>nothing found</p>")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DatasetFindings(Findings):
     """The findings of an audit of a data set.
 
@@ -124,7 +136,7 @@ class DatasetFindings(Findings):
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PipelineFindings(Findings):
     """The findings of an audit of an input pipeline.
 

@@ -34,7 +34,7 @@ def headline(analysis: Analysis) -> str:
     if len(best.records) > 1:
         score += f", the mean of {plural(len(best.records), 'seed')}"
     if len(analysis.variants) == 1:
-        return f"{best.name} gets {score}"
+        return f"{'Incomplete; so far ' if comparison.is_partial else ''}{best.name} gets {score}"
     if not comparison.complete:
         return f"Incomplete, so no verdict; so far {best.name} leads: {score}"
     level = _level_with_best(analysis)
@@ -87,13 +87,17 @@ def warnings(comparison: ComparedRuns) -> list[str]:
         found.append(
             f"{plural(len(names), 'run')} did not finish ({status}): {_some(names)}. "
             f"{'It is' if len(names) == 1 else 'They are'} listed in the table, but left out of the figures and of every "
-            f"comparison. There is no verdict without {'it' if len(names) == 1 else 'them'}. Run the sweep's command again to "
-            "resume."
+            f"comparison. There is no verdict without {'it' if len(names) == 1 else 'them'}. {_how_to_resume(comparison)}"
         )
-    if not by_status and comparison.sweep_status != FINISHED and comparison.finished:
+    if comparison.untrained:
+        found.append(
+            f"The sweep is not finished ({comparison.sweep_status}): {comparison.describe_untrained()}, so there is no "
+            f"verdict. {_how_to_resume(comparison)}"
+        )
+    elif not by_status and comparison.sweep_status != FINISHED and comparison.finished:
         found.append(
             f"The sweep is not finished ({comparison.sweep_status}): runs are missing, so there is no verdict. "
-            "Run its command again to resume."
+            f"{_how_to_resume(comparison)}"
         )
     if not comparison.same_data:
         found.append(
@@ -111,12 +115,18 @@ def warnings(comparison: ComparedRuns) -> list[str]:
     return found
 
 
+def _how_to_resume(comparison: ComparedRuns) -> str:
+    if comparison.sweep_id and comparison.command:
+        return f"The sweep's command resumes it: {comparison.command}"
+    return "Run the sweep's command again to resume."
+
+
 def _about_deleted(comparison: ComparedRuns, deleted: list[str]) -> str:
     words = []
     if deleted:
         words.append(
             f"{plural(len(deleted), 'run')} of the sweep {'was' if len(deleted) == 1 else 'were'} deleted in MLflow: "
-            f"{_some(deleted)}. `catdog.restore sweep={comparison.sweep_id}` restores {'it' if len(deleted) == 1 else 'them'}."
+            f"{_some(deleted)}. This restores {'it' if len(deleted) == 1 else 'them'}: {comparison.restore}."
         )
     if comparison.removed:
         words.append(

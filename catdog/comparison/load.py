@@ -89,7 +89,22 @@ def load_comparison(
             "%s of this sweep %s not in the store: removed for good, or not delivered yet. There is no verdict on what is left",
             plural(removed, "run"), "is" if removed == 1 else "are",
         )  # fmt: skip
+    compared = _build_compared(client, sweep, records, first, first_run, removed)
+    if compared.untrained:
+        log.warning("%s. There is no verdict on what is there", compared.describe_untrained())
+    return compared
+
+
+def _build_compared(
+    client: "MlflowClient",
+    sweep: StoredRun | None,
+    records: list[RunRecord],
+    first: RunRecord,
+    first_run: StoredRun,
+    removed: int,
+) -> ComparedRuns:
     split = first_run.load_splits()
+    lost = sweep is not None and any(record.status == DELETED for record in records)
     return ComparedRuns(
         study=client.get_experiment(first_run.experiment_id).name,
         sweep_id=sweep.run_id if sweep else "",
@@ -105,6 +120,8 @@ def load_comparison(
         sweep_status=sweep.status if sweep else FINISHED,
         looks=read_looks(client, digest_test(split)) if len(split) else [],
         removed=removed,
+        planned=sweep.planned_runs if sweep else 0,
+        restore=store_command(client, "restore", f"sweep={sweep.run_id}") if sweep and lost else "",
     )
 
 

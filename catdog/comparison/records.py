@@ -13,6 +13,7 @@ from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
 from catdog.statistics.proportions import wilson_interval
+from catdog.system.wording import agree, plural
 from catdog.tracking.tags import Tags
 
 NAN = float("nan")
@@ -204,6 +205,8 @@ class ComparedRuns:
         sweep_status: MLflow's status of the sweep: FINISHED once all its runs have finished.
         looks: the looks at the test split of this data, by any model, the oldest first.
         removed: how many runs of the finished sweep the store does not have: they were removed for good, or are not delivered yet.
+        planned: how many runs the sweep was started with; 0: not known, or single runs.
+        restore: the command that restores the sweep's deleted runs; "" if none is deleted.
     """
 
     study: str
@@ -220,6 +223,8 @@ class ComparedRuns:
     sweep_status: str = FINISHED
     looks: Sequence[Look] = ()
     removed: int = 0
+    planned: int = 0
+    restore: str = ""
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)
@@ -239,6 +244,23 @@ class ComparedRuns:
         """Whether the sweep and all its runs have finished, none was deleted, and every run has predictions."""
         whole = self.sweep_status == FINISHED and not self.removed
         return whole and all(record.finished and record.kept_images for record in self.records)
+
+    @property
+    def untrained(self) -> int:
+        """How many runs of a sweep that has not finished were never started."""
+        return max(0, self.planned - len(self.records)) if self.sweep_status != FINISHED else 0
+
+    def describe_untrained(self) -> str:
+        """Returns how many of the planned runs of the sweep there are, and how many have not been trained."""
+        missing = self.untrained
+        there = f"{len(self.records):,} of {plural(self.planned, 'planned run')}"
+        return f"{there}; {missing:,} {agree(missing, 'has', 'have')} not been trained"
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether runs of the sweep are missing that its command would train, or a restoration would bring back."""
+        unfinished = self.sweep_status not in (FINISHED, "FAILED")
+        return bool(self.sweep_id) and (unfinished or self.untrained > 0 or self.has_lost_runs)
 
     @property
     def has_lost_runs(self) -> bool:

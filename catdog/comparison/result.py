@@ -155,6 +155,8 @@ class Comparison:
             "study": self.study,
             "sweep": self.sweep_id or None,
             "complete": self.complete,
+            "planned_runs": compared.planned or len(compared.records),
+            "untrained_runs": compared.untrained,
             "same_data": compared.same_data,
             "margin": self.analysis.margin,
             "val_images": compared.val_images,

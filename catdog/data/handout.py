@@ -10,6 +10,7 @@ import numpy as np
 from catdog.data.dataset import Dataset
 from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 
 if TYPE_CHECKING:
     from catdog.registry.ledger import OpenLook
@@ -37,6 +38,9 @@ class Split:
     names: tuple[str, ...]
     _dataset: Dataset = field(repr=False)
     _look: "OpenLook | None" = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Split({self.name!r}: {plural(len(self), 'image')} of {len(self.class_names)} classes)"
 
     def __len__(self) -> int:
         return len(self.files)

@@ -95,6 +95,11 @@ class Evaluation:
         return int(np.trace(self.result.counts))
 
     @property
+    def baseline(self) -> float:
+        """The test accuracy in [0, 1] of always answering the most common class."""
+        return float(self.result.counts.sum(axis=1).max() / self.images)
+
+    @property
     def classes(self) -> "pd.DataFrame":
         """One row per class: columns class, images, precision (NaN if the class was never predicted) and recall."""
         import pandas as pd
@@ -134,6 +139,19 @@ class Evaluation:
             f"({self.correct} of {self.images:,} images), loss {self.loss:.3f}"
         )
 
+    @property
+    def baseline_words(self) -> str:
+        """What the accuracy is to be compared with, in one line; says so where the model is not clearly better."""
+        images = self.result.counts.sum(axis=1)
+        most = [name for name, count in zip(self.class_names, images, strict=True) if count == images.max()]
+        common = repr(most[0]) if len(most) == 1 else "one class"
+        doubt = ""
+        if self.result.high < self.baseline:
+            doubt = ": more often than this model"
+        elif self.result.low <= self.baseline:
+            doubt = ", which the interval does not exclude"
+        return f"always answering {common} is right on {self.baseline:.3f} of test{doubt}"
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the whole result as lists, numbers and texts, as `format=json` prints it."""
         return {
@@ -147,6 +165,7 @@ class Evaluation:
             "images": self.images,
             "correct": self.correct,
             "loss": self.loss,
+            "baseline": self.baseline,
             "classes": self.classes.to_dict("records"),
             "confusion": self.result.counts.tolist(),
             "look": self.look,

@@ -65,6 +65,9 @@ class Deletion:
     restore: str
     experiment_id: str | None = None
 
+    def __repr__(self) -> str:
+        return "\n".join(["Deletion, not carried out:", *self.describe()])
+
     def describe(self) -> list[str]:
         """Returns what is deleted and what hangs on it, as lines for a terminal."""
         lines = [f"{self.what} of the study {self.study!r}" if self.experiment_id is None else self.what]

@@ -76,6 +76,10 @@ class OpenLook:
     has_images: bool = False
     result: Mapping[str, float] | None = None
 
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "ended"
+        return f"OpenLook(look {self.number}, {state}, run_id={self.run_id!r})"
+
     @property
     def number(self) -> int:
         """Which look this is, from 1."""

@@ -95,6 +95,15 @@ class Decision:
     study: str
     uri: str
 
+    def __repr__(self) -> str:
+        pairs = [f"{pair.first} \N{MINUS SIGN} {pair.second}: {pair.words}" for pair in self.pairs]
+        head = f"Decision({self.study!r}, {plural(self.seeds, 'seed')}, sweep_id={self.sweep_id!r})"
+        return "\n  ".join([head, *pairs]).replace("\N{NO-BREAK SPACE}", " ")
+
+    def _repr_html_(self) -> str:
+        """Returns what a notebook shows: the table of pairs."""
+        return str(self.to_frame().to_html(index=False, border=0, float_format="{:.3f}".format))
+
     @property
     def is_open(self) -> bool:
         """Whether more seeds might still decide a pair."""

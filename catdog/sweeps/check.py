@@ -1,5 +1,6 @@
 """Checks before the first job of a sweep starts, so that a mistake in the last job does not show only at the end of a night."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -8,9 +9,9 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
+from catdog.data.progress import reported_progress
 from catdog.sweeps.jobs import JobState, describe_death, start_process, start_server
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
-from catdog.system.terminal import ConsoleHandler
 from catdog.tracking.identity import Identity
 from catdog.training.class_weights import require_known_classes
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from catdog.data.dataset import Dataset
 
 log = logging.getLogger(__name__)
+
+REPORT_EVERY_S = 1.0
 
 
 def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
@@ -144,7 +147,7 @@ def check_single(config: Config, classes: int, identity: Identity) -> None:
 
 
 def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> list[str]:
-    """Builds every job's model once, so that a model that cannot run is reported before anything has run.
+    """Builds every different model of the jobs once, so that one that cannot run is reported before anything has run.
 
     Args:
         processes: the context that starts processes.
@@ -162,8 +165,7 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
     process = start_process(processes, _build_all, planned, classes, sender)
     sender.close()
     try:
-        failed: tuple[int, str, bool] | None
-        failed, gpus = receiver.recv()
+        failed, gpus = _receive_checks(receiver, len(jobs))
     except EOFError:
         process.join()
         raise UserError(f"checking the runs: {describe_death(process.exitcode)}; nothing was started.") from None
@@ -177,31 +179,62 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
     return gpus
 
 
+def _receive_checks(receiver: Connection, total: int) -> tuple[tuple[int, str, bool] | None, list[str]]:
+    """Shows how many runs are checked until the process sends its result; returns that: the failure if any, and the GPUs.
+
+    Loading TensorFlow, before the first run, may take longer than all checks.
+
+    Raises:
+        EOFError: the process ended without a result.
+    """
+    with reported_progress("checking", total, "runs") as advance:
+        while True:
+            # Nothing new is reported too: a log file gets a line now and then also while TensorFlow is being loaded.
+            message: tuple[str, Any] = receiver.recv() if receiver.poll(REPORT_EVERY_S) else ("checked", 0)
+            kind, value = message
+            if kind == "result":
+                return value[0], value[1]
+            if kind == "log":
+                log.log(*value)
+            else:
+                advance(value)
+
+
+class SendingHandler(logging.Handler):
+    """Sends log records to the process that owns the terminal: printed from here, they would break up its progress bar."""
+
+    def __init__(self, sender: Connection) -> None:
+        super().__init__()
+        self.sender = sender
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Sends one record's level and text; without anybody to read it, it is lost."""
+        with contextlib.suppress(OSError):
+            self.sender.send(("log", (record.levelno, "%s", record.getMessage())))
+
+
 def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection) -> None:
-    from catdog.training.check import check_run
+    """Checks the runs; sends (kind, value) pairs: checked, log, and at the end the result: the failure, if any, and the GPUs."""
+    from catdog.training.check import Checked, check_run
     from catdog.training.precision import build_strategy, choose_precision
 
-    logging.basicConfig(level=logging.INFO, handlers=[ConsoleHandler()])
+    logging.basicConfig(level=logging.INFO, handlers=[SendingHandler(sender)])
     number = 0
     try:
-        models = set()
+        checked = Checked()
         for number, ((config, identity), count) in enumerate(zip(jobs, classes, strict=True)):  # noqa: B007
             policy = choose_precision(config.trainer, identity.runtime).policy
-            build_strategy(config.trainer)
-            model = str((
-                config.preprocessing, config.backbone, config.head, config.model, config.augmentation, config.speed, count,
-                config.optimizer, config.loss, config.trainer.callbacks, config.trainer.sizes,
-            ))  # fmt: skip
-            if model not in models:
-                check_run(config, count, policy)
-                models.add(model)
-        sender.send((None, _list_gpus()))
+            if checked.is_new("devices", config.trainer.devices, config.trainer.batch_size):
+                build_strategy(config.trainer)
+            check_run(config, count, policy, checked)
+            sender.send(("checked", 1))
+        sender.send(("result", (None, _list_gpus())))
     except UserError as error:
-        sender.send(((number, str(error), True), []))
+        sender.send(("result", ((number, str(error), True), [])))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception:
-        sender.send(((number, traceback.format_exc(), False), []))
+        sender.send(("result", ((number, traceback.format_exc(), False), [])))
 
 
 def _list_gpus() -> list[str]:

@@ -61,7 +61,7 @@ class JobState:
         retries: how often its process died and was restarted.
     """
 
-    composed: DictConfig
+    composed: DictConfig = field(repr=False)
     overrides: list[str]
     planned: PlannedRun
     job: "Job | None" = None
@@ -93,6 +93,11 @@ class JobState:
     def has_failed(self) -> bool:
         """Whether it has no result for a reason other than an interrupt."""
         return bool(self.error) and self.error != INTERRUPTED
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has finished, or failed by itself; not if it was interrupted, not started, or is another process's."""
+        return self.outcome is not None or (self.has_failed and self.planned.state != "busy")
 
     @property
     def is_to_train(self) -> bool:
@@ -269,6 +274,8 @@ class Supervisor:
                     self.display.message(worker.number, *value)
                 elif kind == "outcome":
                     job.outcome = value
+                elif kind == "busy":
+                    job.planned.state, job.error = "busy", value
                 elif kind == "traceback":
                     self.display.error(worker.number, f"\n{value}")
                 else:
@@ -312,7 +319,7 @@ class Supervisor:
             job.error = INTERRUPTED
             self.display.finish(worker.number, "stopped")
         elif job.error:
-            self.display.finish(worker.number, "failed")
+            self.display.finish(worker.number, "busy" if job.planned.state == "busy" else "failed")
         else:
             assert job.job is not None
             death = worker.verdict or describe_death(worker.process.exitcode)

@@ -20,7 +20,7 @@ from catdog.sweeps.display import Display
 from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
-from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs
+from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs, restore_commands
 from catdog.sweeps.summary import describe_outcomes
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
@@ -63,7 +63,7 @@ class SweepResult:
     tracking: TrackingConfig
     sweep_id: str
     arguments: list[str]
-    jobs: list[JobState]
+    jobs: list[JobState] = field(repr=False)
     interrupted: bool = False
     is_promoted: bool = False
     undelivered: str = ""
@@ -79,17 +79,35 @@ class SweepResult:
         """Whether all of its runs have finished."""
         return len(self.outcomes) == len(self.jobs)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether each of its runs has finished or failed by itself. Until then, nothing of it is promoted."""
+        return all(job.has_ended for job in self.jobs)
+
+    @property
+    def lacks_promotion(self) -> bool:
+        """Whether its best run would compete for champion, if the sweep had ended."""
+        return self.jobs[0].config.promote.enabled and not self.has_ended
+
     def save(self, file: Path) -> None:
         """Writes study, sweep id and tracking to a JSON file, for the program that started the sweep."""
         content = {"study": self.study, "sweep_id": self.sweep_id, "tracking": asdict(self.tracking)}
         file.write_text(json.dumps(content), encoding="utf-8")
 
     def next_commands(self) -> list[str]:
-        """Returns the commands to type next; the first is the same command again if something is left to do."""
+        """Returns the commands to type next; the first is the same command again if something is left to do.
+
+        For an incomplete sweep that is all: what is there so far is no reason to look at test images.
+        """
         place = (self.study, self.tracking.uri)
+        # What was discarded when the sweep began cannot be resumed any more.
+        lost = [job.planned for job in self.jobs if not job.outcome and not job.planned.discard]
+        again = [] if self.is_complete else [*restore_commands(lost), train_command(self.arguments)]
         if self.undelivered:
-            return [next_command("deliver", DEFAULT_STUDY, self.tracking.uri)]
-        commands = [] if self.is_complete else [train_command(self.arguments)]
+            return [next_command("deliver", DEFAULT_STUDY, self.tracking.uri), *([] if self.has_ended else again)]
+        if not self.has_ended:
+            return again
+        commands = again
         if self.outcomes:
             # Without a name, compare uses the latest sweep.
             commands.append(next_command("compare", *place, *([] if self.is_latest else [f"sweep={self.sweep_id}"])))
@@ -182,7 +200,8 @@ class PlannedSweep:
         _share_outcomes(self.jobs)
         # There may be a new champion since, or promote.force may be set.
         run_ids = [job.outcome.run_id for job in self.jobs if job.outcome and job.planned.same_as is None]
-        promote(client, self.config.promote, run_ids, earlier.run_id)
+        if all(job.has_ended for job in self.jobs):
+            promote(client, self.config.promote, run_ids, earlier.run_id)
         return self._conclude(client, earlier.run_id)
 
     def _conclude(
@@ -359,19 +378,28 @@ def _share_outcomes(jobs: list[JobState]) -> None:
         if job.planned.same_as is not None:
             twin = jobs[job.planned.same_as]
             job.outcome = twin.outcome
-            job.error = "" if twin.outcome else f"{twin.name}, which is the same, has no result"
+            if twin.has_failed:
+                job.error = f"{twin.name}, which is the same, has no result"
+            else:
+                job.error = twin.error
+            if twin.planned.state == "busy":
+                job.planned.state = "busy"
 
 
 def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[JobState], interrupted: bool) -> bool:
-    """Records how the sweep ended, registers its best run, and delivers what is left; returns whether everything has arrived."""
+    """Records how the sweep ended and delivers what is left; returns whether everything has arrived.
+
+    Its best run is registered only if every run has ended: the best of those that an interruption left is not the sweep's best.
+    """
     from catdog.tracking.run import hand_in
 
     config = jobs[0].config
     done = all(job.outcome for job in jobs)
     sweep.log_tags({tag.NOTE: describe_outcomes(jobs, str(sweep.delivered_state["run_id"]))})
-    status = "KILLED" if interrupted else "FINISHED" if done else "FAILED"
+    # An interruption may come after the last run has finished.
+    status = "FINISHED" if done else "KILLED" if interrupted else "FAILED"
     finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
-    if finished and config.promote.enabled:
+    if finished and config.promote.enabled and all(job.has_ended for job in jobs):
         known = [job.outcome.run_id for job in finished if job.outcome and job.outcome.has_arrived]
         keys = [job.planned.entry.facts["key"] for job in finished if job.outcome and not job.outcome.has_arrived
                 and job.planned.entry.facts]  # fmt: skip

@@ -1,6 +1,7 @@
 """The plan: what will happen to each run before any of them starts - reuse, resume, run - and why."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog.config import schema
-from catdog.config.schema import Config
+from catdog.config.command_lines import next_command
+from catdog.config.schema import DEFAULT_STUDY, Config
 from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import plural
 from catdog.tracking.identity import (
@@ -30,6 +32,7 @@ from catdog.tracking.records import (
     close_dead_runs,
     find_by_identity,
     find_deleted_runs,
+    find_run,
     list_recent_runs,
 )
 
@@ -59,6 +62,7 @@ class PlannedRun:
         same_as: number of an earlier run of the same command with the same identity, whose result it will share.
         images: its data set's manifest: file, label, split, sha256.
         discard: whether the outbox holds data of it for a run that was deleted in MLflow.
+        restore: what restores a deleted run that it would be reused or resumed from, such as "run=ID"; "" if there is none.
     """
 
     name: str
@@ -70,6 +74,7 @@ class PlannedRun:
     same_as: int | None = None
     images: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     discard: bool = False
+    restore: str = ""
 
     @property
     def entry(self) -> Entry:
@@ -89,6 +94,7 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
     recent: list[StoredRun] | None = None
     deleted: dict[str, StoredRun] | None = None
     first: dict[str, int] = {}
+    gone: list[tuple[PlannedRun, StoredRun]] = []
     for number, planned in enumerate(runs):
         digest = planned.identity.digest
         if digest in first:
@@ -101,6 +107,8 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
             continue
         if planned.discard:
             planned.why = "interrupted before, but its run was deleted in MLflow"
+            run = find_run(client, str(planned.entry.state["run_id"]))
+            gone += [(planned, run)] if run else []
             continue
         if found:
             planned.why = _explain_again(planned, found)
@@ -108,11 +116,29 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
         if deleted is None:
             deleted = {run.tags.identity: run for run in find_deleted_runs(client, planned.config.study)}
         if digest in deleted:
-            planned.why = f"finished, but deleted: `catdog.restore run={deleted[digest].run_id}` restores it"
+            planned.why = "finished, but deleted"
+            gone.append((planned, deleted[digest]))
             continue
         if recent is None:
             recent = list_recent_runs(client, planned.config.study, RECENT_RUNS)
         planned.why = _explain_new(planned, recent)
+    if client:
+        _offer_restoration(client, gone)
+
+
+def _offer_restoration(client: "MlflowClient", gone: Sequence[tuple[PlannedRun, StoredRun]]) -> None:
+    """Sets what restores deleted runs: each by its id, or several of one sweep with that sweep."""
+    by_sweep = Counter(run.sweep_id for _, run in gone)
+    sweeps = {sweep_id for sweep_id, count in by_sweep.items() if sweep_id and count > 1 and find_run(client, sweep_id)}
+    for planned, run in gone:
+        planned.why += f": `catdog.restore run={run.run_id}` restores it"
+        planned.restore = f"sweep={run.sweep_id}" if run.sweep_id in sweeps else f"run={run.run_id}"
+
+
+def restore_commands(runs: Sequence[PlannedRun]) -> list[str]:
+    """Returns the commands that restore deleted runs, which then need not be trained again."""
+    wanted = {planned.restore: planned.config.tracking.uri for planned in runs if planned.restore}
+    return [next_command("restore", DEFAULT_STUDY, uri, item) for item, uri in wanted.items()]
 
 
 def discard_entries(runs: Sequence[PlannedRun]) -> None:

@@ -5,8 +5,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from catdog.system.wording import plural
+
 if TYPE_CHECKING:
     from catdog.sweeps.launch import SweepResult
+
+# A table that is shown of itself, as in a notebook, has no more rows.
+MOST_ROWS = 20
 
 
 @dataclass(frozen=True)
@@ -65,5 +70,30 @@ class Sweep:
             )
         return pd.DataFrame(rows)
 
+    def __repr__(self) -> str:
+        jobs = self.result.jobs
+        if len(jobs) == 1:
+            row = self.outcomes.iloc[0]
+            accuracy = "" if pd.isna(row["val_accuracy"]) else f", val accuracy {row['val_accuracy']:.3f}"
+            run_id = f", run_id={row['run_id']!r}" if row["run_id"] else ""
+            return f"Sweep({row['run']}: {row['outcome']}{accuracy}{run_id})"
+        head = f"Sweep({len(self.run_ids)} of {plural(len(jobs), 'run')} finished, sweep_id={self.sweep_id!r})"
+        return "\n".join(
+            [head, self._small.to_string(index=False, float_format="{:.3f}".format, na_rep=""), *self._rest]
+        )
+
     def _repr_html_(self) -> str:
-        return self.outcomes.to_html(index=False, float_format="{:.3f}".format, na_rep="")
+        table = self._small.to_html(index=False, border=0, float_format="{:.3f}".format, na_rep="")
+        return "\n".join([table, *(f"<p>{words}</p>" for words in self._rest)])
+
+    @property
+    def _small(self) -> pd.DataFrame:
+        """What is shown of `outcomes`: the first rows, and errors only where there are some."""
+        shown = ["run", "outcome", "val_accuracy", "best_val_accuracy", *(["error"] if self.errors else [])]
+        rows = self.outcomes[shown].head(MOST_ROWS)
+        return rows.fillna({"error": ""}) if self.errors else rows
+
+    @property
+    def _rest(self) -> list[str]:
+        left = len(self.result.jobs) - MOST_ROWS
+        return [f"and {plural(left, 'more run')}: see outcomes"] if left > 0 else []

@@ -58,7 +58,7 @@ class WorkOrder:
 
 
 def work(order: WorkOrder, sender: Connection) -> None:
-    """Trains the run, and sends (kind, value) pairs: progress, log, and at the end outcome, error or traceback."""
+    """Trains the run, and sends (kind, value) pairs: progress, log, and at the end outcome, error, busy or traceback."""
     own_process()
     # While a run closes, only SIGKILL interrupts it.
     interrupts.listen(once=True)
@@ -89,7 +89,7 @@ def work(order: WorkOrder, sender: Connection) -> None:
             log.error("%s", error, extra={"file_only": True})
             link.send("error", str(error))
         except BusyError as busy:
-            link.send("error", f"{busy.owner or 'another process'} trains it right now")
+            link.send("busy", f"{busy.owner or 'another process'} trains it right now")
         except Exception as error:
             # Shown and logged at once: Hydra would report it only at the end, and only on the terminal.
             log.exception("%s", error, extra={"file_only": True})

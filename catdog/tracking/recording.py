@@ -23,6 +23,7 @@ from catdog.data.handout import PICTURE_SIZE
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.delivery import ENDED, Promote
 from catdog.tracking.identity import (
@@ -79,6 +80,9 @@ class Recording:
     sweep: OutboxRun | None = field(default=None, repr=False)
     promote: Promote | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Recording({self.name!r}, {plural(len(self.members), 'run')}, sweep_id={self.sweep_id!r})"
+
     def member_tags(self, place: int) -> dict[str, str]:
         """Returns the tags that make a member's run one of this sweep.
 
@@ -121,6 +125,10 @@ class RecordedRun:
         self._predictions: Predictions | None = None
         self._kept_epoch: int | None = None
         self._begun = (time.perf_counter(), time.process_time())
+
+    def __repr__(self) -> str:
+        state = "finished" if self.is_finished else "not finished"
+        return f"RecordedRun({self.name!r}: {state}, run_id={self.run_id!r})"
 
     def log_epoch(self, metrics: Mapping[str, float], *, epoch: int | None = None) -> None:
         """Records an epoch's metrics.
@@ -429,6 +437,8 @@ def open_recording(
 ) -> Iterator[Recording]:
     """Groups the runs of a script as a sweep, and closes it; its best run becomes a version of the registered model.
 
+    If an exception or Ctrl-C ends the block early, nothing is registered: runs that the script still had to make may be better.
+
     Args:
         client: of the tracking store.
         tracking: the tracking section.
@@ -442,6 +452,9 @@ def open_recording(
         yield recording
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        if promote and recording.members:
+            log.info("nothing was promoted: %s is incomplete, because the block ended early", name)
+        promote = None
         raise
     finally:
         if not all(member.is_finished for member in recording.members):

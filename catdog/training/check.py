@@ -34,16 +34,54 @@ BATCH = 2
 MIXING = "Mixing has keys of its own: augmentation.mix.mixup=0.2, augmentation.mix.cutmix=1."
 
 
-def check_run(config: Config, classes: int, policy: str) -> None:
+class Checked:
+    """What has been checked already, so that runs of a sweep that have it in common check it once."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+
+    def is_new(self, *read: object) -> bool:
+        """Returns whether these values, all that a check reads, have not been checked before, and remembers them."""
+        key = repr(read)
+        new = key not in self._keys
+        self._keys.add(key)
+        return new
+
+
+def check_run(config: Config, classes: int, policy: str, checked: Checked | None = None) -> None:
     """Raises UserError unless the model can be built, trained and saved, and the augmentation turns images into images.
 
     Args:
         config: the run's config.
         classes: number of classes.
         policy: Keras dtype policy of the run.
+        checked: what earlier runs of the sweep have checked, which is left out; None: nothing.
     """
-    for name in config.augmentation.layers:
-        check_augmentation(config, name)
+    checked = Checked() if checked is None else checked
+    size, speed = config.preprocessing.image_size, config.speed
+    for name, layer in config.augmentation.layers.items():
+        if checked.is_new("augmentation", name, layer, size, speed.fast_augmentation):
+            check_augmentation(config, name)
+    images = (size, config.preprocessing.pixel_range)
+    how = (speed.relu_after_pooling, speed.fold_norms, speed.fast_dropout, policy)
+    if checked.is_new("model", images, config.trainer.sizes, config.backbone, config.head, config.model, classes, how):
+        check_model(config, classes, policy)
+    if checked.is_new("optimizer", config.optimizer):
+        check_optimizer(config.optimizer)
+    if checked.is_new("loss", config.loss, classes, config.augmentation.mix.is_on):
+        check_loss(config.loss, classes, mixed=config.augmentation.mix.is_on)
+    if checked.is_new("callbacks", config.trainer.callbacks, config.trainer.ema):
+        build_callbacks(config.trainer)
+
+
+def check_model(config: Config, classes: int, policy: str) -> None:
+    """Raises UserError unless the model can be built, trained and saved.
+
+    Args:
+        config: the run's config.
+        classes: number of classes.
+        policy: Keras dtype policy of the run.
+    """
     own_backbone = not config.model.builder and bool(config.backbone.layers)
     unusual = [
         name for name, layer in config.backbone.layers.items() if not USUAL_LAYERS.issuperset(_list_kinds(layer))
@@ -55,7 +93,7 @@ def check_run(config: Config, classes: int, policy: str) -> None:
     with _explained("backbone", f"{config.backbone.application or what} cannot be built for {_size(config)}"):
         model = build_model(config, classes, policy)
         check_sizes(config, classes)
-    check_own_code(config, model, classes, policy)
+    _check_own_model(config, model, policy)
     keras_layers = [name for name in unusual if ":" not in config.backbone.layers[name]["layer"]]
     if own_backbone and keras_layers:
         named = config.backbone.layers[keras_layers[-1]]["layer"]
@@ -74,6 +112,10 @@ def check_own_code(config: Config, model: keras.Model, classes: int, policy: str
     check_optimizer(config.optimizer)
     check_loss(config.loss, classes, mixed=config.augmentation.mix.is_on)
     build_callbacks(config.trainer)
+    _check_own_model(config, model, policy)
+
+
+def _check_own_model(config: Config, model: keras.Model, policy: str) -> None:
     own = {key: name for key, name in find_references(config).items() if key.startswith(("model.", "backbone."))}
     if own:
         key, reference = next(iter(own.items()))

@@ -90,6 +90,27 @@ def test_an_incomplete_sweep_gets_no_verdict(make_seeds, make_record, make_analy
         assert any("no verdict" in warning for warning in findings.warnings(analysis.comparison))
 
 
+def test_runs_that_were_never_started_are_counted(make_record, make_analysis):
+    command = "python -m catdog.train -m model=cnn,mobilenet seed=0,1,2,3"
+    runs = [make_record(f"{name} seed={seed}", name, seed=seed) for name in ("a", "b") for seed in (0, 1)]
+    killed = make_record("b seed=2", "b", seed=2, status="KILLED")
+    for status, records, words in (
+        ("KILLED", [*runs, killed], "5 of 8 planned runs; 3 have not been trained"),
+        ("FAILED", runs[:1] * 7, "7 of 8 planned runs; 1 has not been trained"),
+    ):
+        comparison = make_analysis(*records, sweep_status=status, planned=8, command=command).comparison
+        said = findings.warnings(comparison)[-1]
+        assert f"({status}): {words}, so there is no verdict." in said
+        assert said.endswith(command)
+        assert comparison.is_partial
+    whole = make_analysis(*runs, planned=4).comparison
+    assert (whole.untrained, whole.is_partial, findings.warnings(whole)) == (0, False, [])
+    # A run that failed by itself leaves nothing to train but itself.
+    assert not make_analysis(*runs, sweep_status="FAILED", planned=4).comparison.is_partial
+    one = make_analysis(runs[0], sweep_status="KILLED", planned=4)
+    assert headline(one).startswith("Incomplete; so far a gets")
+
+
 def test_a_variant_that_may_be_guessing_is_named(make_record, make_analysis):
     analysis = make_analysis(make_record("guess", wrong=range(45)), make_record("good", wrong=range(5)))
     assert "guess: the interval does not exclude what always answering the most common class scores (50.0 %)" in said(

@@ -38,7 +38,7 @@ class Shelf:
         """The plan's line for the run: its state and why."""
         done = self.train(*more, "hydra.launcher.plan_only=true", **environment)
         assert done.code == 0, done.text
-        assert "Next: python -m catdog.train -m" in done.out
+        assert "python -m catdog.train -m" in done.out[done.out.index("Next:") :]
         assert "plan_only" not in done.out
         (line,) = re.findall(r"^  cnn[^│\n]*?  (?:reuse|resume|run|busy)  .*$", done.out, re.M)
         return " ".join(line.split()[1:])
@@ -142,13 +142,29 @@ def test_an_interrupted_run_that_was_deleted_in_mlflow_starts_anew(shelf) -> Non
     experiment_id = client.get_experiment_by_name("deleted").experiment_id
     (run,) = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'")
     client.delete_run(run.info.run_id)
-    assert shelf.plan(*failing) == "run interrupted before, but its run was deleted in MLflow"
+    restore = f"restore run={run.info.run_id}"
+    assert (
+        shelf.plan(*failing)
+        == f"run interrupted before, but its run was deleted in MLflow: `catdog.{restore}` restores it"
+    )
+    assert f"Next: python -m catdog.{restore}\n" in shelf.train(*failing, "hydra.launcher.plan_only=true").out
     again = shelf.train(*failing)
     assert again.code == 1
     assert "Traceback" not in again.text
     (fresh,) = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run'")
     assert fresh.info.run_id != run.info.run_id
     assert fresh.info.status == "FAILED"
+
+
+def test_a_finished_run_that_was_deleted_is_rather_restored_than_trained_again(shelf) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{shelf.folder}/mlruns/mlflow.db")
+    experiment_id = client.get_experiment_by_name("cats_vs_dogs").experiment_id
+    run_id = client.search_runs([experiment_id], "tags.`catdog.kind` = 'run' AND params.seed = '0'")[0].info.run_id
+    client.delete_run(run_id)
+    plan = shelf.train("hydra.launcher.plan_only=true")
+    assert re.search(rf"Next: python -m catdog.restore run={run_id}\n +python -m catdog.train -m ", plan.out)
+    assert run_catdog(shelf.folder, shelf.cache, "restore", f"run={run_id}").code == 0
+    assert shelf.plan().startswith("reuse")
 
 
 def test_a_single_run_is_planned_too(shelf) -> None:

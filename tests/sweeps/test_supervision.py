@@ -1,5 +1,6 @@
 """A sweep's processes: checked before the first starts, one each, and none of them takes the sweep with it."""
 
+import json
 import os
 import re
 import signal
@@ -100,7 +101,8 @@ def test_a_run_whose_process_keeps_dying_is_failed_and_the_others_go_on(tmp_path
 
 @pytest.mark.slow
 def test_ctrl_c_closes_the_run_and_the_same_command_goes_on(tmp_path, cache) -> None:
-    command = ("-m", "model=cnn", *TINY, "trainer.epochs=25,2", "study=stopped")
+    """What is left of an interrupted sweep is not promoted, so it gives no reason to look at test images."""
+    command = ("-m", "model=cnn", *TINY, "trainer.epochs=1,25,2", "study=stopped")
     with started(tmp_path, cache, *command) as process:
         read_until(process, "/25")
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does
@@ -109,17 +111,37 @@ def test_ctrl_c_closes_the_run_and_the_same_command_goes_on(tmp_path, cache) -> 
     assert "interrupted" in out
     assert "not started" in out
     assert "Traceback" not in out
-    assert "Next: python -m catdog.train -m model=cnn" in out
-    assert statuses(tmp_path, "stopped") == {"cnn epochs=25": "KILLED", "sweep of 2": "KILLED"}
+    assert "nothing was promoted: the sweep is incomplete, 1 of 3 runs finished" in out
+    resume = f"python -m catdog.train {' '.join(command)}"
+    assert out[out.index("Next:") :].split("\n")[:-1] == [f"Next: {resume}"]
+    assert statuses(tmp_path, "stopped") == {
+        "cnn epochs=1": "FINISHED",
+        "cnn epochs=25": "KILLED",
+        "sweep of 3": "KILLED",
+    }
+    assert client_of(tmp_path).search_registered_models() == []
+    compared = run_catdog(tmp_path, cache, "compare", "study=stopped", "gradcam=never")
+    assert "warning: 2 of 3 planned runs; 1 has not been trained. There is no verdict" in compared.out
+    opened, *following = compared.out[compared.out.index("Next:") :].split("\n")[:-1]
+    assert opened.endswith("in a browser")
+    assert [line.strip() for line in following] == [resume]
+    (page,) = (tmp_path / "comparisons").glob("*/comparison.html")
+    assert page.read_text("utf-8").count("2 of 3 planned runs; 1 has not been trained") == 2
+    found = json.loads(run_catdog(tmp_path, cache, "compare", "study=stopped", "gradcam=never", "format=json").out)
+    assert (found["planned_runs"], found["untrained_runs"], found["next"]) == (3, 1, [resume])
     interrupted = find_run(tmp_path, "stopped", "cnn epochs=25")
     again = run_catdog(tmp_path, cache, "train", *command)
     assert again.code == 0, again.text
     assert re.search(r"cnn epochs=25 +resume +interrupted after epoch \d+ of 25", again.out)
-    assert statuses(tmp_path, "stopped") == {
-        "cnn epochs=25": "FINISHED",
-        "cnn epochs=2": "FINISHED",
-        "sweep of 2": "FINISHED",
+    assert set(statuses(tmp_path, "stopped").items()) == {
+        ("cnn epochs=1", "FINISHED"),
+        ("cnn epochs=25", "FINISHED"),
+        ("cnn epochs=2", "FINISHED"),
+        ("sweep of 3", "FINISHED"),
     }
+    assert "nothing was promoted" not in again.out
+    assert client_of(tmp_path).get_model_version_by_alias("stopped", "champion")
+    assert "catdog.evaluate study=stopped" in again.out[again.out.index("Next:") :]
     resumed = find_run(tmp_path, "stopped", "cnn epochs=25")
     assert resumed.info.run_id == interrupted.info.run_id
     assert resumed.data.tags["catdog.owner"] != interrupted.data.tags["catdog.owner"]
@@ -229,6 +251,7 @@ def test_a_failed_run_may_stop_the_sweep(tmp_path, cache) -> None:
     )  # fmt: skip
     assert done.code == 1
     assert re.search(r"learning_rate=0.001 +not started", done.out)
+    assert "nothing was promoted: the sweep is incomplete, 0 of 2 runs finished" in done.out
 
 
 @pytest.mark.slow
@@ -304,6 +327,7 @@ def test_a_run_has_one_owner(tmp_path, cache) -> None:
     assert "trains it right now" in single.err
     assert swept.code == 1
     assert re.search(rf"cnn +busy +process {process.pid} on", swept.out)
+    assert "nothing was promoted: the sweep is incomplete" in swept.out
     assert process.returncode == 130, "SIGTERM is Ctrl-C"
     assert f"interrupted. The same command resumes:\n  python -m catdog.train {' '.join(arguments)}" in out
     assert (

@@ -505,6 +505,31 @@ def test_recorded_runs_are_compared_without_a_name(study, val, client):
     assert [record.run_id for record in compare(study, client).comparison.records] == [run.run_id]
 
 
+def test_a_block_that_ends_early_promotes_nothing(study, val, client, folder, caplog):
+    caplog.set_level("INFO")
+    model = save_model(folder / "m")
+
+    def run_all(error: BaseException | None) -> None:
+        with study.recording("two nets"):
+            for variant in ("a", "b"):
+                with study.record(variant, dataset=DATA) as run:
+                    run.log_validation(val.files, val.labels, answer(val, 4))
+                    if not run.is_finished:
+                        run.log_model(model, image_size=24)
+                if error:
+                    raise error
+
+    for error in (KeyboardInterrupt(), ValueError("no")):
+        with pytest.raises(type(error)):
+            run_all(error)
+        assert client.search_registered_models() == []
+        assert "nothing was promoted: two nets is incomplete" in caplog.text
+        caplog.clear()
+    run_all(None)
+    assert client.get_model_version_by_alias("pets", "champion")
+    assert "nothing was promoted" not in caplog.text
+
+
 def test_runs_of_one_block_are_a_sweep(study, val, client):
     def run_all() -> str:
         with study.recording("two nets") as recording:

@@ -13,7 +13,7 @@ from support import compose_config
 
 from catdog.config.schema import Config
 from catdog.system.errors import UserError
-from catdog.training.check import check_augmentation, check_run
+from catdog.training.check import Checked, check_augmentation, check_run
 from catdog.training.loop import compile_model
 from catdog.training.model import build_model
 from catdog.training.optimizers import check_optimizer
@@ -267,3 +267,32 @@ def test_a_single_run_is_refused_before_its_images_are_decoded(catdog, tmp_path,
     assert "defect" not in done.text
     assert set((cache / "decoded").glob("*")) == before
     assert not (tmp_path / "mlruns").exists()
+
+
+def test_what_runs_of_a_sweep_have_in_common_is_checked_once() -> None:
+    asked: list[tuple[object, bool]] = []
+
+    class Watched(Checked):
+        def is_new(self, *read: object) -> bool:
+            new = super().is_new(*read)
+            asked.append((read[0], new))
+            return new
+
+    def new_for(*overrides: str, policy: str = "float32", classes: int = 2) -> list[object]:
+        asked.clear()
+        check_run(compose_config("preprocessing.image_size=32", *overrides), classes, policy, checked)
+        return [what for what, new in asked if new]
+
+    checked = Watched()
+    assert new_for("model=cnn") == ["model", "optimizer", "loss", "callbacks"]
+    # What the check does not read.
+    assert new_for("model=cnn", "seed=3", "trainer.learning_rate=0.1", "trainer.epochs=3", "study=other") == []
+    assert new_for("model=cnn", "speed.keep_features_mb=1", "trainer.batch_size=8") == []
+    assert new_for("model=augmented") == ["augmentation", "augmentation"]
+    assert new_for("model=preprocessed") == ["model"]
+    assert new_for("model=cnn", "optimizer=sgd") == ["optimizer"]
+    assert new_for("model=cnn", "loss=focal") == ["loss"]
+    assert new_for("model=cnn", "trainer.ema=0.9") == ["callbacks"]
+    # The precision is part of the model.
+    assert new_for("model=cnn", policy="mixed_bfloat16") == ["model"]
+    assert new_for("model=cnn", classes=3) == ["model", "loss"]

@@ -85,7 +85,7 @@ def _render_command(command: str, raw: dict[str, Any], config: Any) -> str:
     rows = list(_rows(config, raw, skip=held))
     lines = [f"## {command}", ""]
     if command == "train":
-        held = ["model", *held, "experiment"]
+        held = ["model", "without", *held, "experiment"]
     if held:
         lines += ["Groups: " + ", ".join(f"[{group}](#{group})" for group in held) + ".", ""]
     if command == "decide":
@@ -109,7 +109,7 @@ def _render_launcher() -> str:
 def _render_groups(raw: dict[str, Any], config: Any) -> str:
     """Returns one section for each group: its choices, and its keys below `GROUP.`."""
     lines = ["## Groups", ""]
-    for group in ("model", *_groups_of(type(config)), "experiment"):
+    for group in ("model", "without", *_groups_of(type(config)), "experiment"):
         lines += [f"### {group}", "", "| choice | what it is |", "|---|---|"]
         for name in mistakes.list_choices(group):
             lines.append(f"| [{name}](../conf/{group}/{name}.yaml) | {_cell(cli._describe(group, name))} |")

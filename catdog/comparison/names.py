@@ -53,9 +53,8 @@ def _find_varying_keys(records: Sequence[RunRecord], overrides: Sequence[Sequenc
     given = [read_overrides(each) for each in overrides]
     # A key that is given for one run may have the same value by default in another.
     varying = find_varying([record.params for record in records])
-    if len({each.get("model") for each in given}) > 1:
-        # The choice of a model is no param of its own. It is named where a builder of the user's has taken its place.
-        varying.append("model")
+    # These choices are no params of their own. The model is named where a builder of the user's has taken its place.
+    varying += [group for group in ("model", "without") if len({each.get(group) for each in given}) > 1]
     return [
         key
         for key in dict.fromkeys(key for each in given for key in each)

@@ -413,7 +413,7 @@ def list_groups(root: str) -> list[str]:
     """Returns the config groups of which a command takes a choice, in the order of `--help`."""
     hints = get_type_hints(schema_of(root))
     groups = [group for group, kind in schema.GROUPS.items() if hints.get(group) is kind]
-    return ["model", *groups, "experiment"] if root == "config" else groups
+    return ["model", "without", *groups, "experiment"] if root == "config" else groups
 
 
 def list_keys(root: str) -> list[str]:

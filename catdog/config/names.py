@@ -59,6 +59,9 @@ def name_job(model: str, overrides: Sequence[str], varying: Collection[str] | No
         if builder and key in BUILDERS[builder] and value == "own":
             # This choice only says that there is a builder.
             continue
+        if key == "without":
+            parts += [f"without {value}"] * (value != "nothing")
+            continue
         parts.append(f"{short[key]}={value}" if value else f"no {short[key]}")
     variant = " ".join(parts)
     if varying is None and len(variant) > LONGEST_NAME:

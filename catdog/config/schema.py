@@ -115,6 +115,11 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
             _require_layers(f"{key}.{name}.layers", inner)
 
 
+def _without_null(layers: dict[str, Any]) -> dict[str, Any]:
+    """Returns the layers that are not null: null turns a layer off, and can be swept."""
+    return {name: layer for name, layer in layers.items() if layer is not None}
+
+
 def _list_layers(layers: dict[str, Any]) -> list[Any]:
     """Returns layers as a list, also those inside others, because their order matters: JSON sorts a mapping's keys."""
     return [
@@ -231,6 +236,7 @@ class AugmentationConfig:
     mix: MixConfig = field(default_factory=MixConfig, metadata={"help": "mixing of images and their labels"})
 
     def __post_init__(self) -> None:
+        self.layers = _without_null(self.layers)
         _require_layers("augmentation.layers", self.layers)
 
 
@@ -287,6 +293,7 @@ class BackboneConfig:
         if self.builder and (self.layers or self.application):
             # A builder given on the command line replaces the backbone of the chosen file, and that file's name too.
             self.layers, self.application, self.name = {}, None, self.builder
+        self.layers = _without_null(self.layers)
         _require_layers("backbone.layers", self.layers)
         require(
             bool(self.builder) or bool(self.application) != bool(self.layers),

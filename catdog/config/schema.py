@@ -444,6 +444,9 @@ class TrainerConfig:
         "average the weights over about 1 / (1 - ema) steps; validation and the kept model use the average; null: off",
         None,
     )
+    average_flips: bool = option(
+        "the saved model answers with the mean over the image and its mirror image; twice the time an image", False
+    )
     backbone_rate: float = option(
         "factor of the learning rate in the backbone, such as 0.1 to fine-tune pretrained weights", 1.0
     )
@@ -675,7 +678,7 @@ GROUPS: dict[str, type] = {
 
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
-              "augmentation.mix": asdict(MixConfig())}  # fmt: skip
+              "trainer.average_flips": False, "augmentation.mix": asdict(MixConfig())}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
 

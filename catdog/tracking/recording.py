@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REUSE = ("exact", "never")
-# Keras clips at the same value: without it, a probability that underflowed to 0 would make the mean loss infinite.
-LEAST_PROBABILITY = 1e-7
 # What MLflow allows in the name of a metric or a parameter, in addition to letters and digits.
 NAME_CHARACTERS = "_-./ :"
 MOST_NAME_LETTERS = 240
@@ -254,7 +252,7 @@ class RecordedRun:
                 f"{self.name}: it has no predictions for the validation images, so it could not be compared. Call "
                 "run.log_validation(files, labels, probabilities) before the block ends."
             )
-        accuracy, loss = self._predictions.accuracy, mean_loss(self._predictions)
+        accuracy, loss = self._predictions.accuracy, self._predictions.mean_loss
         epochs = self._epochs or [{"epoch": 1, "val/accuracy": accuracy, "val/loss": loss}]
         if not self._epochs:
             self._run.log_metrics({"val/accuracy": accuracy, "val/loss": loss}, step=1)
@@ -275,12 +273,6 @@ class RecordedRun:
         keep = "last" if self._kept_epoch == int(last["epoch"]) else "best"
         self._run.append("params", values={"trainer.keep": keep})
         log_outcome(self._run, History.from_epochs(epochs), self._predictions, self._kept_epoch)
-
-
-def mean_loss(predictions: Predictions) -> float:
-    """Returns the mean cross-entropy of predictions, in nats."""
-    of_label = predictions.probabilities[np.arange(len(predictions)), predictions.label_indices]
-    return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean())
 
 
 @contextlib.contextmanager

@@ -211,7 +211,8 @@ class StoredRun:
         """The validation accuracy and loss of its kept model."""
         prefix = "best" if self.run.data.params.get("trainer.keep") == "best" else "final"
         if "kept/val_accuracy" in self.metrics:
-            # A run of another tool: measured on its stored predictions, whatever its epochs report.
+            # Measured on its stored predictions, whatever its epochs report: a run of another tool, an ensemble, or a model that
+            # averages over mirror images, which the validation after each epoch does not.
             prefix = "kept"
         return self.metrics[f"{prefix}/val_accuracy"], self.metrics[f"{prefix}/val_loss"]
 

@@ -395,6 +395,8 @@ class Study:
         from catdog.deployment.ensemble import build_ensemble
 
         require(batch_size >= 1, "batch_size", "1 or more", batch_size)
+        named = plan is None or (variant is None and runs is None)
+        require(named, "variant" if variant is not None else "runs", "left out where a plan is given", variant or runs)
         plan = plan or self.plan_ensemble(variant=variant, runs=runs)
         rules = PromoteConfig(enabled=promote) if isinstance(promote, bool) else promote
         self._connect(write=True)

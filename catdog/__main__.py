@@ -14,6 +14,7 @@ COMMANDS = {
     "decide": "train seeds until it is clear which variant is better",
     "audit": "search a data set, or an input pipeline, for leaks and odd images",
     "evaluate": "evaluate the champion on the test split",
+    "ensemble": "make one model of the finished seeds of a variant",
     "predict": "say what is in pictures",
     "ui": "show the runs of a study on MLflow's pages, in the browser",
     "delete": "delete a run, a sweep or a study, or forget the champion",

@@ -9,6 +9,7 @@ from catdog.config.command_lines import quote
 from catdog.config.schema import (
     DEFAULT_STUDY,
     DEFAULT_URI,
+    PromoteConfig,
     TrackingConfig,
     load_tracking,
     require,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from catdog.config.schema import DatasetConfig
     from catdog.data.dataset import Dataset
     from catdog.data.handout import Split
+    from catdog.deployment.ensemble import Ensemble, EnsemblePlan
     from catdog.deployment.evaluation import Evaluation
     from catdog.deployment.prediction import TrainedModel
     from catdog.registry.deletion import Deletion
@@ -344,6 +346,64 @@ class Study:
         found = self.model(model) if model is None or isinstance(model, str) else model
         said = command or f"catdog.Study({self.name!r}).evaluate({found.words!r})"
         return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
+
+    def plan_ensemble(self, *, variant: str | None = None, runs: "str | Sequence[str] | None" = None) -> "EnsemblePlan":
+        """Returns an ensemble of runs, judged by their stored answers to the validation images; nothing is built.
+
+        Args:
+            variant: the variant whose finished seeds are the members; None: the one whose mean val accuracy is highest, of those
+                with two or more seeds.
+            runs: the run ids of the members, instead of a variant.
+
+        Raises:
+            UserError: there are no such runs, fewer than two, or they cannot be one ensemble.
+        """
+        from catdog.deployment.ensemble import plan_ensemble
+
+        return plan_ensemble(self._connect(), self.name, variant, [runs] if isinstance(runs, str) else runs)
+
+    def ensemble(
+        self,
+        plan: "EnsemblePlan | None" = None,
+        *,
+        variant: str | None = None,
+        runs: "str | Sequence[str] | None" = None,
+        promote: PromoteConfig | bool = True,
+        archive: str | None = None,
+        batch_size: int = 32,
+        cache: str | None = None,
+        command: str | None = None,
+    ) -> "Ensemble":
+        """Builds one model that answers with the mean of its members' probabilities, and records it as a run of the study.
+
+        Its answers to the validation images are checked against the mean of its members' stored ones. It becomes a version of the
+        study's registered model, and the champion if the evidence is sufficient. The same ensemble is not built twice.
+
+        Args:
+            plan: what `plan_ensemble` returned; None: it is planned from `variant` and `runs`, as there.
+            variant: as for `plan_ensemble`.
+            runs: as for `plan_ensemble`.
+            promote: whether, or by which rules, it may become champion.
+            archive: where the members' data set lies now, if it has moved.
+            batch_size: images per step.
+            cache: folder for decoded images; None: that of the environment variable CATDOG_CACHE, or the user's.
+            command: what MLflow says of who built it; None: this call.
+
+        Raises:
+            UserError: as `plan_ensemble`; or a member's model cannot be part of one, or the images are gone.
+        """
+        from catdog.deployment.ensemble import build_ensemble
+
+        require(batch_size >= 1, "batch_size", "1 or more", batch_size)
+        named = plan is None or (variant is None and runs is None)
+        require(named, "variant" if variant is not None else "runs", "left out where a plan is given", variant or runs)
+        plan = plan or self.plan_ensemble(variant=variant, runs=runs)
+        rules = PromoteConfig(enabled=promote) if isinstance(promote, bool) else promote
+        self._connect(write=True)
+        return build_ensemble(
+            self._connect_to_record(), self._tracking, self.name, plan, rules, archive=archive, cache=cache,
+            batch_size=batch_size, command=command or f"catdog.Study({self.name!r}).ensemble()",
+        )  # fmt: skip
 
     def audit(self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str) -> "DatasetFindings":
         """Looks for problems in a data set that would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.

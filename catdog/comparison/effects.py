@@ -78,6 +78,9 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
     graph = _single_steps(codes, keys)
     effects = []
     for verdict in verdicts:
+        if verdict.first.members or verdict.second.members:
+            # An ensemble is no variant that differs in a setting.
+            continue
         before, after = sorted((verdict.first, verdict.second), key=lambda variant: order[variant.name])
         ingredients = differing_ingredients(settings[order[before.name]], settings[order[after.name]])
         path = _shortest_path(graph, codes, order[before.name], order[after.name]) if len(ingredients) > 1 else []

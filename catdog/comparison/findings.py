@@ -59,6 +59,7 @@ def sentences(analysis: Analysis) -> list[str]:
         said += _about_the_baseline(analysis)
     if analysis.variants:
         said.append(_about_seeds(analysis))
+    said += describe_ensembles(analysis)
     if any(record.picked for record in comparison.ranked):
         said.append(
             "A kept model is that of the best epoch, picked on these same validation images, so its accuracy is slightly "
@@ -71,6 +72,15 @@ def sentences(analysis: Analysis) -> list[str]:
             "number on this page comes from it, and no choice was based on it."
         )
     return said
+
+
+def describe_ensembles(analysis: Analysis) -> list[str]:
+    """Returns a sentence for each ensemble that is compared, which names its members."""
+    return [
+        f"{variant.name}: one model, which answers with the mean probability of {listed([*variant.members.values()])}."
+        for variant in analysis.variants
+        if variant.members
+    ]
 
 
 def warnings(comparison: ComparedRuns) -> list[str]:
@@ -277,4 +287,6 @@ def _some(names: list[str], most: int = 2 * NAMES_IN_HEADLINE) -> str:
 
 
 def _tracked_at_kept_epoch(record: RunRecord) -> float:
+    if record.averages_flips:
+        return record.metric("kept/val_accuracy")
     return NAN if record.kept_epoch is None else record.history.at(record.kept_epoch, "val/accuracy")

@@ -1,12 +1,13 @@
 """Grad-CAM: the parts of an image that count as evidence for a class, according to a kept model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from catdog.training.fast.feature_extraction import find_bottlenecks, list_nodes
 from catdog.training.own_models import is_graph
+from catdog.training.views import list_views
 
 BATCH = 32
 # If probabilities differ by more than this, the layers called one by one do not compute the same function as the model.
@@ -23,6 +24,9 @@ def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int)
     The last convolution's feature maps are weighted by the mean gradient of the class's logit and summed; negative values are set
     to 0. Each map is divided by its own maximum: maps show where the evidence is, not how strong it is, so their strengths cannot
     be compared.
+
+    Where the model averages the answers of several views, such as an image and its mirror image, or the members of an ensemble, the
+    map is the mean of theirs.
 
     Assumes that everything after the feature maps is the head. What early layers respond to is not shown.
 
@@ -45,12 +49,33 @@ def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int)
 
     if keras.backend.backend() != "tensorflow":
         raise NoMapError(f"Grad-CAM needs Keras' TensorFlow backend, and this is {keras.backend.backend()}")
+    found = []
+    for view in list_views(model):
+        cams = _cams_of_view(view.model, images[:, :, ::-1] if view.mirrored else images, classes, side)
+        found.append(cams[..., ::-1] if view.mirrored else cams)
+    return found[0] if len(found) == 1 else _average(found, side)
+
+
+def _cams_of_view(model: Any, images: np.ndarray, classes: np.ndarray, side: int) -> np.ndarray:
     extract, finish = split_model(model)
     _check(model, extract, finish, images[:1])
     found = []
     for start in range(0, len(images), BATCH):
         found.append(_cams_of_batch(extract, finish, images[start : start + BATCH], classes[start : start + BATCH]))
     return _shrink(np.concatenate(found), side)
+
+
+def _average(found: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """Returns the mean of several views' maps, in the size of the largest."""
+    import cv2
+
+    height, width = max(cams.shape[2:] for cams in found)
+    scaled = [
+        cams if cams.shape[2:] == (height, width)
+        else np.stack([[cv2.resize(cam, (width, height)) for cam in maps] for maps in cams])
+        for cams in found
+    ]  # fmt: skip
+    return _shrink(np.mean(scaled, axis=0), side)
 
 
 def split_model(model: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -28,7 +28,7 @@ from catdog.tracking.records import (
     read_history,
 )
 from catdog.tracking.store import store_command
-from catdog.tracking.tags import RUN, SWEEP
+from catdog.tracking.tags import SWEEP, WITH_MODEL
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -136,7 +136,7 @@ def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRu
                 f"runs: {run_id} ({run.name}) was deleted in MLflow. Leave it out, or restore it: "
                 f"{store_command(client, 'restore', f'run={run_id}')}."
             )
-        if run.kind != RUN:
+        if run.kind not in WITH_MODEL:
             raise UserError(f"runs: {run_id} is not a training run. If it is a sweep, use sweep={run_id}")
         found.append(run)
     return found

@@ -84,6 +84,11 @@ class RunRecord:
         mixed = any(float(self.params.get(f"augmentation.mix.{kind}") or 0) > 0 for kind in ("mixup", "cutmix"))
         return mixed or self.params.get("trainer.train_accuracy") == "clean"
 
+    @property
+    def averages_flips(self) -> bool:
+        """Whether the kept model averages over the image and its mirror image, unlike the validation after each epoch."""
+        return self.params.get("trainer.average_flips") == "True"
+
     @cached_property
     def seconds_per_epoch(self) -> float:
         """The median over epochs, because the first epoch also compiles and fills caches."""

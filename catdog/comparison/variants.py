@@ -12,6 +12,7 @@ from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.comparison.settings import read_settings
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
+from catdog.system.wording import MISSING
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,16 @@ class Variant:
     name: str
     records: Sequence[RunRecord]
     right: np.ndarray
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The name of each member of an ensemble by its run id; empty for a variant that was trained."""
+        return self.records[0].tags.ensemble_of
+
+    @property
+    def shown_seeds(self) -> str:
+        """The number of its seeds, for tables; a dash for an ensemble, which is one model and has no seed."""
+        return MISSING if self.members else str(len(self.records))
 
     @cached_property
     def seeds(self) -> list[int]:

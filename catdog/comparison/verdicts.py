@@ -116,8 +116,8 @@ def _word(
         return "no verdict: the sweep is incomplete"
     if kind == NoVerdict.ONE_SEED:
         if low > 0:
-            return f"on these images {first.name} is better; other seeds may differ, as {_unvaried(first, second)} ran with one"
-        return f"not told apart; {_unvaried(first, second)} ran with one seed"
+            return f"on these images {first.name} is better; other seeds may differ, as {_explain_one(first, second, 'one')}"
+        return f"not told apart; {_explain_one(first, second, 'one seed')}"
     if kind == Judgement.BETTER:
         # Holm's test may find a difference although the wider interval contains 0.
         by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
@@ -134,6 +134,10 @@ def _word(
     return f"undecided; about {plural(needed, 'seed')} of each needed"
 
 
-def _unvaried(first: Variant, second: Variant) -> str:
-    """Returns the names of those of two variants that ran with one seed."""
-    return listed([variant.name for variant in (first, second) if len(variant.records) == 1])
+def _explain_one(first: Variant, second: Variant, one_seed: str) -> str:
+    """Returns which of two variants is one model, as an ensemble is, or ran with one seed, in words."""
+    single = [variant for variant in (first, second) if len(variant.records) == 1]
+    ensembles = [variant.name for variant in single if variant.members]
+    if ensembles:
+        return " and ".join(f"{name} is one model" for name in ensembles)
+    return f"{listed([variant.name for variant in single])} ran with {one_seed}"

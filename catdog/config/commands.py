@@ -13,6 +13,7 @@ from catdog.config.schema import (
     CONF,
     DEFAULT_STUDY,
     DatasetConfig,
+    PromoteConfig,
     TrackingConfig,
     list_options,
     option,
@@ -68,6 +69,28 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require_choice("format", ("table", "json"), self.format)
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+
+
+@dataclass
+class EnsembleConfig:
+    """The options of `ensemble`."""
+
+    study: str | None = option(f"the study; null: that of the first of runs, or {DEFAULT_STUDY}", None)
+    variant: str | None = option(
+        "the variant whose finished seeds become one model; null: the one whose mean val accuracy is highest", None
+    )
+    runs: list[str] | None = option("run ids of the members instead of a variant: runs=ID,ID", None)
+    plan_only: bool = option("judge it by the stored answers, and build nothing", False)
+    dataset: EvaluateDatasetConfig = field(default_factory=EvaluateDatasetConfig)
+    format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
+    batch_size: int = option("images per step", 32)
+    promote: PromoteConfig = MISSING
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("format", ("table", "json"), self.format)
+        require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+        require(not (self.variant and self.runs), "variant", "left out where runs are named", self.variant)
 
 
 @dataclass
@@ -233,6 +256,7 @@ ROOTS: dict[str, type] = {
     "compare": CompareConfig,
     "decide": DecideConfig,
     "evaluate": EvaluateConfig,
+    "ensemble": EnsembleConfig,
     "predict": PredictConfig,
     "deliver": DeliverConfig,
     "delete": DeleteConfig,
@@ -243,7 +267,7 @@ ROOTS: dict[str, type] = {
 
 
 # Config groups in conf/ that these commands compose too.
-STORED_GROUPS = ("tracking", "dataset", "hydra/job_logging", "hydra/hydra_logging")
+STORED_GROUPS = ("tracking", "dataset", "promote", "hydra/job_logging", "hydra/hydra_logging")
 
 
 def unregister(repo: dict[str, Any]) -> None:

@@ -475,6 +475,9 @@ class TrainerConfig:
         None,
     )
     validate_every: int = option("validate after every N-th epoch and the last, instead of after each", 1)
+    average_flips: bool = option(
+        "the saved model answers with the mean over the image and its mirror image; twice the time an image", False
+    )
     backbone_rate: float = option(
         "factor of the learning rate in the backbone, such as 0.1 to fine-tune pretrained weights", 1.0
     )
@@ -787,9 +790,8 @@ GROUPS: dict[str, type] = {
 
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
-              "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None,
-              "preprocessing.max_size": None,
-              "augmentation.mix": asdict(MixConfig())}  # fmt: skip
+              "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
+              "preprocessing.max_size": None, "augmentation.mix": asdict(MixConfig())}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
 

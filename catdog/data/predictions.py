@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # The columns of the table before those of the classes.
 COLUMNS = ("file", "label")
 UNKNOWN = -1
+# Keras clips at the same value: without it, a probability that underflowed to 0 would make the mean loss infinite.
+LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,12 @@ class Predictions:
     def accuracy(self) -> float:
         """The fraction of right predictions, in [0, 1]; NaN without images."""
         return self.correct / len(self) if len(self) else float("nan")
+
+    @property
+    def mean_loss(self) -> float:
+        """The mean cross-entropy in nats; NaN without images."""
+        of_label = self.probabilities[np.arange(len(self)), self.label_indices]
+        return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean()) if len(self) else float("nan")
 
     @property
     def confusion(self) -> np.ndarray:

@@ -22,7 +22,7 @@ from catdog.tracking.outbox import Entry, list_entries
 from catdog.tracking.records import StoredRun, list_studies, search
 from catdog.tracking.settlement import claimed_entries
 from catdog.tracking.store import absolute_uri, store_command
-from catdog.tracking.tags import RUN, SWEEP
+from catdog.tracking.tags import SWEEP, WITH_MODEL
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,7 +119,7 @@ def _remove_folders(folders: Iterable[Path]) -> None:
 def _find_in_store(client: "MlflowClient", found: Findings, older_than_s: float, study: str | None) -> None:
     names = [name for name in list_studies(client) if name != EXPERIMENT and study in (None, name)]
     deleted = {name: search(client, name, "", deleted=True) for name in names}
-    deleted = {name: [run for run in runs if run.kind in (RUN, SWEEP)] for name, runs in deleted.items()}
+    deleted = {name: [run for run in runs if run.kind in (*WITH_MODEL, SWEEP)] for name, runs in deleted.items()}
     store = client._tracking_client.store
     if not hasattr(store, "_hard_delete_run"):
         count = sum(map(len, deleted.values()))

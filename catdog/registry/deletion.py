@@ -18,6 +18,7 @@ from catdog.tracking.records import (
     StoredRun,
     find_run,
     find_study,
+    list_ensembles,
     list_members,
     list_runs,
     list_studies,
@@ -25,7 +26,7 @@ from catdog.tracking.records import (
 )
 from catdog.tracking.settlement import claimed_entries
 from catdog.tracking.store import absolute_uri, store_command
-from catdog.tracking.tags import RUN, SWEEP
+from catdog.tracking.tags import ENSEMBLE, RUN, SWEEP, WITH_MODEL
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +47,7 @@ class Deletion:
         runs: the runs and sweeps that are marked as deleted.
         kept: runs of the sweep that stay, because another sweep has them too.
         sweeps: other sweeps that lose a run.
+        ensembles: ensembles that were built from these runs; they stay, as they need no member.
         versions: the versions of registered models that these runs trained; they stay registered.
         champions: those of them that are champions, and lose the alias.
         entries: what the outbox holds for these runs; it is removed for good.
@@ -59,6 +61,7 @@ class Deletion:
     runs: Sequence[StoredRun]
     kept: Sequence[StoredRun]
     sweeps: Sequence[StoredRun]
+    ensembles: Sequence[StoredRun]
     versions: "Sequence[ModelVersion]"
     champions: "Sequence[ModelVersion]"
     entries: Sequence[Entry]
@@ -85,6 +88,8 @@ class Deletion:
             lines.append(f"  stays registered, with a warning when it is used: {_some(others)}")
         for sweep in self.sweeps:
             lines.append(f"  {sweep.name} ({sweep.run_id}) loses a run: compare gives no verdict on it")
+        for ensemble in self.ensembles:
+            lines.append(f"  {ensemble.name} ({ensemble.run_id}) was built from it, and stays")
         for entry in self.entries:
             lines.append(f"  removed for good: {entry.describe()}, with its checkpoints")
         return lines
@@ -109,7 +114,7 @@ class Deletion:
 
 
 def plan_run_deletion(client: "MlflowClient", study: str, run_id: str, outbox: Path) -> Deletion:
-    """Returns the deletion of a training run.
+    """Returns the deletion of a training run, or of an ensemble.
 
     Args:
         client: of the tracking store.
@@ -118,10 +123,11 @@ def plan_run_deletion(client: "MlflowClient", study: str, run_id: str, outbox: P
         outbox: the outbox's folder.
 
     Raises:
-        UserError: it is no training run of this study, or is deleted already.
+        UserError: it is no training run and no ensemble of this study, or is deleted already.
     """
     run = _require(client, study, run_id, RUN, "run_id")
-    return _plan(client, study, f"run {run.name} ({run_id})", [run], outbox, f"run={run_id}")
+    words = run.name if run.kind == ENSEMBLE else f"run {run.name}"
+    return _plan(client, study, f"{words} ({run_id})", [run], outbox, f"run={run_id}")
 
 
 def plan_sweep_deletion(client: "MlflowClient", study: str, sweep_id: str, outbox: Path) -> Deletion:
@@ -149,7 +155,7 @@ def plan_study_deletion(client: "MlflowClient", study: str, outbox: Path) -> Del
             f"study: {study!r} is the ledger of looks at test splits, which counts for all studies. It stays."
         )
     experiment_id = find_study(client, study)
-    sweeps, runs = list_sweeps(client, study), list_runs(client, study)
+    sweeps, runs = list_sweeps(client, study), [*list_runs(client, study), *list_ensembles(client, study)]
     what = f"the study {study!r}: {plural(len(sweeps), 'sweep')}, {plural(len(runs), 'run')}"
     return _plan(client, study, what, [*sweeps, *runs], outbox, f"study={quote(study)}", experiment_id=experiment_id)
 
@@ -163,8 +169,8 @@ def _require(client: "MlflowClient", study: str, run_id: str, kind: str, key: st
     if run.is_deleted:
         command = store_command(client, "restore", f"{kind}={run_id}")
         raise UserError(f"{key}: {run.name} ({run_id}) is deleted already. Restore it: {command}.")
-    if run.kind != kind:
-        found = {RUN: "training run", SWEEP: "sweep"}
+    if run.kind not in (WITH_MODEL if kind == RUN else (kind,)):
+        found = {RUN: "training run", ENSEMBLE: "ensemble", SWEEP: "sweep"}
         raise UserError(
             f"{key}: {run_id} ({run.name}) is no {found[kind]}, but a {found.get(run.kind, 'run of another tool')}."
         )
@@ -186,10 +192,13 @@ def _plan(
     champions = [version for version in versions if _is_champion(client, version)]
     losing = {sweep_id for run in runs for sweep_id in run.sweep_ids} - run_ids
     sweeps = [sweep for sweep in list_sweeps(client, study) if sweep.run_id in losing]
+    ensembles = [
+        one for one in list_ensembles(client, study) if run_ids & {*one.tags.ensemble_of} and one.run_id not in run_ids
+    ]
     entries = [entry for entry in list_entries(outbox) if entry.state["run_id"] in run_ids
                or (experiment_id is not None and entry.study == study and _same_store(client, entry))]  # fmt: skip
     return Deletion(
-        client, study, what, runs, kept, sweeps, versions, champions, entries,
+        client, study, what, runs, kept, sweeps, ensembles, versions, champions, entries,
         store_command(client, "restore", restored_by), experiment_id,
     )  # fmt: skip
 
@@ -220,7 +229,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def restore_run(client: "MlflowClient", run_id: str) -> list[str]:
-    """Restores a training run that was deleted in MLflow; returns what was restored, in words.
+    """Restores a training run, or an ensemble, that was deleted in MLflow; returns what was restored, in words.
 
     Raises:
         UserError: there is no such run, it is not deleted, or its whole study is.
@@ -270,7 +279,7 @@ def restore_study(client: "MlflowClient", study: str) -> list[str]:
 
 def _require_deleted(client: "MlflowClient", run_id: str, kind: str) -> StoredRun:
     run = find_run(client, run_id)
-    if run is None or run.kind != kind:
+    if run is None or run.kind not in (WITH_MODEL if kind == RUN else (kind,)):
         raise UserError(
             f"{kind}: no {kind} {run_id!r} in this tracking store. What `catdog.clean` or `mlflow gc` removed is gone for good."
         )

@@ -1,7 +1,7 @@
 """Models that a script logs with its run: the folder of an MLflow model of any flavor, or a Keras model."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from catdog.system.errors import UserError
 from catdog.tracking.run import MODEL_ARTIFACT, RESIZE, OutboxRun, log_kept_model
 
 if TYPE_CHECKING:
-    from catdog.data.dataset import Dataset
+    from catdog.data.dataset import SplitImages
 
 
 def log_folder_model(run: OutboxRun, folder: Path, image_size: int | None, class_names: Sequence[str]) -> int:
@@ -58,14 +58,21 @@ def _size_of_signature(described: Any) -> int | None:
     return int(shape[1]) if len(shape) == 4 and shape[1] == shape[2] and shape[1] > 0 else None
 
 
-def log_keras_model(run: OutboxRun, model: Any, image_size: int | None, dataset: "Dataset") -> int:
+def log_keras_model(
+    run: OutboxRun,
+    model: Any,
+    image_size: int | None,
+    class_names: Sequence[str],
+    load_val: "Callable[[int], SplitImages]",
+) -> int:
     """Saves a Keras model with the run; returns the image size that the model takes.
 
     Args:
         run: the run.
         model: uint8 (B, H, W, 3) -> float32 probabilities (B, classes).
         image_size: height and width in pixels; None: what its input says.
-        dataset: the study's data set.
+        class_names: the study's, in its order.
+        load_val: returns the study's validation images in a size in pixels.
 
     Raises:
         UserError: it is not a Keras model, its outputs do not match the study's classes, or its image size is unknown.
@@ -82,16 +89,16 @@ def log_keras_model(run: OutboxRun, model: Any, image_size: int | None, dataset:
             f"log_model: the model must take square RGB images of one size, (N, H, W, 3), received the input shape {shape} and "
             f"image_size={image_size}."
         )
-    if outputs[-1] != len(dataset.classes):
+    if outputs[-1] != len(class_names):
         raise UserError(
-            f"log_model: the model must answer {len(dataset.classes)} probabilities, one for each of "
-            f"{', '.join(dataset.classes)}, received the output shape {outputs}."
+            f"log_model: the model must answer {len(class_names)} probabilities, one for each of "
+            f"{', '.join(class_names)}, received the output shape {outputs}."
         )
-    example: np.ndarray = dataset.load_split("val", int(size)).gather(np.array([0]))[0]
+    example: np.ndarray = load_val(int(size)).gather(np.array([0]))[0]
     answer = np.asarray(model.predict_on_batch(example))
     if not np.isfinite(answer).all() or answer.min() < 0 or np.abs(answer.sum(axis=1) - 1).max() > 1e-2:
         raise UserError(
             f"log_model: the model must answer probabilities, received {answer[0].tolist()} for an image. Add a softmax."
         )
-    log_kept_model(run, model, example=example, class_names=dataset.classes)
+    log_kept_model(run, model, example=example, class_names=tuple(class_names))
     return int(size)

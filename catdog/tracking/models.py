@@ -65,8 +65,8 @@ def open_model(client: "MlflowClient", uri: str) -> Iterator[Path]:
         yield folder
 
 
-def load_model_metadata(client: "MlflowClient", uri: str) -> dict[str, Any]:
-    """Returns the metadata saved with a model: `class_names` and `image_size` for catdog's own models.
+def describe_model(client: "MlflowClient", uri: str) -> Any:
+    """Returns what MLflow says of a model, an `mlflow.models.Model`: its flavors, signature and metadata.
 
     Raises:
         UserError: its files cannot be read.
@@ -74,7 +74,16 @@ def load_model_metadata(client: "MlflowClient", uri: str) -> dict[str, Any]:
     from mlflow.models import Model
 
     with open_model(client, uri) as folder, explain_missing_artifacts(uri):
-        return Model.load(str(folder)).metadata or {}
+        return Model.load(str(folder))
+
+
+def load_model_metadata(client: "MlflowClient", uri: str) -> dict[str, Any]:
+    """Returns the metadata saved with a model: `class_names` and `image_size` for catdog's own models.
+
+    Raises:
+        UserError: its files cannot be read.
+    """
+    return describe_model(client, uri).metadata or {}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from catdog.tracking.tags import EXPERIMENT_KIND, KIND, NOTE, RUN, VARIANT, VIEW
+from catdog.tracking.tags import EXPERIMENT_KIND, KIND, NOTE, SWEEP, VARIANT, VIEW
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,7 +79,7 @@ def study_address(server: str, experiment_id: str) -> str:
 
 
 def _build_view(name: str, group_tag: str | None) -> str:
-    """Returns the tag of a view: the runs of a study, best first, without the sweeps that they belong to.
+    """Returns the tag of a view: the runs and ensembles of a study, best first, without the sweeps that they belong to.
 
     Args:
         name: what the menu calls it.
@@ -88,7 +88,7 @@ def _build_view(name: str, group_tag: str | None) -> str:
     charts = [_build_chart(metric, section) for section, metrics in CHARTS.items() for metric in metrics]
     grouping = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": group_tag}]}
     state: Mapping[str, Any] = {
-        "searchFilter": f"tags.`{KIND}` = '{RUN}'",
+        "searchFilter": f"tags.`{KIND}` != '{SWEEP}'",
         # Any order but that by date shows runs that a sweep would otherwise hide until it is unfolded.
         "orderByKey": BEST, "orderByAsc": False, "startTime": "ALL", "lifecycleFilter": "Active", "datasetsFilter": [],
         "modelVersionFilter": "All Runs",

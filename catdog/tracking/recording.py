@@ -51,16 +51,39 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from catdog.data.dataset import Dataset
+    from catdog.data.dataset import Dataset, SplitImages
 
 log = logging.getLogger(__name__)
 
 REUSE = ("exact", "never")
-# Keras clips at the same value: without it, a probability that underflowed to 0 would make the mean loss infinite.
-LEAST_PROBABILITY = 1e-7
 # What MLflow allows in the name of a metric or a parameter, in addition to letters and digits.
 NAME_CHARACTERS = "_-./ :"
 MOST_NAME_LETTERS = 240
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a recorded run is, and who records it; by default, a training of a user's script.
+
+    Attributes:
+        kind: of the run.
+        name: the run's in MLflow; "": that of its variant, with the seed.
+        command: the command line that records it; "": that of the running script.
+        tags: further tags.
+        keep: "best" if validation images took part in the choice of the model; "": by the epoch whose model made the answers.
+        promotion: the rules by which its model may become champion.
+    """
+
+    kind: str = tag.RUN
+    name: str = ""
+    command: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    keep: str = ""
+    promotion: PromoteConfig = field(default_factory=PromoteConfig)
+
+
+# A run that a user's script trains.
+SCRIPT = Origin()
 
 
 @dataclass
@@ -107,6 +130,7 @@ class RecordedRun:
         is_finished: whether the result exists: from an earlier run, or because this one has finished.
         run_id: MLflow's; it stays "" until the run ends if the store did not answer at once.
         has_arrived: whether MLflow has all of it after its end; anything missing is delivered later.
+        promotions: the versions that its model became: the fields of `catdog.registry.champion.Promotion`.
     """
 
     def __init__(self, name: str, variant: str, seed: int, dataset: "Dataset", run_id: str = "") -> None:
@@ -116,14 +140,18 @@ class RecordedRun:
         self.is_finished = bool(run_id)
         self.run_id = run_id
         self.has_arrived = bool(run_id)
+        self.promotions: list[dict[str, Any]] = []
         self.has_model = False
         self.identity = ""
+        self.keep = ""
         self._dataset = dataset
         self._run: OutboxRun | None = None
         self._epochs: list[dict[str, float]] = []
         self._metrics: dict[str, float] = {}
         self._predictions: Predictions | None = None
         self._kept_epoch: int | None = None
+        self._model_size = 0
+        self._val: dict[int, SplitImages] = {}
         self._begun = (time.perf_counter(), time.process_time())
 
     def __repr__(self) -> str:
@@ -192,7 +220,7 @@ class RecordedRun:
         known = [int(item["epoch"]) for item in self._epochs] or [1]
         if epoch is not None and epoch not in known:
             raise UserError(f"log_validation: epoch must be one that was logged, 1 to {last}, received {epoch}.")
-        readable = self._keep_pictures(PICTURE_SIZE)
+        readable = self._keep_pictures(self._model_size or PICTURE_SIZE)
         self._predictions = check_answers(self._dataset, readable, files, labels, probabilities, class_names)
         self._kept_epoch = last if epoch is None else epoch
 
@@ -236,16 +264,22 @@ class RecordedRun:
         if isinstance(model, str | Path):
             size = log_folder_model(self._run, Path(model), image_size, classes)
         else:
-            size = log_keras_model(self._run, model, image_size, self._dataset)
+            size = log_keras_model(self._run, model, image_size, classes, self._load_val)
         self._keep_pictures(size)
-        self.has_model = True
+        self.has_model, self._model_size = True, size
 
     def _keep_pictures(self, size: int) -> tuple[str, ...]:
         """Decodes the validation images into the cache; returns the names of those that can be read."""
-        images = self._dataset.load_split("val", size)
+        images = self._load_val(size)
         if self._run and not self.has_model:
             self._run.log_tags({tag.IMAGE_SIZE: str(size)})
         return images.files
+
+    def _load_val(self, size: int) -> "SplitImages":
+        """Returns the validation images in a size; they are read once."""
+        if size not in self._val:
+            self._val[size] = self._dataset.load_split("val", size)
+        return self._val[size]
 
     def _open(self, run: OutboxRun) -> None:
         self._run = run
@@ -262,7 +296,7 @@ class RecordedRun:
                 f"{self.name}: it has no predictions for the validation images, so it could not be compared. Call "
                 "run.log_validation(files, labels, probabilities) before the block ends."
             )
-        accuracy, loss = self._predictions.accuracy, mean_loss(self._predictions)
+        accuracy, loss = self._predictions.accuracy, self._predictions.mean_loss
         epochs = self._epochs or [{"epoch": 1, "val/accuracy": accuracy, "val/loss": loss}]
         if not self._epochs:
             self._run.log_metrics({"val/accuracy": accuracy, "val/loss": loss}, step=1)
@@ -280,15 +314,9 @@ class RecordedRun:
             **self._metrics,
         })  # fmt: skip
         # The comparison uses this to tell whether the model was picked by its validation accuracy.
-        keep = "last" if self._kept_epoch == int(last["epoch"]) else "best"
+        keep = self.keep or ("last" if self._kept_epoch == int(last["epoch"]) else "best")
         self._run.append("params", values={"trainer.keep": keep})
         log_outcome(self._run, History.from_epochs(epochs), self._predictions, self._kept_epoch)
-
-
-def mean_loss(predictions: Predictions) -> float:
-    """Returns the mean cross-entropy of predictions, in nats."""
-    of_label = predictions.probabilities[np.arange(len(predictions)), predictions.label_indices]
-    return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean())
 
 
 @contextlib.contextmanager
@@ -305,6 +333,7 @@ def record_run(
     reuse: str = "exact",
     promote: Promote | None = None,
     recording: Recording | None = None,
+    origin: Origin = SCRIPT,
 ) -> Iterator[RecordedRun]:
     """Opens a run that a script trains, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED; re-raises the exception.
 
@@ -320,6 +349,7 @@ def record_run(
         reuse: "exact": a finished run with the same identity is not repeated; "never": it is.
         promote: registers its model, as `catdog.registry.champion.promote`; None: it cannot become champion.
         recording: the recording that it belongs to; None: it stands alone.
+        origin: what it is, and who records it.
 
     Raises:
         UserError: an argument is invalid, or another process is recording this run.
@@ -330,10 +360,10 @@ def record_run(
     schema.require(whole and 0 <= seed < 2**31, "seed", "a whole number, 0 to 2147483647", seed)
     content = _check_config(config or {})
     identity = identify_script(variant, content, int(seed), dataset.manifest.digest, scripts)
-    found = find_finished(client, study, identity.digest) if reuse == "exact" else None
-    name = f"{variant} seed={seed}"
+    found = find_finished(client, study, identity.digest, origin.kind) if reuse == "exact" else None
+    name = origin.name or f"{variant} seed={seed}"
     recorded = RecordedRun(name, variant, int(seed), dataset, found.info.run_id if found else "")
-    recorded.identity = identity.digest
+    recorded.identity, recorded.keep = identity.digest, origin.keep
     if recording:
         _join(client, tracking, study, recording, recorded)
     if found:
@@ -349,18 +379,19 @@ def record_run(
     def finish(status: str) -> None:
         if status == "FINISHED" and promote and recorded.has_model and recording is None:
             # Before the status FINISHED: nothing resumes a finished run.
-            run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(PromoteConfig()))
+            run.append("promote", run_ids=[], keys=[entry.facts["key"]], config=asdict(origin.promotion))
         if status == "FINISHED" and promote and not recorded.has_model:
             log.info("%s has no model (run.log_model): it is compared, but not registered", name)
 
     try:
         with closed_at_end(run, SWEEP_PATIENCE_S if recording else tracking.wait_s, finish):
-            _describe(run, recorded, identity, content, dataset, recording)
+            _describe(run, recorded, identity, content, dataset, recording, origin)
             yield recorded
             recorded._finish()
             recorded.is_finished = True
     finally:
         recorded.run_id, recorded.has_arrived = str(run.delivered_state["run_id"]), run.has_arrived
+        recorded.promotions = list(run.delivered_state.get("promotions", []))
         if not recorded.has_arrived:
             log.warning("%s: %s", name, describe_undelivered(tracking, run.delivery))
         elif entry.folder.exists():
@@ -368,12 +399,12 @@ def record_run(
             entry.claim().remove()
 
 
-def find_finished(client: "MlflowClient", study: str, identity: str) -> "Run | None":
+def find_finished(client: "MlflowClient", study: str, identity: str, kind: str = tag.RUN) -> "Run | None":
     """Returns the newest finished run of a study with this identity; None if there is none."""
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         return None
-    where = f"tags.`{tag.IDENTITY}` = '{identity}' AND tags.`{tag.KIND}` = 'run' AND attributes.status = 'FINISHED'"
+    where = f"tags.`{tag.IDENTITY}` = '{identity}' AND tags.`{tag.KIND}` = '{kind}' AND attributes.status = 'FINISHED'"
     found = client.search_runs(
         [experiment.experiment_id], where, max_results=1, order_by=["attributes.start_time DESC"]
     )
@@ -402,17 +433,18 @@ def _claim(tracking: TrackingConfig, study: str, name: str, identity: Identity) 
 
 def _describe(
     run: OutboxRun, recorded: RecordedRun, identity: Identity, config: dict[str, Any], dataset: "Dataset",
-    recording: Recording | None,
+    recording: Recording | None, origin: Origin,
 ) -> None:  # fmt: skip
     """Creates the run in MLflow, with everything that is known before the training."""
     tags = {
-        tag.KIND: tag.RUN,
+        tag.KIND: origin.kind,
         tag.RECORDED: "true",
         tag.VARIANT: recorded.variant,
         tag.VARIANT_DIGEST: hash_settings(recorded.variant, config),
         **identity.tags,
         **Owner.current().tags,
-        **describe_origin(script_command()),
+        **describe_origin(origin.command or script_command()),
+        **origin.tags,
     }
     sweep_id = recording.sweep_id if recording else None
     run.append("create", name=recorded.name, tags=tags, sweep_id=sweep_id, time_ms=int(time.time() * 1000))

@@ -20,7 +20,7 @@ from catdog.tracking.artifacts import load_history, load_predictions, load_table
 from catdog.tracking.identity import DIGITS
 from catdog.tracking.ownership import Owner
 from catdog.tracking.store import check_study, store_command
-from catdog.tracking.tags import RUN, SWEEP, Tags
+from catdog.tracking.tags import ENSEMBLE, RUN, SWEEP, WITH_MODEL, Tags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +40,7 @@ SILENT_AFTER_S = 24 * 3600
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """A training run or a sweep in the store.
+    """A training run, an ensemble or a sweep in the store.
 
     Args:
         run: MLflow's.
@@ -62,7 +62,7 @@ class StoredRun:
 
     @property
     def kind(self) -> str:
-        """RUN, SWEEP, or another word for anything else."""
+        """RUN, ENSEMBLE, SWEEP, or another word for anything else."""
         return self.tags.kind
 
     @property
@@ -162,6 +162,16 @@ class StoredRun:
         return self.tags.model_uri
 
     @property
+    def image_size(self) -> int:
+        """Height and width in pixels of the images that its model takes; 0 if unknown."""
+        return int(self.params.get("preprocessing.image_size") or self.tags.image_size)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Its classes; empty if unknown."""
+        return self.tags.get(tag.CLASSES, "").split(",") if tag.CLASSES in self.tags else []
+
+    @property
     def majority_fraction(self) -> float:
         """The share of the most common class among its validation images."""
         return float(self.tags[tag.MAJORITY_FRACTION])
@@ -211,7 +221,8 @@ class StoredRun:
         """The validation accuracy and loss of its kept model."""
         prefix = "best" if self.run.data.params.get("trainer.keep") == "best" else "final"
         if "kept/val_accuracy" in self.metrics:
-            # A run of another tool: measured on its stored predictions, whatever its epochs report.
+            # Measured on its stored predictions, whatever its epochs report: a run of another tool, an ensemble, or a model that
+            # averages over mirror images, which the validation after each epoch does not.
             prefix = "kept"
         return self.metrics[f"{prefix}/val_accuracy"], self.metrics[f"{prefix}/val_loss"]
 
@@ -327,7 +338,7 @@ def find_study_of(client: "MlflowClient", run_id: str, key: str) -> str:
         UserError: there is no such run or sweep.
     """
     run = find_run(client, run_id)
-    if run is None or run.kind not in (RUN, SWEEP):
+    if run is None or run.kind not in (*WITH_MODEL, SWEEP):
         raise UserError(
             f"{key}: no run or sweep {run_id!r} in this tracking store. MLflow's pages list them; what `catdog.clean` or `mlflow "
             "gc` removed is gone for good."
@@ -446,6 +457,11 @@ def list_runs(client: "MlflowClient", study: str) -> list[StoredRun]:
     """
     find_study(client, study)
     return search(client, study, _is(RUN), oldest_first=True)
+
+
+def list_ensembles(client: "MlflowClient", study: str) -> list[StoredRun]:
+    """Returns the ensembles of a study, whatever their status, newest first; empty if there is no such study."""
+    return search(client, study, _is(ENSEMBLE))
 
 
 def list_sweeps(client: "MlflowClient", study: str) -> list[StoredRun]:

@@ -9,7 +9,9 @@ from catdog.config import schema
 from catdog.config.names import unescape
 
 KIND = "catdog.kind"
-RUN, SWEEP, LOOK = "run", "sweep", "test_look"
+RUN, ENSEMBLE, SWEEP, LOOK = "run", "ensemble", "sweep", "test_look"
+# The kinds that have a model and answers.
+WITH_MODEL = (RUN, ENSEMBLE)
 
 # What a run's result depends on.
 IDENTITY = "catdog.identity"
@@ -62,6 +64,9 @@ DECISION = "catdog.decision"
 RECORDED = "catdog.recorded"
 IMAGE_SIZE = "catdog.image_size"
 
+# The members of an ensemble: the name of each run by its id, as JSON.
+ENSEMBLE_OF = "catdog.ensemble_of"
+
 # A look in the ledger, and a model version: the run that trained the model, and more about it.
 TRAINED_BY = "catdog.run"
 RUN_NAME = "catdog.run_name"
@@ -91,7 +96,7 @@ class Tags(dict[str, str]):
 
     @property
     def kind(self) -> str:
-        """RUN, SWEEP, LOOK; another word, or "", for anything else."""
+        """RUN, ENSEMBLE, SWEEP, LOOK; another word, or "", for anything else."""
         return self.get(KIND, "")
 
     @property
@@ -148,6 +153,11 @@ class Tags(dict[str, str]):
     def is_recorded(self) -> bool:
         """Whether a script recorded the run, and catdog did not train it."""
         return RECORDED in self
+
+    @property
+    def ensemble_of(self) -> dict[str, str]:
+        """The name of each member of an ensemble by its run id; empty for anything else."""
+        return _read_mapping(self.get(ENSEMBLE_OF))
 
     @property
     def image_size(self) -> int:

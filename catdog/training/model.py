@@ -305,16 +305,18 @@ def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     """Returns the model that is saved: uint8 (B, H, W, 3) in [0, 255] in, float32 probabilities (B, classes) out.
 
     It keeps the precision that it was trained in. The exception is float16: on a CPU it is far slower than float32, so such a
-    model is rebuilt in float32, to be served anywhere.
+    model is rebuilt in float32, to be served anywhere. With `trainer.average_flips`, its answer is the mean over the image and its
+    mirror image.
 
     Args:
-        config: the image size is used.
+        config: the image size and `trainer.average_flips` are used.
         trained: the model that trained, images -> logits.
         policy: Keras dtype policy that it was trained with.
     """
     import keras
 
     from catdog.training.fast.dropout import replace_fast_dropout
+    from catdog.training.views import average_flips
 
     # A new model without optimizer and loss: a clone would be compiled with them, and they may need custom code.
     trained = keras.Model(trained.inputs[0], trained.outputs[0], name=trained.name)
@@ -328,6 +330,8 @@ def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     size = config.preprocessing.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(trained(pixels))
+    if config.trainer.average_flips:
+        return average_flips(keras.Model(pixels, probabilities, name="one_view"), name="kept")
     return keras.Model(pixels, probabilities, name="kept")
 
 

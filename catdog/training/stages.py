@@ -248,6 +248,8 @@ def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> N
     predictions = predict_split(kept, prepared.val, config.trainer.batch_size)
     clock.enter("figures")
     run_logging.log_results(run, config, result, predictions, clean_accuracy)
+    if config.trainer.average_flips:
+        run_logging.log_flips(run, kept, prepared.val, config.trainer.batch_size)
     clock.enter("model logging")
     run_logging.log_model(run, kept, prepared.val, built.identity.sources)
     clock.enter("tracking")

@@ -171,3 +171,29 @@ def test_predictions_of_another_model_than_the_kept_one_are_noticed(make_record,
     (warning,) = findings.warnings(make_comparison(mixed))
     assert "90.0" in warning
     assert "80.0" in warning
+
+
+def test_a_model_that_averages_over_mirror_images_is_checked_against_its_own_accuracy(make_record, make_comparison):
+    # The validation after each epoch looks at the image alone, and finds 80 %.
+    alone, both = make_record("a", wrong=range(20)), make_record("a", wrong=range(10))
+    params = {"trainer.average_flips": "True"}
+    metrics = {**alone.metrics, "kept/val_accuracy": 0.9}
+    good = replace(alone, params=params, metrics=metrics, predictions=both.predictions)
+    assert findings.warnings(make_comparison(good)) == []
+    assert len(findings.warnings(make_comparison(replace(good, predictions=alone.predictions)))) == 1
+
+
+def test_an_ensemble_is_one_model_and_names_its_members(make_seeds, make_record, make_analysis):
+    tags = {"catdog.ensemble_of": '{"1a": "cnn seed=0", "1b": "cnn seed=1"}', "catdog.variant_digest": "e"}
+    ensemble = make_record("ensemble of cnn", wrong=range(30), files=FILES, params={"config.members": "..."}, tags=tags)
+    analysis = make_analysis(*make_seeds("cnn", 0.4), ensemble)
+    assert "ensemble of cnn: one model, which answers with the mean probability of cnn seed=0 and cnn seed=1." in said(
+        analysis
+    )
+    (verdict,) = analysis.verdicts
+    assert (
+        verdict.words
+        == "on these images ensemble of cnn is better; other seeds may differ, as ensemble of cnn is one model"
+    )
+    assert [variant.shown_seeds for variant in analysis.variants] == ["4", "\N{EN DASH}"]
+    assert analysis.effects == []

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from catdog.comparison.gradcam import NoMapError, compute_cams
+from catdog.comparison.gradcam import NoMapError, _average, compute_cams
+from catdog.training.views import average_flips, average_members, list_views
 
 SIZE = 32
 
@@ -63,6 +64,22 @@ def test_small_maps_stay_as_they_are_and_large_ones_are_averaged():
     image, classes = planted(8, 8, 0)[None], np.array([[0]])
     assert compute_cams(model, image, classes, side=100).shape == (1, 1, 32, 32)
     assert compute_cams(model, image, classes, side=14).shape == (1, 1, 14, 14)
+
+
+def test_the_map_of_an_averaged_answer_is_the_mean_of_the_maps_of_its_views():
+    detector = build_detector()
+    both = average_members([average_flips(detector, "flips"), build_detector()], "ensemble")
+    assert [view.mirrored for view in list_views(both)] == [False, True, False]
+    images, classes = np.stack([planted(3, 20, 0), planted(20, 5, 1)]), np.array([[0], [1]])
+    # The detector sees the same in a mirror, so the three maps are the same.
+    np.testing.assert_allclose(
+        compute_cams(both, images, classes, side=14), compute_cams(detector, images, classes, side=14), atol=0.05
+    )
+
+
+def test_maps_of_several_sizes_are_averaged_in_the_largest():
+    maps = _average([np.ones((2, 1, 4, 4), np.float32), np.zeros((2, 1, 8, 8), np.float32)], side=14)
+    assert maps.shape == (2, 1, 8, 8)
 
 
 def test_batches_do_not_matter(monkeypatch):

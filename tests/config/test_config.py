@@ -236,6 +236,7 @@ def test_cfg_job_prints_the_composed_config(catdog) -> None:
         ),
         ("trainer.epochs=many", "trainer.epochs: must be a whole number, received 'many'"),
         ("trainer.epochs=0", "trainer.epochs: must be 1 or more, received 0"),
+        ("trainer.average_flips=twice", "trainer.average_flips: must be true or false, received 'twice'."),
         ("model=vgg", "model=vgg: no such option; allowed: augmented, cnn"),
         ("trainer.epochs", "cannot read 'trainer.epochs'"),
         ("model=1", "model=1: no such option; allowed: augmented, cnn"),

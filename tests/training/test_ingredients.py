@@ -3,6 +3,7 @@
 import contextlib
 
 import keras
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +12,8 @@ from support import compose_config
 
 from catdog.config.schema import MixConfig, complete_params, flatten, hash_config
 from catdog.system.errors import UserError
+from catdog.tracking.artifacts import load_predictions
+from catdog.tracking.records import StoredRun
 from catdog.training.augmentation import build_augmentation
 from catdog.training.averaging import WeightAverage
 from catdog.training.check import check_run
@@ -18,15 +21,17 @@ from catdog.training.clean_sample import MOST_IMAGES, CleanSample
 from catdog.training.loop import compile_model
 from catdog.training.losses import check_loss
 from catdog.training.mixing import build_mixing, cut_mix, mix_up
-from catdog.training.model import build_model
+from catdog.training.model import build_kept_model, build_model
+from catdog.training.own_models import check_saving, find_needs
 from catdog.training.sizes import build_size_of, check_sizes
+from catdog.training.views import list_views
 
 ALL = (
-    "trainer.ema=0.9", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5", "augmentation=trivial",
-    "+augmentation.layers.dropout={layer: GaussianDropout, rate: 0.1}", "+augmentation.layers.erase={layer: RandomErasing}",
-    "augmentation.mix.mixup=0.2", "augmentation.mix.cutmix=1", "loss.label_smoothing=0.1", "head.units=0", "optimizer=adamw",
-    "trainer.schedule=cosine", "trainer.epochs=3", "trainer.sizes={0: 24, 0.5: 48}", "trainer.validate_every=2",
-    "head.pooling=global_average",
+    "trainer.ema=0.9", "trainer.average_flips=true", "trainer.freeze_epochs=1", "trainer.backbone_rate=0.5",
+    "augmentation=trivial", "+augmentation.layers.dropout={layer: GaussianDropout, rate: 0.1}",
+    "+augmentation.layers.erase={layer: RandomErasing}", "augmentation.mix.mixup=0.2", "augmentation.mix.cutmix=1",
+    "loss.label_smoothing=0.1", "head.units=0", "optimizer=adamw", "trainer.schedule=cosine", "trainer.epochs=3",
+    "trainer.sizes={0: 24, 0.5: 48}", "trainer.validate_every=2", "head.pooling=global_average",
 )  # fmt: skip
 
 
@@ -94,6 +99,45 @@ def test_the_average_is_of_weights_and_statistics_but_not_of_random_states(folde
     average = WeightAverage(0.9)
     average.set_model(model)
     assert len(average._list_variables()) == 2 + 4
+
+
+# Answers averaged over mirror images.
+
+
+def test_the_saved_model_averages_over_mirror_images_and_training_does_not_change(folder) -> None:
+    # Its backbone is frozen, and the features of images that do not change are kept.
+    plain, both = (
+        folder.train("model=drawn_mini", "augmentation=none", f"trainer.average_flips={value}")
+        for value in ("false", "true")
+    )
+    histories = [
+        pd.read_csv(folder.artifacts(outcome) / "history.csv").drop(columns=["epoch_seconds", "images_per_second"])
+        for outcome in (plain, both)
+    ]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)
+    runs = [mlflow.get_run(outcome.run_id) for outcome in (plain, both)]
+    one, two = (folder.load_model(run.data.tags["catdog.model_uri"]) for run in runs)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 3), dtype=np.uint8)
+    mean = (one.predict_on_batch(pixels) + one.predict_on_batch(pixels[:, :, ::-1])) / 2
+    np.testing.assert_allclose(two.predict_on_batch(pixels), mean, atol=1e-6)
+    assert not np.allclose(two.predict_on_batch(pixels), one.predict_on_batch(pixels), atol=1e-4)
+    # What is stored of the kept model is of the model that is saved.
+    answers = load_predictions(runs[1].info.artifact_uri)
+    metrics = runs[1].data.metrics
+    assert metrics["kept/val_accuracy"] == answers.accuracy
+    assert StoredRun(runs[1], "").kept_score == (answers.accuracy, pytest.approx(answers.mean_loss))
+    assert "kept/val_accuracy" not in runs[0].data.metrics
+    assert metrics["model/ms_per_image"] > 0
+    assert metrics["model/ms_per_image_without_flip"] > 0
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_a_model_with_mirror_images_can_be_saved_in_every_precision(policy, folder) -> None:
+    config = compose_config("preprocessing.image_size=32", "trainer.average_flips=true")
+    kept = build_kept_model(config, build_model(config, 3, policy), policy)
+    check_saving(kept, "trainer.average_flips", "averaging")
+    assert [view.mirrored for view in list_views(kept)] == [False, True]
+    assert not find_needs(kept)
 
 
 # Mixing.
@@ -301,7 +345,7 @@ def test_ingredients_that_are_off_leave_a_run_what_it_was() -> None:
     # Of a run before the keys existed.
     assert hash_config(config, with_seed=True) == "07dd36aa35c1c14d7b8c44ae2ac62fe8baab9f9a72089038b69a8a3a5b0487ce"
     for key in ("trainer.ema=0.9", "trainer.backbone_rate=0.1", "trainer.freeze_epochs=1", "augmentation.mix.mixup=0.2",
-                "trainer.train_accuracy=clean", "trainer.validate_every=2"):  # fmt: skip
+                "trainer.train_accuracy=clean", "trainer.validate_every=2", "trainer.average_flips=true"):  # fmt: skip
         assert hash_config(compose_config("model=augmented", key), with_seed=True) != hash_config(
             config, with_seed=True
         )

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.atlas import KINDS, Atlas
-from catdog.comparison.findings import standing
+from catdog.comparison.findings import describe_ensembles, standing
 from catdog.comparison.names import SHORTENED
 from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
@@ -237,7 +237,7 @@ def build_table(analysis: Analysis) -> Table:
         shown = variant.representative
         table.add_row(
             _name_cell(variant.name, unfinished),
-            str(len(variant.records)),
+            variant.shown_seeds,
             percent(variant.mean_of("train/accuracy")),
             percent(variant.mean_of("val/accuracy")),
             percent(variant.mean_of("gap/accuracy")),
@@ -270,7 +270,7 @@ def build_ranking(analysis: Analysis) -> Table:
         table.add_row(
             str(rank),
             _name_cell(variant.name, analysis.unfinished),
-            str(len(variant.records)),
+            variant.shown_seeds,
             _kept_cell(variant, analysis),
             percent(variant.spread),
             percent(variant.mean_of("train/accuracy")),
@@ -362,6 +362,7 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
                     else "There is nothing to compare: this is one run.")  # fmt: skip
     if any(variant.name.endswith(SHORTENED) for variant in analysis.variants):
         said.append(f"A name that ends with {SHORTENED.strip()} is shortened: the page says what else differs.")
+    said += describe_ensembles(analysis)
     if any(record.has_clean_accuracy for record in analysis.comparison.records):
         said.append(CLEAN)
     if analysis.common:

@@ -1,6 +1,6 @@
 """Compares each part that makes training faster with what it replaces, on random pixels; prints a table in Markdown.
 
-    python benchmarks/pieces.py      # 2 minutes on 2 cores
+    python benchmarks/pieces.py      # 4 minutes on 2 cores
 
 The table shows CPU milliseconds (user + system, all threads) for a batch of 32 images of 160 x 160, unless it names another size.
 """

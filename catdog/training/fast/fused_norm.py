@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-# oneDNN has a fast kernel for channels that fill the CPU's vectors of 16 numbers; 24 channels take ten times as long as 32.
+# oneDNN's fast kernels need channels that fill the CPU's vectors of 16 numbers. With 24 channels in bfloat16, its other ones take
+# longer than Keras' element-wise operations.
 LANES = 16
 
 
@@ -15,7 +16,8 @@ class FusedNorm(keras.layers.BatchNormalization):
     and computes in float32 inside. Results differ only by rounding. In inference mode, and where the fused operation does not
     apply, this is Keras' own layer. A saved model contains Keras' own layer in any case.
 
-    Measured on 2 cores in bfloat16: 0.85 of the CPU time of a small residual-free network's training step (benchmarks/README.md).
+    Measured on 2 cores: 0.87 of the CPU time of a small network's training step in bfloat16, 0.97 in float32
+    (benchmarks/README.md).
 
     Source: Ioffe and Szegedy (2015), "Batch normalization: accelerating deep network training by reducing internal covariate
     shift"; TensorFlow's `FusedBatchNormV3`.

@@ -28,7 +28,7 @@ def replace_fast_layers(model: Any) -> Any:
         if isinstance(layer, FusedNorm):
             weights[layer.name] = layer.get_weights()
             return keras.layers.BatchNormalization.from_config(layer.get_config())
-        if isinstance(layer, tuple(SCALED.values())):
+        if type(layer) in SCALED.values():
             plain, weights[layer.name] = restore_convolution(layer)
             return plain
         return layer

@@ -1,9 +1,9 @@
 """Compares each part that makes training faster with what it replaces, on random pixels; prints a table in Markdown.
 
-    python benchmarks/pieces.py                  # 2 minutes on 2 cores
+    python benchmarks/pieces.py                  # 4 minutes on 2 cores
     python benchmarks/pieces.py augmentation     # each layer of the augmentation that OpenCV can do, 2 minutes
 
-The table shows CPU milliseconds (user + system, all threads) for a batch of 32 images of 160 x 160.
+The table shows CPU milliseconds (user + system, all threads) for a batch of 32 images of 160 x 160, unless it names another size.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from catdog.config.schema import CONF, Config, load_config, register
 from catdog.training.augmentation import build_augmentation
 from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS
 from catdog.training.fast.batchnorm_folding import fold_norms
-from catdog.training.fast.feature_cache import cut_head
+from catdog.training.fast.feature_cache import cut_head, cut_trained
 from catdog.training.loop import compile_model
 from catdog.training.model import build_backbone, build_model
 from catdog.training.precision import use_policy
@@ -107,6 +107,51 @@ def build_step(policy: str, *overrides: str, jit: bool = False) -> Callable[[], 
     return lambda: model.train_function(batches)
 
 
+def build_normed_step(policy: str, *, fused: bool) -> Callable[[], Any]:
+    """Returns a training step, from 128 x 128 pixels, of a network of convolutions with batch norms that train."""
+    size = 128
+    config = compose("speed.fused_norms=true" if fused else "speed.fused_norms=false", f"preprocessing.image_size={size}",
+                     "head.pooling=global_average", "head.units=0", "head.dropout=0.2", "optimizer=adamw")  # fmt: skip
+    convolution = {"layer": "Conv2D", "kernel_size": 3, "padding": "same", "use_bias": False}
+    norm, relu = {"layer": "BatchNormalization"}, {"layer": "ReLU"}
+    layers = {"stem": {**convolution, "filters": 24, "strides": 2}, "stem_norm": norm, "stem_relu": relu}
+    for filters in (48, 96, 192, 384):
+        wide = {**convolution, "filters": filters}
+        stage = {
+            "a": wide,
+            "pool": {"layer": "MaxPooling2D"},
+            "a_norm": norm,
+            "a_relu": relu,
+            "b": wide,
+            "b_norm": norm,
+            "b_relu": relu,
+        }
+        layers |= {f"{name}{filters}": layer for name, layer in stage.items()}
+    config.backbone.layers = layers
+    model = build_model(config, 2, policy)
+    return _build_train_call(model, config, policy, PIXELS[:, :size, :size])
+
+
+def build_tuning_step(*overrides: str, cut: bool = False, kept: bool = False) -> Callable[[], Any]:
+    """Returns a training step, in bfloat16, of MobileNetV2 whose last 54 layers train, from images or kept features."""
+    os.environ.setdefault("CATDOG_WEIGHTS", "imagenet")
+    config, policy = compose("model=mobilenet", "backbone.trainable_layers=54", *overrides), "mixed_bfloat16"
+    model = build_model(config, 2, policy)
+    if not cut:
+        return _build_train_call(model, config, policy, PIXELS)
+    trained = cut_trained(model, fast=True)
+    assert trained is not None
+    trained.trains_on_images = not kept
+    return _build_train_call(trained, config, policy, trained.extract(PIXELS) if kept else PIXELS)
+
+
+def _build_train_call(model: Any, config: Config, policy: str, inputs: Any) -> Callable[[], Any]:
+    compile_model(model, config, policy, 63)
+    model.make_train_function()
+    batches = iter(tf.data.Dataset.from_tensors((inputs, LABELS)).repeat())
+    return lambda: model.train_function(batches)
+
+
 def time_augmentation(*overrides: str, fast: bool, repeats: int = 20) -> float:
     augment = build_augmentation(compose(*overrides).augmentation, 0, SIZE, fast=fast)
     # As arguments: TensorFlow computes what depends on constants alone only once.
@@ -161,6 +206,26 @@ def time_head() -> float:
     return time_call(lambda: head.train_function(batches))
 
 
+def add_parts(add: Callable[[str, float, float], None]) -> None:
+    """Adds the rows of networks with batch norms that train, and of partly trained backbones."""
+    for policy, name in (("mixed_bfloat16", "bfloat16"), ("float32", "float32")):
+        times = time_alternately(*(build_normed_step(policy, fused=fused) for fused in (False, True)), repeats=4)
+        add(
+            f"training step of a network with batch norms, 128 x 128, {name}: Keras' norms; `speed.fused_norms`", *times
+        )
+    plain, folded, cut, kept = time_alternately(
+        build_tuning_step("speed.fold_norms=false"),
+        build_tuning_step(),
+        build_tuning_step(cut=True),
+        build_tuning_step(cut=True, kept=True),
+        repeats=2,
+    )
+    add("MobileNetV2 with 54 layers that train, bfloat16: as Keras builds it; `speed.fold_norms`", plain, folded)
+    add("the same, folded, from images: the model as it is; `speed.fast_features`", folded, cut)
+    add("the same, folded: from images with `speed.fast_features`; from kept features", cut, kept)
+    add("the same: as Keras builds it, from images; folded, from kept features", plain, kept)
+
+
 def main() -> None:
     command = " ".join(["python benchmarks/pieces.py", *sys.argv[1:]])
     print(f"{describe_machine()}; command: `{command}`\n", flush=True)
@@ -213,6 +278,7 @@ def main() -> None:
     head = time_head()
     add("mobilenet's training step, bfloat16, folded: from images; from kept features",
         frozen["mixed_bfloat16", True] + head, head)  # fmt: skip
+    add_parts(add)
     print(tabulate(["what, before; after", "CPU ms before", "after", "ratio"], rows))
 
 

@@ -123,7 +123,7 @@ def _render_environment() -> str:
     """Returns the section of the environment variables that set the default of a key."""
     found: dict[str, set[str]] = {"CATDOG_CACHE": {"dataset.cache"}}
     for path in sorted(schema.CONF.glob("*/*.yaml")):
-        for key, value in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        for key, value in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
             named = re.match(r"\$\{oc\.env:(\w+)", str(value))
             if named:
                 found.setdefault(named[1], set()).add(f"{path.parent.name}.{key}")

@@ -258,12 +258,10 @@ def _explain_value(text: str, root: str) -> str:
     if not key:
         return ""
     name = key.group(1)
-    value = re.search(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", text)
+    value = re.search(r"Value '(.*)' (?:of type '\w+' could not be converted to (\w+)|is not a valid bool \(type)", text)
     if value:
-        return f"{name}: must be {TYPES.get(value.group(3), value.group(3))}, received {value.group(1)!r}."
-    flag = re.search(r"Value '(.*)' is not a valid bool \(type", text)
-    if flag:
-        return f"{name}: must be {TYPES['Boolean']}, received {flag.group(1)!r}."
+        kind = value.group(2) or "Boolean"
+        return f"{name}: must be {TYPES.get(kind, kind)}, received {value.group(1)!r}."
     word = re.search(r"Error merging override (.*)", text)
     received = word.group(1).partition("=")[2] if word else ""
     if "not a valid bool" in text:

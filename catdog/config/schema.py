@@ -638,19 +638,23 @@ class SpeedConfig:
     """Switches for the parts of training that make it faster."""
 
     name: str = option("its name in tables")
-    fold_norms: bool = option("fold a frozen backbone's batch norms into its convolutions", True)
+    fold_norms: bool = option(
+        "fold batch norms that do not train, as those of a pretrained backbone, into the convolutions", True
+    )
+    fused_norms: bool = option("on a CPU, a batch norm that trains is one operation instead of many", True)
     relu_after_pooling: bool = option(
         "ReLU after max-pooling instead of before it: the same result from fewer elements", True
     )
     fast_dropout: bool = option("dropout in the head draws 8 random bits for each element instead of 32", True)
     fast_augmentation: bool = option("augment with OpenCV on 8-bit pixels, where it supports the Keras layers", True)
     fast_features: bool = option(
-        "on a CPU, extract a frozen backbone's features with constant weights, and run its first layers on a few images at a time",
+        "on a CPU, extract the features of a backbone's frozen layers with constant weights, and run the first layers on a few "
+        "images at a time",
         True,
     )
     keep_features_mb: int = option(
-        "memory for a frozen backbone's features of images that are not augmented; features that do not fit are computed again "
-        "every epoch",
+        "memory for the features, made by a backbone's frozen layers, of images that are not augmented; features that do not fit "
+        "are computed again every epoch",
         1024,
     )
 
@@ -769,6 +773,15 @@ class Config:
         return self.trainer.train_accuracy == "clean" or self.augmentation.mix.is_on
 
     @property
+    def fuses_norms(self) -> bool:
+        """Whether the backbone has batch norms that train, in Keras' own layers, and `speed.fused_norms` makes them faster."""
+        backbone = self.backbone
+        if self.model.builder or backbone.builder or backbone.weights is not None or not self.speed.fused_norms:
+            return False
+        own = any(":" in name for name in _find_layer_references("backbone.layers", backbone.layers).values())
+        return not own and (bool(backbone.application) or _has_norm(backbone.layers))
+
+    @property
     def has_backbone_rate(self) -> bool:
         """Whether the backbone has a learning rate of its own."""
         return self.trainer.backbone_rate != 1 or self.trainer.freeze_epochs > 0
@@ -791,7 +804,8 @@ GROUPS: dict[str, type] = {
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
               "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
-              "preprocessing.max_size": None, "augmentation.mix": asdict(MixConfig())}  # fmt: skip
+              "preprocessing.max_size": None, "augmentation.mix": asdict(MixConfig()),
+              "speed.fused_norms": False}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
 
@@ -974,6 +988,8 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
     if not config.augmentation.mix.is_on:
         # The share of batches that are not mixed has no meaning then.
         relevant["augmentation"]["mix"] = LATER_KEYS["augmentation.mix"]
+    # Without batch norms that train, the key has no effect.
+    relevant["speed"]["fused_norms"] = config.fuses_norms
     trainer, backbone = relevant["trainer"], relevant["backbone"]
     callbacks = [[name, options] for _, name, options in list_callbacks(trainer.pop("callbacks"))]
     if callbacks:
@@ -993,6 +1009,24 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
         del relevant["model"]
 
 
+def _has_norm(layers: Mapping[str, Any]) -> bool:
+    """Whether layers of a backbone, or of blocks in it, contain a batch norm."""
+    return any(
+        layer["layer"] == "BatchNormalization" or (layer["layer"] in BLOCKS and _has_norm(layer.get("layers") or {}))
+        for layer in layers.values()
+    )
+
+
+def _older_fused_norms(params: Mapping[str, str]) -> str:
+    """Returns what `speed.fused_norms` means in a run from before the key: false where batch norms trained.
+
+    Elsewhere the key has no effect, and the present value keeps such runs from looking different.
+    """
+    has_norms = params.get("backbone.application", "None") != "None" or "BatchNormalization" in params.values()
+    trained = has_norms and params.get("backbone.weights", "None") == "None"
+    return str(not trained and params.get("speed.name") != "none")
+
+
 def older_optimizer(former: str) -> dict[str, Any]:
     """Returns the section `optimizer` of an old run, whose optimizer was a key of the trainer: adam, adamw, sgd or rmsprop."""
     names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
@@ -1002,6 +1036,7 @@ def older_optimizer(former: str) -> dict[str, Any]:
 def complete_params(params: Mapping[str, str]) -> dict[str, str]:
     """Returns a run's MLflow params, and adds those that did not exist yet when it was trained, with the values it used."""
     later = {key: str(value) for key, value in _flatten(LATER_KEYS).items()}
+    later["speed.fused_norms"] = _older_fused_norms(params)
     if "optimizer.algorithm" in params:
         return later | dict(params)
     sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),

@@ -65,7 +65,7 @@ def build_model(config: Config, classes: int, policy: str) -> Any:
             # In inference mode: dropout or drop-connect in a frozen backbone would only add noise.
             features = backbone(features, training=False)
         else:
-            features = backbone(features)
+            features = _speed_up_trained(config, backbone)(features)
         logits = build_head(
             config.head, features, classes, relu_after_pooling=relu_in_head, fast_dropout=config.speed.fast_dropout
         )
@@ -118,6 +118,27 @@ def _fold_own(backbone: Any) -> Any:
         log.info("the backbone's batch norms are not folded into its convolutions: its output would change")
         return backbone
     return folded
+
+
+def _speed_up_trained(config: Config, backbone: Any) -> Any:
+    """Returns a backbone, of which at least a part trains, with its batch norms folded or fused, as the config says."""
+    if config.backbone.weights is not None:
+        folds = config.speed.fold_norms and not has_own_layers(config)
+        return fold_norms(backbone, trains=True) if folds else backbone
+    if config.fuses_norms:
+        from catdog.training.fast.fused_norm import fuse_norms
+
+        return fuse_norms(backbone)
+    return backbone
+
+
+def has_frozen_part(config: Config) -> bool:
+    """Whether a part of the backbone may be frozen while another one trains; custom layers could depend on training mode."""
+    return (
+        config.model.builder is None
+        and config.backbone.trainable_layers not in (0, "all")
+        and not has_own_layers(config)
+    )
 
 
 def is_frozen(config: Config) -> bool:
@@ -315,7 +336,7 @@ def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     """
     import keras
 
-    from catdog.training.fast.dropout import replace_fast_dropout
+    from catdog.training.fast.replacement import replace_fast_layers
     from catdog.training.views import average_flips
 
     # A new model without optimizer and loss: a clone would be compiled with them, and they may need custom code.
@@ -326,7 +347,7 @@ def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
         fresh.set_weights(trained.get_weights())
         _finalize(fresh)
         trained = fresh
-    trained = replace_fast_dropout(trained)
+    trained = replace_fast_layers(trained)
     size = config.preprocessing.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(trained(pixels))

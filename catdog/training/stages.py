@@ -18,11 +18,11 @@ from catdog.training.augmentation import build_augmentation
 from catdog.training.callbacks import build_callbacks
 from catdog.training.check import check_own_code
 from catdog.training.clean_sample import CleanSample
-from catdog.training.fast.feature_cache import compute_features, cut_head, keep_features
+from catdog.training.fast.feature_cache import compute_features, cut_head, cut_trained, keep_features
 from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
 from catdog.training.loop import Fit, capture, compile_model, fit, restore
 from catdog.training.mixing import build_mixing
-from catdog.training.model import build_kept_model, build_model, is_frozen
+from catdog.training.model import build_kept_model, build_model, has_frozen_part, is_frozen
 from catdog.training.own_code import explain_training
 from catdog.training.precision import (
     Precision,
@@ -52,7 +52,7 @@ class Built:
 
     Attributes:
         model: the whole model, images -> logits.
-        head: the part of it that trains, if a frozen backbone's features are computed separately; None: the whole model trains.
+        head: the part of it that trains, if the features of frozen layers are computed separately; None: the whole model trains.
         augment: (uint8 images, number of the batch) -> augmented images; None: no augmentation.
         mix: mixes the augmented images of a batch, and their labels; None: no mixing.
         callbacks: the custom callbacks.
@@ -107,8 +107,10 @@ def build(prepared: Prepared) -> Built:
     with strategy.scope():
         model = build_model(config, classes, precision.policy)
         # With several devices, Keras builds the model from a batch of the stream, before the head can extract its features.
-        if is_frozen(config) and config.trainer.devices == "one" and config.trainer.sizes is None:
-            head = cut_head(model, fast=config.speed.fast_features and not jit and not configure_gpus())
+        splits = is_frozen(config) or has_frozen_part(config)
+        if splits and config.trainer.devices == "one" and config.trainer.sizes is None:
+            cut = cut_head if is_frozen(config) else cut_trained
+            head = cut(model, fast=config.speed.fast_features and not jit and not configure_gpus())
         compile_model(model if head is None else head, config, precision.policy, steps, jit=jit)
     if prepared.references:
         if not prepared.job.sweep_id:

@@ -43,7 +43,20 @@ def test_every_group_file_composes(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_composes(model: str) -> None:
-    assert compose_config(f"model={model}", *companions("model", model)).trainer.epochs == 20
+    trainer = compose_config(f"model={model}", *companions("model", model)).trainer
+    # A recipe has as many epochs as the training images need.
+    assert (trainer.epochs, trainer.images_seen is None) in ((20, True), (0, False))
+
+
+@pytest.mark.parametrize("ingredient", sorted(path.stem for path in (CONF / "without").glob("*.yaml")))
+def test_every_ingredient_can_be_turned_off_where_it_is_missing(ingredient: str) -> None:
+    config = compose_config("model=augmented", f"without={ingredient}")
+    assert hash_config(config, with_seed=True) == hash_config(compose_config("model=augmented"), with_seed=True)
+
+
+def test_null_turns_a_layer_off() -> None:
+    config = compose_config("augmentation=flip_rotate", "augmentation.layers.rotation=null")
+    assert list(config.augmentation.layers) == ["flip"]
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -89,7 +102,7 @@ def test_layers_can_be_changed_removed_and_added() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trainer.epochs=0", "trainer.epochs: must be 1 or more, received 0"),
+        ("trainer.epochs=0", "trainer.epochs: must be 1 or more, or 0 where"),
         ("trainer.batch_size=-1", "trainer.batch_size: must be 1 or more, received -1"),
         ("dataset.test_fraction=1.5", "dataset.test_fraction: must be more than 0 and less than 1, received 1.5"),
         ("dataset.max_images_per_class=0", "dataset.max_images_per_class: must be 1 or more, or null, received 0"),
@@ -235,7 +248,7 @@ def test_cfg_job_prints_the_composed_config(catdog) -> None:
             "trainer.optimizer: is called optimizer=NAME, a group of its own: optimizer=adamw.",
         ),
         ("trainer.epochs=many", "trainer.epochs: must be a whole number, received 'many'"),
-        ("trainer.epochs=0", "trainer.epochs: must be 1 or more, received 0"),
+        ("trainer.epochs=0", "trainer.epochs: must be 1 or more, or 0 where"),
         ("trainer.average_flips=twice", "trainer.average_flips: must be true or false, received 'twice'."),
         ("model=vgg", "model=vgg: no such option; allowed: augmented, cnn"),
         ("trainer.epochs", "cannot read 'trainer.epochs'"),

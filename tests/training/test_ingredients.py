@@ -35,16 +35,25 @@ ALL = (
 )  # fmt: skip
 
 
-def test_with_all_ingredients_a_run_resumes_bit_for_bit(folder) -> None:
+TRAINED_NORMS = ("model=drawn_mini", "backbone.weights=null", "backbone.trainable_layers=all")
+FINE_TUNED = ("model=drawn_mini", "backbone.trainable_layers=7")
+# Features of the frozen layers are kept where nothing changes the images.
+KEPT_FEATURES = (*FINE_TUNED, "augmentation=none", "augmentation.mix.mixup=0", "augmentation.mix.cutmix=0")
+CHANGES = {"all": (), "trained norms": TRAINED_NORMS, "fine-tuned": FINE_TUNED, "kept features": KEPT_FEATURES}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_with_all_ingredients_a_run_resumes_bit_for_bit(folder, change: tuple[str, ...]) -> None:
     def read(outcome) -> tuple[pd.DataFrame, bytes]:
         artifacts = folder.artifacts(outcome)
         history = pd.read_csv(artifacts / "history.csv").drop(columns=["epoch_seconds", "images_per_second"])
         return history, (artifacts / "predictions" / "val.csv").read_bytes()
 
-    history, answers = read(folder.train(*ALL))
+    overrides = (*ALL, *change)
+    history, answers = read(folder.train(*overrides))
     with pytest.raises(KeyboardInterrupt):
-        folder.train(*ALL, store="other", stop_after=1)
-    again, again_answers = read(folder.train(*ALL, store="other"))
+        folder.train(*overrides, store="other", stop_after=1)
+    again, again_answers = read(folder.train(*overrides, store="other"))
     pd.testing.assert_frame_equal(history, again, check_exact=True)
     assert answers == again_answers
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 
-def fold_norms(network: Any) -> Any:
+def fold_norms(network: Any, *, trains: bool = False) -> Any:
     """Returns a Keras model that computes what `network` does in inference mode, with fewer operations.
 
     A batch norm in inference mode is a constant scale and offset per channel. If it follows a convolution, and no other layer
@@ -19,25 +19,41 @@ def fold_norms(network: Any) -> Any:
     Measured on 2 cores with bfloat16, relative to the float32 network as Keras builds it: a frozen MobileNetV2's forward pass takes
     0.66 of the CPU time folded, 0.38 folded in bfloat16, and 1.44 in bfloat16 unfolded (benchmarks/README.md).
 
+    Where a part of the network trains, only norms that do not train are folded, and all other layers are the network's own. A norm
+    goes into the weights of a convolution that does not train either. A convolution that trains keeps its weights, and applies
+    the norm's scale to them in each step (`catdog.training.fast.scaled_convolution`): features and gradients stay the same.
+
     Args:
         network: a functional or sequential model with float32 weights, of any dtype policy; the result has the same policy.
+        trains: whether its layers with `trainable` train; False: all of it is used in inference mode.
 
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
     CVPR 2018, section 3.2.
     """
     import keras
 
-    norms = dict(_pair(network))
+    from catdog.training.fast.scaled_convolution import find_scaled, merge_scale
+
+    norms = {
+        convolution: norm for convolution, norm in _pair(network)
+        if not trains or _is_constant(network.get_layer(convolution), network.get_layer(norm))
+    }  # fmt: skip
     paddings = dict(_find_paddings(network))
     gone = {*norms.values(), *paddings}
+    changed = {*norms, *paddings.values()}
 
     def clone(layer: Any) -> Any:
-        settings = layer.get_config()
-        if layer.name in norms:
-            settings["use_bias"] = True
+        if trains and layer.name not in changed:
+            return layer
+        settings, kind = layer.get_config(), type(layer)
         if layer.name in paddings.values():
             settings["padding"] = "same"
-        return layer.__class__.from_config(settings)
+        if layer.name in norms:
+            if trains and layer.trainable:
+                kind = find_scaled(layer)
+            else:
+                settings["use_bias"] = True
+        return kind.from_config(settings)
 
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
         return arguments[0] if layer.name in gone else layer(*arguments, **options)
@@ -46,15 +62,27 @@ def fold_norms(network: Any) -> Any:
     graph = keras.Model(network.inputs[0], network.outputs[0], name=network.name)
     folded = keras.models.clone_model(graph, clone_function=clone, call_function=call)
     for layer in network.layers:
+        if layer.name in gone or not layer.weights or folded.get_layer(layer.name) is layer:
+            continue
+        copy = folded.get_layer(layer.name)
         if layer.name in norms:
-            folded.get_layer(layer.name).set_weights(_fold(layer, network.get_layer(norms[layer.name])))
-        elif layer.weights and layer.name not in gone:
-            copy = folded.get_layer(layer.name)
+            norm = _read_norm(network.get_layer(norms[layer.name]))
+            merged = type(copy) is type(layer)
+            own = layer.get_weights()
+            copy.set_weights(merge_scale(layer, own, *norm) if merged else [*own, *norm])
+        else:
             copy.set_weights(layer.get_weights())
             if hasattr(copy, "finalize_state"):
                 # A Normalization layer caches values derived from its weights.
                 copy.finalize_state()
     return folded
+
+
+def _is_constant(convolution: Any, norm: Any) -> bool:
+    """Whether a norm keeps its statistics, scale and offset while the convolution before it trains or not."""
+    from catdog.training.fast.scaled_convolution import find_scaled
+
+    return not norm.trainable and (not convolution.trainable or find_scaled(convolution) is not None)
 
 
 def _pair(network: Any) -> list[tuple[str, str]]:
@@ -120,15 +148,8 @@ def _find_only_reader(network: Any, layer: Any) -> Any:
     return reader if read == {layer.name} else None
 
 
-def _fold(convolution: Any, norm: Any) -> list[np.ndarray]:
-    """Returns the weights of a convolution that includes the batch norm after it."""
-    import keras
-
-    *kernels, bias = convolution.get_weights() if convolution.use_bias else [*convolution.get_weights(), 0.0]
+def _read_norm(norm: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the scale, mean and offset of a batch norm in inference mode, float32 (channels,): (x - mean) * scale + offset."""
     values = dict(zip([weight.name for weight in norm.weights], norm.get_weights(), strict=True))
     scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + norm.epsilon)
-    offset = (bias - values["moving_mean"]) * scale + values.get("beta", 0.0)
-    # A depthwise kernel has (rows, columns, channels, multiplier); the others end in their output channels.
-    depthwise = type(convolution) is keras.layers.DepthwiseConv2D
-    kernels[-1] = kernels[-1] * (scale.reshape(kernels[-1].shape[2:]) if depthwise else scale)
-    return [*kernels, offset]
+    return scale, values["moving_mean"], values.get("beta", np.zeros_like(scale))

@@ -28,12 +28,3 @@ class FastDropout(keras.layers.Dropout):
         kept = tf.reshape(tf.bitcast(words, lanes), [-1])[:count] >= tf.constant(dropped, lanes)
         mask = tf.cast(tf.reshape(kept, tf.shape(inputs)), inputs.dtype)
         return inputs * (mask * tf.constant(2**bits / (2**bits - dropped), inputs.dtype))
-
-
-def replace_fast_dropout(model: Any) -> Any:
-    """Returns a copy of a model with Keras' own dropout instead of the fast one, so that it can be loaded without catdog."""
-
-    def swap(layer: Any) -> Any:
-        return keras.layers.Dropout.from_config(layer.get_config()) if isinstance(layer, FastDropout) else layer
-
-    return keras.models.clone_model(model, clone_function=swap)

@@ -8,13 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from catdog.training.fast.feature_extraction import build_extractor
+from catdog.training.fast.feature_extraction import build_extractor, find_bottlenecks, list_nodes
 from catdog.training.input_stream import Rows, build_eval_stream
 
 log = logging.getLogger(__name__)
 
 # The first layer of the head.
 HEAD_STARTS = "dropout"
+# Layers whose statistics change in training if they train.
+STATEFUL = ("BatchNormalization", "FusedNorm", "SpectralNormalization")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class SplitFeatures:
 
 
 class Head(keras.Model):
-    """The part of a model that trains on a frozen backbone: features in, logits out. Given images, it extracts features first.
+    """The part of a model that trains on frozen layers: features in, logits out. Given images, it extracts features first.
+
+    It is the model's head, on a frozen backbone, or the part of the backbone that trains and the head.
 
     Attributes:
         extract: images (B, H, W, 3) -> features, in inference mode; a function, because Keras would treat a model as a part of
@@ -92,6 +96,62 @@ def cut_head(model: Any, *, fast: bool = False) -> Head:
     head = Head(features, model.output, name=f"{model.name}_head")
     head.extract = extract
     return head
+
+
+def cut_trained(model: Any, *, fast: bool = False) -> Head | None:
+    """Returns what trains of a model with a partly frozen backbone, the backbone's upper part and the head.
+
+    It shares its layers and weights with the model. None: there are no feature maps that only frozen layers made and that all
+    layers that train depend on.
+
+    Args:
+        model: as in `cut_head`.
+        fast: as in `cut_head`.
+    """
+    features = model.get_layer(HEAD_STARTS).input
+    backbone = features._keras_history.operation
+    boundary = find_boundary(backbone)
+    if boundary is None:
+        return None
+    preprocessing = model.get_layer("preprocessing")
+    lower = keras.Model(backbone.inputs[0], boundary, name=f"{backbone.name}_frozen")
+    upper = keras.Model(boundary, backbone.outputs[0], name=f"{backbone.name}_trained")
+    rest = keras.Model(features, model.output, name=f"{model.name}_head")
+    if fast:
+        extract = build_extractor(preprocessing, lower)
+    else:
+
+        def extract(images: Any) -> Any:
+            return lower(preprocessing(images), training=False)
+
+    inputs = keras.Input(boundary.shape[1:], dtype=boundary.dtype, name="features")
+    head = Head(inputs, rest(upper(inputs)), name=f"{model.name}_trained")
+    head.extract = extract
+    return head
+
+
+def find_boundary(backbone: Any) -> Any:
+    """Returns the last feature maps of a backbone that depend only on the image, and that all later layers depend on, or None.
+
+    The layers before them do not train, and do the same in training as in inference mode: none of them draws random numbers.
+
+    Args:
+        backbone: functional or sequential model of Keras' own layers.
+    """
+    boundary = None
+    nodes = list_nodes(backbone)
+    for node, passes_all in zip(nodes, find_bottlenecks(nodes), strict=True):
+        layer = node.operation
+        if not isinstance(layer, keras.Layer):
+            continue
+        if layer.trainable_variables or any(part._seed_generators for part in layer._flatten_layers()):
+            break
+        # A batch norm without scale and offset has no variables that train, but statistics that change.
+        if any(part.trainable and type(part).__name__ in STATEFUL for part in layer._flatten_layers()):
+            break
+        if passes_all and node.input_tensors and len(node.outputs[0].shape) == 4:
+            boundary = node.outputs[0]
+    return boundary
 
 
 def keep_features(

@@ -73,7 +73,9 @@ def find_narrow(backbone: Any) -> Any:
 
 
 def list_nodes(graph: Any) -> list[Any]:
-    """Returns the calls of layers and operations in a functional model, in topological order."""
+    """Returns the calls of layers and operations in a functional or sequential model, in topological order."""
+    # A Sequential model has its graph in a functional one.
+    graph = getattr(graph, "_functional", None) or graph
     return [node for depth in sorted(graph._nodes_by_depth, reverse=True) for node in graph._nodes_by_depth[depth]]
 
 

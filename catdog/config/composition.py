@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from catdog.config.names import unescape
 from catdog.config.schema import Config, load_config
 from catdog.system.errors import UserError
 
+log = logging.getLogger(__name__)
+
+NOTHING = "nothing"
 # Hydra's state is global to the process.
 _lock = threading.RLock()
 
@@ -47,6 +51,11 @@ class ComposedRun:
     def model(self) -> str:
         """The choice of the group `model`, whether the command line, an experiment or the default made it."""
         return str(self.composed.hydra.runtime.choices["model"])
+
+    @property
+    def without(self) -> str:
+        """The choice of the group `without`: an ingredient that is turned off, or NOTHING."""
+        return str(self.composed.hydra.runtime.choices["without"])
 
 
 def compose_sweep(overrides: Sequence[str]) -> tuple[list[ComposedRun], DictConfig]:
@@ -81,6 +90,9 @@ def compose_run(overrides: Sequence[str]) -> ComposedRun:
 def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[ComposedRun]:
     """Returns the jobs of a sweep, each composed and checked.
 
+    A job that leaves out an ingredient which its model does not have, by the group `without`, is not a job of its own. It is left
+    out if the sweep has the same job without this choice.
+
     Args:
         loader: Hydra's config loader.
         base: the sweep's config.
@@ -97,7 +109,12 @@ def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence
             composed.hydra.job.num = number
         overridden = [unescape(word) for word in filter_overrides(overrides)]
         runs.append(ComposedRun(composed, load_config(_without_hydra(composed), Config), overridden))
-    return runs
+    whole = [run.config for run in runs if run.without == NOTHING]
+    lacking = [run for run in runs if run.without != NOTHING and run.config in whole]
+    if lacking:
+        names = list(dict.fromkeys(f"{run.model} without {run.without}" for run in lacking))
+        log.info("left out, because the model has no such ingredient: %s", ", ".join(names))
+    return [run for run in runs if run not in lacking]
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

@@ -258,7 +258,9 @@ def _explain_value(text: str, root: str) -> str:
     if not key:
         return ""
     name = key.group(1)
-    value = re.search(r"Value '(.*)' (?:of type '\w+' could not be converted to (\w+)|is not a valid bool \(type)", text)
+    value = re.search(
+        r"Value '(.*)' (?:of type '\w+' could not be converted to (\w+)|is not a valid bool \(type)", text
+    )
     if value:
         kind = value.group(2) or "Boolean"
         return f"{name}: must be {TYPES.get(kind, kind)}, received {value.group(1)!r}."

@@ -9,6 +9,7 @@ from support import compose_config
 
 from catdog.config import schema
 from catdog.config.command_lines import next_command
+from catdog.config.composition import compose_sweep
 from catdog.config.schema import CONF, GROUPS, flatten, hash_config
 from catdog.system.errors import UserError
 
@@ -52,6 +53,17 @@ def test_every_model_composes(model: str) -> None:
 def test_every_ingredient_can_be_turned_off_where_it_is_missing(ingredient: str) -> None:
     config = compose_config("model=augmented", f"without={ingredient}")
     assert hash_config(config, with_seed=True) == hash_config(compose_config("model=augmented"), with_seed=True)
+
+
+def test_an_ingredient_that_a_model_lacks_makes_no_run(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        runs, _ = compose_sweep(
+            ["model=augmented,cnn", "without=nothing,ema,mixing", "augmentation.mix.mixup=0.2", "seed=0,1"]
+        )
+    assert [(run.model, run.without) for run in runs] == [
+        (model, without) for model in ("augmented", "cnn") for without in ("nothing", "mixing") for _ in range(2)
+    ]
+    assert "no such ingredient: augmented without ema, cnn without ema" in caplog.text
 
 
 def test_null_turns_a_layer_off() -> None:

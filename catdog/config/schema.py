@@ -251,8 +251,8 @@ class PreprocessingConfig:
         160,
     )
     max_size: int | None = option(
-        "where image_size is 0: the size is the smallest multiple of 32 that covers the shorter side of half of the images, but at "
-        "most this",
+        "where image_size is 0: the size is the smallest multiple of 32 that covers the shorter side of half of the images, from "
+        "64 up to this",
         None,
     )
 
@@ -263,7 +263,7 @@ class PreprocessingConfig:
         )  # fmt: skip
         size, largest = self.image_size, self.max_size
         require(
-            largest is None or 32 <= largest <= 4096, "preprocessing.max_size", "32 to 4096 pixels, or null", largest
+            largest is None or 64 <= largest <= 4096, "preprocessing.max_size", "64 to 4096 pixels, or null", largest
         )
         require(8 <= size <= 4096 or (size == 0 and largest is not None), "preprocessing.image_size",
                 "8 to 4096 pixels, or 0 where preprocessing.max_size is set", size)  # fmt: skip
@@ -528,12 +528,7 @@ class TrainerConfig:
                  self.freeze_epochs)  # fmt: skip
         require_choice("trainer.train_accuracy", ("auto", "seen", "clean"), self.train_accuracy)
         self.sizes = _require_sizes(self.sizes)
-        require(
-            1 <= self.validate_every <= epochs,
-            "trainer.validate_every",
-            "1 to trainer.epochs",
-            self.validate_every,
-        )
+        require(self.validate_every >= 1, "trainer.validate_every", "1 or more", self.validate_every)
         require(self.validate_every == 1 or self.callbacks is None, "trainer.validate_every",
                 "1 where trainer.callbacks is set", self.validate_every,
                 "Callbacks may need the results of every epoch.")  # fmt: skip

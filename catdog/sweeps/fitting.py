@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Sizes that backbones with five steps of halving take without a remainder.
-MULTIPLE = 32
+# Sizes that backbones with five steps of halving take without a remainder; smaller images are enlarged to SMALLEST.
+MULTIPLE, SMALLEST = 32, 64
 
 
 def fit_configs(jobs: Sequence[tuple[str, Config]], datasets: Sequence["Dataset"]) -> list[Config]:
@@ -64,7 +64,7 @@ def _fit_config(config: Config, count: int, shorter: int) -> tuple[Config, list[
         trainer = replace(trainer, epochs=epochs)
     if not preprocessing.image_size:
         assert preprocessing.max_size is not None
-        size = min(-(-shorter // MULTIPLE) * MULTIPLE, preprocessing.max_size)
+        size = min(max(-(-shorter // MULTIPLE) * MULTIPLE, SMALLEST), preprocessing.max_size)
         chosen.append(f"{size} x {size} pixels, as the shorter side of the images has {shorter} (median)")
         preprocessing = replace(preprocessing, image_size=size)
     trainer, preprocessing = replace(trainer, images_seen=None), replace(preprocessing, max_size=None)

@@ -46,12 +46,20 @@ def test_epochs_and_size_follow_from_the_training_images(photos: tuple[str, ...]
 
 @pytest.mark.parametrize(
     ("override", "epochs", "size"),
-    [("trainer.images_seen=20", 10, 64), ("trainer.images_seen=1000000", 400, 64), ("preprocessing.max_size=48", 30, 48),
+    [("trainer.images_seen=20", 10, 64), ("trainer.images_seen=1000000", 400, 64), ("preprocessing.max_size=80", 30, 64),
      ("trainer.epochs=3", 3, 64), ("preprocessing.image_size=24", 30, 24)],
 )  # fmt: skip
 def test_bounds_hold_and_given_numbers_win(photos: tuple[str, ...], override: str, epochs: int, size: int) -> None:
     fitted = fit(*photos, *FITTED, override)
     assert (fitted.trainer.epochs, fitted.preprocessing.image_size) == (epochs, size)
+
+
+@pytest.mark.parametrize(("shorter", "chosen"), [(8, 64), (64, 64), (65, 96), (500, 128)])
+def test_the_size_covers_the_images_up_to_the_largest(
+    photos: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, shorter: int, chosen: int
+) -> None:
+    monkeypatch.setattr("catdog.data.image_sizes.measure_shorter_side", lambda root, files: shorter)
+    assert fit(*photos, *FITTED).preprocessing.image_size == chosen
 
 
 def test_factors_of_the_size_follow(photos: tuple[str, ...]) -> None:
@@ -68,7 +76,7 @@ def test_pixels_above_the_chosen_size_are_refused(photos: tuple[str, ...]) -> No
     ("override", "said"),
     [("trainer.epochs=0", "trainer.epochs: must be 1 or more, or 0 where trainer.images_seen is set, received 0"),
      ("preprocessing.image_size=0", "preprocessing.image_size: must be 8 to 4096 pixels, or 0 where preprocessing.max_size is set"),
-     ("preprocessing.max_size=8", "preprocessing.max_size: must be 32 to 4096 pixels, or null, received 8"),
+     ("preprocessing.max_size=8", "preprocessing.max_size: must be 64 to 4096 pixels, or null, received 8"),
      ("trainer.images_seen=0", "trainer.images_seen: must be 1 or more, or null, received 0")],
 )  # fmt: skip
 def test_wrong_values_are_named(override: str, said: str) -> None:

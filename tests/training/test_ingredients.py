@@ -384,7 +384,7 @@ def test_ingredients_that_are_off_leave_a_run_what_it_was() -> None:
         ("trainer.sizes={0:96.5}", "trainer.sizes: must be null, or {SHARE: SIZE}"),
         ("trainer.sizes={0:96}", "trainer.sizes: must be null where head.pooling is max"),
         ("trainer.sizes={0:192} head.pooling=global_average", "trainer.sizes: must be at most preprocessing.image_size=160"),
-        ("trainer.validate_every=0", "trainer.validate_every: must be 1 to trainer.epochs, received 0"),
+        ("trainer.validate_every=0", "trainer.validate_every: must be 1 or more, received 0"),
         ("trainer.validate_every=2 trainer.callbacks=[EarlyStopping]", "trainer.validate_every: must be 1 where trainer.callbacks"),
         ("trainer.train_accuracy=all", "trainer.train_accuracy: must be one of auto, seen, clean, received 'all'"),
         ("head.units=-1", "head.units: must be 0 (no dense layer) or more, received -1"),

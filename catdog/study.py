@@ -237,7 +237,8 @@ class Study:
         """Returns the study's training runs, whatever their status, one row each, the oldest first.
 
         Columns: run_id, name, variant, seed, status, start, one for each config key ("trainer.epochs"), one for each metric
-        ("val/accuracy": its last value), sweep, registered_model, precision, code (the first digits of its digest).
+        ("val/accuracy": its last value; "best_val_accuracy"), sweep, registered_model, precision, code (the first digits of its
+        digest). Metrics of runs that an older catdog trained have today's names.
 
         Args:
             config: "varying" for the keys whose values differ between the runs, or "all".

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 VARIANTS = ["cnn", "augmented", "preprocessed", "drawn_mini"]
 PER_EPOCH = {"train/loss", "train/accuracy", "val/loss", "val/accuracy", "gap/accuracy", "epoch_seconds",
              "images_per_second", "learning_rate"}  # fmt: skip
-AT_THE_END = {"best/val_accuracy", "best/epoch", "final/train_accuracy", "final/val_accuracy", "final/gap_accuracy",
-              "final/train_loss", "final/val_loss", "train/accuracy_clean"}  # fmt: skip
+AT_THE_END = {"best_val_accuracy", "best_epoch", "final_train_accuracy", "final_val_accuracy", "final_gap_accuracy",
+              "final_train_loss", "final_val_loss", "clean_train_accuracy"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +98,12 @@ def test_metrics_are_there_at_every_epoch(client, runs) -> None:
         metrics = run.data.metrics
         assert set(metrics) >= AT_THE_END
         assert metrics["gap/accuracy"] == pytest.approx(metrics["train/accuracy"] - metrics["val/accuracy"])
-        assert metrics["final/val_accuracy"] == metrics["val/accuracy"]
+        assert metrics["final_val_accuracy"] == metrics["val/accuracy"]
         history = table(run, "history.csv").set_index("epoch")
         # The best epoch by accuracy, ties to the lower loss.
         best = history.sort_values(["val/accuracy", "val/loss"], ascending=[False, True]).index[0]
-        assert metrics["best/epoch"] == best
-        assert metrics["best/val_accuracy"] == pytest.approx(history["val/accuracy"][best])
+        assert metrics["best_epoch"] == best
+        assert metrics["best_val_accuracy"] == pytest.approx(history["val/accuracy"][best])
 
 
 def test_the_kept_model_is_the_best_epochs(runs) -> None:
@@ -113,7 +113,7 @@ def test_the_kept_model_is_the_best_epochs(runs) -> None:
         assert len(predictions) == 32
         accuracy = (predictions[["cats", "dogs"]].idxmax(axis=1) == predictions["label"]).mean()
         # bfloat16 may turn a tie; nothing more than that.
-        assert accuracy == pytest.approx(run.data.metrics["best/val_accuracy"], abs=1 / 32)
+        assert accuracy == pytest.approx(run.data.metrics["best_val_accuracy"], abs=1 / 32)
 
 
 def test_params_are_every_leaf_of_the_config(runs) -> None:
@@ -198,12 +198,12 @@ def test_the_model_serves_where_catdog_cannot_be_imported(study, runs, tmp_path)
 
 
 def test_the_best_run_is_registered_and_is_champion(client, runs, parent) -> None:
-    best = max(runs, key=lambda run: (run.data.metrics["best/val_accuracy"], -run.data.metrics["best/val_loss"]))
+    best = max(runs, key=lambda run: (run.data.metrics["best_val_accuracy"], -run.data.metrics["best_val_loss"]))
     champion = client.get_model_version_by_alias("cats_vs_dogs", "champion")
     assert champion.run_id == best.info.run_id
     assert champion.tags["catdog.run"] == best.info.run_id
     assert float(champion.tags["catdog.val_accuracy"]) == pytest.approx(
-        best.data.metrics["best/val_accuracy"], abs=1e-6
+        best.data.metrics["best_val_accuracy"], abs=1e-6
     )
     assert parent.data.tags["catdog.registered_model"] == "cats_vs_dogs"
 
@@ -254,10 +254,10 @@ def test_keep_last_keeps_the_last_epoch(study, client) -> None:
                      "promote.enabled=false")  # fmt: skip
     assert done.code == 0, done.text
     run = client.get_run(re.search(r"run ([0-9a-f]{32})", done.out).group(1))
-    assert run.data.metrics["kept/epoch"] == 4
+    assert run.data.metrics["kept_epoch"] == 4
     predictions = table(run, "predictions/val.csv")
     accuracy = (predictions[["cats", "dogs"]].idxmax(axis=1) == predictions["label"]).mean()
-    assert accuracy == pytest.approx(run.data.metrics["final/val_accuracy"], abs=1 / 32)
+    assert accuracy == pytest.approx(run.data.metrics["final_val_accuracy"], abs=1 / 32)
 
 
 def test_an_image_of_ones_own_trains(study, tmp_path) -> None:

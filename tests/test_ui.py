@@ -20,6 +20,14 @@ from support import OURS, PROJECT, run_catdog
 from catdog.config.schema import TrackingConfig
 from catdog.plots.style import PALETTE
 from catdog.tracking import TrackedRun, connect, open_study
+from catdog.tracking.metric_names import (
+    BEST_EPOCH,
+    BEST_VAL_ACCURACY,
+    CLEAN_TRAIN_ACCURACY,
+    FINAL,
+    KEPT_EPOCH,
+    PARAMETERS,
+)
 from catdog.tracking.pages import complete_study, study_tags
 from catdog.tracking.run import member_tags_of
 
@@ -27,7 +35,7 @@ BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 VARIANTS = ["cnn", "augmented", "preprocessed", "mobilenet"]
-METRICS = ["best/val_accuracy", "best/epoch", "val/accuracy", "train/accuracy", "gap/accuracy"]
+METRICS = ["best_val_accuracy", "best_epoch", "val/accuracy", "train/accuracy", "gap/accuracy"]
 
 
 @dataclass
@@ -78,13 +86,22 @@ def folder(tmp_path_factory) -> Path:
     experiment_id = open_study(client, "cats_vs_dogs", config)
     sweep_id = client.create_run(experiment_id, run_name="sweep of 4", tags={"catdog.kind": "sweep"}).info.run_id
     for number, variant in enumerate(VARIANTS):
+        # What a training logs before and after its epochs.
+        once = {
+            PARAMETERS: 1000,
+            BEST_VAL_ACCURACY: 0.56 + 0.1 * number,
+            BEST_EPOCH: 3,
+            KEPT_EPOCH: 3,
+            CLEAN_TRAIN_ACCURACY: 0.9,
+        }
+        once |= dict.fromkeys(FINAL.values(), 0.5)
         tags = {"catdog.kind": "run", "catdog.variant": variant, "mlflow.parentRunId": sweep_id}
         tags |= member_tags_of(sweep_id, number, variant, variant, number)
         run = TrackedRun(client, client.create_run(experiment_id, run_name=variant, tags=tags).info.run_id)
         for epoch in (1, 2, 3):
             accuracy = 0.5 + 0.1 * number + 0.02 * epoch
             run.log_metrics({"val/accuracy": accuracy, "train/accuracy": accuracy, "gap/accuracy": 0.0}, step=epoch)
-        run.log_metrics({"best/val_accuracy": accuracy, "best/epoch": 3})
+        run.log_metrics(once)
         client.set_terminated(run.run_id)
     client.set_terminated(sweep_id)
     return folder
@@ -123,7 +140,7 @@ def rgb(color: str) -> str:
 
 def test_a_list_with_accuracy_then_four_curves_side_by_side(page, ui) -> None:
     page.goto(ui.address)
-    page.get_by_test_id("sort-header-best/val_accuracy").wait_for()
+    page.get_by_test_id("sort-header-best_val_accuracy").wait_for()
     # The first click: in a browser new to it, MLflow opens its Assistant beside whatever comes first.
     page.get_by_role("button", name="Close").first.click()
     page.get_by_test_id("sort-header-gap/accuracy").wait_for()
@@ -140,6 +157,19 @@ def test_a_list_with_accuracy_then_four_curves_side_by_side(page, ui) -> None:
     charts.nth(1).wait_for()
     assert [charts.nth(number).inner_text().split("\n")[0] for number in (0, 1)] == ["val/accuracy", "train/accuracy"]
     assert curves(charts.first) == {rgb(color) for color in PALETTE[: len(VARIANTS)]}
+
+
+def test_the_page_of_a_run_begins_with_its_curves(page, ui, folder) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("cats_vs_dogs")
+    assert experiment
+    (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'mobilenet'")
+    page.goto(f"{ui.server}/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}/model-metrics")
+    sections = page.get_by_test_id("experiment-view-compare-runs-section-header")
+    sections.nth(3).wait_for()
+    assert [name.split("\n")[0] for name in sections.all_inner_texts()] == ["gap", "train", "val", "Model metrics"]
+    chart = page.get_by_test_id("experiment-view-compare-runs-card").first
+    chart.locator(".scatterlayer .trace .js-line").first.wait_for(state="attached")
 
 
 def test_views_are_in_the_menu_of_a_study_opened_otherwise(page, ui) -> None:

@@ -143,4 +143,4 @@ def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path,
         [sys.executable, "-c", serve], cwd=tmp_path, capture_output=True, text=True, check=False, env=env
     )
     assert served.stdout.endswith("served\n"), served.stderr
-    assert np.isfinite(next(iter(whole.values()))[3].data.metrics["best/val_accuracy"])
+    assert np.isfinite(next(iter(whole.values()))[3].data.metrics["best_val_accuracy"])

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from catdog.comparison.analysis import Analysis
-from catdog.comparison.records import DELETED, FINISHED, NAN, ComparedRuns, RunRecord
+from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import NoVerdict, Verdict
 from catdog.statistics.judgements import Judgement
@@ -150,7 +150,7 @@ def _about_deleted(comparison: ComparedRuns, deleted: list[str]) -> str:
 
 
 def _doubt(record: RunRecord) -> str:
-    tracked = _tracked_at_kept_epoch(record)
+    tracked = record.kept_tracked_accuracy
     tolerance = max(TRACKED_TOLERANCE, (TRACKED_TOLERANCE_IMAGES + 0.5) / record.kept_images)
     if not abs(tracked - record.kept_accuracy) > tolerance:
         return ""
@@ -284,9 +284,3 @@ def _some(names: list[str], most: int = 2 * NAMES_IN_HEADLINE) -> str:
     """Returns the names as a list in words; of very many only the first."""
     shown = names[:most]
     return listed(shown) if len(shown) == len(names) else f"{', '.join(shown)} and {len(names) - len(shown)} more"
-
-
-def _tracked_at_kept_epoch(record: RunRecord) -> float:
-    if record.averages_flips:
-        return record.metric("kept/val_accuracy")
-    return NAN if record.kept_epoch is None else record.history.at(record.kept_epoch, "val/accuracy")

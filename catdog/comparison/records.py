@@ -14,6 +14,7 @@ from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
 from catdog.statistics.proportions import wilson_interval
 from catdog.system.wording import agree, plural
+from catdog.tracking import metric_names
 from catdog.tracking.tags import Tags
 
 NAN = float("nan")
@@ -38,7 +39,7 @@ class RunRecord:
         status: MLflow's status: FINISHED, FAILED, KILLED or RUNNING; or DELETED.
         params: every leaf of the composed config, "trainer.epochs": "20".
         tags: MLflow's tags.
-        metrics: last values, "kept/epoch", "final/val_loss", "model/parameters" and so on; "test/accuracy" only after
+        metrics: last values, "kept_epoch", "final_val_loss", "model_parameters" and so on; "test/accuracy" only after
             `evaluate`.
         history: the metrics by epoch; empty if the run failed early.
         predictions: of the kept model on the validation split; empty if there are none.
@@ -70,8 +71,32 @@ class RunRecord:
     @property
     def kept_epoch(self) -> int | None:
         """The epoch whose model was kept; None if no model was kept."""
-        epoch = self.metric("kept/epoch") if "kept/epoch" in self.metrics else self.metric("best/epoch")
+        epoch = self.metric(
+            metric_names.KEPT_EPOCH if metric_names.KEPT_EPOCH in self.metrics else metric_names.BEST_EPOCH
+        )
         return None if np.isnan(epoch) else int(epoch)
+
+    @property
+    def kept_tracked_accuracy(self) -> float:
+        """The validation accuracy of the kept model that was tracked during training, in [0, 1]; NaN if there is none."""
+        if self.averages_flips:
+            return self.metric(metric_names.KEPT_VAL_ACCURACY)
+        return NAN if self.kept_epoch is None else self.history.at(self.kept_epoch, "val/accuracy")
+
+    @property
+    def clean_train_accuracy(self) -> float:
+        """The kept model's accuracy on the training images, without augmentation and dropout, in [0, 1]; NaN if unknown."""
+        return self.metric(metric_names.CLEAN_TRAIN_ACCURACY)
+
+    @property
+    def parameters(self) -> float:
+        """How many parameters its model has; NaN if unknown."""
+        return self.metric(metric_names.PARAMETERS)
+
+    @property
+    def trainable_parameters(self) -> float:
+        """How many of them are trained; NaN if unknown."""
+        return self.metric(metric_names.TRAINABLE_PARAMETERS)
 
     @property
     def picked(self) -> bool:

@@ -74,7 +74,7 @@ class Variant:
         Their mean is the overfitting gap. The training accuracy is measured without dropout and augmentation and is the same for
         all images of a run; NaN if a run has none.
         """
-        clean = np.array([record.metric("train/accuracy_clean") for record in self.records])
+        clean = np.array([record.clean_train_accuracy for record in self.records])
         return clean[:, None] - self.right
 
     @cached_property

@@ -26,6 +26,7 @@ from catdog.statistics.proportions import wilson_interval
 from catdog.system.errors import UserError
 from catdog.system.wording import listed, percent, signed, signed_interval
 from catdog.tracking import tags as tag
+from catdog.tracking.metric_names import MS_PER_IMAGE, PARAMETERS
 from catdog.tracking.models import describe_model
 from catdog.tracking.recording import Origin, record_run
 from catdog.tracking.records import StoredRun, find_run, list_ensembles
@@ -345,7 +346,7 @@ def _record(
         reuse="never", promote=promote if promotion.enabled else None, origin=origin,
     ) as run:  # fmt: skip
         run.log_metrics({
-            "model/parameters": built.model.count_params(), "model/ms_per_image": built.ms_per_image,
+            PARAMETERS: built.model.count_params(), MS_PER_IMAGE: built.ms_per_image,
             "ensemble/members": len(members), "ensemble/rounding": built.rounding,
             "ensemble/mean_member_accuracy": float(np.mean(plan.member_accuracies)),
             "ensemble/difference_to_members": plan.to_members.estimate,

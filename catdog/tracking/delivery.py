@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from catdog.config import schema
 from catdog.tracking import tags as tag
+from catdog.tracking.metric_names import rename_former
 from catdog.tracking.outbox import Entry
 
 if TYPE_CHECKING:
@@ -257,7 +258,8 @@ def _tags(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], stat
 def _metrics(client: "MlflowClient", _entry: Entry, operation: dict[str, Any], state: dict[str, Any]) -> None:
     from mlflow.entities import Metric
 
-    values, time_ms, step = operation["values"].items(), operation["time_ms"], operation["step"]
+    # An older catdog may have left the operation.
+    values, time_ms, step = rename_former(operation["values"]).items(), operation["time_ms"], operation["step"]
     # MLflow treats the same key, value, time and step, sent twice, as one point.
     client.log_batch(state["run_id"], metrics=[Metric(key, float(value), time_ms, step) for key, value in values])
 

@@ -24,6 +24,7 @@ from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
+from catdog.tracking import metric_names
 from catdog.tracking import tags as tag
 from catdog.tracking.delivery import ENDED, Promote
 from catdog.tracking.identity import (
@@ -185,13 +186,13 @@ class RecordedRun:
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Records metrics of the run as a whole.
 
-        The comparison uses train/accuracy_clean (of the kept model, on training images without augmentation, in [0, 1]),
-        model/parameters and model/trainable_parameters.
+        The comparison uses clean_train_accuracy (of the kept model, on training images without augmentation, in [0, 1]),
+        model_parameters and model_trainable_parameters. Their names in versions before, such as train/accuracy_clean, become these.
 
         Raises:
             UserError: as `log_epoch`.
         """
-        self._metrics |= _check_metrics(metrics)
+        self._metrics |= metric_names.rename_former(_check_metrics(metrics))
 
     def log_validation(
         self,
@@ -304,15 +305,21 @@ class RecordedRun:
         whole = [{"val/accuracy": accuracy, "val/loss": loss} | item for item in epochs]
         best = max(whole, key=lambda item: (item["val/accuracy"], -item["val/loss"]))
         last = whole[-1]
-        finals = ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "gap/accuracy")
         wall_s, cpu_s = self._begun
-        self._run.log_metrics({
-            "best/epoch": best["epoch"], "best/val_accuracy": best["val/accuracy"], "best/val_loss": best["val/loss"],
-            **{"final/" + key.replace("/", "_"): last[key] for key in finals if key in last},
-            "kept/epoch": self._kept_epoch, "kept/val_accuracy": accuracy, "kept/val_loss": loss,
-            "run_seconds": time.perf_counter() - wall_s, "run_cpu_seconds": time.process_time() - cpu_s,
-            **self._metrics,
-        })  # fmt: skip
+        self._run.log_metrics(
+            {
+                metric_names.BEST_EPOCH: best["epoch"],
+                metric_names.BEST_VAL_ACCURACY: best["val/accuracy"],
+                metric_names.BEST_VAL_LOSS: best["val/loss"],
+                **{name: last[key] for key, name in metric_names.FINAL.items() if key in last},
+                metric_names.KEPT_EPOCH: self._kept_epoch,
+                metric_names.KEPT_VAL_ACCURACY: accuracy,
+                metric_names.KEPT_VAL_LOSS: loss,
+                "run_seconds": time.perf_counter() - wall_s,
+                "run_cpu_seconds": time.process_time() - cpu_s,
+                **self._metrics,
+            }
+        )
         # The comparison uses this to tell whether the model was picked by its validation accuracy.
         keep = self.keep or ("last" if self._kept_epoch == int(last["epoch"]) else "best")
         self._run.append("params", values={"trainer.keep": keep})

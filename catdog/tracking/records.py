@@ -15,6 +15,7 @@ from catdog.config.schema import complete_params
 from catdog.config.suggestions import ask, suggest
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.tracking import metric_names
 from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
 from catdog.tracking.identity import DIGITS
@@ -113,8 +114,8 @@ class StoredRun:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """The last value of each metric."""
-        return dict(self.run.data.metrics)
+        """The last value of each metric; those of an older run have today's names."""
+        return metric_names.rename_former(self.run.data.metrics)
 
     @property
     def variant(self) -> str:
@@ -219,12 +220,13 @@ class StoredRun:
     @property
     def kept_score(self) -> tuple[float, float]:
         """The validation accuracy and loss of its kept model."""
-        prefix = "best" if self.run.data.params.get("trainer.keep") == "best" else "final"
-        if "kept/val_accuracy" in self.metrics:
+        if metric_names.KEPT_VAL_ACCURACY in self.metrics:
             # Measured on its stored predictions, whatever its epochs report: a run of another tool, an ensemble, or a model that
             # averages over mirror images, which the validation after each epoch does not.
-            prefix = "kept"
-        return self.metrics[f"{prefix}/val_accuracy"], self.metrics[f"{prefix}/val_loss"]
+            return self.metrics[metric_names.KEPT_VAL_ACCURACY], self.metrics[metric_names.KEPT_VAL_LOSS]
+        if self.run.data.params.get("trainer.keep") == "best":
+            return self.metrics[metric_names.BEST_VAL_ACCURACY], self.metrics[metric_names.BEST_VAL_LOSS]
+        return self.metrics[metric_names.FINAL["val/accuracy"]], self.metrics[metric_names.FINAL["val/loss"]]
 
     def is_member_of(self, sweep_id: str) -> bool:
         """Returns whether it belongs to a sweep: the one that trained it, or one that reuses it."""

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from catdog.config.command_lines import next_command, quote
 from catdog.config.schema import DEFAULT_STUDY, DEFAULT_URI, TrackingConfig
 from catdog.system.errors import TRAIN_COMMAND, UserError
-from catdog.tracking.pages import study_tags
+from catdog.tracking.pages import complete_study, is_older, study_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -237,7 +237,7 @@ def _explain_store(uri: str, message: str) -> str:
 
 
 def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> str:
-    """Returns the experiment id of a study; creates the study at first use.
+    """Returns the experiment id of a study; creates the study at first use, and completes one of an older catdog.
 
     Raises:
         DeletedStudyError: the study was deleted.
@@ -264,6 +264,12 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
                 raise
     if experiment.lifecycle_stage == "deleted":
         raise _deleted_study(client, study)
+    if is_older(experiment):
+        from mlflow.exceptions import MlflowException
+
+        # What MLflow's pages show must not stop a run.
+        with contextlib.suppress(MlflowException):
+            complete_study(client, experiment.experiment_id)
     return experiment.experiment_id
 
 

@@ -49,6 +49,10 @@ SOURCE = "mlflow.source.name"
 # What MLflow's own pages read: the kind of a study, its saved views by their key, and the color of a run's name and curves.
 EXPERIMENT_KIND = "mlflow.experimentKind"
 VIEW = "mlflow.sharedViewState."
+# On a study: whether it has runs of versions with other metric names, NAMES_MIXED, or not, NAMES_NEW. Until `complete_study` has
+# looked, a study of those versions lacks it.
+METRIC_NAMES = "catdog.metric_names"
+NAMES_NEW, NAMES_MIXED = "new", "mixed"
 COLOR = "mlflow.runColor"
 
 # Its data and its model.

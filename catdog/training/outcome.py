@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from catdog.tracking import metric_names
+
 if TYPE_CHECKING:
     from catdog.tracking.records import StoredRun
 
@@ -40,6 +42,6 @@ def read_outcome(run: "StoredRun") -> Outcome:
     """Returns the outcome of a finished run in MLflow."""
     metrics = run.metrics
     return Outcome(
-        run.run_id, run.name, int(metrics["best/epoch"]), metrics["best/val_accuracy"],
-        metrics["final/train_accuracy"], metrics["final/val_accuracy"], metrics.get("run_seconds", 0.0),
+        run.run_id, run.name, int(metrics[metric_names.BEST_EPOCH]), metrics[metric_names.BEST_VAL_ACCURACY],
+        metrics[metric_names.FINAL["train/accuracy"]], metrics[metric_names.FINAL["val/accuracy"]], metrics.get("run_seconds", 0.0),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from catdog.config.schema import Config
 from catdog.system.clock import Clock, describe
-from catdog.tracking import Job
+from catdog.tracking import Job, metric_names
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset, SplitImages
@@ -63,7 +63,7 @@ def log_architecture(run: "OutboxRun", model: Any) -> None:
     )
     run.log_text("\n".join(lines), "model_summary.txt")
     trainable = sum(int(weight.shape.num_elements() or 0) for weight in model.trainable_weights)
-    run.log_metrics({"model/parameters": model.count_params(), "model/trainable_parameters": trainable})
+    run.log_metrics({metric_names.PARAMETERS: model.count_params(), metric_names.TRAINABLE_PARAMETERS: trainable})
 
 
 def log_results(
@@ -84,16 +84,19 @@ def log_results(
     kept = fitted.best if config.trainer.keep == "best" else fitted.last
     if config.trainer.average_flips:
         # Otherwise the epoch's own numbers are those of the saved model.
-        run.log_metrics({"kept/val_accuracy": predictions.accuracy, "kept/val_loss": predictions.mean_loss})
-    run.log_metrics({
-        "best/epoch": fitted.best_epoch,
-        "best/val_accuracy": fitted.best["val/accuracy"],
-        "best/val_loss": fitted.best["val/loss"],
-        **{"final/" + key.replace("/", "_"): fitted.last[key] for key in
-           ("train/accuracy", "train/loss", "val/accuracy", "val/loss", "gap/accuracy")},
-        "kept/epoch": kept["epoch"],
-        "train/accuracy_clean": clean_accuracy,
-    })  # fmt: skip
+        run.log_metrics(
+            {metric_names.KEPT_VAL_ACCURACY: predictions.accuracy, metric_names.KEPT_VAL_LOSS: predictions.mean_loss}
+        )
+    run.log_metrics(
+        {
+            metric_names.BEST_EPOCH: fitted.best_epoch,
+            metric_names.BEST_VAL_ACCURACY: fitted.best["val/accuracy"],
+            metric_names.BEST_VAL_LOSS: fitted.best["val/loss"],
+            **{name: fitted.last[key] for key, name in metric_names.FINAL.items()},
+            metric_names.KEPT_EPOCH: kept["epoch"],
+            metric_names.CLEAN_TRAIN_ACCURACY: clean_accuracy,
+        }
+    )
     log_outcome(run, History.from_epochs(fitted.epochs), predictions, int(kept["epoch"]))
 
 
@@ -110,7 +113,7 @@ def log_flips(run: "OutboxRun", kept: Any, val_split: "SplitImages", batch_size:
     from catdog.training.views import list_views
 
     both, one = (time_answers(model, val_split, batch_size) for model in (kept, list_views(kept)[0].model))
-    run.log_metrics({"model/ms_per_image": both, "model/ms_per_image_without_flip": one})
+    run.log_metrics({metric_names.MS_PER_IMAGE: both, metric_names.MS_PER_IMAGE_WITHOUT_FLIP: one})
     log.info("with its mirror image an image takes the saved model %.2f ms, and %.2f ms without", both, one)
 
 

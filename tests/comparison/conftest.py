@@ -56,8 +56,8 @@ def make_record() -> Callable[..., RunRecord]:
             "history": build_history(epochs, 0.98, accuracy),
             "predictions": build_predictions(wrong, files, classes),
             "metrics": {
-                "best/epoch": float(epochs), "kept/epoch": float(epochs), "train/accuracy_clean": 0.99,
-                "model/parameters": 2257984.0, "model/trainable_parameters": 128210.0, "run_seconds": 13.0,
+                "best_epoch": float(epochs), "kept_epoch": float(epochs), "clean_train_accuracy": 0.99,
+                "model_parameters": 2257984.0, "model_trainable_parameters": 128210.0, "run_seconds": 13.0,
             },
         }  # fmt: skip
         return RunRecord(

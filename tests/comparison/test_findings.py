@@ -177,7 +177,7 @@ def test_a_model_that_averages_over_mirror_images_is_checked_against_its_own_acc
     # The validation after each epoch looks at the image alone, and finds 80 %.
     alone, both = make_record("a", wrong=range(20)), make_record("a", wrong=range(10))
     params = {"trainer.average_flips": "True"}
-    metrics = {**alone.metrics, "kept/val_accuracy": 0.9}
+    metrics = {**alone.metrics, "kept_val_accuracy": 0.9}
     good = replace(alone, params=params, metrics=metrics, predictions=both.predictions)
     assert findings.warnings(make_comparison(good)) == []
     assert len(findings.warnings(make_comparison(replace(good, predictions=alone.predictions)))) == 1

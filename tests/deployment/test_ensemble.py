@@ -81,7 +81,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members(built, client, members
     stored = [load_predictions(client.get_run(run_id).info.artifact_uri) for run_id in members]
     answers = load_predictions(run.info.artifact_uri)
     np.testing.assert_allclose(answers.probabilities, np.mean([one.probabilities for one in stored], axis=0), atol=1e-6)
-    assert run.data.metrics["kept/val_accuracy"] == answers.accuracy == built["val_accuracy"]
+    assert run.data.metrics["kept_val_accuracy"] == answers.accuracy == built["val_accuracy"]
     mean = np.mean([one.accuracy for one in stored])
     assert built["difference_to_members"] == pytest.approx(answers.accuracy - mean)
     assert built["difference_to_members_low"] <= built["difference_to_members"] <= built["difference_to_members_high"]
@@ -216,7 +216,7 @@ class Stored:
         run_id = self.client.create_run(place, tags=tags, run_name=f"{variant} seed={seed}").info.run_id
         for key, value in {"seed": seed, "preprocessing.image_size": size, "trainer.keep": "best"}.items():
             self.client.log_param(run_id, key, value)
-        for key, value in {"best/val_accuracy": right / 4, "best/val_loss": 0.5}.items():
+        for key, value in {"best_val_accuracy": right / 4, "best_val_loss": 0.5}.items():
             self.client.log_metric(run_id, key, value)
         splits = ["val" if int(file[5]) < val else "train" for file in files]
         rows = [f"{file},{file[:4]},{split},{file}" for file, split in zip(files, splits, strict=True)]

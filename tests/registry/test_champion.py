@@ -66,8 +66,8 @@ class Store:
                 "catdog.variant_digest": variant or f"variant {self.count}", "mlflow.source.name": command,
             })  # fmt: skip
             mlflow.log_params({"trainer.keep": keep, "seed": seed})
-            mlflow.log_metrics({"best/val_accuracy": accuracy, "best/val_loss": loss,
-                                "final/val_accuracy": accuracy - 0.1, "final/val_loss": loss})  # fmt: skip
+            mlflow.log_metrics({"best_val_accuracy": accuracy, "best_val_loss": loss,
+                                "final_val_accuracy": accuracy - 0.1, "final_val_loss": loss})  # fmt: skip
             probability = right.mean() if sure is None else sure
             cats = np.where(right, probability, 1 - probability)
             table = pd.DataFrame(

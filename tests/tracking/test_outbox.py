@@ -83,6 +83,14 @@ def test_what_is_journaled_arrives(entry, client) -> None:
     assert list((entry.folder / "files").iterdir()) == []
 
 
+def test_what_an_older_catdog_journaled_arrives_under_todays_names(entry, client) -> None:
+    entry.append("create", name="a run", tags={"catdog.kind": "run"}, sweep_id=None, time_ms=1000)
+    entry.append_metrics({"best/val_accuracy": 0.75, "own/score": 3}, step=0)
+    entry.append("status", status="FINISHED", time_ms=2000)
+    assert deliver_all(client, entry, patience_s=5)
+    assert client.get_run(entry.state["run_id"]).data.metrics == {"best_val_accuracy": 0.75, "own/score": 3}
+
+
 def test_every_operation_may_be_delivered_twice(entry, client) -> None:
     """The process died between delivering and noting it."""
     journal(entry)

@@ -23,7 +23,10 @@ from catdog.data.handout import Split
 from catdog.registry.ledger import read_looks
 from catdog.search.recorded import RecordingTrainer
 from catdog.tracking.artifacts import load_bytes, load_history, load_predictions, load_table
+from catdog.tracking.metric_names import BEST_VAL_ACCURACY, FORMER_NAMES
 from catdog.tracking.outbox import list_entries
+from catdog.tracking.pages import RUNS_VIEW, complete_study, study_tags
+from catdog.tracking.records import get_run
 from catdog.tracking.settlement import settle_entries
 from catdog.tracking.tags import Tags
 
@@ -102,7 +105,7 @@ def test_a_recorded_run_has_what_is_read_of_catdogs_own(study, val, client):
         assert not run.is_finished
         run.log_epoch({"train/accuracy": 0.5, "train/loss": 0.7, "val/accuracy": 0.75, "val/loss": 0.5})
         run.log_epoch({"train/accuracy": 0.9, "train/loss": 0.3, "val/accuracy": 0.5, "val/loss": 0.9, "own/score": 3})
-        run.log_metrics({"train/accuracy_clean": 0.95})
+        run.log_metrics({"clean_train_accuracy": 0.95})
         run.log_validation(val.files, val.labels, answer(val, 6), epoch=1)
     found = client.get_run(run.run_id)
     assert (found.info.status, found.info.run_name, run.has_arrived) == ("FINISHED", "net seed=3", True)
@@ -119,13 +122,13 @@ def test_a_recorded_run_has_what_is_read_of_catdogs_own(study, val, client):
     assert params["config.layers"] == "[8, 8]"
     assert params["dataset.archive"] == "pets"
     assert params["trainer.keep"] == "best"
-    assert metrics["best/epoch"] == metrics["kept/epoch"] == 1
-    assert metrics["best/val_accuracy"] == 0.75
-    assert metrics["kept/val_accuracy"] == 1.0
-    assert metrics["kept/val_loss"] == pytest.approx(-np.log(0.8))
-    assert metrics["final/val_accuracy"] == 0.5
-    assert metrics["final/gap_accuracy"] == pytest.approx(0.4)
-    assert metrics["train/accuracy_clean"] == 0.95
+    assert metrics["best_epoch"] == metrics["kept_epoch"] == 1
+    assert metrics["best_val_accuracy"] == 0.75
+    assert metrics["kept_val_accuracy"] == 1.0
+    assert metrics["kept_val_loss"] == pytest.approx(-np.log(0.8))
+    assert metrics["final_val_accuracy"] == 0.5
+    assert metrics["final_gap_accuracy"] == pytest.approx(0.4)
+    assert metrics["clean_train_accuracy"] == 0.95
     assert [point.step for point in client.get_metric_history(run.run_id, "val/accuracy")] == [1, 2]
     uri = found.info.artifact_uri
     history = load_history(uri)
@@ -144,7 +147,7 @@ def test_a_recorded_run_has_what_is_read_of_catdogs_own(study, val, client):
 
 def test_a_run_without_epochs_is_measured_by_its_answers(study, val, client):
     found = client.get_run(record(study, val, right=3))
-    assert found.data.metrics["final/val_accuracy"] == found.data.metrics["best/val_accuracy"] == 0.5
+    assert found.data.metrics["final_val_accuracy"] == found.data.metrics["best_val_accuracy"] == 0.5
     assert found.data.params["trainer.keep"] == "last"
     assert load_history(found.info.artifact_uri).last("val/accuracy") == 0.5
 
@@ -252,7 +255,7 @@ def test_a_store_that_goes_away_loses_nothing(study, val, client):
     assert (delivered, left) == (1, [])
     (found,) = list_runs(client)
     assert found.info.status == "FINISHED"
-    assert found.data.metrics["kept/val_accuracy"] == pytest.approx(4 / 6)
+    assert found.data.metrics["kept_val_accuracy"] == pytest.approx(4 / 6)
     with study.record("net", dataset=DATA) as again:
         assert again.is_finished
 
@@ -682,3 +685,71 @@ def test_the_example_of_the_documentation_runs_as_it_stands(folder, monkeypatch)
     found = compare(study, client)
     assert [(variant.name, len(variant.records)) for variant in found.variants] == [("logistic", 3), ("forest", 3)]
     assert len(found.verdicts) == 1
+
+
+# Runs of versions with other metric names
+
+
+def make_older(client: mlflow.MlflowClient, run_id: str) -> str:
+    """Replaces a run by one that has its metrics under their former names, in a study with an older view; returns its id."""
+    run = client.get_run(run_id)
+    experiment = client.get_experiment(run.info.experiment_id)
+    tags = {key: value for key, value in run.data.tags.items() if key != "mlflow.runName"}
+    older = client.create_run(experiment.experiment_id, tags=tags, run_name=run.info.run_name).info
+    for key, value in run.data.params.items():
+        client.log_param(older.run_id, key, value)
+    former = {name: key for key, name in FORMER_NAMES.items()}
+    for key in run.data.metrics:
+        for point in client.get_metric_history(run_id, key):
+            client.log_metric(older.run_id, former.get(key, key), point.value, point.timestamp, point.step)
+    source, target = (uri.removeprefix("file://") for uri in (run.info.artifact_uri, older.artifact_uri))
+    shutil.copytree(source, target)
+    client.set_terminated(older.run_id)
+    client.delete_run(run_id)
+    client.delete_experiment_tag(experiment.experiment_id, "catdog.metric_names")
+    client.set_experiment_tag(experiment.experiment_id, f"mlflow.sharedViewState.{RUNS_VIEW}", "with former names")
+    return older.run_id
+
+
+@pytest.fixture
+def older(study, val, client) -> str:
+    with study.record("older", dataset=DATA) as run:
+        run.log_epoch({"train/accuracy": 0.5, "val/accuracy": 0.75, "val/loss": 0.5})
+        run.log_epoch({"train/accuracy": 0.9, "val/accuracy": 0.5, "val/loss": 0.9})
+        run.log_metrics({"train/accuracy_clean": 0.95, "model/parameters": 7, "own/score": 3})
+        run.log_validation(val.files, val.labels, answer(val, 4), epoch=1)
+    found = make_older(client, run.run_id)
+    assert {"best/val_accuracy", "train/accuracy_clean"} <= set(client.get_run(found).data.metrics)
+    assert BEST_VAL_ACCURACY not in client.get_run(found).data.metrics
+    return found
+
+
+def test_a_run_with_former_metric_names_is_read(study, client, older):
+    table = study.runs()
+    assert not set(FORMER_NAMES) & set(table)
+    (row,) = table.to_dict("records")
+    assert (row["best_val_accuracy"], row["best_epoch"], row["final_val_accuracy"], row["own/score"]) == (
+        0.75,
+        1,
+        0.5,
+        3,
+    )
+    assert get_run(client, older).kept_score[0] == pytest.approx(4 / 6)
+    (variant,) = compare(study, client).variants
+    (record,) = variant.records
+    assert (record.kept_epoch, record.parameters, record.clean_train_accuracy) == (1, 7, 0.95)
+    assert variant.gap == pytest.approx(0.95 - 4 / 6)
+
+
+def test_the_list_of_a_study_that_is_trained_again_has_the_accuracy_of_older_runs(study, val, client, older):
+    before = client.get_run(older)
+    experiment_id = before.info.experiment_id
+    record(study, val, "newer")
+    after = client.get_run(older).data.metrics
+    assert after == before.data.metrics | {"best_val_accuracy": 0.75, "best_epoch": 1}
+    dates = {point.key: point.timestamp for point in client.get_run(older).data._metric_objs}
+    assert dates["best_val_accuracy"] == dates["best/val_accuracy"]
+    tags = client.get_experiment(experiment_id).tags
+    assert tags.items() >= study_tags("pets", "mixed").items()
+    complete_study(client, experiment_id)
+    assert client.get_experiment(experiment_id).tags == tags, "`catdog.ui` leaves it as it is"

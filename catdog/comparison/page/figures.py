@@ -71,9 +71,9 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
         figures["seconds"] = plot_seconds(timed, variants)
     models = {variant.name: variant.representative for variant in analysis.drawn}
     sized = {
-        name: (record.metric("model/parameters"), record.metric("model/trainable_parameters"))
+        name: (record.parameters, record.trainable_parameters)
         for name, record in models.items()
-        if "model/parameters" in record.metrics
+        if not np.isnan(record.parameters)
     }
     if sized:
         figures["parameters"] = plot_parameters(sized, variants)

@@ -80,12 +80,12 @@ def _row(record: RunRecord) -> dict[str, object]:
         "kept_val_high": high,
         "kept_val_correct": record.kept_correct if record.kept_images else None,
         "kept_val_images": record.kept_images,
-        "kept_train_accuracy_clean": record.metric("train/accuracy_clean"),
+        "kept_train_accuracy_clean": record.clean_train_accuracy,
         "test_accuracy": record.metric("test/accuracy"),
         "seconds_per_epoch": record.seconds_per_epoch,
         "run_seconds": record.metric("run_seconds"),
-        "parameters": _whole(record.metric("model/parameters")),
-        "trainable_parameters": _whole(record.metric("model/trainable_parameters")),
+        "parameters": _whole(record.parameters),
+        "trainable_parameters": _whole(record.trainable_parameters),
     }
 
 
@@ -244,8 +244,8 @@ def build_table(analysis: Analysis) -> Table:
             _kept_cell(variant, analysis),
             percent(variant.spread),
             seconds(variant.seconds_per_epoch),
-            compact_count(shown.metric("model/parameters")),
-            compact_count(shown.metric("model/trainable_parameters")),
+            compact_count(shown.parameters),
+            compact_count(shown.trainable_parameters),
         )
     for lost in _unmeasured(analysis):
         table.add_row(_name_cell(lost, unfinished), "0", *[MISSING] * 8, style="dim")

@@ -48,7 +48,7 @@ def test_frame_survives_csv(make_record, make_comparison):
 
 
 def test_the_kept_epoch_counts_not_the_best_where_the_last_is_kept(make_record, make_comparison):
-    record = make_record(metrics={"best/epoch": 2.0, "kept/epoch": 3.0}, params={"trainer.keep": "last"})
+    record = make_record(metrics={"best_epoch": 2.0, "kept_epoch": 3.0}, params={"trainer.keep": "last"})
     assert build_frame(make_comparison(record))["kept_epoch"].tolist() == [3]
 
 

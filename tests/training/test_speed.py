@@ -271,12 +271,17 @@ def test_a_convolution_that_others_read_too_is_left_alone() -> None:
 
 
 def test_fine_tuning_starts_from_the_network_as_it_was() -> None:
-    for trainable, folded in (("0", True), ("3", False), ("all", False)):
-        model = build_model(compose_config(*FROZEN, f"backbone.trainable_layers={trainable}"), 2, "float32")
-        kinds = {
-            type(part).__name__ for layer in model.layers if isinstance(layer, keras.Model) for part in layer.layers
-        }
-        assert ("BatchNormalization" not in kinds) == folded
+    images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 3)).astype(np.float32)
+    for trainable in ("0", "3", "all"):
+        words = (*FROZEN, f"preprocessing.image_size={SIZE}", f"backbone.trainable_layers={trainable}")
+        folded, plain = (
+            build_model(compose_config(*words, f"speed.fold_norms={fold}"), 2, "float32") for fold in ("true", "false")
+        )
+        parts = [next(layer for layer in model.layers if isinstance(layer, keras.Model)) for model in (folded, plain)]
+        norms = [sum(type(part).__name__ == "BatchNormalization" for part in each.layers) for each in parts]
+        assert norms[0] == 0 < norms[1]
+        features = [keras.ops.convert_to_numpy(each(images, training=False)) for each in parts]
+        assert features[0] == pytest.approx(features[1], abs=1e-3)
 
 
 def test_a_folded_model_is_kept_and_comes_back(tmp_path) -> None:

@@ -36,7 +36,7 @@ def run_keras(layer: keras.layers.Layer, images: np.ndarray, transformation: dic
 
 def run_kernel(layer, images: np.ndarray, monkeypatch, *draws: np.ndarray) -> tuple[np.ndarray, Fixed]:
     fixed = Fixed(*(np.asarray(draw, np.float64).ravel() for draw in draws))
-    monkeypatch.setattr(opencv_augmentation, "_generator", lambda layer, batch: fixed)
+    monkeypatch.setattr(opencv_augmentation, "build_generator", lambda layer, batch: fixed)
     result = opencv_augmentation.build_kernel([layer])(images, 0)
     assert result.dtype == np.uint8
     return result, fixed
@@ -123,7 +123,7 @@ def test_draws_are_spread_over_their_range() -> None:
     layer = keras.layers.RandomRotation(0.2, seed=1)
     matrices = np.concatenate(
         [
-            warps.draw_matrices(layer, opencv_augmentation._generator(layer, batch), 32, SIZE, SIZE)
+            warps.draw_matrices(layer, opencv_augmentation.build_generator(layer, batch), 32, SIZE, SIZE)
             for batch in range(100)
         ]
     )

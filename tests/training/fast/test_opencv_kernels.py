@@ -203,7 +203,7 @@ def test_rand_augment_is_two_operations_on_a_whole_batch(images) -> None:
     names = layer._AUGMENT_LAYERS
     drawn: set[int] = set()
     for batch in range(30):
-        generator = opencv_augmentation._generator(layer, batch)
+        generator = opencv_augmentation.build_generator(layer, batch)
         first, second = generator.integers(len(names), size=2)
         seeds = generator.integers(2**32, size=len(names))
         expected = images

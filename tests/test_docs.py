@@ -201,7 +201,7 @@ def test_the_reference_names_every_key_and_every_choice(text: str) -> None:
 def test_the_reference_says_what_a_key_may_be(text: str) -> None:
     assert "| `trainer.batch_size` | int: 1 or more | `32` |" in text
     assert "| `trainer.patience` | int: 1 or more, or null | `null` |" in text
-    assert "| `preprocessing.image_size` | int: 8 to 4096 pixels |" in text
+    assert "| `preprocessing.image_size` | int: 8 to 4096 pixels, or 0 where preprocessing.max_size is set |" in text
     assert "| `trainer.keep` | one of best, last | `best` |" in text
     assert "| `hydra.launcher.on_error` | str: continue or stop |" in text
 

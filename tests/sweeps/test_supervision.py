@@ -330,12 +330,7 @@ def test_a_run_has_one_owner(tmp_path, cache) -> None:
     assert "nothing was promoted: the sweep is incomplete" in swept.out
     assert process.returncode == 130, "SIGTERM is Ctrl-C"
     assert f"interrupted. The same command resumes:\n  python -m catdog.train {' '.join(arguments)}" in out
-    assert (
-        statuses(tmp_path, "owned")[
-            "cnn image_size=48 batch_size=16 epochs=500".replace("image", "preprocessing.image")
-        ]
-        == "KILLED"
-    )
+    assert statuses(tmp_path, "owned")["cnn image_size=48 batch_size=16 epochs=500"] == "KILLED"
 
 
 @pytest.mark.parametrize(

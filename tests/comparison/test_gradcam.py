@@ -109,6 +109,7 @@ def test_a_model_without_convolution_and_one_that_branches_say_why():
 
 @pytest.mark.parametrize("name", ["cnn", "drawn_mini"])
 def test_the_models_of_this_project_are_understood(name):
+    import keras
     from support import compose_config
 
     from catdog.training.model import build_kept_model, build_model

@@ -109,12 +109,24 @@ def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence
             composed.hydra.job.num = number
         overridden = [unescape(word) for word in filter_overrides(overrides)]
         runs.append(ComposedRun(composed, load_config(_without_hydra(composed), Config), overridden))
-    whole = [run.config for run in runs if run.without == NOTHING]
-    lacking = [run for run in runs if run.without != NOTHING and run.config in whole]
+    return _leave_out_lacking(runs)
+
+
+def _leave_out_lacking(runs: list[ComposedRun]) -> list[ComposedRun]:
+    """Returns the runs but for those whose `without` changes nothing; the names of the others are logged."""
+    if all(run.without == NOTHING for run in runs):
+        return runs
+    # As text, because configs have no hash: comparing each with each takes long in a large sweep.
+    whole = {repr(run.config) for run in runs if run.without == NOTHING}
+    kept, lacking = [], {}
+    for run in runs:
+        if run.without != NOTHING and repr(run.config) in whole:
+            lacking[f"{run.model} without {run.without}"] = True
+        else:
+            kept.append(run)
     if lacking:
-        names = list(dict.fromkeys(f"{run.model} without {run.without}" for run in lacking))
-        log.info("left out, because the model has no such ingredient: %s", ", ".join(names))
-    return [run for run in runs if run not in lacking]
+        log.info("left out, because the model has no such ingredient: %s", ", ".join(lacking))
+    return kept
 
 
 def _without_hydra(composed: DictConfig) -> DictConfig:

@@ -231,7 +231,8 @@ class AugmentationConfig:
 
     name: str = option("its name in tables")
     layers: dict[str, Any] = option(
-        "Keras layers and blocks in order, each under a name you choose: {layer: RandomFlip, mode: ...}", {}
+        "Keras layers and blocks in order, each under a name you choose: {layer: RandomFlip, mode: ...}; null turns it off",
+        {},
     )
     mix: MixConfig = field(default_factory=MixConfig, metadata={"help": "mixing of images and their labels"})
 
@@ -748,7 +749,7 @@ class Config:
         size = self.preprocessing.image_size
         require(
             size == 0 or max(self.trainer.list_sizes(size).values()) <= size, "trainer.sizes",
-            f"at most preprocessing.image_size={self.preprocessing.image_size}", self.trainer.sizes,
+            f"at most preprocessing.image_size={size}", self.trainer.sizes,
         )  # fmt: skip
         require_no_archive_of_drawn(self.dataset)
         expected = self.backbone.pixel_range

@@ -35,6 +35,9 @@ def fit_configs(jobs: Sequence[tuple[str, Config]], datasets: Sequence["Dataset"
     said: dict[str, list[str]] = {}
     fitted = []
     for (name, config), dataset in zip(jobs, datasets, strict=True):
+        if config.trainer.images_seen is None and config.preprocessing.max_size is None:
+            fitted.append(config)
+            continue
         if not config.preprocessing.image_size and id(dataset) not in shorter:
             shorter[id(dataset)] = _measure(dataset)
         found, chosen = _fit_config(config, len(dataset.manifest.select("train")), shorter.get(id(dataset), 0))

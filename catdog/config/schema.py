@@ -466,6 +466,10 @@ class TrainerConfig:
         "which epoch's model is kept: best: the highest val accuracy, then the lower val loss; last: the last epoch",
         "best",
     )
+    keep_probabilities: bool = option(
+        "store the probabilities for the validation images after every epoch, not only right or wrong and the loss",
+        False,
+    )
     ema: float | None = option(
         "average the weights over about 1 / (1 - ema) steps; validation and the kept model use the average; null: off",
         None,
@@ -800,6 +804,7 @@ GROUPS: dict[str, type] = {
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
               "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
+              "trainer.keep_probabilities": False,
               "preprocessing.max_size": None, "augmentation.mix": asdict(MixConfig()),
               "speed.fused_norms": False}  # fmt: skip
 

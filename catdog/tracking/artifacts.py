@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from catdog.data.epoch_answers import EpochAnswers
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.system.errors import UserError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
+# The answers to the validation images after each epoch.
+EPOCH_ANSWERS = "predictions/val_epochs.npz"
 # These columns stay text: a class or file called "NA" or "007" is neither a missing value nor a number. The type is object because
 # pandas' own string type takes longer to build than everything else together.
 NAMES = {"file": object, "label": object, "sha256": object}
@@ -92,6 +95,19 @@ def load_predictions(artifact_uri: str, split: str = "val") -> Predictions:
         return Predictions.empty()
     with _damage_named(artifact_uri, path):
         return Predictions.from_csv(content)
+
+
+def load_epoch_answers(artifact_uri: str) -> EpochAnswers | None:
+    """Returns the answers to the validation images after each epoch; None if the run has not stored them.
+
+    Raises:
+        UserError: as `load_table`.
+    """
+    content = load_bytes(artifact_uri, EPOCH_ANSWERS)
+    if content is None:
+        return None
+    with _damage_named(artifact_uri, EPOCH_ANSWERS):
+        return EpochAnswers.from_bytes(content)
 
 
 def load_history(artifact_uri: str) -> History | None:

@@ -147,6 +147,11 @@ class OutboxRun(TrackedRun):
         self.entry.append_file(text.encode(), path)
         self.delivery.notify()
 
+    def log_bytes(self, content: bytes, path: str) -> None:
+        """Adds the artifact `path`."""
+        self.entry.append_file(content, path)
+        self.delivery.notify()
+
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Adds a figure as the PNG artifact `path`."""
         content = io.BytesIO()

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from catdog.config.schema import Config, TrainerConfig
+from catdog.data.epoch_answers import EpochAnswers
 from catdog.system.clock import Clock
 from catdog.system.errors import UserError
 from catdog.system.memory import return_freed
@@ -20,12 +21,15 @@ from catdog.training.callbacks import OwnCallback, capture_states, restore_state
 from catdog.training.losses import build_loss, measures_cross_entropy
 from catdog.training.optimizers import build_optimizer, scale_rate
 from catdog.training.progress import Progress
+from catdog.training.validation_answers import ValidationAnswers
 
 log = logging.getLogger(__name__)
 
 
 # The metric that is measured in addition to a loss of another kind.
 CROSS_ENTROPY = "cross_entropy"
+# How the names of a checkpoint's arrays begin that hold the answers of each epoch.
+ANSWERS = "answers/"
 
 
 class NonFiniteLossError(UserError):
@@ -45,6 +49,7 @@ class Fit:
         runtime: precision, device and number of devices. A checkpoint can only be resumed with the same.
         stopped: whether a custom callback has ended the training.
         callback_states: arrays by name, read from the checkpoint, to be restored into custom callbacks.
+        answers: the answers to each validation image by epoch; None if they cannot be collected.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -55,6 +60,7 @@ class Fit:
     runtime: Mapping[str, Any] = field(default_factory=dict)
     stopped: bool = False
     callback_states: Mapping[str, np.ndarray] | None = None
+    answers: EpochAnswers | None = field(default_factory=EpochAnswers.empty)
 
     @property
     def best(self) -> dict[str, float]:
@@ -156,6 +162,8 @@ def capture(
     arrays |= {f"optimizer/{number}": _to_numpy(v) for number, v in enumerate(model.optimizer.variables)}
     arrays |= {f"best/{number}": weight for number, weight in enumerate(result.weights)}
     arrays |= capture_states(callbacks)
+    if result.answers is not None:
+        arrays |= {f"{ANSWERS}{name}": array for name, array in result.answers.to_arrays().items()}
     facts = {
         "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
         "runtime": result.runtime, "stopped": result.stopped,
@@ -171,9 +179,10 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
             variable.assign(arrays[f"{prefix}/{number}"])
     weights = [arrays[f"best/{number}"] for number in range(sum(key.startswith("best/") for key in arrays))]
     facts = checkpoint.facts
+    answers = {key.removeprefix(ANSWERS): array for key, array in arrays.items() if key.startswith(ANSWERS)}
     return Fit(
         facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"],
-        facts.get("stopped", False), arrays,
+        facts.get("stopped", False), arrays, EpochAnswers.from_arrays(answers) if answers else None,
     )  # fmt: skip
 
 
@@ -197,6 +206,7 @@ def fit(
     class_weights: Mapping[int, float] | None = None,
     own: Sequence[OwnCallback] = (),
     clean: Any = None,
+    answers: ValidationAnswers | None = None,
 ) -> Fit:
     """Trains a compiled model and returns its history. Afterwards the model has the weights that `trainer.keep` names.
 
@@ -219,6 +229,7 @@ def fit(
         own: the custom callbacks.
         clean: batches of training images as they are, on which train/loss and train/accuracy are then measured after each epoch;
             None: these are the means over the epoch of what training saw.
+        answers: collects the model's answer to each validation image.
 
     Raises:
         NonFiniteLossError: the loss is not finite; the message names the epoch and step.
@@ -227,7 +238,9 @@ def fit(
     if not result.is_done(config):
         clock = clock or Clock("training")
         validated = Validated() if own else None
-        record = Record(result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean)
+        record = Record(
+            result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean, answers
+        )
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
         callbacks = [FiniteLoss(steps), *([validated] if validated else []), *(item.callback for item in own), record]
@@ -312,9 +325,11 @@ class Record(keras.callbacks.Callback):
         validated: Validated | None = None,
         own: Sequence[OwnCallback] = (),
         clean: Any = None,
+        answers: ValidationAnswers | None = None,
     ) -> None:
         super().__init__()
         self.clean = clean
+        self.answers = answers
         self.validated = validated
         self.own = own
         self.clock = clock
@@ -348,6 +363,8 @@ class Record(keras.callbacks.Callback):
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Stops the clock of the epoch's training, and starts that of its validation."""
         del logs
+        if self.answers is not None:
+            self.answers.start()
         self.clock.enter("validation")
         self.trained = time.perf_counter()
 
@@ -362,6 +379,8 @@ class Record(keras.callbacks.Callback):
         logs = dict(logs or {})
         ended = time.perf_counter()
         is_validated = self.config.is_validated(epoch + 1)
+        if is_validated and self.answers is not None:
+            self.result.answers = self.answers.add_to(self.result.answers, epoch + 1)
         metrics = self._collect_accuracies(logs, epoch + 1) if is_validated else {}
         if not is_validated and self.clean is None:
             metrics = {"train/loss": float(logs["loss"]), "train/accuracy": float(logs["accuracy"])}

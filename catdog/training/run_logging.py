@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from catdog.config.schema import Config
 from catdog.system.clock import Clock, describe
 from catdog.tracking import Job, metric_names
+from catdog.tracking.artifacts import EPOCH_ANSWERS
 
 if TYPE_CHECKING:
     from catdog.data.dataset import Dataset, SplitImages
@@ -97,6 +98,13 @@ def log_results(
             metric_names.CLEAN_TRAIN_ACCURACY: clean_accuracy,
         }
     )
+    if fitted.answers:
+        run.log_bytes(fitted.answers.to_bytes(), EPOCH_ANSWERS)
+        score = None
+        if config.trainer.keep == "best":
+            score = fitted.answers.cross_fit(predictions.right, fitted.best_epoch, patience=config.trainer.patience)
+        if score is not None:
+            run.log_metrics({metric_names.FAIR_VAL_ACCURACY: float(score.mean())})
     log_outcome(run, History.from_epochs(fitted.epochs), predictions, int(kept["epoch"]))
 
 

@@ -37,6 +37,7 @@ from catdog.training.predicting import predict_split
 from catdog.training.preparation import Prepared
 from catdog.training.progress import LiveProgress, Progress
 from catdog.training.sizes import build_size_of
+from catdog.training.validation_answers import ValidationAnswers
 
 if TYPE_CHECKING:
     from catdog.tracking import OutboxRun
@@ -236,6 +237,9 @@ def fit_model(
             class_weights=prepared.class_weights,
             own=built.callbacks,
             clean=None if clean_rows is None else build_eval_stream(clean_rows, **batches, one_hot=one_hot),
+            answers=ValidationAnswers(
+                built.trained, len(prepared.val), classes, keep_probabilities=config.trainer.keep_probabilities
+            ),
         )
 
 

@@ -44,10 +44,11 @@ CHANGES = {"all": (), "trained norms": TRAINED_NORMS, "fine-tuned": FINE_TUNED, 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_with_all_ingredients_a_run_resumes_bit_for_bit(folder, change: tuple[str, ...]) -> None:
-    def read(outcome) -> tuple[pd.DataFrame, bytes]:
+    def read(outcome) -> tuple[pd.DataFrame, list[bytes]]:
         artifacts = folder.artifacts(outcome)
         history = pd.read_csv(artifacts / "history.csv").drop(columns=["epoch_seconds", "images_per_second"])
-        return history, (artifacts / "predictions" / "val.csv").read_bytes()
+        stored = ["val.csv", "val_epochs.npz"]
+        return history, [(artifacts / "predictions" / name).read_bytes() for name in stored]
 
     overrides = (*ALL, *change)
     history, answers = read(folder.train(*overrides))

@@ -7,6 +7,7 @@ import pytest
 
 from catdog.config.schema import TrainerConfig
 from catdog.system.errors import UserError
+from catdog.tracking.artifacts import load_epoch_answers
 from catdog.training.precision import choose_for_cpu, choose_for_gpus, choose_precision, use_policy
 
 
@@ -73,7 +74,7 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
     for number, (split, count) in enumerate((("train", 13), ("validation", 7))):
         write_images(tmp_path / "data" / split / "cats", count, seed=number)
         write_images(tmp_path / "data" / split / "dogs", count - 1, seed=number)
-    accuracies = {}
+    accuracies, losses = {}, {}
     for devices in ("one", "all"):
         done = subprocess.run(
             [sys.executable, "-c", TWO_CPUS, "dataset=folder", "dataset.archive=data", "preprocessing.image_size=48",
@@ -91,6 +92,13 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
             [point.value for point in client.get_metric_history(run.info.run_id, key)]
             for key in ("train/loss", "val/loss")
         ]
+        # Each device answers a part of every batch; together they are all images, in order.
+        answers = load_epoch_answers(run.info.artifact_uri)
+        assert answers is not None
+        stored = [point.value for point in client.get_metric_history(run.info.run_id, "val/accuracy")]
+        assert answers.right.mean(axis=1) == pytest.approx(stored)
+        losses[devices] = answers.losses.astype(float)
+    assert losses["all"] == pytest.approx(losses["one"], rel=0.02, abs=2e-3)
     # Not to the last bit: a batch of 9 is 5 + 4, and the mean of two means weighs an image of the four a little more.
     assert accuracies["all"][0] == pytest.approx(accuracies["one"][0], rel=2e-3)
     assert accuracies["all"][1] == pytest.approx(accuracies["one"][1], rel=2e-3)

@@ -88,7 +88,7 @@ def test_history_is_long(trained):
 
 def test_a_comparison_is_tables(comparison):
     assert set(comparison.variants["variant"]) == VARIANTS
-    assert comparison.variants["kept_val_accuracy"].is_monotonic_decreasing
+    assert comparison.variants["fair_val_accuracy"].is_monotonic_decreasing
     assert len(comparison.pairs) == 6
     assert set(comparison.pairs["kind"]) == {"one seed"}
     single = comparison.effects[comparison.effects["ingredients"] == 1]
@@ -462,7 +462,7 @@ def test_commands_print_one_json_document(study, tmp_path):
     found = parse(compared.out)
     assert (found["format_version"], found["command"], found["complete"]) == (1, "compare", True)
     assert {row["variant"] for row in found["variants"]} == VARIANTS
-    assert found["variants"][0]["kept_val_seed_sd"] is None, "one seed has no spread"
+    assert found["variants"][0]["fair_val_seed_sd"] is None, "one seed has no spread"
     assert found["pairs"][0].keys() >= {"first", "second", "kind", "verdict", "accuracy_difference", "low", "high"}
     assert Path(study.folder, found["page"]).is_file()
     # Other tests may have looked at this test split before.

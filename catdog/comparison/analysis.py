@@ -43,6 +43,16 @@ class Analysis:
         return self.ranked[0] if self.variants and self.comparison.same_data else None
 
     @property
+    def is_cross_fitted(self) -> bool:
+        """Whether the accuracies of a variant account for the choice of the kept epochs on the validation images."""
+        return any(variant.is_cross_fitted for variant in self.variants)
+
+    @property
+    def compared(self) -> str:
+        """What is compared, in words for headings: "fair val accuracy", or "kept val accuracy" if no run was chosen on val."""
+        return "fair val accuracy" if self.is_cross_fitted else "kept val accuracy"
+
+    @property
     def is_search(self) -> bool:
         """Whether there are so many variants that a ranking says more than a comparison of each with each."""
         return len(self.variants) > MOST_VARIANTS

@@ -60,10 +60,19 @@ def sentences(analysis: Analysis) -> list[str]:
     if analysis.variants:
         said.append(_about_seeds(analysis))
     said += describe_ensembles(analysis)
-    if any(record.picked for record in comparison.ranked):
+    if analysis.is_cross_fitted:
         said.append(
-            "A kept model is that of the best epoch, picked on these same validation images, so its accuracy is slightly "
-            "optimistic. Only the test split, which training never reads, is free of this bias."
+            "A kept model is that of the best epoch on these same validation images, so its plain accuracy is too high. What is "
+            "compared is fair: each image is counted at the epoch that the other half of the images chooses, over ten random "
+            "halvings."
+        )
+    if comparison.flattered:
+        some = _some([record.name for record in comparison.flattered])
+        whose = "" if len(comparison.flattered) == len(comparison.ranked) else f" of {some}"
+        said.append(
+            f"The kept model{whose} is that of the best epoch, picked on these same validation images, so its accuracy is slightly "
+            "optimistic: the answers of the single epochs are not stored, as by earlier versions of catdog. Only the test split, "
+            "which training never reads, is free of this bias."
         )
     if comparison.looks:
         models = {look.run_id for look in comparison.looks}
@@ -169,12 +178,14 @@ def _about_the_best(analysis: Analysis) -> list[str]:
     if len(best.records) == 1:
         record = best.records[0]
         said = [
-            f"The kept model of {best.name} gets {record.kept_correct:,} {of_images}: {percent_with_unit(best.accuracy)}, {right}."
+            f"The kept model of {best.name} gets {record.kept_correct:,} {of_images}: {percent_with_unit(best.kept_accuracy)}"
+            f"{_fairly(best)}, {right}."
         ]
     else:
         seeds = plural(len(best.records), "seed")
         said = [
-            f"The kept models of {best.name} get {percent_with_unit(best.accuracy)} {of_images}, the mean of {seeds}, {right}."
+            f"The kept models of {best.name} get {percent_with_unit(best.kept_accuracy)} {of_images}, the mean of {seeds}"
+            f"{_fairly(best)}, {right}."
         ]
     if analysis.is_search:
         return [*said, *standing(analysis)]
@@ -192,6 +203,10 @@ def _about_the_best(analysis: Analysis) -> list[str]:
     if level:
         said.append(f"Nor does it separate {best.name} from {_some(level)}.")
     return said
+
+
+def _fairly(variant: Variant) -> str:
+    return f"; its fair accuracy is {percent_with_unit(variant.accuracy)}" if variant.is_cross_fitted else ""
 
 
 def standing(analysis: Analysis) -> list[str]:

@@ -27,6 +27,7 @@ from catdog.tracking.records import (
     list_runs,
     read_history,
 )
+from catdog.tracking.scores import load_score
 from catdog.tracking.store import store_command
 from catdog.tracking.tags import SWEEP, WITH_MODEL
 
@@ -191,6 +192,7 @@ def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
 def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None) -> RunRecord:
     # A run that this sweep reuses may have another name in the sweep that trained it.
     _, name, variant = run.membership(sweep.run_id if sweep else "")
+    predictions = Predictions.empty() if run.is_deleted else run.load_predictions()
     return RunRecord(
         run_id=run.run_id,
         artifact_uri=run.address,
@@ -202,7 +204,8 @@ def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None
         tags=run.tags,
         metrics=run.metrics,
         history=History.from_points({}) if run.is_deleted else read_history(client, run),
-        predictions=Predictions.empty() if run.is_deleted else run.load_predictions(),
+        predictions=predictions,
+        score=load_score(client, run, predictions) if run.is_finished and len(predictions) else None,
     )
 
 

@@ -12,9 +12,11 @@ import pandas as pd
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
+from catdog.statistics.contrasts import accuracy_interval
 from catdog.statistics.proportions import wilson_interval
 from catdog.system.wording import agree, plural
 from catdog.tracking import metric_names
+from catdog.tracking.scores import Score
 from catdog.tracking.tags import Tags
 
 NAN = float("nan")
@@ -29,7 +31,8 @@ class RunRecord:
     """One run as the tracking store knows it.
 
     A run has two models. The accuracies of the last epoch's model are in `history`. The kept model, usually that of the best
-    epoch, made `predictions`, and its accuracy is counted from them.
+    epoch, made `predictions`, and its accuracy is counted from them. If the validation images chose its epoch, that accuracy is too
+    high; `accuracy` is the fair one, which comparisons go by.
 
     Args:
         run_id: MLflow's run id.
@@ -44,6 +47,7 @@ class RunRecord:
         history: the metrics by epoch; empty if the run failed early.
         predictions: of the kept model on the validation split; empty if there are none.
         artifact_uri: where its files are.
+        score: what the kept model counts for on each of these images; None: whether it is right.
     """
 
     run_id: str
@@ -57,6 +61,7 @@ class RunRecord:
     history: History
     predictions: Predictions
     artifact_uri: str = ""
+    score: Score | None = None
 
     @property
     def finished(self) -> bool:
@@ -183,6 +188,34 @@ class RunRecord:
         return self.predictions.accuracy if self.kept_images else NAN
 
     @cached_property
+    def scores(self) -> np.ndarray:
+        """What the kept model counts for on each validation image: float64 (N,)."""
+        return self.predictions.right.astype(float) if self.score is None else self.score.values
+
+    @property
+    def is_flattered(self) -> bool:
+        """Whether the validation images chose the kept model and its score does not account for it, as in an older run."""
+        return self.picked if self.score is None else self.score.is_flattered
+
+    @property
+    def is_cross_fitted(self) -> bool:
+        """Whether the score accounts for the choice of the epoch on the validation images."""
+        return self.score is not None and self.score.is_cross_fitted
+
+    @property
+    def accuracy(self) -> float:
+        """The accuracy that comparisons go by, in [0, 1]; NaN without predictions."""
+        return float(self.scores.mean()) if self.is_cross_fitted else self.kept_accuracy
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The 95% interval of `accuracy` over images; NaN without predictions."""
+        if not self.is_cross_fitted or self.kept_images < 2:
+            return self.kept_interval
+        low, high = accuracy_interval(self.scores[None])
+        return float(low), float(high)
+
+    @cached_property
     def kept_interval(self) -> tuple[float, float]:
         """The 95% Wilson interval of `kept_accuracy`; NaN without predictions."""
         return wilson_interval(self.kept_correct, self.kept_images) if self.kept_images else NO_INTERVAL
@@ -196,11 +229,13 @@ class Outcomes:
         files: the N images' names, an index called file.
         runs: the R runs' names.
         right: bool (N, R), images by runs.
+        scores: float64 (N, R), what each counts for; None: whether it is right.
     """
 
     files: pd.Index
     runs: Sequence[str]
     right: np.ndarray
+    scores: np.ndarray | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -210,6 +245,12 @@ class Outcomes:
         """Returns whether these runs are right: bool (S, N), in the order in which they are named."""
         # Each run's images are contiguous in memory, so sums over them are bit-identical whichever runs are chosen.
         return np.ascontiguousarray(self.right[:, [self._places[run] for run in runs]].T)
+
+    def scores_of(self, runs: Sequence[str]) -> np.ndarray:
+        """Returns what the answers of these runs count for: float64 or bool (S, N), in the order in which they are named."""
+        if self.scores is None:
+            return self.of(runs)
+        return np.ascontiguousarray(self.scores[:, [self._places[run] for run in runs]].T)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -301,7 +342,12 @@ class ComparedRuns:
     def ranked(self) -> list[RunRecord]:
         """The finished runs with predictions, the highest validation accuracy of the kept model first."""
         predicted = [record for record in self.finished if record.kept_images]
-        return sorted(predicted, key=lambda record: -record.kept_accuracy)
+        return sorted(predicted, key=lambda record: -record.accuracy)
+
+    @property
+    def flattered(self) -> list[RunRecord]:
+        """The finished runs that the validation images chose, and whose accuracy does not account for it."""
+        return [record for record in self.ranked if record.is_flattered]
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -313,13 +359,23 @@ class ComparedRuns:
         names = [record.name for record in records]
         if not records:
             return Outcomes(pd.Index([], dtype=object, name="file"), names, np.zeros((0, 0), dtype=bool))
+        fitted = any(record.is_cross_fitted for record in records)
         if all(record.answers_alike(records[0]) for record in records):
             # A shortcut for the usual case: with a thousand runs it is a hundred times as fast.
-            return Outcomes(records[0].files, names, np.stack([record.predictions.right for record in records], axis=1))
+            return Outcomes(
+                records[0].files,
+                names,
+                np.stack([record.predictions.right for record in records], axis=1),
+                np.stack([record.scores for record in records], axis=1) if fitted else None,
+            )
         labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
         rights = pd.concat([record.answers["right"] for record in records], axis=1, join="inner")[same]
-        return Outcomes(rights.index, names, rights.to_numpy(dtype=bool))
+        scores = None
+        if fitted:
+            by_file = [pd.Series(record.scores, index=record.files) for record in records]
+            scores = pd.concat(by_file, axis=1, join="inner").loc[rights.index].to_numpy(dtype=float)
+        return Outcomes(rights.index, names, rights.to_numpy(dtype=bool), scores)
 
     @cached_property
     def same_data(self) -> bool:

@@ -95,8 +95,9 @@ class Comparison:
     def variants(self) -> "pd.DataFrame":
         """One row per variant, the best first; columns as in `catdog.comparison.page.tables.build_variants_frame`.
 
-        variant, seeds (how many), kept_val_accuracy (the mean over seeds) with the interval from kept_val_low to kept_val_high,
-        kept_val_seed_sd, kept_gap_accuracy, last_train_accuracy, last_val_accuracy, last_gap_accuracy, val_images.
+        variant, seeds (how many), fair_val_accuracy (the mean over seeds) with the interval from fair_val_low to fair_val_high,
+        fair_val_seed_sd, fair_gap_accuracy, kept_val_accuracy, last_train_accuracy, last_val_accuracy, last_gap_accuracy,
+        val_images.
         """
         return build_variants_frame(self.analysis)
 
@@ -292,13 +293,13 @@ def _shorten_variants(variants: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     rows = variants.head(MOST_ROWS)
-    intervals = zip(rows["kept_val_low"], rows["kept_val_high"], strict=True)
+    intervals = zip(rows["fair_val_low"], rows["fair_val_high"], strict=True)
     return pd.DataFrame({
         "variant": rows["variant"],
         "seeds": rows["seeds"],
-        "kept val accuracy, %": [percent(value) for value in rows["kept_val_accuracy"]],
+        "fair val accuracy, %": [percent(value) for value in rows["fair_val_accuracy"]],
         "95 %": [f"[{percent(low)}, {percent(high)}]" for low, high in intervals],
-        "sd": [percent(value) for value in rows["kept_val_seed_sd"]],
+        "sd": [percent(value) for value in rows["fair_val_seed_sd"]],
     })  # fmt: skip
 
 

@@ -23,11 +23,14 @@ class Variant:
         name: the name that the runs give it, and to equal names what differs between them.
         records: finished runs with predictions, by seed; at least one.
         right: bool (S, N), whether each run's kept model is right on each image that all runs of the comparison answered.
+        scores: float64 or bool (S, N), what these answers count for: all statistics of the variant go by them. They differ from
+            `right` if the validation images chose the kept epochs; see `catdog.statistics.selection`.
     """
 
     name: str
     records: Sequence[RunRecord]
     right: np.ndarray
+    scores: np.ndarray
 
     @property
     def members(self) -> dict[str, str]:
@@ -46,8 +49,18 @@ class Variant:
 
     @cached_property
     def accuracies(self) -> np.ndarray:
-        """The kept models' validation accuracies: float64 (S,) in [0, 1]."""
-        return np.array([record.kept_accuracy for record in self.records])
+        """The runs' validation accuracies, without the advantage of having been chosen on val: float64 (S,) in [0, 1]."""
+        return np.array([record.accuracy for record in self.records])
+
+    @property
+    def is_cross_fitted(self) -> bool:
+        """Whether the accuracies account for the choice of the kept epochs on the validation images."""
+        return any(record.is_cross_fitted for record in self.records)
+
+    @cached_property
+    def kept_accuracy(self) -> float:
+        """The mean of the kept models' plain validation accuracies, which are too high if val chose the epochs."""
+        return float(np.mean([record.kept_accuracy for record in self.records]))
 
     @cached_property
     def accuracy(self) -> float:
@@ -63,8 +76,8 @@ class Variant:
     def interval(self) -> tuple[float, float]:
         """The accuracy's 95% interval over seeds and images, or over images alone with one seed; NaN without common images."""
         if len(self.records) == 1:
-            return self.records[0].kept_interval
-        low, high = contrasts.accuracy_interval(self.right) if self.right.shape[1] > 1 else NO_INTERVAL
+            return self.records[0].interval
+        low, high = contrasts.accuracy_interval(self.scores) if self.scores.shape[1] > 1 else NO_INTERVAL
         return float(low), float(high)
 
     @cached_property
@@ -75,7 +88,7 @@ class Variant:
         all images of a run; NaN if a run has none.
         """
         clean = np.array([record.clean_train_accuracy for record in self.records])
-        return clean[:, None] - self.right
+        return clean[:, None] - self.scores
 
     @cached_property
     def gap(self) -> float:
@@ -105,7 +118,7 @@ class Variant:
     @cached_property
     def representative(self) -> RunRecord:
         """The run that represents the variant: the one of median accuracy, or the lower of the two middle ones."""
-        return sorted(self.records, key=lambda record: record.kept_accuracy)[(len(self.records) - 1) // 2]
+        return sorted(self.records, key=lambda record: record.accuracy)[(len(self.records) - 1) // 2]
 
 
 def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
@@ -124,6 +137,7 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
             names[key],
             runs := [by_seed[seed] for seed in sorted(by_seed)],
             outcomes.of([record.name for record in runs]),
+            outcomes.scores_of([record.name for record in runs]),
         )
         for key, by_seed in chosen.items()
     ]
@@ -155,7 +169,7 @@ def name_variants(comparison: ComparedRuns) -> dict[str, str]:
 
 def compare_accuracy(first: Variant, second: Variant) -> Contrast:
     """Returns the difference of two variants' accuracies on the same images, first minus second."""
-    return contrasts.contrast(first.right, second.right)
+    return contrasts.contrast(first.scores, second.scores)
 
 
 def compare_gap(first: Variant, second: Variant) -> Contrast:

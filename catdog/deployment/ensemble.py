@@ -21,15 +21,16 @@ from catdog.deployment.members import MAY_HAVE, choose_members, require_alike
 from catdog.deployment.prediction import load_keras_model
 from catdog.deployment.pyfunc import is_keras
 from catdog.registry.champion import find_champion, promote
-from catdog.statistics.contrasts import contrast
+from catdog.statistics.contrasts import accuracy_interval, contrast
 from catdog.statistics.proportions import wilson_interval
 from catdog.system.errors import UserError
 from catdog.system.wording import listed, percent, signed, signed_interval
 from catdog.tracking import tags as tag
-from catdog.tracking.metric_names import MS_PER_IMAGE, PARAMETERS
+from catdog.tracking.metric_names import FAIR_VAL_ACCURACY, MS_PER_IMAGE, PARAMETERS
 from catdog.tracking.models import describe_model
 from catdog.tracking.recording import Origin, record_run
 from catdog.tracking.records import StoredRun, find_run, list_ensembles
+from catdog.tracking.scores import load_score
 from catdog.tracking.study_data import load_run_dataset
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class EnsemblePlan:
         name: its name in the study, which names its members.
         members: the runs, in the order of their variants and seeds.
         answers: the mean of their stored probabilities.
-        member_accuracies: their val accuracies, in [0, 1].
+        scores: float64 (N,), what its answers count for: whether they are right, less what its members are flattered by if the
+            validation images chose their epochs.
+        member_accuracies: their fair val accuracies, in [0, 1].
         to_members: what the ensemble adds to the mean of its members.
         to_champion: what it adds to the champion; None: they are not compared.
         no_champion: if not, why, in words.
@@ -86,6 +89,7 @@ class EnsemblePlan:
     name: str
     members: tuple[StoredRun, ...]
     answers: Predictions
+    scores: np.ndarray
     member_accuracies: tuple[float, ...]
     to_members: Difference
     to_champion: Difference | None
@@ -94,22 +98,31 @@ class EnsemblePlan:
 
     @property
     def accuracy(self) -> float:
-        """Its val accuracy, in [0, 1]."""
-        return self.answers.accuracy
+        """Its fair val accuracy, in [0, 1]."""
+        return float(self.scores.mean()) if self.is_cross_fitted else self.answers.accuracy
+
+    @property
+    def is_cross_fitted(self) -> bool:
+        """Whether the accuracy accounts for the choice of the members' epochs on the validation images."""
+        return not np.array_equal(self.scores, self.answers.right)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% Wilson interval of its val accuracy."""
-        return wilson_interval(self.answers.correct, len(self.answers))
+        """The 95% interval of that accuracy over images: Wilson's, if nothing had to be accounted for."""
+        if not self.is_cross_fitted:
+            return wilson_interval(self.answers.correct, len(self.answers))
+        low, high = accuracy_interval(self.scores[np.newaxis])
+        return float(low), float(high)
 
     def describe(self) -> list[str]:
         """Returns what the stored answers say, as lines for a terminal."""
         low, high = self.interval
         each = ", ".join(percent(accuracy) for accuracy in self.member_accuracies)
         champion = self.no_champion if self.to_champion is None else f"{self.to_champion.words}, {self.to_champion.to}"
+        accuracy = "fair val accuracy" if self.is_cross_fitted else "val accuracy"
         return [
             f"{self.name}, judged by stored answers to {len(self.answers):,} validation images:",
-            f"  val accuracy         {percent(self.accuracy)} % [{percent(low)}, {percent(high)}]",
+            f"  {accuracy:<19}  {percent(self.accuracy)} % [{percent(low)}, {percent(high)}]",
             f"  its members          {each}; mean {percent(float(np.mean(self.member_accuracies)))} %",
             f"  less their mean      {self.to_members.words}",
             f"  less the champion    {champion}",
@@ -183,16 +196,17 @@ def plan_ensemble(
     """
     members = choose_members(client, study, variant, run_ids)
     require_alike(members)
-    answered = _align(members)
+    answered, member_scores = _align(client, members)
     mean = np.mean([one.probabilities for one in answered], axis=0)
     answers = Predictions(answered[0].files, answered[0].labels, answered[0].class_names, mean)
-    right = np.stack([one.right for one in answered])
+    flattery = np.mean([one.right - score for one, score in zip(answered, member_scores, strict=True)], axis=0)
+    scores = answers.right - flattery
     to_champion, reason = _compare_with_champion(
-        client, study, members[0].data_digest, {run.run_id for run in members}, answers
+        client, study, members[0].data_digest, {run.run_id for run in members}, answers, scores
     )
     return EnsemblePlan(
-        name_ensemble(members), tuple(members), answers, tuple(one.accuracy for one in answered),
-        _subtract(answers.right, right, "the mean of its members"), to_champion, reason,
+        name_ensemble(members), tuple(members), answers, scores, tuple(float(one.mean()) for one in member_scores),
+        _subtract(scores, np.stack(member_scores), "the mean of its members"), to_champion, reason,
         _find_built(client, study, members),
     )  # fmt: skip
 
@@ -213,12 +227,12 @@ def name_ensemble(members: Sequence[StoredRun]) -> str:
     return name if len(name) <= LONGEST_NAME else short
 
 
-def _align(members: Sequence[StoredRun]) -> list[Predictions]:
-    """Returns the members' stored answers, in the order of the first member's files."""
+def _align(client: "MlflowClient", members: Sequence[StoredRun]) -> tuple[list[Predictions], list[np.ndarray]]:
+    """Returns the members' stored answers and what they count for, in the order of the first member's files."""
     found = [run.load_predictions() for run in members]
     first = found[0]
     problems = []
-    aligned = []
+    aligned, scores = [], []
     for run, one in zip(members, found, strict=True):
         place = {file: row for row, file in enumerate(one.files)}
         if not len(one):
@@ -228,19 +242,25 @@ def _align(members: Sequence[StoredRun]) -> list[Predictions]:
         else:
             order = np.array([place[file] for file in first.files])
             aligned.append(Predictions(first.files, one.labels[order], one.class_names, one.probabilities[order]))
+            scores.append(load_score(client, run, one).values[order])
     if problems:
         raise UserError(f"runs: {MAY_HAVE}: {'; '.join(problems)}. Leave {'it' if len(problems) == 1 else 'them'} out.")
-    return aligned
+    return aligned, scores
 
 
-def _subtract(right: np.ndarray, others: np.ndarray, to: str) -> Difference:
-    """Returns the difference in accuracy: `right` is bool (N,), `others` bool (S, N) on the same images."""
-    found = contrast(right[np.newaxis], others)
+def _subtract(scores: np.ndarray, others: np.ndarray, to: str) -> Difference:
+    """Returns the difference in accuracy: `scores` is float (N,), `others` float (S, N) on the same images."""
+    found = contrast(scores[np.newaxis], others)
     return Difference(to, float(found.estimate), float(found.low), float(found.high))
 
 
 def _compare_with_champion(
-    client: "MlflowClient", study: str, data_digest: str, members: set[str], answers: Predictions
+    client: "MlflowClient",
+    study: str,
+    data_digest: str,
+    members: set[str],
+    answers: Predictions,
+    scores: np.ndarray,
 ) -> tuple[Difference | None, str]:
     """Returns what the ensemble adds to the champion of the study; or None, and why they are not compared."""
     version = find_champion(client, study)
@@ -257,9 +277,9 @@ def _compare_with_champion(
     place = {file: row for row, file in enumerate(stored.files)}
     if {*place} != {*answers.files}:
         return None, "not compared: it answered other validation images"
-    right = stored.right[np.array([place[file] for file in answers.files])]
+    standing = load_score(client, champion, stored).values[np.array([place[file] for file in answers.files])]
     words = f"{version.name} version {version.version}, {champion.name}"
-    return _subtract(answers.right, right[np.newaxis], words), ""
+    return _subtract(scores, standing[np.newaxis], words), ""
 
 
 def _find_built(client: "MlflowClient", study: str, members: Sequence[StoredRun]) -> str:
@@ -350,6 +370,7 @@ def _record(
             "ensemble/members": len(members), "ensemble/rounding": built.rounding,
             "ensemble/mean_member_accuracy": float(np.mean(plan.member_accuracies)),
             "ensemble/difference_to_members": plan.to_members.estimate,
+            **({FAIR_VAL_ACCURACY: plan.accuracy} if plan.is_cross_fitted else {}),
         })  # fmt: skip
         run.log_text("\n".join(plan.describe()), "ensemble.txt")
         run.log_model(built.model)

@@ -93,7 +93,7 @@ def _choose_variant(client: "MlflowClient", study: str, name: str | None) -> lis
         raise UserError(
             f"variant: no variant of study {study!r} has {plural(LEAST, 'finished seed')} with saved models. {MORE_SEEDS}"
         )
-    return max(candidates, key=lambda seeds: float(np.mean([run.kept_score[0] for run in seeds])))
+    return max(candidates, key=lambda seeds: float(np.mean([run.fair_score[0] for run in seeds])))
 
 
 def require_alike(members: Sequence[StoredRun]) -> None:

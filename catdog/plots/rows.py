@@ -33,6 +33,7 @@ def plot_final_accuracy(
     variants: Mapping[str, str],
     baseline: float | None = None,
     seeds: Mapping[str, Sequence[float]] | None = None,
+    kept: str = "kept model, validation",
 ) -> Figure:
     """Accuracies as points with their 95% intervals, one row each.
 
@@ -42,12 +43,13 @@ def plot_final_accuracy(
         variants: name -> variant.
         baseline: accuracy of always answering the most common class, in [0, 1], drawn as a line.
         seeds: name -> each seed's kept val accuracy in [0, 1], drawn as small points below; none for a single seed.
+        kept: what `kept val` is called in the legend.
     """
     looks = variant_looks(variants.values())
     kinds = [
         ("train", "last epoch, training", "o", "none"),
         ("val", "last epoch, validation", "o", "full"),
-        ("kept val", "kept model, validation", "D", "full"),
+        ("kept val", kept, "D", "full"),
     ]
     figure, axes = _row_figure("Accuracy with 95 % intervals", list(accuracies), row_in=0.52, extra_in=0.55)
     for row, (name, measured) in enumerate(accuracies.items()):

@@ -246,8 +246,8 @@ def _weigh(
 
 
 def score(run: StoredRun) -> tuple[float, float]:
-    """Returns the key by which runs are ranked: the kept model's val accuracy, then its negated val loss."""
-    accuracy, loss = run.kept_score
+    """Returns the key by which runs are ranked: the kept model's fair val accuracy, then its negated val loss."""
+    accuracy, loss = run.fair_score
     return accuracy, -loss
 
 

@@ -16,6 +16,7 @@ from catdog.statistics.judgements import Judgement, judge
 from catdog.system.wording import plural, points, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import StoredRun, find_seeds
+from catdog.tracking.scores import Score, load_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +201,7 @@ def compare_runs(
         return Evidence(Reason.NOT_COMPARABLE, "not compared: the two answered different validation images"), None
     from catdog.statistics.contrasts import contrast
 
-    found = contrast(*(right[files].to_numpy(dtype=bool) for _, right, _ in arrays))
+    found = contrast(*(scores[files].to_numpy(dtype=float) for _, scores, _ in arrays))
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
     outcome, words = weigh(found, calibration, config)
     if same_variant:
@@ -213,25 +214,29 @@ def compare_runs(
     return evidence, found
 
 
-def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, Predictions]":
-    """Returns run id -> validation predictions of the finished runs of a run's variant, one for each seed, the run included."""
-    stored = {other.run_id: other.load_predictions() for other in find_seeds(client, run, MOST_RUNS)}
-    return {run_id: predictions for run_id, predictions in stored.items() if len(predictions)}
+def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, tuple[Predictions, Score]]":
+    """Returns run id -> validation predictions and their score, of the finished runs of a run's variant, one for each seed."""
+    stored = {}
+    for other in find_seeds(client, run, MOST_RUNS):
+        predictions = other.load_predictions()
+        if len(predictions):
+            stored[other.run_id] = (predictions, load_score(client, other, predictions))
+    return stored
 
 
-def _stack(stored: "dict[str, Predictions]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
-    """Returns the label by file, right: bool (runs, files), and each run's calibration error."""
+def _stack(stored: "dict[str, tuple[Predictions, Score]]") -> tuple[dict[str, str], "pd.DataFrame", list[float]]:
+    """Returns the label by file, the scores: float (runs, files), and each run's calibration error."""
     import pandas as pd
 
     from catdog.statistics.calibration import calibration_error
 
     labels: dict[str, str] = {}
-    rights, errors = [], []
-    for one in stored.values():
-        rights.append(pd.Series(one.right, index=one.files))
+    scores, errors = [], []
+    for one, score in stored.values():
+        scores.append(pd.Series(score.values, index=one.files))
         errors.append(calibration_error(one.probabilities, one.label_indices))
         labels |= dict(zip(one.files, one.labels, strict=True))
-    return labels, pd.DataFrame(rights).dropna(axis=1), errors
+    return labels, pd.DataFrame(scores).dropna(axis=1), errors
 
 
 def commands_for_more(challenger: StoredRun, champion: StoredRun, found: Contrast, config: PromoteConfig) -> list[str]:

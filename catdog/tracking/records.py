@@ -17,7 +17,7 @@ from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.tracking import metric_names
 from catdog.tracking import tags as tag
-from catdog.tracking.artifacts import load_history, load_predictions, load_table, resolve_address
+from catdog.tracking.artifacts import load_epoch_answers, load_history, load_predictions, load_table, resolve_address
 from catdog.tracking.identity import DIGITS
 from catdog.tracking.ownership import Owner
 from catdog.tracking.store import check_study, store_command
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from catdog.data.epoch_answers import EpochAnswers
     from catdog.data.predictions import Predictions
 
 FINISHED, RUNNING = "FINISHED", "RUNNING"
@@ -248,6 +249,21 @@ class StoredRun:
     def load_predictions(self, split: str = "val") -> "Predictions":
         """Returns its stored predictions for the images of a split; see `catdog.tracking.artifacts.load_predictions`."""
         return load_predictions(self.address, split)
+
+    @property
+    def chose_on_val(self) -> bool:
+        """Whether its kept model is that of the epoch with the best results on the validation images."""
+        return self.run.data.params.get("trainer.keep") == "best"
+
+    @property
+    def fair_score(self) -> tuple[float, float]:
+        """The validation accuracy of its kept model without the advantage of having been chosen on val, and its loss."""
+        accuracy, loss = self.kept_score
+        return self.metrics.get(metric_names.FAIR_VAL_ACCURACY, accuracy), loss
+
+    def load_epoch_answers(self) -> "EpochAnswers | None":
+        """Returns its answers to the validation images after each epoch; None if it has stored none."""
+        return load_epoch_answers(self.address)
 
     def load_splits(self) -> "pd.DataFrame":
         """Returns the split of each image: columns file, label, split, sha256; empty if nothing is stored."""

@@ -63,7 +63,10 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
     measured = {variant.name: _accuracies(variant, analysis) for variant in analysis.drawn}
     if any(measured.values()):
         seeds = {variant.name: variant.accuracies.tolist() for variant in analysis.drawn}
-        figures["final_accuracy"] = plot_final_accuracy(measured, variants, analysis.comparison.baseline, seeds)
+        figures["final_accuracy"] = plot_final_accuracy(
+            measured, variants, analysis.comparison.baseline, seeds,
+            "kept model, validation, fair" if analysis.is_cross_fitted else "kept model, validation",
+        )  # fmt: skip
     figures |= _build_differences(analysis)
     timed = {variant.name: variant.seconds_per_epoch for variant in trained}
     timed = {name: value for name, value in timed.items() if not np.isnan(value)}

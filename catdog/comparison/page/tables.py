@@ -28,7 +28,8 @@ MOST_RANKED = 10
 def build_frame(comparison: ComparedRuns) -> pd.DataFrame:
     """Returns one row per run, for CSV: accuracies as fractions in [0, 1], an empty cell if nothing was measured.
 
-    `last_` columns are of the last epoch; `kept_` columns are of the model of `kept_epoch`, usually the best epoch.
+    `last_` columns are of the last epoch; `kept_` columns are of the model of `kept_epoch`, usually the best epoch. `fair_` columns
+    are of that model without the advantage that the validation images chose its epoch: comparisons go by them.
     `last_train_accuracy` is the running mean over the epoch with dropout and augmentation on. `kept_train_accuracy_clean` is
     measured afterwards without them.
     """
@@ -47,6 +48,9 @@ _COLUMNS = {
     "last_val_loss": "float64",
     "last_gap_accuracy": "float64",
     "kept_epoch": "Int64",
+    "fair_val_accuracy": "float64",
+    "fair_val_low": "float64",
+    "fair_val_high": "float64",
     "kept_val_accuracy": "float64",
     "kept_val_low": "float64",
     "kept_val_high": "float64",
@@ -75,6 +79,9 @@ def _row(record: RunRecord) -> dict[str, object]:
         "last_val_loss": record.last("val/loss"),
         "last_gap_accuracy": record.last("gap/accuracy"),
         "kept_epoch": record.kept_epoch,
+        "fair_val_accuracy": record.accuracy,
+        "fair_val_low": record.interval[0],
+        "fair_val_high": record.interval[1],
         "kept_val_accuracy": record.kept_accuracy,
         "kept_val_low": low,
         "kept_val_high": high,
@@ -95,11 +102,12 @@ def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
         {
             "variant": variant.name,
             "seeds": len(variant.records),
-            "kept_val_accuracy": variant.accuracy,
-            "kept_val_low": variant.interval[0],
-            "kept_val_high": variant.interval[1],
-            "kept_val_seed_sd": variant.spread,
-            "kept_gap_accuracy": variant.gap,
+            "fair_val_accuracy": variant.accuracy,
+            "fair_val_low": variant.interval[0],
+            "fair_val_high": variant.interval[1],
+            "fair_val_seed_sd": variant.spread,
+            "fair_gap_accuracy": variant.gap,
+            "kept_val_accuracy": variant.kept_accuracy,
             "last_train_accuracy": variant.mean_of("train/accuracy"),
             "last_val_accuracy": variant.mean_of("val/accuracy"),
             "last_gap_accuracy": variant.mean_of("gap/accuracy"),
@@ -111,8 +119,8 @@ def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 VARIANT_COLUMNS = (
-    "variant", "seeds", "kept_val_accuracy", "kept_val_low", "kept_val_high", "kept_val_seed_sd", "kept_gap_accuracy",
-    "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images",
+    "variant", "seeds", "fair_val_accuracy", "fair_val_low", "fair_val_high", "fair_val_seed_sd", "fair_gap_accuracy",
+    "kept_val_accuracy", "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images",
 )  # fmt: skip
 PAIR_COLUMNS = (
     "first", "second", "seeds_first", "seeds_second", "images", "accuracy_difference", "low", "high", "simultaneous_low",
@@ -133,7 +141,7 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
     """
     rows = []
     judged = {variant.name: variant for verdict in analysis.verdicts for variant in (verdict.first, verdict.second)}
-    drawn = dict(zip(judged, bootstrap_means([variant.right for variant in judged.values()]), strict=True))
+    drawn = dict(zip(judged, bootstrap_means([variant.scores for variant in judged.values()]), strict=True))
     for verdict in analysis.verdicts:
         bootstrap = bootstrap_interval(drawn[verdict.first.name], drawn[verdict.second.name])
         ingredients = next((e.ingredients for e in analysis.effects if e.verdict is verdict), ())
@@ -224,12 +232,14 @@ def build_table(analysis: Analysis) -> Table:
     comparison = analysis.comparison
     table = _empty_table(
         f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
-        "Means over seeds. last: last epoch. kept: the model of the kept epoch. sd: from seed to seed. "
+        f"Means over seeds. last: last epoch. {_explain_kept(analysis)} sd: from seed to seed. "
         f"Always answering the most common class: {percent(comparison.baseline)}.",
     )
     unfinished = analysis.unfinished
     add_name_column(table, "variant", [*(variant.name for variant in analysis.variants), *unfinished])
-    for head in ("seeds", "last\ntrain", "last\nval", "last\ngap", "kept val\n[95 %]", "sd", "s per\nepoch"):
+    fair = analysis.is_cross_fitted
+    heads = ["seeds", "last\ntrain", "last\nval", "last\ngap", *_kept_heads(analysis, "\n"), "sd", "s per\nepoch"]
+    for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("params", justify="right", no_wrap=True)
     table.add_column("train-\nable", justify="right", no_wrap=True)
@@ -241,6 +251,7 @@ def build_table(analysis: Analysis) -> Table:
             percent(variant.mean_of("train/accuracy")),
             percent(variant.mean_of("val/accuracy")),
             percent(variant.mean_of("gap/accuracy")),
+            *([percent(variant.kept_accuracy)] if fair else []),
             _kept_cell(variant, analysis),
             percent(variant.spread),
             seconds(variant.seconds_per_epoch),
@@ -248,7 +259,7 @@ def build_table(analysis: Analysis) -> Table:
             compact_count(shown.trainable_parameters),
         )
     for lost in _unmeasured(analysis):
-        table.add_row(_name_cell(lost, unfinished), "0", *[MISSING] * 8, style="dim")
+        table.add_row(_name_cell(lost, unfinished), "0", *[MISSING] * (9 if fair else 8), style="dim")
     return table
 
 
@@ -259,18 +270,19 @@ def build_ranking(analysis: Analysis) -> Table:
     table = _empty_table(
         f"{comparison.study}: the best {len(shown)} of {len(analysis.variants)} variants, {comparison.val_images:,} validation "
         "images, accuracies in %",
-        "Means over seeds. kept: the model of the kept epoch. sd: from seed to seed. last: last epoch. "
+        f"Means over seeds. {_explain_kept(analysis)} sd: from seed to seed. last: last epoch. "
         f"Always answering the most common class: {percent(comparison.baseline)}.",
     )
     table.add_column("rank", justify="right")
     add_name_column(table, "variant", [variant.name for variant in shown])
-    for head in ("seeds", "kept val [95 %]", "sd", "last train", "last val"):
+    for head in ("seeds", *_kept_heads(analysis, " "), "sd", "last train", "last val"):
         table.add_column(head, justify="right", no_wrap=True)
     for rank, variant in enumerate(shown, 1):
         table.add_row(
             str(rank),
             _name_cell(variant.name, analysis.unfinished),
             variant.shown_seeds,
+            *([percent(variant.kept_accuracy)] if analysis.is_cross_fitted else []),
             _kept_cell(variant, analysis),
             percent(variant.spread),
             percent(variant.mean_of("train/accuracy")),
@@ -284,6 +296,19 @@ def _name_cell(name: str, unfinished: Mapping[str, list[RunRecord]]) -> Text:
     if name in unfinished:
         cell.append(f" ({_describe_unfinished(unfinished[name])})", style="bold red")
     return cell
+
+
+def _kept_heads(analysis: Analysis, gap: str) -> list[str]:
+    return [f"kept{gap}val", f"fair val{gap}[95 %]"] if analysis.is_cross_fitted else [f"kept val{gap}[95 %]"]
+
+
+def _explain_kept(analysis: Analysis) -> str:
+    if not analysis.is_cross_fitted:
+        return "kept: the model of the kept epoch."
+    return (
+        "kept: the model of the kept epoch, on the images that chose the epoch, so it is a little too high. fair: each image "
+        "counted at the epoch that the other images choose."
+    )
 
 
 def _kept_cell(variant: Variant, analysis: Analysis) -> Text:
@@ -301,7 +326,7 @@ def build_pairs_table(analysis: Analysis) -> Table:
     """Returns the verdicts for a terminal of 100 columns; differences in percentage points."""
     images = len(analysis.comparison.outcomes)
     table = _empty_table(
-        f"Pairs, on the same {images:,} images: difference in kept val accuracy, in points [95 %]",
+        f"Pairs, on the same {images:,} images: difference in {analysis.compared}, in points [95 %]",
         "Each interval is for its pair alone; the verdict allows for "
         f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
     )
@@ -325,7 +350,7 @@ def build_effects_table(analysis: Analysis) -> Table:
     single = [effect for effect in analysis.effects if effect.is_single]
     names = [f"{effect.ingredients[0].words} ({effect.before.name})" for effect in single]
     add_name_column(table, "ingredient", names)
-    table.add_column("kept val accuracy", justify="right", no_wrap=True)
+    table.add_column(analysis.compared, justify="right", no_wrap=True)
     table.add_column("gap of the kept models", justify="right", no_wrap=True)
     for name, effect in zip(names, single, strict=True):
         cells = [

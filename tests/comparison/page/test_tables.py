@@ -1,13 +1,19 @@
 import io
+import re
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from catdog.comparison.findings import sentences
+from catdog.comparison.page.render import render_page
 from catdog.comparison.page.tables import build_frame, build_pairs_frame, build_variants_frame, print_tables
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
+from catdog.tracking.scores import Score
 
 
 def printed(analysis, **console) -> str:
@@ -94,10 +100,10 @@ def test_variants_and_pairs_survive_csv(make_record, make_analysis):
     analysis = make_analysis(*records)
     variants = pd.read_csv(io.StringIO(build_variants_frame(analysis).to_csv(index=False))).set_index("variant")
     assert variants.index.tolist() == ["good", "bad"]
-    assert variants.loc["good", ["seeds", "kept_val_accuracy", "kept_val_seed_sd"]].tolist() == pytest.approx(
+    assert variants.loc["good", ["seeds", "fair_val_accuracy", "fair_val_seed_sd"]].tolist() == pytest.approx(
         [3, 0.95, 0.01]
     )
-    assert variants.loc["bad", "kept_gap_accuracy"] == pytest.approx(0.99 - 0.58)
+    assert variants.loc["bad", "fair_gap_accuracy"] == pytest.approx(0.99 - 0.58)
     (pair,) = pd.read_csv(io.StringIO(build_pairs_frame(analysis).to_csv(index=False))).to_dict("records")
     assert (pair["first"], pair["second"], pair["images"]) == ("good", "bad", 100)
     assert pair["accuracy_difference"] == pytest.approx(0.37)
@@ -121,3 +127,44 @@ def test_very_many_variants_do_not_flood_the_terminal(make_record, make_analysis
     text = printed(make_analysis(*[make_record(f"v{number}", wrong=range(number % 50)) for number in range(60)]))
     assert "50 more variants" in text
     assert len(text.splitlines()) < 30
+
+
+def test_what_counts_is_the_fair_accuracy_with_the_plain_one_beside_it(make_record, make_analysis) -> None:
+    def flattered(record, points):
+        right = record.predictions.right.astype(float)
+        return replace(
+            record, score=Score(right - points / 100 * len(right) * (np.arange(len(right)) == 99), is_cross_fitted=True)
+        )
+
+    restless = [flattered(record, 3) for record in seeds_of(make_record, "restless", 4, 5, 6)]
+    calm = [flattered(record, 0) for record in seeds_of(make_record, "calm", 6, 6, 6)]
+    analysis = make_analysis(*restless, *calm)
+    assert [variant.name for variant in analysis.ranked] == ["calm", "restless"]
+    assert analysis.best.accuracy == pytest.approx(0.94)
+    frame = build_variants_frame(analysis).set_index("variant")
+    assert frame.loc["restless", ["fair_val_accuracy", "kept_val_accuracy"]].tolist() == pytest.approx([0.92, 0.95])
+    assert frame.loc["restless", "fair_gap_accuracy"] == pytest.approx(0.99 - 0.92)
+    runs = build_frame(analysis.comparison).set_index("name")
+    assert runs.loc["restless seed=0", ["fair_val_accuracy", "kept_val_accuracy"]].tolist() == pytest.approx(
+        [0.93, 0.96]
+    )
+    text = printed(analysis)
+    assert "difference in fair val accuracy" in text
+    assert re.search(r"restless +3 .* 95\.0 +92\.0 \[", text)
+    assert "a little too high" in text
+    html = render_page(analysis)
+    assert "fair val %" in html
+    assert "chosen on it" in html
+    said = " ".join(sentences(analysis))
+    assert "plain accuracy is too high" in said
+    assert "slightly optimistic" not in said
+
+
+def test_a_run_without_answers_by_epoch_is_compared_as_before_and_said_to_be(make_record, make_analysis) -> None:
+    old = seeds_of(make_record, "old", 4, 5)
+    new = [
+        replace(record, score=Score(record.scores, is_cross_fitted=True))
+        for record in seeds_of(make_record, "new", 6, 6)
+    ]
+    said = " ".join(sentences(make_analysis(*old, *new)))
+    assert "The kept model of old seed=0 and old seed=1 is that of the best epoch" in said

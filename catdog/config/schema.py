@@ -687,16 +687,25 @@ class PromoteConfig:
     replace_other_data: bool = option(
         "if the images or the splits have changed, the best run on the new ones becomes champion", True
     )
-    margin: float = option(
-        "the new model becomes champion if the interval excludes that it is worse by more than this", 0.01
+    rule: str = option(
+        "better: a new model becomes champion if it is shown to be better; not_worse: if it is better in the mean, and shown not "
+        "to be worse by more than the margin",
+        "better",
     )
-    calibration_margin: float = option("and if its calibration error is at most this much worse", 0.02)
+    error: float = option(
+        "probability that a champion is ever replaced by one that is no better, in all challenges on the same images",
+        0.05,
+    )
+    margin: float = option("differences up to this are as good as none, and what rule=not_worse has to exclude", 0.01)
+    calibration_margin: float = option("and its calibration error may be at most this much worse", 0.02)
     force: bool = option("make it champion in any case, and record that it was forced", False)
 
     def __post_init__(self) -> None:
         name = self.registered_model
         valid = name is None or (bool(name.strip(". ")) and not set("/:@'\"") & set(name))
         require(valid, "promote.registered_model", "a name without / : @ and quotes, or null", name)
+        require_choice("promote.rule", ("better", "not_worse"), self.rule)
+        require(0 < self.error < 1, "promote.error", "more than 0 and less than 1", self.error)
         require(0 <= self.margin < 1, "promote.margin", "0 or more and less than 1", self.margin)
         require(0 <= self.calibration_margin <= 1, "promote.calibration_margin", "0 to 1", self.calibration_margin)
 

@@ -22,7 +22,7 @@ from catdog.registry.aliases import (
     name_study,
     name_study_of,
 )
-from catdog.registry.evidence import Evidence, Reason, commands_for_more, compare_runs
+from catdog.registry.evidence import MANY_CHALLENGES, Challenge, Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import describe_count
 from catdog.statistics.judgements import Judgement
 from catdog.system.errors import TRAIN_COMMAND, UserError
@@ -104,7 +104,7 @@ def promote(
         by_digest.setdefault(run.data_digest, []).append(run)
     promotions = []
     for digest, runs in by_digest.items():
-        promotion = _promote_best(client, config, pick_best(runs), digest, by_digest)
+        promotion = _promote_best(client, config, pick_best(runs), digest, by_digest, len(_group_variants(runs)))
         for run_id in [*(run.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
             log_registered_model(client, run_id, promotion.name)
         promotions.append(promotion)
@@ -113,15 +113,20 @@ def promote(
 
 def pick_best(runs: Sequence[StoredRun]) -> StoredRun:
     """Returns the best run of the best variant: one lucky seed does not make a variant the best."""
-    variants: dict[str, list[StoredRun]] = {}
-    for run in runs:
-        variants.setdefault(run.tags.variant_key() or run.run_id, []).append(run)
+    variants = _group_variants(runs)
     best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
     return max(best, key=score)
 
 
+def _group_variants(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
+    variants: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        variants.setdefault(run.tags.variant_key() or run.run_id, []).append(run)
+    return variants
+
+
 def _promote_best(
-    client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str, trained: Collection[str]
+    client: "MlflowClient", config: PromoteConfig, best: StoredRun, digest: str, trained: Collection[str], variants: int
 ) -> Promotion:
     study = name_study(client, best)
     # A quick look must not take the name that belongs to the whole study.
@@ -137,8 +142,9 @@ def _promote_best(
             title.give(client, version)
         log.info("%s is %s %s%s", words, again, title.words, f"; {title.describe_other()}" if title.replaces else "")
         return promotion
+    challenge = Challenge(_count_challenges(client, name, digest) + 1, variants, Evidence.from_tags(version.tags))
     evidence, more, title = _weigh_against_latest(
-        client, config, best, title, lambda: find_title(client, config, name, study, digest, trained)
+        client, config, best, title, challenge, lambda: find_title(client, config, name, study, digest, trained)
     )
     if config.force and not evidence.moves:
         evidence = replace(
@@ -169,7 +175,13 @@ def _promote_best(
             "\n  ".join(more),
         )
     elif evidence.outcome == Judgement.UNDECIDED:
-        log.info("more seeds would not settle it: it takes more validation images, or a larger promote.margin")
+        log.info("more seeds would not settle it: it takes more validation images, or promote.rule=not_worse")
+    if evidence.challenge >= MANY_CHALLENGES:
+        log.info(
+            "this was challenge %d on the same validation images, and each has to show more than the last; new images restart the "
+            "count: add some, or draw the splits anew with dataset.split_seed",
+            evidence.challenge,
+        )
     return replace(promotion, is_champion=title.alias == CHAMPION and evidence.moves)
 
 
@@ -211,13 +223,14 @@ def _weigh_against_latest(
     config: PromoteConfig,
     best: StoredRun,
     title: Title,
+    challenge: Challenge,
     find_title: Callable[[], Title],
 ) -> tuple[Evidence, list[str], Title]:
     """Returns the evidence against the current holder of an alias, commands that would get more of it, and that alias."""
     more: list[str] = []
     for _ in range(MOST_TURNS):
         if title.leader is not None:
-            evidence, more = _weigh(client, best, title.leader, config)
+            evidence, more = _weigh(client, best, title.leader, config, challenge)
         elif title.other is not None:
             evidence = Evidence(Reason.OTHER_DATA, "it is the first on these images")
         else:
@@ -231,7 +244,7 @@ def _weigh_against_latest(
 
 
 def _weigh(
-    client: "MlflowClient", best: StoredRun, champion: "ModelVersion", config: PromoteConfig
+    client: "MlflowClient", best: StoredRun, champion: "ModelVersion", config: PromoteConfig, challenge: Challenge
 ) -> tuple[Evidence, list[str]]:
     """Returns the evidence against a champion on the same data, and the commands that would get more of it."""
     run = find_run(client, champion.run_id)
@@ -239,10 +252,21 @@ def _weigh(
     if run is None or gone:
         words = f"not compared with the champion: {gone} promote.force=true moves the champion in any case"
         return Evidence(Reason.NOT_COMPARABLE, words), []
-    evidence, found = compare_runs(client, best, run, config)
+    evidence, found = compare_runs(client, best, run, config, challenge)
     if found is None or evidence.outcome != Judgement.UNDECIDED:
         return evidence, []
-    return evidence, commands_for_more(best, run, found, config)
+    return evidence, commands_for_more(best, run, found, config, challenge)
+
+
+def _count_challenges(client: "MlflowClient", name: str, digest: str) -> int:
+    """Returns how often a model was compared with a champion on some data, by the numbers on the versions of a registered model.
+
+    Versions of which older versions of catdog recorded no number count as one each.
+    """
+    versions = client.search_model_versions(f"name = '{name}'")
+    found = [Evidence.from_tags(version.tags) for version in versions if version.tags.get(tag.DATA_DIGEST) == digest]
+    compared = [evidence for evidence in found if evidence and evidence.difference is not None]
+    return max([evidence.challenge for evidence in compared] + [len(compared)])
 
 
 def score(run: StoredRun) -> tuple[float, float]:

@@ -3,16 +3,18 @@
 import json
 import logging
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
+from catdog.statistics.proportions import CONFIDENCE
+from catdog.statistics.sequential import spend_on_challenge
 from catdog.system.wording import plural, points, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import StoredRun, find_seeds
@@ -46,9 +48,39 @@ class Reason(StrEnum):
     CALIBRATION = "calibration"
     """Its calibration error is worse by more than allowed."""
     NOT_COMPARABLE = "not comparable"
+    OWN_ANSWERS = "own answers"
+    """Its variant is better, but the model that would be served, one of its seeds, is not."""
 
 
 MOVES = (Judgement.BETTER, Reason.FIRST, Reason.NOT_WORSE, Reason.OTHER_DATA, Reason.FORCED)
+# After so many challenges on the same images, new ones are recommended.
+MANY_CHALLENGES = 10
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The place of a challenge in the chain of all challenges on the same images.
+
+    Attributes:
+        number: of the challenge, from 1.
+        variants: how many variants the challenger was picked from.
+        former: the evidence of an earlier challenge by the same model, whose number counts again if the same runs are compared.
+    """
+
+    number: int = 1
+    variants: int = 1
+    former: "Evidence | None" = None
+
+    def number_for(self, challenger: "Sequence[str]", champion: "Sequence[str]") -> int:
+        """Returns the number for a comparison of these runs: repeating a comparison is no new challenge."""
+        former = self.former
+        if former and former.challenge and (former.challenger_runs, former.champion_runs) == (challenger, champion):
+            return former.challenge
+        return self.number
+
+    def confidence(self, number: int, error: float) -> float:
+        """Returns the confidence of the two-sided interval whose lower bound is wrong as rarely as the challenge may be."""
+        return 1 - 2 * spend_on_challenge(number, error) / self.variants
 
 
 @dataclass(frozen=True)
@@ -59,7 +91,7 @@ class Evidence:
         outcome: the alias moves if this is one of MOVES; otherwise it stays.
         words: the reason, as a sentence without a full stop.
         difference: in mean val accuracy, challenger minus champion; None if they were not compared.
-        low: lower bound of its 95% interval.
+        low: lower bound of its interval, at `confidence`.
         high: upper bound.
         images: number of validation images that both predicted.
         over_seeds: whether the interval covers seeds and images, or images alone.
@@ -68,6 +100,14 @@ class Evidence:
         challenger_calibration_error: the mean over its runs, in [0, 1].
         champion_calibration_error: the same for the champion.
         margin: `promote.margin` at the time of the decision.
+        rule: `promote.rule`.
+        confidence: of the interval; it grows with the number of the challenge and of the variants.
+        challenge: the number of the challenge on these images, from 1; 0: they were not compared, or by an older version of catdog.
+        variants: how many variants the challenger was picked from.
+        error: `promote.error`, which all challenges share.
+        own_difference: the same difference between the two models that are served; None if they are all that was compared.
+        own_low: lower bound of its interval.
+        own_high: upper bound.
     """
 
     outcome: Judgement | Reason
@@ -82,6 +122,14 @@ class Evidence:
     challenger_calibration_error: float | None = None
     champion_calibration_error: float | None = None
     margin: float = 0.0
+    rule: str = "not_worse"
+    confidence: float = CONFIDENCE
+    challenge: int = 0
+    variants: int = 1
+    error: float = 0.05
+    own_difference: float | None = None
+    own_low: float | None = None
+    own_high: float | None = None
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
@@ -96,6 +144,15 @@ class Evidence:
             return cls(**{**found, **runs, "outcome": outcome})
         except (ValueError, TypeError, KeyError):
             return None
+
+    def describe_chain(self) -> str:
+        """Returns which challenge this was, and how much of the error has been spent on these images."""
+        spent = sum(spend_on_challenge(number, self.error) for number in range(1, self.challenge + 1))
+        picked = f", the best of {self.variants} variants" if self.variants > 1 else ""
+        return (
+            f"Challenge {self.challenge} on these images{picked}: {100 * spent:.2g}% of the {100 * self.error:g}% by which all "
+            "challenges together may err are spent."
+        )
 
     @property
     def moves(self) -> bool:
@@ -120,7 +177,8 @@ class Evidence:
             kind = "seeds and images" if self.over_seeds else "images alone: each side is one model"
             lines += [
                 "",
-                "| val accuracy, challenger less champion | 95% interval | images | runs | calibration error |",
+                f"| val accuracy, challenger less champion | {100 * self.confidence:.4g}% interval | images | runs "
+                "| calibration error |",
                 "|---|---|---|---|---|",
                 f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {self.images:,} "
                 f"| {len(self.challenger_runs)} against {len(self.champion_runs)} "
@@ -128,31 +186,54 @@ class Evidence:
                 "",
                 f"Challenger: {', '.join(self.challenger_runs)}. Champion: {', '.join(self.champion_runs)}.",
             ]
+            if self.own_difference is not None and self.own_low is not None and self.own_high is not None:
+                own = f"{signed(self.own_difference)} points {signed_interval(self.own_low, self.own_high)}"
+                lines += ["", f"The two models that are served, by their own answers: {own}."]
+            if self.challenge:
+                lines += ["", self.describe_chain()]
         return "\n".join(lines)
 
 
-def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Judgement | Reason, str]:
+def weigh(
+    found: Contrast,
+    calibration: tuple[float, float],
+    config: PromoteConfig,
+    confidence: float = CONFIDENCE,
+    own: Contrast | None = None,
+) -> tuple[Judgement | Reason, str]:
     """Returns the outcome and the reason in words, by the rule for replacing the champion.
 
-    The challenger must be better on average, and its interval must exclude that it is worse by `promote.margin` or more. Its
-    calibration error may exceed the champion's by at most `promote.calibration_margin`. The rule makes no correction for a
-    challenger that was picked as the best of several variants.
+    By `promote.rule=better` the challenger's interval must lie above 0. By `not_worse` it must be better on average, and its
+    interval must exclude that it is worse by `promote.margin` or more. By both, the model that would be served must not be worse
+    than the one that is: higher by its own answers, and not worse by the margin or more. Its calibration error may exceed the
+    champion's by at most `promote.calibration_margin`.
 
     Args:
         found: the difference in val accuracy, challenger minus champion.
         calibration: the calibration errors of the challenger and of the champion, in [0, 1].
-        config: the margins.
+        config: the rule and its margins.
+        confidence: of the intervals; `Challenge.confidence` accounts for other challenges, and for a challenger that was picked as
+            the best of several variants.
+        own: the same difference between the two models that are served; None: `found` is that.
     """
-    low, high = (float(bound) for bound in found.interval())
-    judged = judge(found, config.margin)
+    low, high = (float(bound) for bound in found.interval(confidence))
+    judged = judge(found, config.margin, confidence)
     difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
     seen = f"{difference} on {plural(found.images, 'val image')}"
     if found.estimate <= 0:
         outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
+    if config.rule == "better" and low <= 0:
+        if high <= config.margin:
+            return Judgement.EQUIVALENT, f"no better than the champion by more than {points(config.margin)}: {seen}"
+        return Judgement.UNDECIDED, f"too little evidence: {seen} does not exclude that it is no better"
     if low <= -config.margin:
         words = f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
         return Judgement.UNDECIDED, words
+    if own is not None and (own.estimate <= 0 or own.interval(confidence)[0] <= -config.margin):
+        bounds = (float(bound) for bound in own.interval(confidence))
+        words = f"{signed(float(own.estimate))} points {signed_interval(*bounds)}"
+        return Reason.OWN_ANSWERS, f"its variant is better ({seen}), but not the model that would be served: {words}"
     excess = calibration[0] - calibration[1]
     if excess > config.calibration_margin:
         return (
@@ -169,7 +250,11 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
 
 
 def compare_runs(
-    client: "MlflowClient", challenger: StoredRun, champion: StoredRun, config: PromoteConfig
+    client: "MlflowClient",
+    challenger: StoredRun,
+    champion: StoredRun,
+    config: PromoteConfig,
+    challenge: Challenge = Challenge(),
 ) -> tuple[Evidence, Contrast | None]:
     """Returns the evidence from the stored predictions of two models; of their variants, if both have several seeds.
 
@@ -179,7 +264,8 @@ def compare_runs(
         client: of the tracking store.
         challenger: a finished run.
         champion: the champion's run.
-        config: the rule's margins.
+        config: the rule and its margins.
+        challenge: its place in the chain of challenges.
     """
     sides = [_load_seeds(client, run) for run in (challenger, champion)]
     if not all(sides):
@@ -190,8 +276,8 @@ def compare_runs(
     same_study = challenger.experiment_id == champion.experiment_id
     if (same_variant and same_study) or min(map(len, sides)) == 1:
         # Two seeds of one variant cannot be compared as variants, so the two models are compared.
-        own = (challenger.run_id, champion.run_id)
-        sides = [{key: side[key]} if key in side else {} for key, side in zip(own, sides, strict=True)]
+        served = (challenger.run_id, champion.run_id)
+        sides = [{key: side[key]} if key in side else {} for key, side in zip(served, sides, strict=True)]
         if not all(sides):
             return Evidence(Reason.NOT_COMPARABLE, "not compared: the answers of one of the models are gone"), None
     arrays = [_stack(side) for side in sides]
@@ -203,15 +289,37 @@ def compare_runs(
 
     found = contrast(*(scores[files].to_numpy(dtype=float) for _, scores, _ in arrays))
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
-    outcome, words = weigh(found, calibration, config)
+    number = challenge.number_for(tuple(sides[0]), tuple(sides[1]))
+    confidence = challenge.confidence(number, config.error)
+    own = _compare_served(sides, (challenger.run_id, champion.run_id), arrays, files) if found.over_seeds else None
+    outcome, words = weigh(found, calibration, config, confidence, own)
     if same_variant:
         words += ", as another seed of the same variant" if same_study else ", as the same variant in another study"
-    low, high = found.interval()
+    low, high = found.interval(confidence)
+    own_low, own_high = (None, None) if own is None else map(float, own.interval(confidence))
     evidence = Evidence(
         outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
-        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin,
+        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin, config.rule, confidence, number, challenge.variants,
+        config.error, None if own is None else float(own.estimate), own_low, own_high,
     )  # fmt: skip
     return evidence, found
+
+
+def _compare_served(
+    sides: "Sequence[dict[str, Any]]",
+    served: tuple[str, str],
+    arrays: "Sequence[tuple[Any, pd.DataFrame, Any]]",
+    files: list[str],
+) -> Contrast | None:
+    """Returns the difference between the two models that are served, by their own answers; None if those of one are gone."""
+    from catdog.statistics.contrasts import contrast
+
+    if not all(run_id in side for run_id, side in zip(served, sides, strict=True)):
+        return None
+    rows = [[*side].index(run_id) for run_id, side in zip(served, sides, strict=True)]
+    return contrast(
+        *(scores[files].to_numpy(dtype=float)[row : row + 1] for row, (_, scores, _) in zip(rows, arrays, strict=True))
+    )
 
 
 def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, tuple[Predictions, Score]]":
@@ -239,7 +347,9 @@ def _stack(stored: "dict[str, tuple[Predictions, Score]]") -> tuple[dict[str, st
     return labels, pd.DataFrame(scores).dropna(axis=1), errors
 
 
-def commands_for_more(challenger: StoredRun, champion: StoredRun, found: Contrast, config: PromoteConfig) -> list[str]:
+def commands_for_more(
+    challenger: StoredRun, champion: StoredRun, found: Contrast, config: PromoteConfig, challenge: Challenge
+) -> list[str]:
     """Returns the commands that would get the evidence: more seeds of the champion's variant, then of the challenger's.
 
     Empty if more seeds would not help, as with two runs of one variant, or if the runs do not record how they were trained.
@@ -249,7 +359,10 @@ def commands_for_more(challenger: StoredRun, champion: StoredRun, found: Contras
     seeds = FIRST_SEEDS
     if found.over_seeds:
         more = range(max(found.seeds) + 1, MOST_RUNS)
-        enough = next((count for count in more if found.interval(seeds=(count, count))[0] > -config.margin), None)
+        # Comparing again is the next challenge.
+        confidence = challenge.confidence(challenge.number + 1, config.error)
+        least = 0.0 if config.rule == "better" else -config.margin
+        enough = next((count for count in more if found.interval(confidence, (count, count))[0] > least), None)
         if enough is None:
             return []
         seeds = enough

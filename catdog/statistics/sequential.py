@@ -37,6 +37,17 @@ def spend_error(fraction: float, error: float) -> float:
     return error * float(np.log1p((np.e - 1) * fraction))
 
 
+def spend_on_challenge(number: int, error: float) -> float:
+    """Returns how much of an error the challenge of this number, from 1, may spend, if nobody knows how many will follow.
+
+    It is error / (n (n + 1)): a half for the first, a sixth for the second, and for all together the whole.
+
+    Source: Foster and Stine (2008), "alpha-investing: a procedure for sequential control of expected false discoveries", Journal of
+    the Royal Statistical Society B 70:429-444, for spending an error on an unknown number of tests; the series is the simplest one.
+    """
+    return error / (number * (number + 1))
+
+
 def level_of_looks(looks: Sequence[int], error: float) -> list[float]:
     """Returns the error level of each look's interval, such that any of the intervals is wrong in at most `error` of studies.
 

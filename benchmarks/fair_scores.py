@@ -26,8 +26,11 @@ from scipy.special import expit
 from catdog.config.schema import PromoteConfig
 from catdog.registry.evidence import MOVES, weigh
 from catdog.statistics.contrasts import Contrast, accuracy_interval, contrast
+from catdog.statistics.failures import find_diverged
+from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.statistics.sequential import level_of_looks, plan_looks
+from catdog.statistics.summaries import summarize_pair, summarize_seeds
 
 # Standard deviations, in log odds, of a hard image's difficulty, a variant's taste and a run's whim. With these, the errors of two
 # seeds of a variant correlate by about 0.5 and those of two variants by about 0.4, as in experiments/cats_vs_dogs.
@@ -39,6 +42,7 @@ SPREAD = 0.005
 EPOCHS = 20
 MARGIN = 0.02
 CHANCE = 0.5
+ARROW = "\N{RIGHTWARDS ARROW}"
 # Studies that are drawn at a time: all of them at once would take gigabytes.
 CHUNK = 100
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
@@ -422,18 +426,26 @@ def follow_advice(
     is at most `most`.
 
     Returns:
-        Two arrays, bool (studies,): wrong at the first comparison, and at any.
+        Three arrays, bool (studies,): wrong at the first comparison, at any, and if `decide` looked instead, at 3 to 12 seeds.
     """
     pairs = list(combinations(range(VARIANTS), 2))
     together = 1 - (1 - CONFIDENCE) / len(pairs)
-    first, ever = np.zeros(studies, dtype=bool), np.zeros(studies, dtype=bool)
+    first, ever, instead = np.zeros((3, studies), dtype=bool)
+    looks = plan_looks(3, 12)
+    levels = level_of_looks(looks, (1 - CONFIDENCE) / len(pairs))
     for study in range(studies):
         images = draw_images(world, 1, generator)
         odds = [draw_odds(world, images, most, generator)[0] for _ in range(VARIANTS)]
         answers = np.concatenate([answer(one, generator) for one in odds])
+        sides = [answers[[pair[side] for pair in pairs]] for side in (0, 1)]
+        instead[study] = any(
+            (np.abs(found.estimate) > np.diff(found.interval(1 - level), axis=0)[0] / 2).any()
+            for look, level in zip(looks, levels, strict=True)
+            for found in [contrast(*(side[:, :look] for side in sides))]
+        )
         count = seeds
         for look in range(4):
-            found = contrast(*(answers[[pair[side] for pair in pairs], :count] for side in (0, 1)))
+            found = contrast(*(side[:, :count] for side in sides))
             decided = correct_by_holm(found.p) < 1 - CONFIDENCE
             first[study] |= look == 0 and decided.any()
             ever[study] |= decided.any()
@@ -444,7 +456,7 @@ def follow_advice(
             if ever[study] or not needed:
                 break
             count = min(needed)
-    return [first, ever]
+    return [first, ever, instead]
 
 
 def sentences(world: World, seeds: int, studies: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -518,9 +530,48 @@ def served(true: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return np.take_along_axis(true, answers.mean(axis=-1).argmax(axis=-1)[:, None], axis=1)[:, 0]
 
 
-def moves_today(found: Contrast) -> bool:
-    """Whether the alias moves by the rule of `catdog.registry.evidence.weigh`, if both are calibrated alike."""
+def moves_not_worse(found: Contrast) -> bool:
+    """Whether the alias moves by the rule at the time of "before": higher in the mean, and not worse by the margin or more."""
+    return bool(found.estimate > 0 and found.low > -PromoteConfig().margin)
+
+
+def moves_now(found: Contrast) -> bool:
+    """Whether the alias moves by the rule of `catdog.registry.evidence.weigh` as it is now, if both are calibrated alike."""
     return weigh(found, (0.0, 0.0), PromoteConfig())[0] in MOVES
+
+
+@dataclass(frozen=True, eq=False)
+class Warned:
+    """What a page says of studies in which failures may hide; bool (studies,).
+
+    Args:
+        wrong: the verdict says that the first variant is better, or that the two are equivalent, and the truth is that it is worse.
+        shown: a run of the first variant is flagged as diverged.
+        overturned: the verdict says that one hidden failure in ten seeds would overturn it.
+    """
+
+    wrong: np.ndarray
+    shown: np.ndarray
+    overturned: np.ndarray
+
+
+def warn(
+    world: World, seeds: int, studies: int, generator: np.random.Generator, better: float, rate: float = 0.1
+) -> Warned:
+    """Returns what is said of a variant that is better where it does not diverge, and diverges at a rate, so its mean is lower."""
+    images = draw_images(world, studies, generator)
+    first = draw_variant(world, images, seeds, generator, world.find_shift(better))
+    second = draw_variant(world, images, seeds, generator)
+    first = fail(first, generator.random((studies, seeds)) < rate, generator)
+    found, diverged = contrast(first, second), find_diverged(first, CHANCE).diverged
+    wrong, overturned = np.zeros((2, studies), dtype=bool)
+    for study in range(studies):
+        one = pick(found, study)
+        verdict = judge(one, MARGIN)
+        wrong[study] = verdict in (Judgement.BETTER, Judgement.EQUIVALENT)
+        sides = (summarize_seeds(first[study], CHANCE), summarize_seeds(second[study], CHANCE))
+        overturned[study] = summarize_pair(one, *sides, verdict, CHANCE, MARGIN).hidden.overturned
+    return Warned(wrong, diverged.any(axis=1), overturned)
 
 
 # --- The tables ---
@@ -601,19 +652,22 @@ def print_rows(wanted: Sequence[str]) -> None:
 
 def _cell(both: tuple[Tally, Tally | None], key: str, factor: float = 1, digits: int = 3) -> str:
     shown = [f"{factor * getattr(one, key):.{digits}f}" for one in both if one is not None]
-    return " \N{RIGHTWARDS ARROW} ".join(shown)
+    return shown[0] if len(set(shown)) == 1 else f" {ARROW} ".join(shown)
 
 
 def print_advice(studies: int = 800) -> None:
     """Prints how often users who train the advised number of seeds are told something wrong about four equal variants."""
-    print("| setting | studies | wrong at the first comparison | at any of up to four |\n|---|---|---|---|")
+    print(
+        "| setting | studies | wrong at the first comparison | at any of up to four | by `decide` |\n|---|---|---|---|---|"
+    )
     for world, seeds in (
         (replace(SEVEN, images=200), 3),
         (replace(SEVEN, images=200), 5),
         (replace(NINE, images=400), 3),
     ):
-        first, ever = follow_advice(world, seeds, studies, np.random.default_rng([14, 100, seeds, world.images]))
-        print(f"| {_words(world, seeds)} | {studies:,} | {np.mean(first):.3f} | {np.mean(ever):.3f} |", flush=True)
+        wrong = follow_advice(world, seeds, studies, np.random.default_rng([14, 100, seeds, world.images]))
+        shares = " | ".join(f"{one.mean():.3f}" for one in wrong)
+        print(f"| {_words(world, seeds)} | {studies:,} | {shares} |", flush=True)
 
 
 def print_sentences(studies: int = 2000) -> None:
@@ -635,20 +689,64 @@ def print_chains(chains: int = 800) -> None:
     print(f"| {' | '.join(heads)} |\n|" + len(heads) * "---|")
     for world, seeds in ((NINE, 5), (replace(NINE, seed_spread=0.01), 5), (replace(SEVEN, seed_spread=0.01), 3)):
         for behind in (0.0, 0.005):
-            generator = np.random.default_rng([14, 300, seeds, int(1000 * behind)])
-            found = run_chain(world, seeds, chains, generator, behind, moves_today)
-            told = (
-                _words(world, seeds), f"{100 * behind:g} points worse" if behind else "equal", f"{(found.moves > 0).mean():.2f}",
-                f"{found.moves.mean():.1f}", f"{100 * found.drift.mean():+.2f}", f"{100 * np.quantile(found.drift, 0.05):+.2f}",
-                f"{100 * found.flattery.mean():.2f}", f"{found.worse:.2f}",
-            )  # fmt: skip
-            print(f"| {' | '.join(told)} |", flush=True)
+            seed = [14, 300, seeds, int(1000 * behind)]
+            both = [
+                run_chain(world, seeds, chains, np.random.default_rng(seed), behind, rule)
+                for rule in (moves_not_worse, moves_now)
+            ]
+            shown = [
+                (f"{(one.moves > 0).mean():.2f}", f"{one.moves.mean():.1f}", f"{100 * one.drift.mean():+.2f}",
+                 f"{100 * np.quantile(one.drift, 0.05):+.2f}", f"{100 * one.flattery.mean():.2f}", f"{one.worse:.2f}")
+                for one in both
+            ]  # fmt: skip
+            told = [
+                before if before == after else f"{before} {ARROW} {after}" for before, after in zip(*shown, strict=True)
+            ]
+            kind = f"{100 * behind:g} points worse" if behind else "equal"
+            print(f"| {' | '.join([_words(world, seeds), kind, *told])} |", flush=True)
+
+
+def print_failures(variants: int = 2000, studies: int = 1000) -> None:
+    """Prints how often a diverged run is found, how often one is called so that is none, and what is said where failures hide."""
+    print("| setting | variants | false alarms | one that guesses is found |\n|---|---|---|---|")
+    for world in (
+        replace(SEVEN, images=48), replace(SEVEN, images=200), replace(SEVEN, seed_spread=0.03), replace(NINE, seed_spread=0.015),
+        replace(NINE, seed_spread=0.03), SURE, replace(SURE, seed_spread=0.01),
+    ):  # fmt: skip
+        for seeds in (3, 5, 10):
+            generator = np.random.default_rng([14, 400, seeds, world.images])
+            alarms, hits = [], []
+            for _ in range(variants // CHUNK):
+                values = draw_variant(world, draw_images(world, CHUNK, generator), seeds, generator)
+                alarms.append(find_diverged(values, CHANCE).count > 0)
+                failed = np.arange(seeds)[None] == np.zeros((CHUNK, 1))
+                hits.append(find_diverged(fail(values, failed, generator), CHANCE).diverged[:, 0])
+            print(
+                f"| {_words(world, seeds)} | {variants:,} | {np.mean(alarms):.3f} | {np.mean(hits):.3f} |", flush=True
+            )
+    heads = ("setting", "studies", "wrong verdict", "with a run shown as diverged", "with the warning", "with neither")
+    print(f"\n| {' | '.join(heads)} |\n|" + len(heads) * "---|")
+    for better in (0.0, 0.01):
+        for seeds in (3, 5, 10):
+            generator = np.random.default_rng([14, 500, seeds, int(1000 * better)])
+            found = [warn(SURE, seeds, CHUNK, generator, better) for _ in range(studies // CHUNK)]
+            wrong, shown, overturned = (np.concatenate([getattr(one, key) for one in found]) for key in vars(found[0]))
+            parts = (wrong, wrong & shown, wrong & overturned, wrong & ~shown & ~overturned)
+            told = " | ".join(f"{one.mean():.3f}" for one in parts)
+            label = f"{_words(SURE, seeds)}; {100 * better:g} points better if it does not diverge"
+            print(f"| {label} | {studies:,} | {told} |", flush=True)
+
+
+PRINTS = {"advice": print_advice, "sentences": print_sentences, "chain": print_chains, "failures": print_failures}
 
 
 def main(wanted: Sequence[str]) -> None:
     """Prints the tables of the conditions that are wanted; none: of all."""
+    known = {*PRINTS, *(row[0] for row in list_rows())}
+    if unknown := set(wanted) - known:
+        sys.exit(f"no such condition: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     print_rows(wanted)
-    for name, show in (("advice", print_advice), ("sentences", print_sentences), ("chain", print_chains)):
+    for name, show in PRINTS.items():
         if not wanted or name in wanted:
             print(f"\n{name}\n")
             show()

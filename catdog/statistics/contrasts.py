@@ -98,7 +98,8 @@ class Contrast:
 
     def interval(self, confidence: float = CONFIDENCE, seeds: tuple[int, ...] | None = None) -> tuple[Number, Number]:
         """Lower and upper bound at a confidence in (0, 1)."""
-        half = special.stdtrit(self.freedom(seeds), 0.5 + confidence / 2) * self.standard_error(seeds)
+        variance, freedom = self._choose(seeds or self.seeds)
+        half = special.stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
         return self.estimate - half, self.estimate + half
 
     @property

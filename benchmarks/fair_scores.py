@@ -196,9 +196,7 @@ def cross_fit_all(epochs: np.ndarray) -> np.ndarray | None:
     scores = np.empty(epochs.shape[1:], dtype=np.float32)
     for place in np.ndindex(scores.shape[:-1]):
         right = epochs[(slice(None), *place)]
-        # A confidence of 0.9 in every answer: the loss then ranks epochs as the accuracy does.
-        loss = np.where(right, -np.log(0.9), -np.log(0.1))
-        scores[place] = cross_fit(right, loss)
+        scores[place] = cross_fit(right, [right])
     return scores
 
 

@@ -19,6 +19,9 @@ MOST_SEEDS = 100
 MANY_SEEDS = 10_000
 # If two variants differ on fewer images than this, the variance over images cannot be estimated.
 FEW_IMAGES = 5
+# With so few seeds, or where one variant has more than this many times the seeds of the other, a variance over seeds is uncertain.
+FEWEST_SEEDS = 2
+UNEQUAL_SEEDS = 2
 # The most images times draws in a bootstrap.
 MOST_WEIGHTS = 40_000_000
 
@@ -49,8 +52,7 @@ class Contrast:
 
     def standard_error(self, seeds: tuple[int, ...] | None = None) -> Number:
         """The estimate's standard error, with the actual numbers of seeds or with hypothetical ones."""
-        parts = [self.image_variance, *(v / n for v, n in zip(self.seed_variances, seeds or self.seeds, strict=True))]
-        return np.sqrt(np.maximum(sum(parts), self._floor**2))
+        return np.sqrt(self._choose(seeds or self.seeds)[0])
 
     def freedom(self, seeds: tuple[int, ...] | None = None) -> Number:
         """The degrees of freedom of that standard error: few if most of it comes from few seeds.
@@ -58,18 +60,46 @@ class Contrast:
         Source: Satterthwaite (1946), "An approximate distribution of estimates of variance components", Biometrics Bulletin
         2:110-114.
         """
-        seeds = seeds or self.seeds
+        return self._choose(seeds or self.seeds)[1]
+
+    def _choose(self, seeds: tuple[int, ...]) -> tuple[Number, Number]:
+        """The variance of the estimate and its degrees of freedom; with few or unequal seeds those of the wider interval.
+
+        The spread of two seeds is often too small by chance. Then hardly any of the variance seems to come from them, and the
+        degrees of freedom are too many. The spread over the seeds of both variants is less uncertain, but it is right only if both
+        spread alike. So the wider of the two intervals counts. With two seeds on a side, the degrees of freedom are also at most
+        the number of runs less one: two against two have no third estimate. In simulated studies of 2 against 2 to 10 and
+        3 against 10 seeds, intervals cover the truth in 95 to 98% (`benchmarks/fair_scores.md`).
+        """
+        variance, freedom = self._variance(self.seed_variances, [n - 1 for n in seeds], seeds)
+        if len(seeds) < 2 or not self.over_seeds or not _are_few_or_unequal(seeds):
+            return variance, freedom
+        spent = sum(seeds) - len(seeds)
+        pooled = sum(v * (n - 1) for v, n in zip(self.seed_variances, seeds, strict=True)) / spent
+        shared = self._variance((pooled * sum(1 / n for n in seeds),), [spent], (1,))
+        wider: Any = _half_width(*shared) > _half_width(variance, freedom)
+        chosen: tuple[Any, Any] = (np.where(wider, shared[0], variance), np.where(wider, shared[1], freedom))
+        most = sum(seeds) - 1 if min(seeds) == FEWEST_SEEDS else np.inf
+        return chosen[0][()], np.minimum(chosen[1][()], most)
+
+    def _variance(
+        self, seed_variances: tuple[Number, ...], freedoms: Sequence[int], seeds: tuple[int, ...]
+    ) -> tuple[Number, Number]:
+        """The variance of the estimate from these variances over seeds, and its degrees of freedom."""
+        terms = [v / n for v, n in zip(seed_variances, seeds, strict=True)]
         parts = [(self.image_variance, self.images - 1)]
         if self.over_seeds:
-            parts += [(v / n, n - 1) for v, n in zip(self.seed_variances, seeds, strict=True)]
+            parts += zip(terms, freedoms, strict=True)
         total = sum(variance for variance, _ in parts)
         squares = sum(variance**2 / freedom for variance, freedom in parts)
         safe = np.where(squares > 0, squares, 1.0)
-        return np.where(squares > 0, total**2 / safe, self.images - 1.0)[()]
+        freedom = np.where(squares > 0, total**2 / safe, self.images - 1.0)[()]
+        return np.maximum(sum([self.image_variance, *terms]), self._floor**2), freedom
 
     def interval(self, confidence: float = CONFIDENCE, seeds: tuple[int, ...] | None = None) -> tuple[Number, Number]:
         """Lower and upper bound at a confidence in (0, 1)."""
-        half = special.stdtrit(self.freedom(seeds), 0.5 + confidence / 2) * self.standard_error(seeds)
+        variance, freedom = self._choose(seeds or self.seeds)
+        half = special.stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
         return self.estimate - half, self.estimate + half
 
     @property
@@ -130,6 +160,14 @@ class Contrast:
         drift = 2 * np.sqrt(sum(v / n for v, n in zip(self.seed_variances, self.seeds, strict=True)))
         distance = abs(self.estimate)
         return bool(distance + drift < half and max(distance - drift, 0) + half > margin)
+
+
+def _are_few_or_unequal(seeds: tuple[int, ...]) -> bool:
+    return min(seeds) <= FEWEST_SEEDS or max(seeds) > UNEQUAL_SEEDS * min(seeds)
+
+
+def _half_width(variance: Number, freedom: Number) -> Number:
+    return special.stdtrit(freedom, 0.5 + CONFIDENCE / 2) * np.sqrt(variance)
 
 
 def mean(values: np.ndarray) -> Contrast:

@@ -46,8 +46,36 @@ def test_a_difference_is_covered_where_there_is_one_and_seeds_are_not_equally_ma
     assert np.mean(found.estimate) == pytest.approx(truth, abs=0.003)
 
 
+@pytest.mark.parametrize("seeds", [(2, 2), (2, 3), (2, 10), (10, 2), (3, 10)])
+@pytest.mark.parametrize("seed_spread", [0.06, 0.3])
+def test_with_few_or_unequal_seeds_intervals_cover_the_truth_in_at_least_95_percent(seeds, seed_spread):
+    generator = np.random.default_rng([*seeds, int(100 * seed_spread)])
+    covered = []
+    for _ in range(5):
+        first, second = draw_studies(400, max(seeds), 200, generator=generator, seed_spread=seed_spread)
+        found = contrast(first[:, : seeds[0]], second[:, : seeds[1]])
+        covered += list((found.low <= 0) & (found.high >= 0))
+    # The standard error of a share of 2,000 is half a percent.
+    assert np.mean(covered) >= 0.945
+
+
+@pytest.mark.parametrize("seeds", [(3, 3), (3, 6), (10, 5)])
+def test_with_enough_seeds_the_variances_of_two_variants_are_kept_apart(seeds):
+    first, second = draw_studies(50, max(seeds), 100, generator=np.random.default_rng(4))
+    found = contrast(first[:, : seeds[0]], second[:, : seeds[1]])
+    parts = [found.image_variance, *(v / n for v, n in zip(found.seed_variances, seeds, strict=True))]
+    squares = sum(part**2 / freedom for part, freedom in zip(parts, (99, seeds[0] - 1, seeds[1] - 1), strict=True))
+    assert np.array_equal(found.freedom(), sum(parts) ** 2 / squares)
+    assert np.array_equal(found.standard_error(), np.sqrt(sum(parts)))
+
+
 def test_many_studies_at_once_are_as_one_by_one():
     first, second = draw_studies(3, 4, 50, generator=np.random.default_rng(0))
+    for fewer in (4, 2):
+        _are_as_one_by_one(first[:, :fewer], second)
+
+
+def _are_as_one_by_one(first, second):
     found = contrast(first, second)
     for k in range(3):
         single = contrast(first[k], second[k])

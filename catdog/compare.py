@@ -48,7 +48,8 @@ def compare(composed: DictConfig) -> None:
     restore = [found.restore] if found.restore else []
     resume = [found.command] if found.sweep_id and found.command and not found.complete else []
     # What is left of an incomplete sweep is no reason to look at test images, or to train other variants.
-    further = [] if found.is_partial else [*comparison.suggest_partners(config.tracking.uri), *steps]
+    more = [*comparison.suggest_partners(config.tracking.uri), *comparison.suggest_decision(config.tracking.uri)]
+    further = [] if found.is_partial else [*more, *steps]
     steps = [*restore, *resume, *further]
     # Otherwise Python would scan all objects once more when the process ends.
     gc.freeze()

@@ -21,7 +21,7 @@ interruption the same command resumes.
 
 All keys except those below are passed on to python -m catdog.train, as for a sweep. Keys with several values make the variants."""
 
-OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds", "format")
+OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds", "plan", "format")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -47,7 +47,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     """Decides, and prints a table after each round, or with format=json the decision at the end."""
     config = load_config(composed, DecideConfig)
-    from catdog.search.decisions import IncompleteRoundError, SweepTrainer, build_table, decide
+    from catdog.search.decisions import IncompleteRoundError, SweepTrainer, build_plans_table, build_table, decide
     from catdog.training_view import train_sweep
 
     # With JSON, stdout must contain nothing but the result.
@@ -57,14 +57,22 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
             config,
             SweepTrainer(overrides, train_sweep),
             on_round=lambda words: console.print(Text(f"\n{words}", style="bold")),
-            on_look=lambda state: show_table(build_table(state.pairs, config)),
+            on_look=lambda state: show_table(build_table(state)),
         )
+        if decision.plans and config.format != "json":
+            show_table(build_plans_table(decision))
     except IncompleteRoundError as error:
         show_error(str(error))
         sys.exit(EXIT_DEFECT)
     if config.format == "json":
-        content = {"study": decision.study, "sweep": decision.sweep_id, "margin": config.margin, "error": config.error}
-        cli.show_json("decide", {**content, "pairs": decision.describe(), "next": decision.next_commands()})
+        content = {
+            "study": decision.study,
+            "sweep": decision.sweep_id,
+            "margin": config.margin,
+            "error": decision.error,
+        }
+        plans = {"plans": decision.describe_plans()} if config.plan else {}
+        cli.show_json("decide", {**content, "pairs": decision.describe(), **plans, "next": decision.next_commands()})
     else:
         show_next(*decision.next_commands())
 

@@ -176,6 +176,7 @@ class Study:
         error: float = 0.05,
         first_seeds: int = 3,
         max_seeds: int = 12,
+        plan: bool = False,
         train: Mapping[str, Callable[[int], Any]] | None = None,
         quiet: bool = False,
     ) -> "Decision":
@@ -187,6 +188,7 @@ class Study:
             error: highest probability that any statement is wrong, over all pairs and looks.
             first_seeds: seeds of each variant before the first look.
             max_seeds: most seeds of each variant; then it ends, decided or not.
+            plan: train the first seeds only; `Decision.describe_plans()` says what more seeds and images would find.
             train: instead of overrides, for runs of other tools: variant -> a function of a seed that records that run (`record`).
             quiet: show no progress.
 
@@ -200,7 +202,7 @@ class Study:
         from catdog.sweeps.display import QuietDisplay, choose_display
         from catdog.sweeps.launch import plan_sweep
 
-        config = DecideConfig(margin, error, first_seeds, max_seeds)
+        config = DecideConfig(margin, error, first_seeds, max_seeds, plan)
         if train is not None:
             if overrides:
                 raise UserError(
@@ -290,7 +292,10 @@ class Study:
         client = self._connect()
         named = [runs] if isinstance(runs, str) else runs
         compared = load_comparison(client, study=self.name, sweep_id=sweep, run_ids=named)
-        return Comparison(client, analyse(compared, margin), gradcam)
+        analysis = analyse(compared, margin)
+        if self.is_writable:
+            analysis.log_look(client)
+        return Comparison(client, analysis, gradcam)
 
     def has_champion_to_test(self) -> bool:
         """Returns whether the study has a champion; that of a quick look, which is not meant to be tested, does not count."""

@@ -142,6 +142,24 @@ def test_rounds_decide(uri, words) -> None:
     assert "<table" in decision._repr_html_()
 
 
+def test_a_look_of_compare_leaves_decide_less_error(uri, words, caplog: pytest.LogCaptureFixture) -> None:
+    study = catdog.Study("looks", tracking_uri=uri)
+    variants = ("model=cnn,drawn_mini", *words)
+    options = {"margin": 0.3, "error": 0.5, "first_seeds": 2, "max_seeds": 2, "quiet": True}
+    planned = study.decide(*variants, **options, plan=True)
+    assert [(row["images"], row["seeds"]) for row in planned.describe_plans()][:3] == [(32, 5), (32, 10), (32, 20)]
+    first = planned.to_frame()
+    assert planned.error == 0.5
+    # Only a look at several seeds of each variant, with a verdict, counts; the same look twice counts once.
+    for _ in range(2):
+        study.compare(gradcam="never")
+    with caplog.at_level("INFO"):
+        again = study.decide(*variants, **options)
+    assert again.error == pytest.approx(0.1)
+    assert "compare has judged seeds of these variants before" in caplog.text
+    assert again.to_frame()["low"][0] < first["low"][0]
+
+
 def test_a_script_is_interrupted_and_goes_on(tmp_path, uri, words) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)

@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from catdog.comparison.effects import Effect, find_effects
 from catdog.comparison.names import common_overrides
 from catdog.comparison.records import ComparedRuns, RunRecord
-from catdog.comparison.variants import Variant, group_by_variant, key_of, name_variants
+from catdog.comparison.variants import Variant, count_looks, group_by_variant, key_of, name_variants
 from catdog.comparison.verdicts import MOST_VARIANTS, Verdict, judge_pairs
+from catdog.statistics.judgements import Judgement
+from catdog.tracking.records import log_compared
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # Of a search, which has more variants than are drawn: the number of variants whose answers are shown image by image.
 MOST_EXAMINED = 4
@@ -87,6 +93,19 @@ class Analysis:
             if not record.finished or not record.kept_images:
                 found.setdefault(names[key_of(record)], []).append(record)
         return found
+
+    def log_look(self, client: "MlflowClient") -> None:
+        """Counts this look on the runs that were judged, so that seeds which are added to them later make another look.
+
+        Nothing is counted if nothing was judged over seeds, or if these runs have been judged like this before.
+        """
+        if not any(isinstance(verdict.kind, Judgement) for verdict in self.verdicts):
+            return
+        looks = count_looks(self.variants)
+        for variant in self.variants:
+            for record in variant.records:
+                if len(variant.records) > 1 and record.tags.compared < looks:
+                    log_compared(client, record.run_id, looks)
 
     @property
     def seeds_varied(self) -> bool:

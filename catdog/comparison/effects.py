@@ -60,6 +60,11 @@ class Effect:
         return self._turned(self.verdict.accuracy)
 
     @property
+    def caveat(self) -> str:
+        """What a sentence about the change has to add, by the verdict on the pair, which allows for all pairs; "" if nothing."""
+        return "" if self.verdict.is_difference else "may be nothing"
+
+    @property
     def gap_difference(self) -> tuple[float, float, float]:
         """What the change adds to the overfitting gap: (estimate, low, high), with the 95% interval for this pair alone."""
         return self._turned(self.verdict.gap)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
-from catdog.comparison.verdicts import NoVerdict, Verdict
+from catdog.comparison.verdicts import NoVerdict
 from catdog.statistics.judgements import Judgement
 from catdog.system.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
 
@@ -59,6 +59,7 @@ def sentences(analysis: Analysis) -> list[str]:
         said += _about_the_baseline(analysis)
     if analysis.variants:
         said.append(_about_seeds(analysis))
+        said += _about_failures(analysis)
     said += describe_ensembles(analysis)
     if analysis.is_cross_fitted:
         said.append(
@@ -81,6 +82,12 @@ def sentences(analysis: Analysis) -> list[str]:
             "number on this page comes from it, and no choice was based on it."
         )
     return said
+
+
+def may_need_seeds(analysis: Analysis) -> bool:
+    """Returns whether a pair is undecided that more seeds may decide."""
+    undecided = [verdict for verdict in analysis.verdicts if verdict.kind == Judgement.UNDECIDED]
+    return any(verdict.accuracy.seeds_to_decide(analysis.margin) is not None for verdict in undecided)
 
 
 def describe_ensembles(analysis: Analysis) -> list[str]:
@@ -218,7 +225,7 @@ def standing(analysis: Analysis) -> list[str]:
         return [f"There is no verdict on {best.name}: the sweep is incomplete."]
     names: dict[str, list[str]] = defaultdict(list)
     for verdict in sorted(analysis.verdicts, key=lambda verdict: -verdict.second.accuracy):
-        kind = str(verdict.kind) if _is_told_apart(verdict) or verdict.kind == Judgement.EQUIVALENT else "open"
+        kind = str(verdict.kind) if verdict.is_difference or verdict.kind == Judgement.EQUIVALENT else "open"
         names[kind].append(verdict.second.name)
     alike, level = names[Judgement.EQUIVALENT], names["open"]
     clauses = []
@@ -245,7 +252,7 @@ def _about_effects(analysis: Analysis) -> list[str]:
     said = []
     for effect in [effect for effect in analysis.effects if effect.is_single][:NAMES_IN_HEADLINE]:
         gained, low, high = effect.difference
-        undecided = ", which may be nothing" if low <= 0 <= high else ""
+        undecided = f", which {effect.caveat}" if effect.caveat else ""
         said.append(
             f"{effect.ingredients[0].words}: {signed(gained)} points {signed_interval(low, high)}{undecided} "
             f"({effect.before.name} \N{RIGHTWARDS ARROW} {effect.after.name})."
@@ -285,14 +292,34 @@ def _about_seeds(analysis: Analysis) -> str:
     )
 
 
+def _about_failures(analysis: Analysis) -> list[str]:
+    """Returns which runs diverged, and whether failures that nobody has seen would overturn a verdict."""
+    said = []
+    for variant in [variant for variant in analysis.drawn if len(variant.records) > 1]:
+        seeds = variant.summarize_seeds(analysis.comparison.baseline)
+        if seeds.failed:
+            names = [record.name for record, failed in zip(variant.records, seeds.diverged, strict=True) if failed]
+            said.append(
+                f"{seeds.failed} of {plural(len(variant.records), 'run')} of {variant.name} diverged ({_some(names)}): near what "
+                "always answering the most common class scores, or far below the other seeds. With 95\N{NO-BREAK SPACE}% "
+                f"confidence it happens to at most {percent_with_unit(seeds.failure_bound)} of seeds. The mean counts every run; "
+                f"the median is {percent_with_unit(seeds.median)}."
+            )
+    overturned = [verdict for verdict in analysis.verdicts if verdict.beside and verdict.beside.hidden.overturned]
+    if overturned:
+        verdicts = plural(len(analysis.verdicts), "verdict")
+        which = f'the verdict "{overturned[0].words}"' if len(overturned) == 1 else f"{len(overturned)} of {verdicts}"
+        said.append(
+            f"If one seed in ten failed, and none of these happened to, it would change {which}. Few seeds cannot exclude that: "
+            "verdicts are about training that does not fail."
+        )
+    return said
+
+
 def _level_with_best(analysis: Analysis) -> list[Variant]:
     """Returns the variants that are not told apart from the best one."""
     best = analysis.ranked[0]
-    return [verdict.second for verdict in analysis.verdicts if verdict.first is best and not _is_told_apart(verdict)]
-
-
-def _is_told_apart(verdict: Verdict) -> bool:
-    return verdict.kind == Judgement.BETTER or (verdict.kind == NoVerdict.ONE_SEED and verdict.low > 0)
+    return [verdict.second for verdict in analysis.verdicts if verdict.first is best and not verdict.is_difference]
 
 
 def _some(names: list[str], most: int = 2 * NAMES_IN_HEADLINE) -> str:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import logging
+import shlex
 import shutil
 import threading
 from functools import cached_property
@@ -180,6 +181,24 @@ class Comparison:
             uri: the tracking address, for the commands.
         """
         return suggest_partners(self._client, self.analysis, uri) if len(self.analysis.variants) < 2 else []
+
+    def suggest_decision(self, uri: str) -> list[str]:
+        """Returns the command that trains seeds until every pair is decided, if a pair is undecided that seeds may decide.
+
+        Args:
+            uri: the tracking address, for the command.
+        """
+        from catdog.config.command_lines import next_command
+
+        compared = self.analysis.comparison
+        words = shlex.split(compared.command)
+        if not findings.may_need_seeds(self.analysis) or words[1:3] != ["-m", "catdog.train"]:
+            return []
+        own = ("-m", "--multirun", "seed=", "study=", "tracking.uri=", "hydra.launcher.")
+        seeds = max(len(variant.records) for variant in self.analysis.variants)
+        more = [f"first_seeds={seeds}", f"max_seeds={max(12, 2 * seeds)}"]
+        overrides = [word for word in words[3:] if not word.startswith(own)]
+        return [next_command("decide", compared.study, uri, *overrides, *more)]
 
     def save(self, path: str | Path) -> Path:
         """Writes the page, one self-contained HTML file, and returns its path.

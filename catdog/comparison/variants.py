@@ -12,6 +12,7 @@ from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.comparison.settings import read_settings
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
+from catdog.statistics.summaries import SeedSummary, summarize_seeds
 from catdog.system.wording import MISSING
 
 
@@ -79,6 +80,14 @@ class Variant:
             return self.records[0].interval
         low, high = contrasts.accuracy_interval(self.scores) if self.scores.shape[1] > 1 else NO_INTERVAL
         return float(low), float(high)
+
+    def summarize_seeds(self, chance: float) -> SeedSummary:
+        """Returns its runs in numbers that a few diverged runs do not govern, and which runs diverged.
+
+        Args:
+            chance: the accuracy of a model that learned nothing, in [0, 1).
+        """
+        return summarize_seeds(self.scores, chance)
 
     @cached_property
     def gaps(self) -> np.ndarray:
@@ -165,6 +174,15 @@ def name_variants(comparison: ComparedRuns) -> dict[str, str]:
                 for key, one in zip(keys, longer, strict=True)
             }
     return names
+
+
+def count_looks(variants: Sequence[Variant]) -> int:
+    """Returns the number of this look at the variants, from 1: seeds that were added to a variant after a look make another."""
+    looks = 1
+    for variant in variants:
+        seen = [record.tags.compared for record in variant.records]
+        looks = max(looks, max(seen) + (0 < max(seen) > min(seen)))
+    return looks
 
 
 def compare_accuracy(first: Variant, second: Variant) -> Contrast:

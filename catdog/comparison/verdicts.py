@@ -8,11 +8,13 @@ from itertools import combinations
 import numpy as np
 
 from catdog.comparison.records import ComparedRuns
-from catdog.comparison.variants import Variant, compare_accuracy, compare_gap
+from catdog.comparison.variants import Variant, compare_accuracy, compare_gap, count_looks
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
-from catdog.system.wording import at_least, at_most, listed, plural, points
+from catdog.statistics.sequential import spend_on_unplanned_look
+from catdog.statistics.summaries import PairSummary, summarize_pair
+from catdog.system.wording import at_least, at_most, listed, points
 
 # With more variants than this, only pairs with the best one are judged; the correction still counts all pairs.
 MOST_VARIANTS = 8
@@ -41,6 +43,7 @@ class Verdict:
         high: upper bound.
         kind: what is decided, or why nothing is decided.
         words: the verdict as a sentence.
+        beside: what stands beside a verdict over seeds: probabilities, and what hidden failures would do; None without seeds.
     """
 
     first: Variant
@@ -52,6 +55,12 @@ class Verdict:
     high: float
     kind: Judgement | NoVerdict
     words: str
+    beside: PairSummary | None = None
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether the difference is more than chance, after correction: over seeds, or with one seed over these images."""
+        return self.kind == Judgement.BETTER or (self.kind == NoVerdict.ONE_SEED and self.low > 0)
 
     @property
     def brief(self) -> str:
@@ -66,7 +75,8 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
 
     A pair is decided if the difference is significant at 5% after Holm's correction, or if its interval, widened so that all
     pairs' intervals hold together (Bonferroni), lies within the margin. So a variant is wrongly called better in at most 5% of
-    studies, however many pairs there are.
+    studies, however many pairs there are. Seeds that were added after an earlier look make this another look, which has to show
+    more: see `catdog.statistics.sequential.spend_on_unplanned_look`.
 
     Args:
         comparison: where the variants come from; if it is incomplete, nothing is decided.
@@ -82,24 +92,31 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
     # Pairs that are not judged count with a p-value of 1.
     padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
     corrected = correct_by_holm(np.array(padded))[: len(found)]
-    together = 1 - (1 - CONFIDENCE) / count
+    error = spend_on_unplanned_look(count_looks(variants), 1 - CONFIDENCE)
+    together = 1 - error / count
+    summaries = {variant.name: variant.summarize_seeds(comparison.baseline) for variant in ranked}
     verdicts = []
     for (first, second, accuracy, gap), p in zip(found, corrected, strict=True):
         low, high = (float(bound) for bound in accuracy.interval(together))
-        kind = _decide(comparison, accuracy, p, margin, together)
+        kind = _decide(comparison, accuracy, p, margin, together, error)
         words = _word(kind, first, second, accuracy, low, high, margin, together)
-        verdicts.append(Verdict(first, second, accuracy, gap, float(p), low, high, kind, words))
+        beside = None
+        if isinstance(kind, Judgement):
+            beside = summarize_pair(
+                accuracy, summaries[first.name], summaries[second.name], kind, comparison.baseline, margin
+            )
+        verdicts.append(Verdict(first, second, accuracy, gap, float(p), low, high, kind, words, beside))
     return sorted(verdicts, key=lambda verdict: -verdict.accuracy.estimate)
 
 
 def _decide(
-    comparison: ComparedRuns, accuracy: Contrast, p: float, margin: float, together: float
+    comparison: ComparedRuns, accuracy: Contrast, p: float, margin: float, together: float, error: float
 ) -> Judgement | NoVerdict:
     if not comparison.complete:
         return NoVerdict.INCOMPLETE
     if not accuracy.over_seeds:
         return NoVerdict.ONE_SEED
-    return judge(accuracy, margin, together, differs=p < 1 - CONFIDENCE)
+    return judge(accuracy, margin, together, differs=p < error)
 
 
 def _word(
@@ -131,7 +148,7 @@ def _word(
     if needed is None:
         # This assumes that the difference stays as it is, which it need not.
         return f"undecided; more images would help more than seeds: {images}"
-    return f"undecided; about {plural(needed, 'seed')} of each needed"
+    return "undecided; more seeds may decide it: decide trains as many as it takes"
 
 
 def _explain_one(first: Variant, second: Variant, one_seed: str) -> str:

@@ -196,6 +196,9 @@ class DecideConfig:
     error: float = option("highest probability that any statement is wrong, over all pairs and looks", 0.05)
     first_seeds: int = option("seeds of each variant before the first look", 3)
     max_seeds: int = option("most seeds of each variant; then it ends, decided or not", 12)
+    plan: bool = option(
+        "train the first seeds only, and show what 5, 10 and 20 seeds or twice the images would find", False
+    )
     format: str = option("table, or json: one document on stdout", "table")
 
     def __post_init__(self) -> None:

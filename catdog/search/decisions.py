@@ -1,8 +1,8 @@
 """Sequential decisions: seeds are trained in rounds until it is clear which variant is better."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,8 +14,10 @@ from catdog.config.command_lines import next_command
 from catdog.config.commands import DecideConfig
 from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
+from catdog.statistics.failures import answer_noise
 from catdog.statistics.judgements import Judgement, judge
-from catdog.statistics.sequential import level_of_looks, plan_looks
+from catdog.statistics.planning import plan_comparison
+from catdog.statistics.sequential import RESERVE, level_of_looks, plan_looks
 from catdog.system.errors import UserError
 from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from catdog.comparison.variants import Variant
     from catdog.config.composition import ComposedRun
     from catdog.statistics.contrasts import Contrast
+    from catdog.statistics.planning import Plan
     from catdog.sweeps.launch import SweepResult
     from catdog.sweeps.options import LauncherOptions
 
@@ -86,6 +89,8 @@ class Decision:
         sweep_id: the sweep of the last round.
         study: its study.
         uri: address of the tracking store.
+        error: highest probability that any statement is wrong: the config's, or what earlier looks of `compare` have left of it.
+        plans: for each pair, in their order, what more seeds and images would find; only with `plan`.
     """
 
     pairs: list[Pair]
@@ -94,6 +99,8 @@ class Decision:
     sweep_id: str
     study: str
     uri: str
+    error: float
+    plans: "list[list[Plan]]" = field(default_factory=list)
 
     def __repr__(self) -> str:
         pairs = [f"{pair.first} \N{MINUS SIGN} {pair.second}: {pair.words}" for pair in self.pairs]
@@ -111,7 +118,17 @@ class Decision:
 
     def next_commands(self) -> list[str]:
         """Returns the commands to type next."""
+        if self.plans:
+            return []
         return [next_command("compare", self.study, self.uri, f"sweep={self.sweep_id}")]
+
+    def describe_plans(self) -> list[dict[str, Any]]:
+        """Returns one mapping for each pair, number of images and number of seeds: what they would find, as shares, not points."""
+        return [
+            {"first": pair.first, "second": pair.second, **asdict(plan)}
+            for pair, plans in zip(self.pairs, self.plans, strict=True)
+            for plan in plans
+        ]
 
     def to_frame(self) -> "pd.DataFrame":
         """Returns one row per pair: first, second, outcome, seeds, difference, low, high (as shares, not points), words."""
@@ -190,12 +207,16 @@ def decide(
             if len(names) < 2:
                 raise too_few([])
             pairs = [Pair(*both) for both in combinations(names, 2)]
-            decision = Decision(pairs, config, seeds, trained.sweep_id, study, trained.tracking.uri)
+            error = _spare_error(config.error, variants)
+            decision = Decision(pairs, config, seeds, trained.sweep_id, study, trained.tracking.uri, error)
         decision.seeds, decision.sweep_id = seeds, trained.sweep_id
-        levels = level_of_looks(looks, config.error / len(decision.pairs))
+        levels = level_of_looks(looks, decision.error / len(decision.pairs))
         _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
         _record(trained.client, decision)
         on_look(decision)
+        if config.plan:
+            decision.plans = _plan_pairs(decision.pairs, {variant.name: variant for variant in variants})
+            return decision
         if not decision.is_open:
             break
         only = list(dict.fromkeys(name for p in decision.pairs if p.is_open for name in (p.first, p.second)))
@@ -207,6 +228,30 @@ def decide(
             plural(sum(pair.is_open for pair in decision.pairs), "pair"), config.max_seeds,
         )  # fmt: skip
     return decision
+
+
+def _plan_pairs(pairs: Sequence[Pair], variants: "Mapping[str, Variant]") -> "list[list[Plan]]":
+    from catdog.comparison.variants import compare_accuracy
+
+    plans = []
+    for pair in pairs:
+        sides = (variants[pair.first], variants[pair.second])
+        noise = [float(answer_noise(variant.scores)) for variant in sides]
+        plans.append(plan_comparison(compare_accuracy(*sides), noise))
+    return plans
+
+
+def _spare_error(error: float, variants: "Sequence[Variant]") -> float:
+    """Returns what is left of the error, if `compare` has judged seeds of these variants before."""
+    if not any(record.tags.compared for variant in variants for record in variant.records):
+        return error
+    left = RESERVE * error
+    log.info(
+        "compare has judged seeds of these variants before, which might have ended the question as well. So that all looks "
+        "together are seldom wrong, those of decide share %g of error=%g. A question that starts with decide keeps all of it",
+        left, error,
+    )  # fmt: skip
+    return left
 
 
 def require_sweep(overrides: Sequence[str]) -> None:
@@ -313,10 +358,11 @@ def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: 
             pair.outcome = judge(pair.found, margin, 1 - level)
 
 
-def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
+def build_table(decision: Decision) -> Table:
     """Returns the state of the decision as a table for the terminal."""
+    pairs = decision.pairs
     table = Table(
-        title=f"difference in kept val accuracy, in points; all intervals hold together in {100 * (1 - config.error):g} %",
+        title=f"difference in fair val accuracy, in points; all intervals hold together in {100 * (1 - decision.error):g} %",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
     add_name_column(table, "pair", [name for pair in pairs for name in (pair.first, pair.second)])
@@ -331,12 +377,33 @@ def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
     return table
 
 
+def build_plans_table(decision: Decision) -> Table:
+    """Returns what more seeds and more images would find, for the terminal, in points."""
+    table = Table(
+        title="What more seeds or more validation images would find, in points, if these seeds are typical",
+        caption="\N{PLUS-MINUS SIGN}: half the 95% interval of the pair alone. found: the smallest true difference that is found "
+        "in 80% of studies; in brackets, if seeds spread more than these few show.",
+        title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    add_name_column(table, "pair", [name for pair in decision.pairs for name in (pair.first, pair.second)])
+    for head in ("images", "seeds", "\N{PLUS-MINUS SIGN}", "found"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for pair, plans in zip(decision.pairs, decision.plans, strict=True):
+        for place, plan in enumerate(plans):
+            name = "" if place else f"{pair.first} \N{MINUS SIGN} {pair.second}"
+            numbers = [f"{100 * value:.1f}" for value in (plan.half_width, plan.detectable, plan.cautious)]
+            table.add_row(
+                name_text(name), f"{plan.images:,}", str(plan.seeds), numbers[0], f"{numbers[1]} [{numbers[2]}]"
+            )
+    return table
+
+
 def _record(client: "MlflowClient", decision: Decision) -> None:
     """Stores the state of the decision on the sweep, where MLflow shows it."""
     config = decision.config
     state = {
         "margin": config.margin,
-        "error": config.error,
+        "error": decision.error,
         "max_seeds": config.max_seeds,
         "pairs": decision.describe(),
     }

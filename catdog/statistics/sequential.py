@@ -37,6 +37,24 @@ def spend_error(fraction: float, error: float) -> float:
     return error * float(np.log1p((np.e - 1) * fraction))
 
 
+# The part of the error that all looks after the first one share, if nobody planned them.
+RESERVE = 0.2
+
+
+def spend_on_unplanned_look(number: int, error: float) -> float:
+    """Returns the error level of a look at a comparison to which seeds are added because it is not decided yet.
+
+    The first look spends the error that a single look may. All later ones together spend a fifth of it at most, however many
+    follow: the second a tenth, the third a thirtieth, the n-th RESERVE / (n (n - 1)). A plan of looks, as `level_of_looks` makes
+    it, spends its error more usefully.
+
+    Args:
+        number: of the look, from 1.
+        error: of a single look, in (0, 1).
+    """
+    return error if number == 1 else RESERVE * error / (number * (number - 1))
+
+
 def spend_on_challenge(number: int, error: float) -> float:
     """Returns how much of an error the challenge of this number, from 1, may spend, if nobody knows how many will follow.
 

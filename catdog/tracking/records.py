@@ -536,6 +536,11 @@ def log_decision(client: "MlflowClient", sweep_id: str, state: dict[str, Any]) -
     client.set_tag(sweep_id, tag.DECISION, json.dumps(state))
 
 
+def log_compared(client: "MlflowClient", run_id: str, looks: int) -> None:
+    """Stores on a run at how many looks of `compare` it has been judged with its siblings."""
+    client.set_tag(run_id, tag.COMPARED, str(looks))
+
+
 def log_registered_model(client: "MlflowClient", run_id: str, name: str) -> None:
     """Stores on a run, or a sweep, the name of the registered model that it competed for."""
     client.set_tag(run_id, tag.REGISTERED_MODEL, name)

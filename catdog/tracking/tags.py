@@ -63,6 +63,8 @@ MODEL_URI = "catdog.model_uri"
 REGISTERED_MODEL = "catdog.registered_model"
 TEST_LOOKS = "catdog.test_looks"
 DECISION = "catdog.decision"
+# On a run: at how many looks of `compare` its variant has been judged, each time with more seeds.
+COMPARED = "catdog.compared"
 
 # A run that a script recorded: that it was recorded, and the size of its validation images in the cache of decoded images.
 RECORDED = "catdog.recorded"
@@ -107,6 +109,11 @@ class Tags(dict[str, str]):
     def identity(self) -> str:
         """The digest of what a run's result depends on, or of a sweep's runs; "" if unknown."""
         return self.get(IDENTITY, "")
+
+    @property
+    def compared(self) -> int:
+        """At how many looks of `compare` the run has been judged with its siblings."""
+        return int(self.get(COMPARED, "0"))
 
     @property
     def variant_digest(self) -> str:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -7,10 +8,12 @@ from studies import draw_studies
 
 from catdog.comparison.analysis import analyse
 from catdog.comparison.effects import differing_ingredients, read_settings
-from catdog.comparison.variants import group_by_variant
+from catdog.comparison.findings import sentences
+from catdog.comparison.variants import count_looks, group_by_variant
 from catdog.search.decisions import require_one_precision
 from catdog.system.errors import UserError
 from catdog.system.wording import at_least, at_most, points
+from catdog.tracking.tags import Tags
 
 IMAGES = [f"{'cats' if index % 2 else 'dogs'}/{index}.jpg" for index in range(400)]
 GROUPS = ("augmentation", "preprocessing", "backbone")
@@ -78,7 +81,73 @@ def test_verdicts_are_in_words(make_runs, make_analysis):
     assert (same.kind, same.words[:24]) == ("equivalent", "no difference of more th")
     undecided = make_analysis(*make_runs("a", good[:2]), *make_runs("b", good[2:]), margin=0.001).verdicts[0]
     assert undecided.kind == "undecided"
-    assert undecided.words.startswith("undecided; about ")
+    assert undecided.words == "undecided; more seeds may decide it: decide trains as many as it takes"
+
+
+def test_seeds_that_are_added_after_a_look_have_to_show_more(make_runs, make_analysis):
+    def looked_at(times: int, runs: list, first: int = 0) -> list:
+        return [
+            replace(run, tags=Tags({**run.tags, "catdog.compared": str(times)})) if place >= first else run
+            for place, run in enumerate(runs)
+        ]
+
+    # Significant at 5%, and not at 0.5%, which the second look may spend.
+    generator = np.random.default_rng(8)
+    hard = generator.random(400)
+    good, bad = [(0.6 * hard + 0.4 * generator.random((4, 400))) < share for share in (0.72, 0.665)]
+    once = make_analysis(*make_runs("bad", bad), *make_runs("good", good))
+    assert 0.006 < once.verdicts[0].p < 0.045
+    assert once.verdicts[0].kind == "better"
+    seen = make_analysis(*looked_at(1, make_runs("bad", bad)), *looked_at(1, make_runs("good", good)))
+    assert seen.verdicts[0].kind == "better", "the same runs again are no new look"
+    added = make_analysis(*looked_at(1, make_runs("bad", bad), 2), *make_runs("good", good))
+    assert count_looks(added.variants) == 2
+    assert added.verdicts[0].kind == "undecided"
+    assert added.verdicts[0].low < once.verdicts[0].low
+    assert [effect.caveat for effect in added.effects] == ["may be nothing"] * len(added.effects)
+
+
+def test_a_sentence_about_an_ingredient_follows_the_verdict_and_not_the_pairs_own_interval(make_runs, make_analysis):
+    """Of four equal variants, a single pair's interval excludes 0 in one study of eight; the verdict allows for all six pairs."""
+    claimed, studies = 0, 30
+    for study in range(studies):
+        generator = np.random.default_rng(study)
+        hard = generator.random(400)
+        runs = []
+        for name in ("1", "2", "3", "4"):
+            right = (0.6 * hard + 0.4 * generator.random((3, 400))) < 0.7
+            runs += make_runs(name, right, **{"trainer.epochs": name})
+        analysis = make_analysis(*runs)
+        for effect in analysis.effects:
+            decided = effect.verdict.kind == "better"
+            assert (effect.caveat == "") == decided
+        claimed += any(not effect.caveat for effect in analysis.effects)
+    assert claimed <= 4
+
+
+def test_runs_that_diverge_are_named_and_stay_in_every_mean(make_runs, make_analysis):
+    good, other = answers_of(0.95, 0.9, seeds=5)
+    guessed = good.copy()
+    guessed[3] = np.random.default_rng(0).random(400) < 0.5
+    analysis = make_analysis(*make_runs("fails", guessed), *make_runs("works", other), baseline=0.5)
+    said = " ".join(sentences(analysis)).replace("\N{NO-BREAK SPACE}", " ")
+    assert "1 of 5 runs of fails diverged (fails seed=3)" in said
+    assert "at most 65.7 % of seeds" in said
+    fails = next(variant for variant in analysis.variants if variant.name == "fails")
+    assert fails.accuracy == pytest.approx(guessed.mean())
+
+
+def test_a_verdict_on_few_seeds_says_what_a_hidden_failure_would_change(make_runs, make_analysis):
+    good, other = answers_of(0.95, 0.91, seeds=5)
+    analysis = make_analysis(*make_runs("good", good), *make_runs("other", other), baseline=0.5, margin=0.005)
+    assert analysis.verdicts[0].kind == "better"
+    assert "If one seed in ten failed" in " ".join(sentences(analysis))
+    clear = make_analysis(*make_runs("good", good), *make_runs("bad", answers_of(0.95, 0.6, seeds=5)[1]), baseline=0.5)
+    assert "If one seed in ten failed" not in " ".join(sentences(clear))
+    beside = clear.verdicts[0].beside
+    assert beside is not None
+    assert beside.posterior.better > 0.99
+    assert beside.superiority.probability == 1
 
 
 def test_more_seeds_will_not_do_is_said_only_where_no_estimate_could_be_decided(make_runs, make_analysis):

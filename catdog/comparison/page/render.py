@@ -108,6 +108,12 @@ def render_page(
         unfinished=analysis.unfinished,
         finished_names=[variant.name for variant in analysis.variants],
         pairs=pairs,
+        verdicts_over_seeds=[verdict for verdict in pairs if verdict.beside],
+        seed_summaries=[
+            (variant, variant.summarize_seeds(comparison.baseline))
+            for variant in analysis.drawn
+            if len(variant.records) > 1
+        ],
         pair_count=several * (several - 1) // 2,
         effects=effects,
         stepped=[effect for effect in effects if effect.steps],

@@ -352,12 +352,13 @@ def build_effects_table(analysis: Analysis) -> Table:
     add_name_column(table, "ingredient", names)
     table.add_column(analysis.compared, justify="right", no_wrap=True)
     table.add_column("gap of the kept models", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for name, effect in zip(names, single, strict=True):
         cells = [
             f"{signed(value)} {signed_interval(low, high)}"
             for value, low, high in (effect.difference, effect.gap_difference)
         ]
-        table.add_row(name_text(name), *map(Text, cells))
+        table.add_row(name_text(name), *map(Text, cells), Text(effect.caveat))
     return table
 
 

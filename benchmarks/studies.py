@@ -45,6 +45,35 @@ def draw_studies(
     return answers[0], answers[1]
 
 
+def draw_grouped_studies(
+    studies: int, seeds: int, sizes: np.ndarray, *, generator: np.random.Generator, level: float = 0.6,
+    seed_spread: float = 0.06,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Returns studies as `draw_studies` does, of two equal variants, whose images come in groups; and the group of each image.
+
+    The images of a group are nearly the same: difficulty and taste are the group's, and half of the variance of a model's whim.
+
+    Args:
+        studies: number of studies.
+        seeds: number of runs of each variant.
+        sizes: int (groups,), the number of images of each group.
+        generator: random number generator.
+        level: mean latent score of both variants.
+        seed_spread: standard deviation of a run's latent level.
+    """
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    shared = generator.normal(0, DIFFICULTY, (studies, 1, len(sizes))).astype(np.float32)
+    answers = []
+    for _ in range(2):
+        latent = shared + generator.normal(0, TASTE, (studies, 1, len(sizes))).astype(np.float32)
+        latent = latent + generator.normal(0, seed_spread, (studies, seeds, 1)).astype(np.float32)
+        latent += generator.standard_normal((studies, seeds, len(sizes)), dtype=np.float32) * np.float32(WHIM / 2**0.5)
+        latent = latent[..., of]
+        latent += generator.standard_normal(latent.shape, dtype=np.float32) * np.float32(WHIM / 2**0.5)
+        answers.append(latent + np.float32(level) > 0)
+    return answers[0], answers[1], of
+
+
 def true_accuracy(level: float, seed_spread: float) -> float:
     """Returns the accuracy, in [0, 1], of a variant with this latent level, over all seeds and images."""
     return float(norm.cdf(level / np.sqrt(DIFFICULTY**2 + TASTE**2 + WHIM**2 + seed_spread**2)))

@@ -199,7 +199,7 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     root = fetch_images(config)
     rows = assign_splits(
         root, holdout_fraction=config.holdout_fraction, test_fraction=config.test_fraction, split_seed=config.split_seed,
-        shown=config.archive or str(root),
+        shown=config.archive or str(root), groups=config.groups,
     )  # fmt: skip
     problems = []
     try:

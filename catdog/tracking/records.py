@@ -250,7 +250,7 @@ class StoredRun:
         return load_predictions(self.address, split)
 
     def load_splits(self) -> "pd.DataFrame":
-        """Returns the split of each image: columns file, label, split, sha256; empty if nothing is stored."""
+        """Returns the split of each image: columns file, label, split, sha256 and, if any, group; empty if nothing is stored."""
         return load_table(self.address, "split.csv")
 
 

@@ -23,11 +23,20 @@ class Variant:
         name: the name that the runs give it, and to equal names what differs between them.
         records: finished runs with predictions, by seed; at least one.
         right: bool (S, N), whether each run's kept model is right on each image that all runs of the comparison answered.
+        groups: int (N,), the group of each of these images; None if every image is a group of its own.
+        single_interval: the accuracy's 95% interval of the only run, if there is only one; None: over its images.
     """
 
     name: str
     records: Sequence[RunRecord]
     right: np.ndarray
+    groups: np.ndarray | None = None
+    single_interval: tuple[float, float] | None = None
+
+    @property
+    def units(self) -> int:
+        """How many independent images there are: the number of groups, or of images."""
+        return self.right.shape[1] if self.groups is None else int(self.groups.max()) + 1
 
     @property
     def members(self) -> dict[str, str]:
@@ -63,8 +72,8 @@ class Variant:
     def interval(self) -> tuple[float, float]:
         """The accuracy's 95% interval over seeds and images, or over images alone with one seed; NaN without common images."""
         if len(self.records) == 1:
-            return self.records[0].kept_interval
-        low, high = contrasts.accuracy_interval(self.right) if self.right.shape[1] > 1 else NO_INTERVAL
+            return self.single_interval or self.records[0].kept_interval
+        low, high = contrasts.accuracy_interval(self.right, groups=self.groups) if self.units > 1 else NO_INTERVAL
         return float(low), float(high)
 
     @cached_property
@@ -124,6 +133,8 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
             names[key],
             runs := [by_seed[seed] for seed in sorted(by_seed)],
             outcomes.of([record.name for record in runs]),
+            comparison.groups_of_outcomes,
+            comparison.interval_of(runs[0]) if len(runs) == 1 else None,
         )
         for key, by_seed in chosen.items()
     ]
@@ -155,7 +166,7 @@ def name_variants(comparison: ComparedRuns) -> dict[str, str]:
 
 def compare_accuracy(first: Variant, second: Variant) -> Contrast:
     """Returns the difference of two variants' accuracies on the same images, first minus second."""
-    return contrasts.contrast(first.right, second.right)
+    return contrasts.contrast(first.right, second.right, first.groups)
 
 
 def compare_gap(first: Variant, second: Variant) -> Contrast:
@@ -163,4 +174,4 @@ def compare_gap(first: Variant, second: Variant) -> Contrast:
 
     Its interval covers the noise of seeds and of validation images; the training images are treated as fixed.
     """
-    return contrasts.contrast(first.gaps, second.gaps)
+    return contrasts.contrast(first.gaps, second.gaps, first.groups)

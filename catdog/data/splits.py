@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from catdog.data.groups import NamedGroups, name_groups
+from catdog.data.groups import NamedGroups, code_groups, name_groups
 from catdog.data.images import describe_hidden, is_hidden_image, is_image_file
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
@@ -83,6 +83,13 @@ class Manifest:
     def readable(self) -> pd.DataFrame:
         """The rows of the images that are not known to be unreadable: those that are used, and counted."""
         return self.images[~self.images["file"].isin(list(self.unreadable))]
+
+    def code_groups(self, files: Iterable[str]) -> np.ndarray | None:
+        """Returns the groups of images, int (N,) in the order of `files`; None if each is a group of its own."""
+        if "group" not in self.images:
+            return None
+        names = dict(zip(self.images["file"], self.images["group"], strict=True))
+        return code_groups([names[file] for file in files])
 
     def select(self, split: str) -> pd.DataFrame:
         """Returns the rows of one split, in their fixed order, with a fresh index."""

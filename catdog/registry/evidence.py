@@ -13,7 +13,7 @@ import numpy as np
 from catdog.config.schema import PromoteConfig
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
-from catdog.system.wording import plural, points, signed, signed_interval
+from catdog.system.wording import in_groups, points, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import StoredRun, find_seeds
 
@@ -67,6 +67,7 @@ class Evidence:
         challenger_calibration_error: the mean over its runs, in [0, 1].
         champion_calibration_error: the same for the champion.
         margin: `promote.margin` at the time of the decision.
+        groups: the number of groups that these images come in; None if every image is a group of its own.
     """
 
     outcome: Judgement | Reason
@@ -81,6 +82,7 @@ class Evidence:
     challenger_calibration_error: float | None = None
     champion_calibration_error: float | None = None
     margin: float = 0.0
+    groups: int | None = None
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
@@ -116,12 +118,13 @@ class Evidence:
         """The evidence in Markdown, for the version's page in MLflow."""
         lines = [f"**{self.outcome}**: {self.words}."]
         if self.difference is not None and self.low is not None and self.high is not None:
+            images = in_groups(self.images, self.groups)
             kind = "seeds and images" if self.over_seeds else "images alone: each side is one model"
             lines += [
                 "",
                 "| val accuracy, challenger less champion | 95% interval | images | runs | calibration error |",
                 "|---|---|---|---|---|",
-                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {self.images:,} "
+                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {images} "
                 f"| {len(self.challenger_runs)} against {len(self.champion_runs)} "
                 f"| {self.challenger_calibration_error:.3f} against {self.champion_calibration_error:.3f} |",
                 "",
@@ -145,7 +148,7 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
     low, high = (float(bound) for bound in found.interval())
     judged = judge(found, config.margin)
     difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
-    seen = f"{difference} on {plural(found.images, 'val image')}"
+    seen = f"{difference} on {in_groups(found.images, found.groups, 'val image')}"
     if found.estimate <= 0:
         outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
@@ -198,9 +201,14 @@ def compare_runs(
     labels_differ = any(arrays[0][0].get(file) != arrays[1][0].get(file) for file in files)
     if len(files) < 2 or labels_differ or len(files) < max(len(array[0]) for array in arrays):
         return Evidence(Reason.NOT_COMPARABLE, "not compared: the two answered different validation images"), None
+    # Of a run from before there were groups, the other one knows them: both have the same images.
+    groups = next((codes for run in (challenger, champion) if (codes := run.load_groups(files)) is not None), None)
+    if groups is not None and groups.max() == 0:
+        return Evidence(Reason.NOT_COMPARABLE, "not compared: all validation images are of one group"), None
     from catdog.statistics.contrasts import contrast
 
-    found = contrast(*(right[files].to_numpy(dtype=bool) for _, right, _ in arrays))
+    first, second = (right[files].to_numpy(dtype=bool) for _, right, _ in arrays)
+    found = contrast(first, second, groups)
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
     outcome, words = weigh(found, calibration, config)
     if same_variant:
@@ -208,7 +216,7 @@ def compare_runs(
     low, high = found.interval()
     evidence = Evidence(
         outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
-        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin,
+        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin, found.groups,
     )  # fmt: skip
     return evidence, found
 

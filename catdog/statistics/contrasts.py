@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from catdog.statistics.proportions import CONFIDENCE, Number, proportion_interval
+from catdog.statistics.proportions import CONFIDENCE, Number, proportion_interval, wilson_interval
 
 MOST_SEEDS = 100
 # So many seeds that only the noise of the images is left.
@@ -181,6 +181,26 @@ def accuracy_interval(
     answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.units)
     answers = np.minimum(answers, found.images * found.seeds[0])
     return proportion_interval(found.estimate, answers, quantile)
+
+
+def single_interval(right: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """The 95% interval of one model's accuracy: Wilson's, or over groups if images come in groups; NaN for a single group.
+
+    Args:
+        right: bool (N,), whether each answer is right.
+        groups: int (N,), the group of each image; None: every image stands for itself.
+    """
+    if groups is None:
+        return wilson_interval(int(right.sum()), len(right))
+    if count_groups(groups) == 1:
+        return float("nan"), float("nan")
+    low, high = accuracy_interval(right[np.newaxis], groups=groups)
+    return float(low), float(high)
+
+
+def count_groups(groups: np.ndarray | None) -> int | None:
+    """How many groups there are, given the group of each image; None for None."""
+    return None if groups is None else len(np.unique(groups))
 
 
 def contrast(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Contrast:

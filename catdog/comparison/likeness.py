@@ -47,8 +47,8 @@ class Alike:
         return (
             f"Images {who} are right or wrong together (correlation {found.correlation:.2f} in {plural(self.runs, 'run')}): "
             f"these {found.images:,} images say about as much as {found.independent:,.0f} independent ones, so intervals that take "
-            f"them for independent are too narrow by a factor of about {narrow:.1f}. If images belong together, such as frames of a "
-            "film, name the groups: dataset.groups"
+            f"them for independent are too narrow by a factor of about {narrow:.1f}. If images belong together, such as frames of "
+            "a film, name the groups: dataset.groups"
         )
 
 

@@ -325,17 +325,36 @@ def _divide(
     split = rows["split"].copy()
     split[among] = rest
     units, homes = _find_units(rows[among])
-    sizes = np.bincount(units)
-    for home in np.unique(homes):
-        of_home = np.flatnonzero(homes == home)
-        reached = np.r_[0, np.cumsum(sizes[of_home])]
-        # As many groups as come nearest; images without a group are groups of one.
-        count = int(np.abs(reached - round(fraction * reached[-1])).argmin())
-        # A class with few images gets at least one on each side: a class cannot be measured in a split without its images.
-        count = min(max(count, at_least), len(of_home) - 1)
-        chosen = np.isin(units, of_home[:count])
-        split.loc[rows.index[among][chosen]] = first
+    sizes, is_first = np.bincount(units), np.zeros(len(homes), dtype=bool)
+    for of_home in pd.Series(range(len(homes))).groupby(homes).indices.values():
+        target = round(fraction * int(sizes[of_home].sum()))
+        is_first[of_home[_choose_units(sizes[of_home], target, at_least)]] = True
+    split.loc[rows.index[among][is_first[units]]] = first
     return rows.assign(split=split)
+
+
+def _choose_units(sizes: np.ndarray, target: int, at_least: int) -> np.ndarray:
+    """Returns the places of the units that together have about `target` images: the first ones, but for those that overshoot.
+
+    A class with few images gets at least one unit on each side: a class cannot be measured in a split without its images.
+
+    Args:
+        sizes: int (U,), the images of each unit, in the fixed order.
+        target: the number of images.
+        at_least: the smallest number of units, if there is then one left.
+    """
+    most = len(sizes) - 1
+    if sizes.max() == 1:
+        return np.arange(min(max(target, at_least), most))
+    chosen, total = [], 0
+    for place, size in enumerate(sizes):
+        if abs(total + size - target) < abs(total - target):
+            chosen.append(place)
+            total += size
+    others = np.setdiff1d(np.arange(len(sizes)), chosen)
+    smallest = others[np.argsort(sizes[others], kind="stable")]
+    chosen += smallest[: max(0, at_least - len(chosen))].tolist()
+    return np.array(chosen[:most], dtype=int)
 
 
 def _find_units(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -112,6 +112,31 @@ def print_coverage(studies: int = 2000, bootstrapped: int = 400) -> None:
             )
 
 
+def print_groups(studies: int = 1000) -> None:
+    """Prints how often 95% intervals cover the truth if images come in groups, and the groups are named or not."""
+    cases = {
+        "200 groups of 4": np.full(200, 4),
+        "50 groups of 4": np.full(50, 4),
+        "20 groups of 4": np.full(20, 4),
+        "100 of 1, 50 of 4, 20 of 10": np.repeat([1, 4, 10], [100, 50, 20]),
+    }
+    print("| images | seeds | difference, named | unnamed | one variant, named | unnamed |\n|" + 6 * "---|")
+    truth = true_accuracy(0.6, 0.06)
+    for name, sizes in cases.items():
+        for seeds in (2, 3, 5, 10):
+            generator = np.random.default_rng([seeds, len(sizes)])
+            covered = np.zeros(4)
+            for _ in range(4):
+                first, second, groups = draw_grouped_studies(studies // 4, seeds, sizes, generator=generator)
+                for place, known in enumerate((groups, None)):
+                    found = contrast(first, second, known)
+                    low, high = accuracy_interval(first, groups=known)
+                    covered[place] += ((found.low <= 0) & (found.high >= 0)).sum()
+                    covered[2 + place] += ((low <= truth) & (truth <= high)).sum()
+            shares = " | ".join(f"{share:.3f}" for share in covered / (studies // 4 * 4))
+            print(f"| {name} | {seeds} | {shares} |", flush=True)
+
+
 def print_power(studies: int = 1000, level: float = 0.6, seed_spread: float = 0.06) -> None:
     """Prints the fraction of studies in which a difference in accuracy is detected at 95% confidence."""
     differences = (0.01, 0.02, 0.03, 0.05)
@@ -204,6 +229,8 @@ def print_plain_looks(studies: int = 2000, most: int = 12) -> None:
 
 if __name__ == "__main__":
     print_coverage()
+    print()
+    print_groups()
     print()
     print_power()
     print()

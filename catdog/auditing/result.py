@@ -225,7 +225,9 @@ def audit_dataset(
     rows["used"] = rows["file"].isin(used.index)
     found = inspect_images(rows[["file", "label", "below", "split", "sha256", "used"]], root, Path(config.cache))
     likeness = _find_likeness(dataset, found, load_answers(dataset.manifest.digest)) if dataset else []
-    noted = [] if dataset is None else [Finding(NOTE, "groups", words) for words in describe_groups(dataset.manifest)]
+    described = describe_groups(dataset.manifest) if dataset else []
+    # First what groups there are, then what is wrong with them.
+    noted = [Finding(WARNING if place else NOTE, "groups", words) for place, words in enumerate(described)]
     findings = [*problems, *found.findings, *likeness, *noted]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return DatasetFindings(config.name, findings, replace(found, findings=findings), _name_folder(config))

@@ -138,6 +138,13 @@ def describe_groups(manifest: Manifest) -> list[str]:
             f"dataset.groups names no group for {plural(without, 'file')}, {manifest.groups.without[0]!r} first: each is a group "
             "of its own"
         )
+    val = manifest.select("val")["group"]
+    if (few := val.nunique()) < min(FEW_VAL_IMAGES, len(val)):
+        low, high = wilson_interval(few // 2, few)
+        said.append(
+            f"val has only {plural(few, 'group')}: if the images of a group are right or wrong together, the 95% interval of an "
+            f"accuracy near 50% is {low:.0%} to {high:.0%}"
+        )
     if apart := manifest.apart:
         groups = list(dict.fromkeys(apart.values()))
         said.append(

@@ -439,6 +439,8 @@ def _bring_to_one_side(
 
 def _name_components(rows: pd.DataFrame) -> pd.Series:
     """Returns the name of each row's component: that of a group in it, or else of its first file."""
+    if not rows["component"].duplicated().any() and not (rows["group"] != "").any():
+        return rows["file"]
     named = rows[rows["group"] != ""].drop_duplicates("component").set_index("component")["group"]
     files = rows.sort_values("file", kind="stable").drop_duplicates("component").set_index("component")["file"]
     return rows["component"].map(files.to_dict() | named.to_dict())

@@ -112,6 +112,8 @@ def test_where_folders_divide_a_group_its_later_images_are_left_out_and_counted(
     assert set(manifest.apart.values()) == {f"{name}/film_{number}" for name in ("cats", "dogs") for number in range(4)}
     assert not set(manifest.apart) & set(manifest.images["file"])
     said = describe_dataset(dataset)
+    few = manifest.select("val")["group"].nunique()
+    assert f"val has only {few} groups: if the images of a group are right or wrong together, the 95% interval" in said
     assert "80 images in 20 groups by dataset.groups=[^/]+/film_\\d+, the largest of 4" in said
     assert (
         "32 held-out files left out, as the images of 8 groups are in several of the data set's own split folders"

@@ -143,7 +143,7 @@ def build_manifest(
     left_out |= near
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
-    _require_every_class(shown, rows, found, classes)
+    _require_every_class(shown, rows, found, classes, len(apart))
     names = _name_components(rows)
     # Near-duplicates that nobody named change no digest: they follow from the images.
     digest = _digest_rows(rows, names if groups is not None else None)
@@ -446,7 +446,9 @@ def _name_components(rows: pd.DataFrame) -> pd.Series:
     return rows["component"].map(files.to_dict() | named.to_dict())
 
 
-def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, classes: tuple[str, ...]) -> None:
+def _require_every_class(
+    shown: str, rows: pd.DataFrame, found: pd.DataFrame, classes: tuple[str, ...], apart: int
+) -> None:
     """Raises a UserError if a class has no image in a split; it says how many images the class has, and how many it needs.
 
     Args:
@@ -454,6 +456,7 @@ def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, cl
         rows: the images that are used: label and split.
         found: those found on the disk: label and given.
         classes: the class names.
+        apart: how many held-out files are left out because their group has images in an earlier split.
     """
     kept = set(zip(rows["split"], rows["label"], strict=True))
     missing = [(split, label) for split in SPLITS for label in classes if (split, label) not in kept]
@@ -473,9 +476,12 @@ def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, cl
         is_short = any(sizes[folder] < least for folder, least in folders.items())
         (short if is_short else enough).append(f"{label!r} has {words}")
     undivided = ", and groups (dataset.groups) are not divided" if (found["group"] != "").any() else ""
+    strayed = (
+        f" {plural(apart, 'held-out file')} left out, as their groups are in an earlier split too." if apart else ""
+    )
     raise UserError(
         f"dataset.archive: {shown} leaves no image for {', '.join(f'{split}/{label}' for split, label in missing[:MOST_NAMED])}"
-        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}. Add images, or leave these classes out:\n  "
+        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}.{strayed} Add images, or leave these classes out:\n  "
         + "\n  ".join(
             name_some([*short, *(f"{words}, but copies of one picture count once{undivided}" for words in enough)])
         )

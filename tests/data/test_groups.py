@@ -186,3 +186,13 @@ def test_a_class_of_one_group_cannot_be_divided(tmp_path: Path) -> None:
     write_films(tmp_path / "dogs", 6, seed=2)
     with pytest.raises(UserError, match=r"'cats' has 4 images, but .* groups \(dataset.groups\) are not divided"):
         manifest_of(tmp_path)
+
+
+def test_groups_that_are_all_in_train_leave_nothing_to_validate(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        for seed, name in enumerate(("cats", "dogs")):
+            write_films(tmp_path / split / name, 3, seed=seed + len(split))
+    with pytest.raises(
+        UserError, match=r"leaves no image for val/cats, .* 24 held-out files left out, as their groups are in an ear"
+    ):
+        manifest_of(tmp_path)

@@ -481,7 +481,8 @@ def _require_every_class(
     )
     raise UserError(
         f"dataset.archive: {shown} leaves no image for {', '.join(f'{split}/{label}' for split, label in missing[:MOST_NAMED])}"
-        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}.{strayed} Add images, or leave these classes out:\n  "
+        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}.{strayed} "
+        "Add images, or leave these classes out:\n  "
         + "\n  ".join(
             name_some([*short, *(f"{words}, but copies of one picture count once{undivided}" for words in enough)])
         )

@@ -45,6 +45,35 @@ def draw_studies(
     return answers[0], answers[1]
 
 
+def draw_grouped_studies(
+    studies: int, seeds: int, sizes: np.ndarray, *, generator: np.random.Generator, level: float = 0.6,
+    seed_spread: float = 0.06,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Returns studies as `draw_studies` does, of two equal variants, whose images come in groups; and the group of each image.
+
+    The images of a group are nearly the same: difficulty and taste are the group's, and half of the variance of a model's whim.
+
+    Args:
+        studies: number of studies.
+        seeds: number of runs of each variant.
+        sizes: int (groups,), the number of images of each group.
+        generator: random number generator.
+        level: mean latent score of both variants.
+        seed_spread: standard deviation of a run's latent level.
+    """
+    of = np.repeat(np.arange(len(sizes)), sizes)
+    shared = generator.normal(0, DIFFICULTY, (studies, 1, len(sizes))).astype(np.float32)
+    answers = []
+    for _ in range(2):
+        latent = shared + generator.normal(0, TASTE, (studies, 1, len(sizes))).astype(np.float32)
+        latent = latent + generator.normal(0, seed_spread, (studies, seeds, 1)).astype(np.float32)
+        latent += generator.standard_normal((studies, seeds, len(sizes)), dtype=np.float32) * np.float32(WHIM / 2**0.5)
+        latent = latent[..., of]
+        latent += generator.standard_normal(latent.shape, dtype=np.float32) * np.float32(WHIM / 2**0.5)
+        answers.append(latent + np.float32(level) > 0)
+    return answers[0], answers[1], of
+
+
 def true_accuracy(level: float, seed_spread: float) -> float:
     """Returns the accuracy, in [0, 1], of a variant with this latent level, over all seeds and images."""
     return float(norm.cdf(level / np.sqrt(DIFFICULTY**2 + TASTE**2 + WHIM**2 + seed_spread**2)))
@@ -81,6 +110,31 @@ def print_coverage(studies: int = 2000, bootstrapped: int = 400) -> None:
                 f"| {alone / studies:.3f} | {drawn / bootstrapped:.3f} |",
                 flush=True,
             )
+
+
+def print_groups(studies: int = 1000) -> None:
+    """Prints how often 95% intervals cover the truth if images come in groups, and the groups are named or not."""
+    cases = {
+        "200 groups of 4": np.full(200, 4),
+        "50 groups of 4": np.full(50, 4),
+        "20 groups of 4": np.full(20, 4),
+        "100 of 1, 50 of 4, 20 of 10": np.repeat([1, 4, 10], [100, 50, 20]),
+    }
+    print("| images | seeds | difference, named | unnamed | one variant, named | unnamed |\n|" + 6 * "---|")
+    truth = true_accuracy(0.6, 0.06)
+    for name, sizes in cases.items():
+        for seeds in (2, 3, 5, 10):
+            generator = np.random.default_rng([seeds, len(sizes)])
+            covered = np.zeros(4)
+            for _ in range(4):
+                first, second, groups = draw_grouped_studies(studies // 4, seeds, sizes, generator=generator)
+                for place, known in enumerate((groups, None)):
+                    found = contrast(first, second, known)
+                    low, high = accuracy_interval(first, groups=known)
+                    covered[place] += ((found.low <= 0) & (found.high >= 0)).sum()
+                    covered[2 + place] += ((low <= truth) & (truth <= high)).sum()
+            shares = " | ".join(f"{share:.3f}" for share in covered / (studies // 4 * 4))
+            print(f"| {name} | {seeds} | {shares} |", flush=True)
 
 
 def print_power(studies: int = 1000, level: float = 0.6, seed_spread: float = 0.06) -> None:
@@ -175,6 +229,8 @@ def print_plain_looks(studies: int = 2000, most: int = 12) -> None:
 
 if __name__ == "__main__":
     print_coverage()
+    print()
+    print_groups()
     print()
     print_power()
     print()

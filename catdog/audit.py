@@ -47,7 +47,7 @@ def audit(composed: DictConfig) -> None:
         print_pipeline(pipeline, console)
         steps = []
     else:
-        found = dataset = Study().audit(config.dataset)
+        found = dataset = Study(config.study, tracking_uri=config.tracking.uri).audit(config.dataset)
         folder = dataset.save_folder(config.output)
         print_dataset(dataset, console)
         page = folder / "audit.html"

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from catdog.config.schema import DatasetConfig
     from catdog.data.dataset import Dataset
     from catdog.data.handout import Split
+    from catdog.data.predictions import Predictions
     from catdog.deployment.ensemble import Ensemble, EnsemblePlan
     from catdog.deployment.evaluation import Evaluation
     from catdog.deployment.prediction import TrainedModel
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from catdog.sweeps.launch import PlannedSweep
     from catdog.sweeps.result import Sweep
     from catdog.tracking.recording import RecordedRun, Recording
+
+
+# An audit asks this many of the study's newest runs.
+MOST_RUNS_ASKED = 20
 
 
 class Study:
@@ -414,6 +419,8 @@ class Study:
     def audit(self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str) -> "DatasetFindings":
         """Looks for problems in a data set that would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.
 
+        If the study has finished runs on these images, their answers also say whether images belong together.
+
         Args:
             dataset: the dataset section of a config, or its first override in Hydra's grammar: "dataset=folder".
             overrides: further overrides: "dataset.archive=path/to/images".
@@ -425,7 +432,18 @@ class Study:
         from catdog.config.composition import compose_run
 
         config = compose_run([dataset, *overrides]).config.dataset if isinstance(dataset, str) else dataset
-        return audit_dataset(config)
+        return audit_dataset(config, self._load_answers)
+
+    def _load_answers(self, data_digest: str) -> "list[Predictions]":
+        """Returns the validation answers of the study's finished runs on this data; empty without a store or a study."""
+        from catdog import tracking
+        from catdog.tracking.records import list_runs
+
+        client = tracking.connect_existing(self._tracking)
+        if client is None or client.get_experiment_by_name(self.name) is None:
+            return []
+        runs = [run for run in list_runs(client, self.name) if run.is_finished and run.data_digest == data_digest]
+        return [answers for run in runs[-MOST_RUNS_ASKED:] if len(answers := run.load_predictions())]
 
     def audit_pipeline(self, pipeline: "str | Callable[[], Any]", epochs: int = 5) -> "PipelineFindings":
         """Looks for images that move between the splits of an input pipeline from epoch to epoch.

@@ -18,6 +18,7 @@ from catdog.system.wording import agree, plural
 
 # Severities: an error, such as a leak or a wrong label, spoils results; a warning may spoil them; a note is good to know.
 ERROR, WARNING, NOTE = "error", "warning", "note"
+SEVERITIES = (ERROR, WARNING, NOTE)
 # An image smaller than this is enlarged a lot by every shipped preprocessing. One with a larger aspect ratio is badly distorted.
 TINY_PIXELS, WIDE_RATIO = 32, 4.0
 PLAIN_SPREAD = 2.0
@@ -76,8 +77,7 @@ def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
         *_find_unreadable(images), *_find_doubles(images, pairs), *_find_imbalance(images), *_find_odd(images),
         *_find_nested(images), *_find_ignored(root, set(images["file"])),
     ]  # fmt: skip
-    order = {ERROR: 0, WARNING: 1, NOTE: 2}
-    return Audit(root, images, pairs, sorted(findings, key=lambda finding: order[finding.severity]))
+    return Audit(root, images, pairs, sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def _look_at(path: Path) -> dict[str, object]:

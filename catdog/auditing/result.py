@@ -9,16 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from catdog.auditing.inspection import ERROR, NOTE, Audit, Finding, inspect_images
+import numpy as np
+import pandas as pd
+
+from catdog.auditing.inspection import ERROR, NOTE, SEVERITIES, WARNING, Audit, Finding, inspect_images
 from catdog.auditing.pipeline import Traffic, describe_traffic, load_pipeline, watch_pipeline
+from catdog.comparison.likeness import measure_clusters, measure_neighbours
 from catdog.config.schema import DatasetConfig, hash_text
+from catdog.data.description import describe_groups
+from catdog.data.duplicates import group_pairs
 from catdog.data.splits import SPLITS
 from catdog.system.errors import UserError
 from catdog.system.saving import save_page, saving_folder
 from catdog.system.wording import plural
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from catdog.data.dataset import Dataset
+    from catdog.data.predictions import Predictions
 
 # How many findings are shown of themselves, as in a Python session; the tables have all.
 MOST_SHOWN = 10
@@ -44,8 +51,6 @@ class Findings:
     @property
     def findings(self) -> "pd.DataFrame":
         """One row per finding, worst first: columns severity, kind, words, files (a tuple of names)."""
-        import pandas as pd
-
         rows = [(finding.severity, finding.kind, finding.words, finding.files) for finding in self.found]
         return pd.DataFrame(rows, columns=["severity", "kind", "words", "files"])
 
@@ -154,8 +159,6 @@ class PipelineFindings(Findings):
     @property
     def splits(self) -> "pd.DataFrame":
         """One row per split: split, images and different (distinct images) in the first epoch, different_ever in all epochs."""
-        import pandas as pd
-
         traffic = self.traffic
         rows = [
             (split, traffic.counts[split][0], len(traffic.seen[split][0]), len(traffic.ever(split))) for split in SPLITS
@@ -169,8 +172,6 @@ class PipelineFindings(Findings):
         The first two count the images of the split's first epoch that the other split yields in its first epoch, and in all epochs.
         `shared` counts the images that both splits yield in any epoch.
         """
-        import pandas as pd
-
         traffic = self.traffic
         pairs = (("test", "train"), ("test", "val"), ("val", "train"))
         rows = [(a, b, traffic.overlap(a, b, 1), traffic.overlap(a, b), traffic.shared(a, b)) for a, b in pairs]
@@ -187,8 +188,14 @@ class PipelineFindings(Findings):
         }
 
 
-def audit_dataset(config: DatasetConfig) -> DatasetFindings:
+def audit_dataset(
+    config: DatasetConfig, load_answers: "Callable[[str], Sequence[Predictions]]" = lambda _: ()
+) -> DatasetFindings:
     """Audits a data set: the files as they are, and the splits that the splitter makes of them.
+
+    Args:
+        config: of the data set.
+        load_answers: returns the validation answers of runs on the data of a digest, which say whether images belong together.
 
     Raises:
         UserError: the data set cannot be read or downloaded, or is not valid.
@@ -199,9 +206,10 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     root = fetch_images(config)
     rows = assign_splits(
         root, holdout_fraction=config.holdout_fraction, test_fraction=config.test_fraction, split_seed=config.split_seed,
-        shown=config.archive or str(root),
+        shown=config.archive or str(root), groups=config.groups,
     )  # fmt: skip
-    problems = []
+    problems: list[Finding] = []
+    dataset = None
     try:
         dataset = load_dataset(config)
         require_cats_and_dogs(dataset)
@@ -216,8 +224,29 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)
     found = inspect_images(rows[["file", "label", "below", "split", "sha256", "used"]], root, Path(config.cache))
-    findings = [*problems, *found.findings]
+    likeness = _find_likeness(dataset, found, load_answers(dataset.manifest.digest)) if dataset else []
+    described = describe_groups(dataset.manifest) if dataset else []
+    # First what groups there are, then what is wrong with them.
+    noted = [Finding(WARNING if place else NOTE, "groups", words) for place, words in enumerate(described)]
+    findings = [*problems, *found.findings, *likeness, *noted]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return DatasetFindings(config.name, findings, replace(found, findings=findings), _name_folder(config))
+
+
+def _find_likeness(dataset: "Dataset", found: Audit, answers: "Sequence[Predictions]") -> list[Finding]:
+    """Returns a warning if images that nobody named as groups are right or wrong together, in the answers of runs."""
+    first = answers[0] if answers else None
+    if first is None or dataset.manifest.groups is not None:
+        return []
+    alike = [one for one in answers if np.array_equal(one.files, first.files)]
+    right, labels = np.stack([one.right for one in alike]), first.labels
+    groups = dataset.manifest.code_groups(first.files)
+    measured = [measure_neighbours(right, first.files, labels, groups)]
+    if groups is None:
+        clusters = group_pairs(found.pairs, len(found.images))
+        places = pd.Index(found.images["file"]).get_indexer(pd.Index(first.files))
+        measured.append(measure_clusters(right, first.files, labels, clusters[places]))
+    return [Finding(WARNING, "alike", each.words) for each in measured if each.is_significant]
 
 
 def _name_folder(config: DatasetConfig) -> str:

@@ -3,11 +3,21 @@
 from collections import defaultdict
 
 from catdog.comparison.analysis import Analysis
+from catdog.comparison.likeness import measure_neighbours
 from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import NoVerdict
 from catdog.statistics.judgements import Judgement
-from catdog.system.wording import listed, percent_interval, percent_with_unit, plural, points, signed, signed_interval
+from catdog.system.wording import (
+    in_groups,
+    listed,
+    percent_interval,
+    percent_with_unit,
+    plural,
+    points,
+    signed,
+    signed_interval,
+)
 
 # If the accuracy counted from the kept model's predictions and the one tracked at its epoch differ by more than this, they do not
 # belong to the same model. Smaller differences come from other batch boundaries and bfloat16, which change single answers.
@@ -60,6 +70,7 @@ def sentences(analysis: Analysis) -> list[str]:
     if analysis.variants:
         said.append(_about_seeds(analysis))
         said += _about_failures(analysis)
+    said += _about_groups(comparison)
     said += describe_ensembles(analysis)
     if analysis.is_cross_fitted:
         said.append(
@@ -88,6 +99,21 @@ def may_need_seeds(analysis: Analysis) -> bool:
     """Returns whether a pair is undecided that more seeds may decide."""
     undecided = [verdict for verdict in analysis.verdicts if verdict.kind == Judgement.UNDECIDED]
     return any(verdict.accuracy.seeds_to_decide(analysis.margin) is not None for verdict in undecided)
+
+
+def _about_groups(comparison: ComparedRuns) -> list[str]:
+    """Returns what the intervals make of groups of images; nothing if every image is a group of its own."""
+    if comparison.val_groups is None:
+        return []
+    who = (
+        f"as dataset.groups={comparison.groups_by} names them"
+        if comparison.are_groups_named
+        else "the near-duplicates that were kept in one split"
+    )
+    return [
+        f"The {comparison.shown_images} count by group, {who}: images of a group are no independent draws, so every interval is "
+        "over groups."
+    ]
 
 
 def describe_ensembles(analysis: Analysis) -> list[str]:
@@ -131,6 +157,7 @@ def warnings(comparison: ComparedRuns) -> list[str]:
             f"{plural(len(comparison.outcomes), 'image')} that all of them answered under the same label "
             f"{'is' if len(comparison.outcomes) == 1 else 'are'} compared below."
         )
+    found += _about_likeness(comparison)
     silent = [record.name for record in comparison.finished if not record.kept_images]
     if silent:
         found.append(f"No validation predictions are stored for {_some(silent)}, so only the curves show them.")
@@ -139,6 +166,16 @@ def warnings(comparison: ComparedRuns) -> list[str]:
     if len(doubtful) > MOST_WARNINGS:
         found.append(f"The same holds for {plural(len(doubtful) - MOST_WARNINGS, 'more run')}.")
     return found
+
+
+def _about_likeness(comparison: ComparedRuns) -> list[str]:
+    """Returns a warning if images seem to belong together, and nobody named groups."""
+    outcomes = comparison.outcomes
+    if comparison.are_groups_named or len(outcomes) < 2:
+        return []
+    labels = comparison.ranked[0].answers["label"].reindex(outcomes.files)
+    found = measure_neighbours(outcomes.right.T, outcomes.files, labels, comparison.groups_of_outcomes)
+    return [f"{found.words}."] if found.is_significant else []
 
 
 def _how_to_resume(comparison: ComparedRuns) -> str:
@@ -181,7 +218,7 @@ def _about_the_best(analysis: Analysis) -> list[str]:
     best = analysis.ranked[0]
     images = len(analysis.comparison.outcomes)
     right = f"95\N{NO-BREAK SPACE}% interval {percent_interval(*best.interval)}"
-    of_images = f"of {plural(images, 'validation image')} right"
+    of_images = f"of {in_groups(images, analysis.comparison.val_groups, 'validation image')} right"
     if len(best.records) == 1:
         record = best.records[0]
         said = [

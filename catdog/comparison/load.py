@@ -106,6 +106,7 @@ def _build_compared(
 ) -> ComparedRuns:
     split = first_run.load_splits()
     lost = sweep is not None and any(record.status == DELETED for record in records)
+    groups, groups_by = _load_groups(records, first)
     return ComparedRuns(
         study=client.get_experiment(first_run.experiment_id).name,
         sweep_id=sweep.run_id if sweep else "",
@@ -123,7 +124,22 @@ def _build_compared(
         removed=removed,
         planned=sweep.planned_runs if sweep else 0,
         restore=store_command(client, "restore", f"sweep={sweep.run_id}") if sweep and lost else "",
+        groups=groups,
+        groups_by=groups_by,
     )
+
+
+def _load_groups(records: Sequence[RunRecord], first: RunRecord) -> tuple[dict[str, str], str]:
+    """Returns the group of each image by file, and who named it; of the first finished run on the first one's data that knows it.
+
+    Runs from before there were groups, which a sweep may reuse, do not know them.
+    """
+    for record in records:
+        if record.finished and record.tags.groups and record.tags.data_digest == first.tags.data_digest:
+            split = load_table(record.artifact_uri, "split.csv")
+            if "group" in split:
+                return dict(zip(split["file"], split["group"], strict=True)), record.tags.groups
+    return {}, ""
 
 
 def _find_named(client: "MlflowClient", run_ids: Sequence[str]) -> list[StoredRun]:

@@ -1,20 +1,21 @@
 """The records that a comparison is made of, one per run, and what can be computed from them alone."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from catdog.data.groups import code_groups
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
-from catdog.statistics.contrasts import accuracy_interval
+from catdog.statistics.contrasts import single_interval
 from catdog.statistics.proportions import wilson_interval
-from catdog.system.wording import agree, plural
+from catdog.system.wording import agree, in_groups, plural
 from catdog.tracking import metric_names
 from catdog.tracking.scores import Score
 from catdog.tracking.tags import Tags
@@ -207,13 +208,15 @@ class RunRecord:
         """The accuracy that comparisons go by, in [0, 1]; NaN without predictions."""
         return float(self.scores.mean()) if self.is_cross_fitted else self.kept_accuracy
 
-    @cached_property
-    def interval(self) -> tuple[float, float]:
-        """The 95% interval of `accuracy` over images; NaN without predictions."""
-        if not self.is_cross_fitted or self.kept_images < 2:
+    def interval(self, groups: np.ndarray | None = None) -> tuple[float, float]:
+        """Returns the 95% interval of `accuracy` over images; NaN without predictions.
+
+        Args:
+            groups: int (N,), the group of each image; None: every image stands for itself.
+        """
+        if not self.kept_images or (groups is None and not self.is_cross_fitted):
             return self.kept_interval
-        low, high = accuracy_interval(self.scores[None])
-        return float(low), float(high)
+        return single_interval(self.scores, groups)
 
     @cached_property
     def kept_interval(self) -> tuple[float, float]:
@@ -278,6 +281,8 @@ class ComparedRuns:
         removed: how many runs of the finished sweep the store does not have: they were removed for good, or are not delivered yet.
         planned: how many runs the sweep was started with; 0: not known, or single runs.
         restore: the command that restores the sweep's deleted runs; "" if none is deleted.
+        groups: the group of each image by file, if images come in groups; empty otherwise.
+        groups_by: who named the groups: a pattern, a file, or near_duplicates; "" if nobody did.
     """
 
     study: str
@@ -296,6 +301,8 @@ class ComparedRuns:
     removed: int = 0
     planned: int = 0
     restore: str = ""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    groups_by: str = ""
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)
@@ -376,6 +383,35 @@ class ComparedRuns:
             by_file = [pd.Series(record.scores, index=record.files) for record in records]
             scores = pd.concat(by_file, axis=1, join="inner").loc[rights.index].to_numpy(dtype=float)
         return Outcomes(rights.index, names, rights.to_numpy(dtype=bool), scores)
+
+    def code_groups(self, files: Iterable[str]) -> np.ndarray | None:
+        """Returns the groups of images, int (N,) in the order of `files`; None if each is a group of its own."""
+        return code_groups([self.groups.get(file, file) for file in files]) if self.groups else None
+
+    @cached_property
+    def groups_of_outcomes(self) -> np.ndarray | None:
+        """The groups of the images in `outcomes`, int (N,), as by `code_groups`."""
+        return self.code_groups(self.outcomes.files)
+
+    @cached_property
+    def val_groups(self) -> int | None:
+        """How many groups the images in `outcomes` come in; None if each is a group of its own."""
+        codes = self.groups_of_outcomes
+        return None if codes is None else int(codes.max()) + 1
+
+    @property
+    def are_groups_named(self) -> bool:
+        """Whether `dataset.groups` named the groups; if not, they are the near-duplicates that the splitter kept together."""
+        return any(record.params.get("dataset.groups", "None") != "None" for record in self.finished)
+
+    @property
+    def shown_images(self) -> str:
+        """How many validation images there are, and in how many groups: `800 validation images in 200 groups`."""
+        return in_groups(self.val_images, self.val_groups, "validation image")
+
+    def interval_of(self, record: RunRecord) -> tuple[float, float]:
+        """Returns the 95% interval of a run's `accuracy` over images, or over groups of images; NaN without predictions."""
+        return record.interval(self.code_groups(record.predictions.files) if record.kept_images else None)
 
     @cached_property
     def same_data(self) -> bool:

@@ -162,6 +162,7 @@ class Comparison:
             "same_data": compared.same_data,
             "margin": self.analysis.margin,
             "val_images": compared.val_images,
+            "val_groups": compared.val_groups,
             "overrides": self.analysis.common,
             "baseline": compared.baseline,
             "test_looks": len(compared.looks),

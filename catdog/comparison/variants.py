@@ -26,12 +26,21 @@ class Variant:
         right: bool (S, N), whether each run's kept model is right on each image that all runs of the comparison answered.
         scores: float64 or bool (S, N), what these answers count for: all statistics of the variant go by them. They differ from
             `right` if the validation images chose the kept epochs; see `catdog.statistics.selection`.
+        groups: int (N,), the group of each of these images; None if every image is a group of its own.
+        single_interval: the accuracy's 95% interval of the only run, if there is only one; None: over its images.
     """
 
     name: str
     records: Sequence[RunRecord]
     right: np.ndarray
     scores: np.ndarray
+    groups: np.ndarray | None = None
+    single_interval: tuple[float, float] | None = None
+
+    @property
+    def units(self) -> int:
+        """How many independent images there are: the number of groups, or of images."""
+        return self.right.shape[1] if self.groups is None else int(self.groups.max()) + 1
 
     @property
     def members(self) -> dict[str, str]:
@@ -77,8 +86,8 @@ class Variant:
     def interval(self) -> tuple[float, float]:
         """The accuracy's 95% interval over seeds and images, or over images alone with one seed; NaN without common images."""
         if len(self.records) == 1:
-            return self.records[0].interval
-        low, high = contrasts.accuracy_interval(self.scores) if self.scores.shape[1] > 1 else NO_INTERVAL
+            return self.single_interval or self.records[0].interval()
+        low, high = contrasts.accuracy_interval(self.scores, groups=self.groups) if self.units > 1 else NO_INTERVAL
         return float(low), float(high)
 
     def summarize_seeds(self, chance: float) -> SeedSummary:
@@ -147,6 +156,8 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
             runs := [by_seed[seed] for seed in sorted(by_seed)],
             outcomes.of([record.name for record in runs]),
             outcomes.scores_of([record.name for record in runs]),
+            comparison.groups_of_outcomes,
+            comparison.interval_of(runs[0]) if len(runs) == 1 else None,
         )
         for key, by_seed in chosen.items()
     ]
@@ -187,7 +198,7 @@ def count_looks(variants: Sequence[Variant]) -> int:
 
 def compare_accuracy(first: Variant, second: Variant) -> Contrast:
     """Returns the difference of two variants' accuracies on the same images, first minus second."""
-    return contrasts.contrast(first.scores, second.scores)
+    return contrasts.contrast(first.scores, second.scores, first.groups)
 
 
 def compare_gap(first: Variant, second: Variant) -> Contrast:
@@ -195,4 +206,4 @@ def compare_gap(first: Variant, second: Variant) -> Contrast:
 
     Its interval covers the noise of seeds and of validation images; the training images are treated as fixed.
     """
-    return contrasts.contrast(first.gaps, second.gaps)
+    return contrasts.contrast(first.gaps, second.gaps, first.groups)

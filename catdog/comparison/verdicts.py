@@ -14,7 +14,7 @@ from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.statistics.sequential import spend_on_unplanned_look
 from catdog.statistics.summaries import PairSummary, summarize_pair
-from catdog.system.wording import at_least, at_most, listed, points
+from catdog.system.wording import at_least, at_most, in_groups, listed, points
 
 # With more variants than this, only pairs with the best one are judged; the correction still counts all pairs.
 MOST_VARIANTS = 8
@@ -83,7 +83,7 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
         variants: the variants, with answers to the same images.
         margin: differences in accuracy up to this are as good as none, in (0, 1).
     """
-    if not comparison.same_data or len(variants) < 2 or len(comparison.outcomes) < 2:
+    if not comparison.same_data or len(variants) < 2 or variants[0].units < 2:
         return []
     ranked = sorted(variants, key=lambda variant: -variant.accuracy)
     pairs = [(a, b) for a, b in combinations(ranked, 2) if len(ranked) <= MOST_VARIANTS or a is ranked[0]]
@@ -141,7 +141,7 @@ def _word(
         return f"{first.name} is better{by}"
     if kind == Judgement.EQUIVALENT:
         return f"no difference of more than {at_most(max(-low, high))}"
-    images = f"these {accuracy.images:,} images alone leave ±{points(accuracy.image_half_width(together))}"
+    images = f"these {in_groups(accuracy.images, accuracy.groups)} alone leave ±{points(accuracy.image_half_width(together))}"
     if kind == Judgement.FUTILE:
         return f"undecided, and more seeds will not help: {images}"
     needed = accuracy.seeds_to_decide(margin, together)

@@ -171,6 +171,7 @@ class AuditConfig:
     """The options of `audit`."""
 
     dataset: DatasetConfig = MISSING
+    study: str = option("the study whose runs on these images say how alike neighbouring images are", DEFAULT_STUDY)
     pipeline: str | None = option(
         "module:function that returns (train, val, test), each an iterable of images, instead of a data set", None
     )
@@ -180,6 +181,7 @@ class AuditConfig:
     )
     format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     output: str = option("folder for the page and the tables", "audits")
+    tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
         require_choice("format", ("table", "json"), self.format)

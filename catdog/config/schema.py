@@ -37,6 +37,8 @@ DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db"
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
 SOURCES = ("archive", "drawn")
+# The value of `dataset.groups` that takes the clusters of near-duplicates for groups.
+NEAR_DUPLICATES = "near_duplicates"
 # Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
 BLOCKS = ("Residual", "SqueezeExcite")
 # The bounds of what trainer.images_seen chooses.
@@ -171,6 +173,11 @@ class DatasetConfig:
     near_duplicates: str = option(
         "one_side: mirrored, resized or cropped copies never end up in two splits; ignore: they may", "one_side"
     )
+    groups: str | None = option(
+        "images that belong together, such as the frames of a film: they stay in one split, and intervals count them as one. A "
+        "pattern for file names, patient_(\\d+); a table, FILE.csv with the columns file,group; or near_duplicates",
+        None,
+    )
     max_images_per_class: int | None = option("take only the first N of each class and split, for a quick look", None)
     max_unreadable_fraction: float = option("a larger share of unreadable files than this is an error", 0.05)
     cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
@@ -189,11 +196,36 @@ class DatasetConfig:
         require_fraction("dataset.test_fraction", self.test_fraction)
         require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
         require_choice("dataset.near_duplicates", ("one_side", "ignore"), self.near_duplicates)
+        self._check_groups()
         if self.max_images_per_class is not None:
             require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
                      self.max_images_per_class)  # fmt: skip
         require(0 <= self.max_unreadable_fraction < 1, "dataset.max_unreadable_fraction", "0 or more and less than 1",
                  self.max_unreadable_fraction)  # fmt: skip
+
+    def _check_groups(self) -> None:
+        groups = self.groups
+        if groups is None or is_group_file(groups):
+            return
+        if groups == NEAR_DUPLICATES:
+            require(
+                self.near_duplicates == "one_side", "dataset.groups", "something else where near-duplicates are ignored", groups,
+                "Leave out dataset.near_duplicates=ignore.",
+            )  # fmt: skip
+            return
+        allowed = (
+            f"{NEAR_DUPLICATES}, a CSV file whose name ends in .csv, or a regular expression such as patient_(\\d+)"
+        )
+        require(bool(groups), "dataset.groups", allowed, groups)
+        try:
+            re.compile(groups)
+        except (re.error, OverflowError, RecursionError) as error:
+            require(False, "dataset.groups", allowed, groups, f"It does not compile: {error}.")
+
+
+def is_group_file(groups: str) -> bool:
+    """Whether a value of `dataset.groups` is the path of a table: no image's name ends like one, so no pattern does."""
+    return groups.lower().endswith(".csv")
 
 
 def require_no_archive_of_drawn(dataset: DatasetConfig) -> None:
@@ -813,8 +845,8 @@ GROUPS: dict[str, type] = {
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
               "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
-              "trainer.keep_probabilities": False,
-              "preprocessing.max_size": None, "augmentation.mix": asdict(MixConfig()),
+              "trainer.keep_probabilities": False, "preprocessing.max_size": None, "dataset.groups": None,
+              "augmentation.mix": asdict(MixConfig()),
               "speed.fused_norms": False}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
@@ -1008,7 +1040,7 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
         del trainer["class_weights"]
     for key, default in LATER_KEYS.items():
         group, name = key.split(".")
-        if relevant[group][name] == default:
+        if group in relevant and relevant[group][name] == default:
             del relevant[group][name]
     if backbone["builder"] is None:
         del backbone["builder"]

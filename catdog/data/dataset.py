@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from catdog.config.schema import DatasetConfig, DrawingConfig, hash_text
+from catdog.config.schema import NEAR_DUPLICATES, DatasetConfig, DrawingConfig, hash_text
 from catdog.data.cache import load_images, release
 from catdog.data.fetch import fetch_archive
 from catdog.data.splits import Manifest, build_manifest, name_some, require_readable_test
@@ -140,13 +140,16 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
         max_images_per_class=config.max_images_per_class,
-        # All drawn images are different, even if some look alike.
-        duplicates_cache=Path(config.cache)
-        if config.near_duplicates == "one_side" and config.source != "drawn"
-        else None,
+        duplicates_cache=Path(config.cache) if searches_duplicates(config) else None,
+        groups=config.groups,
     )
     require_readable_test(manifest, config.max_unreadable_fraction)
     return Dataset(config, manifest)
+
+
+def searches_duplicates(config: DatasetConfig) -> bool:
+    """Whether near-duplicates are looked for. All drawn images are different, even if some look alike."""
+    return config.near_duplicates == "one_side" and (config.source != "drawn" or config.groups == NEAR_DUPLICATES)
 
 
 def require_cats_and_dogs(dataset: Dataset) -> None:

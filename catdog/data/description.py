@@ -33,6 +33,7 @@ def describe_dataset(dataset: Dataset) -> str:
         *_describe_expectations(manifest, counts["train"], counts["val"]),
         *describe_nested(manifest.nested, dataset.classes),
         *_describe_copies(manifest),
+        *describe_groups(manifest),
         *_describe_unreadable(manifest),
         *([describe_hidden(manifest.hidden)] if manifest.hidden else []),
     ]
@@ -113,6 +114,43 @@ def _describe_copies(manifest: Manifest) -> list[str]:
     if copies := [f"{file!r} = {twin!r}" for file, twin in manifest.left_out.items()]:
         reason = agree(len(copies), "a copy of another", "copies of others")
         said.append(f"{plural(len(copies), 'held-out file')} left out, as {reason}: " + "; ".join(name_some(copies)))
+    return said
+
+
+def describe_groups(manifest: Manifest) -> list[str]:
+    """Returns what is known of groups of images: how many there are, who has none, and what is left out because of them."""
+    if "group" not in manifest.images:
+        return []
+    sizes = manifest.images["group"].value_counts()
+    total, largest = plural(len(manifest.images), "image"), int(sizes.max())
+    if manifest.groups is None:
+        several = sizes[sizes > 1]
+        return [
+            f"{several.sum():,} images are near-duplicates, in {plural(len(several), 'group')} that are not divided between "
+            "splits; intervals count a group once"
+        ]
+    said = [
+        f"{total} in {plural(len(sizes), 'group')} by dataset.groups={manifest.groups.by}, the largest of {largest:,}: no group is "
+        "divided between splits, and intervals count a group once"
+    ]
+    if (without := len(manifest.groups.without)) and manifest.groups.of:
+        said.append(
+            f"dataset.groups names no group for {plural(without, 'file')}, {manifest.groups.without[0]!r} first: each is a group "
+            "of its own"
+        )
+    val = manifest.select("val")["group"]
+    if (few := val.nunique()) < min(FEW_VAL_IMAGES, len(val)):
+        low, high = wilson_interval(few // 2, few)
+        said.append(
+            f"val has only {plural(few, 'group')}: if the images of a group are right or wrong together, the 95% interval of an "
+            f"accuracy near 50% is {low:.0%} to {high:.0%}"
+        )
+    if apart := manifest.apart:
+        groups = list(dict.fromkeys(apart.values()))
+        said.append(
+            f"{plural(len(apart), 'held-out file')} left out, as the images of {plural(len(groups), 'group')} are in several of "
+            f"the data set's own split folders: {', '.join(name_some(groups))}"
+        )
     return said
 
 

@@ -126,11 +126,21 @@ def find_unreadable(paths: Sequence[Path], digests: Sequence[str], cache: Path) 
 
 def group_pairs(pairs: Sequence[Pair], count: int) -> np.ndarray:
     """Returns the group of each of `count` images: int64 (count,), the same number for images that pairs connect."""
+    return connect([pair.first for pair in pairs], [pair.second for pair in pairs], count)
+
+
+def connect(first: Sequence[int], second: Sequence[int], count: int) -> np.ndarray:
+    """Returns the group of each of `count` images: int64 (count,), the same number for images that links connect.
+
+    Args:
+        first: positions of L images.
+        second: the L images that they are linked to.
+        count: the number of images.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    first, second = [pair.first for pair in pairs], [pair.second for pair in pairs]
-    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(count, count))
+    graph = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 

@@ -3,16 +3,22 @@
 import hashlib
 import logging
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from catdog.data.groups import NamedGroups, code_groups, name_groups
 from catdog.data.images import describe_hidden, is_hidden_image, is_image_file
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
+
+if TYPE_CHECKING:
+    from catdog.data.duplicates import Pair
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +55,16 @@ class Manifest:
     Attributes:
         root: folder that `file` is relative to.
         classes: class names in the order of their indices.
-        images: one row per image: file (POSIX path below root), label (class name), split, sha256 of the file's bytes.
+        images: one row per image: file (POSIX path below root), label (class name), split, sha256 of the file's bytes. If images
+            come in groups, also group: a name that the images of a group share; an image without a group has its own.
         left_out: held-out files that would leak, because they show the same picture as a file in an earlier split -> that file.
         conflicts: pairs of files that show the same picture but have different classes.
-        digest: sha256 of the rows: content, class and split of every image.
+        digest: sha256 of the rows: content, class and split of every image, and its group if groups were named.
         nested: for each class with images in folders below its own: the number of images by folder, such as "indoor/night".
         unreadable: the reason for each of the files that cannot be read; empty if near-duplicates were not searched.
         hidden: images in the classes' folders that are left out because their names begin with a dot.
+        groups: who named the groups, and which files have none; None if nobody did. Near-duplicates are groups all the same.
+        apart: held-out files that are left out because their group has images in an earlier split -> that group.
     """
 
     root: Path
@@ -67,11 +76,20 @@ class Manifest:
     nested: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unreadable: Mapping[str, str] = field(default_factory=dict)
     hidden: tuple[str, ...] = ()
+    groups: NamedGroups | None = None
+    apart: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def readable(self) -> pd.DataFrame:
         """The rows of the images that are not known to be unreadable: those that are used, and counted."""
         return self.images[~self.images["file"].isin(list(self.unreadable))]
+
+    def code_groups(self, files: Iterable[str]) -> np.ndarray | None:
+        """Returns the groups of images, int (N,) in the order of `files`; None if each is a group of its own."""
+        if "group" not in self.images:
+            return None
+        names = dict(zip(self.images["file"], self.images["group"], strict=True))
+        return code_groups([names[file] for file in files])
 
     def select(self, split: str) -> pd.DataFrame:
         """Returns the rows of one split, in their fixed order, with a fresh index."""
@@ -87,6 +105,7 @@ def build_manifest(
     max_images_per_class: int | None = None,
     shown: str | None = None,
     duplicates_cache: Path | None = None,
+    groups: str | None = None,
 ) -> Manifest:
     """Returns the manifest of a folder with one folder per class, directly or in folders `train/` and `validation/`.
 
@@ -104,37 +123,44 @@ def build_manifest(
         duplicates_cache: where the search for near-duplicates keeps its findings. Near-duplicates are put into one split, or left
             out if the folders have them in several splits. None: only held-out files with the same bytes are left out. Without
             near-duplicates, the manifest is the same either way.
+        groups: what names groups of images, as `dataset.groups`; None: nothing. A group is treated like near-duplicates: it is
+            never divided. With `near_duplicates`, `duplicates_cache` is needed.
 
     Raises:
-        UserError: there are no images or only one class, a class is missing from a split, or a split is empty.
+        UserError: there are no images or only one class, a class is missing from a split, or a split is empty; or the groups do not
+            fit the files.
     """
     shown = shown or str(root)
-    rows = assign_splits(
-        root, holdout_fraction=holdout_fraction, test_fraction=test_fraction, split_seed=split_seed, shown=shown
-    )
+    rows, named = _assign_all(root, holdout_fraction, test_fraction, split_seed, shown, groups)
     if max_images_per_class is not None:
         rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
     rows = rows.assign(sha256=hash_files(root, list(rows["file"])))
     found = rows
     rows, left_out = _leave_out_twins(rows)
-    conflicts: list[tuple[str, str]] = []
-    unreadable: dict[str, str] = {}
-    if duplicates_cache is not None:
-        searched = rows
-        rows, near, conflicts = _bring_to_one_side(rows, root, duplicates_cache)
-        unreadable = _find_unreadable(searched, root, duplicates_cache)
-        left_out |= near
+    pairs, unreadable = _search(rows, root, duplicates_cache) if duplicates_cache is not None else ([], {})
+    conflicts = _find_conflicts(rows, pairs)
+    rows, near, apart = _bring_to_one_side(rows, pairs)
+    left_out |= near
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
-    _require_every_class(shown, rows, found, classes)
-    lines = (
-        f"{s}\t{label}\t{digest}\n"
-        for s, label, digest in zip(rows["split"], rows["label"], rows["sha256"], strict=True)
-    )
-    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+    _require_every_class(shown, rows, found, classes, len(apart))
+    names = _name_components(rows)
+    # Near-duplicates that nobody named change no digest: they follow from the images.
+    digest = _digest_rows(rows, names if groups is not None else None)
     images = rows[["file", "label", "split", "sha256"]]
+    if groups is not None or names.duplicated().any():
+        images = images.assign(group=names)
     nested, hidden = count_nested(rows), find_hidden(root)
-    return Manifest(root, classes, images, left_out, digest, tuple(conflicts), nested, unreadable, hidden)
+    return Manifest(root, classes, images, left_out, digest, conflicts, nested, unreadable, hidden, named, apart)
+
+
+def _digest_rows(rows: pd.DataFrame, groups: pd.Series | None) -> str:
+    """Returns the sha256 of each image's content, class and split and, if given, of who shares a group, whatever its name."""
+    columns = [rows["split"], rows["label"], rows["sha256"]]
+    if groups is not None:
+        columns.append(pd.Series(pd.factorize(groups)[0]).astype(str))
+    lines = ("\t".join(row) + "\n" for row in zip(*columns, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def count_nested(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
@@ -170,17 +196,27 @@ def name_some(words: Sequence[str]) -> list[str]:
 
 
 def assign_splits(
-    root: Path, *, holdout_fraction: float, test_fraction: float, split_seed: int, shown: str
+    root: Path, *, holdout_fraction: float, test_fraction: float, split_seed: int, shown: str, groups: str | None = None
 ) -> pd.DataFrame:
-    """Returns the columns file, label, below, split and given for every image below a folder.
+    """Returns the columns file, label, below, split, given and group for every image below a folder.
 
-    `below` is the folder below that of the class, "" for most images; `given` is the split of the image's folder, or "".
+    `below` is the folder below that of the class, "" for most images; `given` is the split of the image's folder, or ""; `group` is
+    the name of its group, or "" if it has none.
 
     The rows are in the fixed order; duplicates are not removed. Arguments and errors are those of `build_manifest`.
     """
+    return _assign_all(root, holdout_fraction, test_fraction, split_seed, shown, groups)[0]
+
+
+def _assign_all(
+    root: Path, holdout_fraction: float, test_fraction: float, split_seed: int, shown: str, groups: str | None
+) -> tuple[pd.DataFrame, NamedGroups | None]:
+    """Returns the rows of `assign_splits`, and who named the groups."""
     found = _find_images(root, shown)
+    named = None if groups is None else name_groups(groups, list(found["file"]), root)
+    found = found.assign(group=found["file"].map(named.of).fillna("") if named and named.of else "")
     rows = _assign_splits(found, holdout_fraction, test_fraction, split_seed)
-    return rows.assign(given=found["split"])
+    return rows.assign(given=found["split"]), named
 
 
 def hash_files(root: Path, files: Sequence[str]) -> list[str]:
@@ -258,11 +294,12 @@ def _require_names(shown: str, files: list[str], labels: list[str]) -> None:
 
 def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: float, split_seed: int) -> pd.DataFrame:
     """Returns the rows with a split each, in the fixed order that divisions and `max_images_per_class` use."""
+    own = [_order_key(split_seed, file) for file in rows["file"]]
+    # The images of a group follow each other. An image without a group has its own place.
     key = [
-        hashlib.sha256(f"{split_seed}:{unicodedata.normalize('NFC', file)}".encode()).hexdigest()
-        for file in rows["file"]
+        _order_key(split_seed, group) if group else of_file for group, of_file in zip(rows["group"], own, strict=True)
     ]
-    rows = rows.assign(key=key).sort_values("key", kind="stable").drop(columns="key")
+    rows = rows.assign(key=key, own=own).sort_values(["key", "own"], kind="stable").drop(columns=["key", "own"])
     given = set(rows["split"])
     if "val" not in given and "test" not in given:
         # Two at least, because what is held out is divided once more.
@@ -274,17 +311,67 @@ def _assign_splits(rows: pd.DataFrame, holdout_fraction: float, test_fraction: f
     return rows
 
 
+def _order_key(split_seed: int, name: str) -> str:
+    return hashlib.sha256(f"{split_seed}:{unicodedata.normalize('NFC', name)}".encode()).hexdigest()
+
+
 def _divide(
     rows: pd.DataFrame, among: pd.Series, fraction: float, first: str, rest: str, at_least: int = 1
 ) -> pd.DataFrame:
-    """Returns the rows with those `among` divided, class by class: the first `fraction` of each becomes `first`."""
+    """Returns the rows with those `among` divided, class by class: the first `fraction` of each becomes `first`.
+
+    A group is not divided. It counts for the class of most of its images.
+    """
     split = rows["split"].copy()
-    for _, members in rows[among].groupby("label"):
-        # A class with few images gets at least one on each side: a class cannot be measured in a split without its images.
-        count = min(max(round(fraction * len(members)), at_least), len(members) - 1)
-        split.loc[members.index] = rest
-        split.loc[members.index[:count]] = first
+    split[among] = rest
+    units, homes = _find_units(rows[among])
+    sizes, is_first = np.bincount(units), np.zeros(len(homes), dtype=bool)
+    for of_home in pd.Series(range(len(homes))).groupby(homes).indices.values():
+        target = round(fraction * int(sizes[of_home].sum()))
+        is_first[of_home[_choose_units(sizes[of_home], target, at_least)]] = True
+    split.loc[rows.index[among][is_first[units]]] = first
     return rows.assign(split=split)
+
+
+def _choose_units(sizes: np.ndarray, target: int, at_least: int) -> np.ndarray:
+    """Returns the places of the units that together have about `target` images: the first ones, but for those that overshoot.
+
+    A class with few images gets at least one unit on each side: a class cannot be measured in a split without its images.
+
+    Args:
+        sizes: int (U,), the images of each unit, in the fixed order.
+        target: the number of images.
+        at_least: the smallest number of units, if there is then one left.
+    """
+    most = len(sizes) - 1
+    if sizes.max() == 1:
+        return np.arange(min(max(target, at_least), most))
+    chosen, total = [], 0
+    for place, size in enumerate(sizes):
+        if abs(total + size - target) < abs(total - target):
+            chosen.append(place)
+            total += size
+    others = np.setdiff1d(np.arange(len(sizes)), chosen)
+    smallest = others[np.argsort(sizes[others], kind="stable")]
+    chosen += smallest[: max(0, at_least - len(chosen))].tolist()
+    return np.array(chosen[:most], dtype=int)
+
+
+def _find_units(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what cannot be divided, a group or an image without one.
+
+    Returns:
+        The unit of each row, int (N,), numbered by first appearance; the class that each unit counts for, object (U,).
+    """
+    grouped = rows["group"] != ""
+    if not grouped.any():
+        return np.arange(len(rows)), rows["label"].to_numpy()
+    # With a prefix: a file may be called like a group.
+    names = ("group " + rows["group"]).where(grouped, "file " + rows["file"])
+    units = pd.factorize(names)[0]
+    counts = pd.DataFrame({"unit": units, "label": rows["label"].to_numpy()}).value_counts().reset_index()
+    most = counts.sort_values(["unit", "count", "label"], ascending=[True, False, True]).drop_duplicates("unit")
+    return units, most["label"].to_numpy()
 
 
 def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -298,45 +385,70 @@ def _leave_out_twins(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     return rows[~rows["file"].isin(list(left_out))], left_out
 
 
-def _bring_to_one_side(
-    rows: pd.DataFrame, root: Path, cache: Path
-) -> tuple[pd.DataFrame, dict[str, str], list[tuple[str, str]]]:
-    """Returns the rows with each group of near-duplicates in one split, the files left out, and pairs of different classes.
+def _search(rows: pd.DataFrame, root: Path, cache: Path) -> tuple[list["Pair"], dict[str, str]]:
+    """Returns the pairs of near-duplicates among these rows, by position, and the reason for each file that cannot be read."""
+    from catdog.data.duplicates import find_pairs, find_unreadable
 
-    If catdog divides the images, a whole group goes to the split of its first image in the fixed order. If the data set's own
-    folders have a group in different splits, the images in later splits are left out.
-    """
-    from catdog.data.duplicates import find_pairs, group_pairs
+    files, digests = list(rows["file"]), list(rows["sha256"])
+    paths = [root / file for file in files]
+    pairs = find_pairs(paths, digests, cache)
+    return pairs, {files[place]: reason for place, reason in find_unreadable(paths, digests, cache).items()}
 
-    rows = rows.reset_index(drop=True)
-    pairs = find_pairs([root / file for file in rows["file"]], list(rows["sha256"]), cache)
+
+def _find_conflicts(rows: pd.DataFrame, pairs: Sequence["Pair"]) -> tuple[tuple[str, str], ...]:
     files, labels = list(rows["file"]), list(rows["label"])
-    conflicts = [(files[p.first], files[p.second]) for p in pairs if labels[p.first] != labels[p.second]]
-    left_out: dict[str, str] = {}
-    involved = sorted({place for pair in pairs for place in (pair.first, pair.second)})
-    groups = rows.loc[involved].assign(group=group_pairs(pairs, len(rows))[involved])
-    split = rows["split"].copy()
-    for _, members in groups.groupby("group"):
-        for _, pool in members.groupby("given"):
-            # The first in the fixed order, which is not sorted by split: so the sizes of the splits stay about the same.
-            split.loc[pool.index] = pool["split"].iloc[0]
-        order = split.loc[members.index].map(SPLITS.index)
-        kept = members["file"][order == order.min()].iloc[0]
-        left_out |= dict.fromkeys(members["file"][order > order.min()], kept)
-    rows = rows.assign(split=split)
-    return rows[~rows["file"].isin(list(left_out))], left_out, conflicts
+    return tuple((files[p.first], files[p.second]) for p in pairs if labels[p.first] != labels[p.second])
 
 
-def _find_unreadable(rows: pd.DataFrame, root: Path, cache: Path) -> dict[str, str]:
-    """Returns the reason for each file that cannot be read; the search for near-duplicates has found them."""
-    from catdog.data.duplicates import find_unreadable
+def _bring_to_one_side(
+    rows: pd.DataFrame, pairs: Sequence["Pair"]
+) -> tuple[pd.DataFrame, dict[str, str], dict[str, str]]:
+    """Returns the rows with each component in one split, the copies left out, and the files left out for their group.
 
-    files = list(rows["file"])
-    found = find_unreadable([root / file for file in files], list(rows["sha256"]), cache)
-    return {files[place]: reason for place, reason in found.items()}
+    A component is what groups and near-duplicates connect; the rows that are returned have its number in the column component. If
+    catdog divides the images, a whole component goes to the split of its first image in the fixed order. If the data set's own
+    folders have it in different splits, the images in later splits are left out.
+    """
+    rows = rows.reset_index(drop=True).assign(component=np.arange(len(rows)))
+    grouped = np.flatnonzero(rows["group"] != "")
+    if not pairs and not len(grouped):
+        return rows, {}, {}
+    from catdog.data.duplicates import connect
+
+    # Each image of a group is linked to the first.
+    firsts = rows["group"].iloc[grouped].drop_duplicates()
+    heads = rows["group"].iloc[grouped].map(pd.Series(firsts.index, firsts.to_numpy()))
+    component = connect(
+        [*(pair.first for pair in pairs), *heads], [*(pair.second for pair in pairs), *grouped], len(rows)
+    )
+    rows = rows.assign(component=component)
+    involved = rows[rows["component"].duplicated(keep=False)]
+    # The first in the fixed order, which is not sorted by split: so the sizes of the splits stay about the same.
+    moved = involved.groupby(["component", "given"], sort=False)["split"].transform("first")
+    order = moved.map(SPLITS.index)
+    earliest = order.groupby(involved["component"]).transform("min")
+    stays, goes = involved[order == earliest], involved[order > earliest].sort_values("component", kind="stable")
+    kept = stays.drop_duplicates("component").set_index("component")["file"]
+    of_kept_group = set(stays["group"]) - {""}
+    apart = {file: group for file, group in zip(goes["file"], goes["group"], strict=True) if group in of_kept_group}
+    copies = goes[~goes["file"].isin(list(apart))]
+    left_out = dict(zip(copies["file"], copies["component"].map(kept), strict=True))
+    rows = rows.assign(split=moved.reindex(rows.index).fillna(rows["split"]))
+    return rows.drop(index=goes.index), left_out, apart
 
 
-def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, classes: tuple[str, ...]) -> None:
+def _name_components(rows: pd.DataFrame) -> pd.Series:
+    """Returns the name of each row's component: that of a group in it, or else of its first file."""
+    if not rows["component"].duplicated().any() and not (rows["group"] != "").any():
+        return rows["file"]
+    named = rows[rows["group"] != ""].drop_duplicates("component").set_index("component")["group"]
+    files = rows.sort_values("file", kind="stable").drop_duplicates("component").set_index("component")["file"]
+    return rows["component"].map(files.to_dict() | named.to_dict())
+
+
+def _require_every_class(
+    shown: str, rows: pd.DataFrame, found: pd.DataFrame, classes: tuple[str, ...], apart: int
+) -> None:
     """Raises a UserError if a class has no image in a split; it says how many images the class has, and how many it needs.
 
     Args:
@@ -344,6 +456,7 @@ def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, cl
         rows: the images that are used: label and split.
         found: those found on the disk: label and given.
         classes: the class names.
+        apart: how many held-out files are left out because their group has images in an earlier split.
     """
     kept = set(zip(rows["split"], rows["label"], strict=True))
     missing = [(split, label) for split in SPLITS for label in classes if (split, label) not in kept]
@@ -362,10 +475,17 @@ def _require_every_class(shown: str, rows: pd.DataFrame, found: pd.DataFrame, cl
         )
         is_short = any(sizes[folder] < least for folder, least in folders.items())
         (short if is_short else enough).append(f"{label!r} has {words}")
+    undivided = ", and groups (dataset.groups) are not divided" if (found["group"] != "").any() else ""
+    strayed = (
+        f" {plural(apart, 'held-out file')} left out, as their groups are in an earlier split too." if apart else ""
+    )
     raise UserError(
         f"dataset.archive: {shown} leaves no image for {', '.join(f'{split}/{label}' for split, label in missing[:MOST_NAMED])}"
-        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}. Add images, or leave these classes out:\n  "
-        + "\n  ".join(name_some([*short, *(f"{words}, but copies of one picture count once" for words in enough)]))
+        f"{', ...' if len(missing) > MOST_NAMED else ''}. Every class needs {needed}.{strayed} "
+        "Add images, or leave these classes out:\n  "
+        + "\n  ".join(
+            name_some([*short, *(f"{words}, but copies of one picture count once{undivided}" for words in enough)])
+        )
     )
 
 

@@ -21,10 +21,9 @@ from catdog.deployment.members import MAY_HAVE, choose_members, require_alike
 from catdog.deployment.prediction import load_keras_model
 from catdog.deployment.pyfunc import is_keras
 from catdog.registry.champion import find_champion, promote
-from catdog.statistics.contrasts import accuracy_interval, contrast
-from catdog.statistics.proportions import wilson_interval
+from catdog.statistics.contrasts import contrast, count_groups, single_interval
 from catdog.system.errors import UserError
-from catdog.system.wording import listed, percent, signed, signed_interval
+from catdog.system.wording import in_groups, listed, percent, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.metric_names import FAIR_VAL_ACCURACY, MS_PER_IMAGE, PARAMETERS
 from catdog.tracking.models import describe_model
@@ -84,6 +83,7 @@ class EnsemblePlan:
         to_champion: what it adds to the champion; None: they are not compared.
         no_champion: if not, why, in words.
         run_id: the run of the same ensemble if that exists already; "" otherwise.
+        groups: int (N,), the groups that the validation images come in; None if every image is a group of its own.
     """
 
     name: str
@@ -95,6 +95,7 @@ class EnsemblePlan:
     to_champion: Difference | None
     no_champion: str = ""
     run_id: str = ""
+    groups: np.ndarray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -108,25 +109,23 @@ class EnsemblePlan:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of that accuracy over images: Wilson's, if nothing had to be accounted for."""
-        if not self.is_cross_fitted:
-            return wilson_interval(self.answers.correct, len(self.answers))
-        low, high = accuracy_interval(self.scores[np.newaxis])
-        return float(low), float(high)
+        """The 95% interval of that accuracy over images, or over groups of images."""
+        return single_interval(self.scores if self.is_cross_fitted else self.answers.right, self.groups)
 
     def describe(self) -> list[str]:
         """Returns what the stored answers say, as lines for a terminal."""
         low, high = self.interval
         each = ", ".join(percent(accuracy) for accuracy in self.member_accuracies)
+        shown = in_groups(len(self.answers), count_groups(self.groups), "validation image")
         champion = self.no_champion if self.to_champion is None else f"{self.to_champion.words}, {self.to_champion.to}"
         accuracy = "fair val accuracy" if self.is_cross_fitted else "val accuracy"
         return [
-            f"{self.name}, judged by stored answers to {len(self.answers):,} validation images:",
+            f"{self.name}, judged by stored answers to {shown}:",
             f"  {accuracy:<19}  {percent(self.accuracy)} % [{percent(low)}, {percent(high)}]",
             f"  its members          {each}; mean {percent(float(np.mean(self.member_accuracies)))} %",
             f"  less their mean      {self.to_members.words}",
             f"  less the champion    {champion}",
-            "Intervals are over images: they hold for these models.",
+            f"Intervals are over {'images' if self.groups is None else 'groups of images'}: they hold for these models.",
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,6 +137,7 @@ class EnsemblePlan:
                 for run, accuracy in zip(self.members, self.member_accuracies, strict=True)
             ],
             "val_images": len(self.answers),
+            "val_groups": count_groups(self.groups),
             "val_accuracy": self.accuracy,
             "val_low": self.interval[0],
             "val_high": self.interval[1],
@@ -201,13 +201,14 @@ def plan_ensemble(
     answers = Predictions(answered[0].files, answered[0].labels, answered[0].class_names, mean)
     flattery = np.mean([one.right - score for one, score in zip(answered, member_scores, strict=True)], axis=0)
     scores = answers.right - flattery
+    groups = next((codes for run in members if (codes := run.load_groups(answers.files)) is not None), None)
     to_champion, reason = _compare_with_champion(
-        client, study, members[0].data_digest, {run.run_id for run in members}, answers, scores
+        client, study, members[0].data_digest, {run.run_id for run in members}, answers, scores, groups
     )
     return EnsemblePlan(
         name_ensemble(members), tuple(members), answers, scores, tuple(float(one.mean()) for one in member_scores),
-        _subtract(scores, np.stack(member_scores), "the mean of its members"), to_champion, reason,
-        _find_built(client, study, members),
+        _subtract(scores, np.stack(member_scores), "the mean of its members", groups), to_champion, reason,
+        _find_built(client, study, members), groups,
     )  # fmt: skip
 
 
@@ -248,9 +249,11 @@ def _align(client: "MlflowClient", members: Sequence[StoredRun]) -> tuple[list[P
     return aligned, scores
 
 
-def _subtract(scores: np.ndarray, others: np.ndarray, to: str) -> Difference:
-    """Returns the difference in accuracy: `scores` is float (N,), `others` float (S, N) on the same images."""
-    found = contrast(scores[np.newaxis], others)
+def _subtract(scores: np.ndarray, others: np.ndarray, to: str, groups: np.ndarray | None) -> Difference:
+    """Returns the difference in accuracy: `scores` is float (N,), `others` float (S, N) on the same images, in groups int (N,)."""
+    if count_groups(groups) == 1:
+        return Difference(to, float(scores.mean() - others.mean()), float("nan"), float("nan"))
+    found = contrast(scores[np.newaxis], others, groups)
     return Difference(to, float(found.estimate), float(found.low), float(found.high))
 
 
@@ -261,6 +264,7 @@ def _compare_with_champion(
     members: set[str],
     answers: Predictions,
     scores: np.ndarray,
+    groups: np.ndarray | None,
 ) -> tuple[Difference | None, str]:
     """Returns what the ensemble adds to the champion of the study; or None, and why they are not compared."""
     version = find_champion(client, study)
@@ -279,7 +283,7 @@ def _compare_with_champion(
         return None, "not compared: it answered other validation images"
     standing = load_score(client, champion, stored).values[np.array([place[file] for file in answers.files])]
     words = f"{version.name} version {version.version}, {champion.name}"
-    return _subtract(scores, standing[np.newaxis], words), ""
+    return _subtract(scores, standing[np.newaxis], words, groups), ""
 
 
 def _find_built(client: "MlflowClient", study: str, members: Sequence[StoredRun]) -> str:

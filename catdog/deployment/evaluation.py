@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catdog.system.errors import UserError
+from catdog.system.wording import in_groups
 from catdog.tracking.records import explain_gone, find_run
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ class TestResult:
     Attributes:
         counts: int64 (C, C), images by true class (rows) and answer (columns).
         accuracy: in [0, 1].
-        low: lower end of the accuracy's 95% Wilson interval.
+        low: lower end of the accuracy's 95% interval (Wilson's, if every image is a group of its own); NaN for a single group.
         high: upper end.
         loss: mean cross-entropy in nats.
         precision: float64 (C,) in [0, 1], NaN for a class that was never predicted.
         recall: float64 (C,) in [0, 1].
+        groups: the number of groups that the images come in, which the interval counts; None if each is a group of its own.
     """
 
     counts: np.ndarray
@@ -45,6 +47,7 @@ class TestResult:
     loss: float
     precision: np.ndarray
     recall: np.ndarray
+    groups: int | None = None
 
     __test__ = False  # not a test, whatever pytest thinks of the name
 
@@ -136,7 +139,7 @@ class Evaluation:
         low, high = self.interval
         return (
             f"test accuracy {self.accuracy:.3f}, 95% interval {low:.3f} to {high:.3f} "
-            f"({self.correct} of {self.images:,} images), loss {self.loss:.3f}"
+            f"({self.correct} of {in_groups(self.images, self.result.groups)}), loss {self.loss:.3f}"
         )
 
     @property
@@ -163,6 +166,7 @@ class Evaluation:
             "low": self.result.low,
             "high": self.result.high,
             "images": self.images,
+            "groups": self.result.groups,
             "correct": self.correct,
             "loss": self.loss,
             "baseline": self.baseline,
@@ -174,17 +178,18 @@ class Evaluation:
         }
 
 
-def score_predictions(predictions: "Predictions") -> TestResult:
-    """Returns the results that follow from predictions."""
-    from catdog.statistics.proportions import precision_and_recall, wilson_interval
+def score_predictions(predictions: "Predictions", groups: np.ndarray | None = None) -> TestResult:
+    """Returns the results that follow from predictions; groups are those of the images, int (N,), if they come in groups."""
+    from catdog.statistics.contrasts import count_groups, single_interval
+    from catdog.statistics.proportions import precision_and_recall
 
     counts, total = predictions.confusion, len(predictions)
     of_label = predictions.probabilities.astype(np.float64)[np.arange(total), predictions.label_indices]
     # A probability that underflowed to 0 would make the mean infinite. Keras clips at the same value.
     loss = -np.log(np.clip(of_label, 1e-7, 1)).mean()
     return TestResult(
-        counts, predictions.accuracy, *wilson_interval(predictions.correct, total), float(loss),
-        *precision_and_recall(counts),
+        counts, predictions.accuracy, *single_interval(predictions.right, groups), float(loss),
+        *precision_and_recall(counts), count_groups(groups),
     )  # fmt: skip
 
 
@@ -227,7 +232,7 @@ def evaluate(
         look.give_images()
         split = dataset.load_split("test", model.image_size, look=look)
         predictions = predict_split(kept, split, batch_size)
-        result = score_predictions(predictions)
+        result = score_predictions(predictions, dataset.manifest.code_groups(predictions.files))
         look.record({"test/accuracy": result.accuracy, "test/loss": result.loss})
         _log_result(client, run_id, predictions, result)
     words = describe_look(look, run_id)

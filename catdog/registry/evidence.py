@@ -15,7 +15,7 @@ from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE
 from catdog.statistics.sequential import spend_on_challenge
-from catdog.system.wording import plural, points, signed, signed_interval
+from catdog.system.wording import in_groups, points, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import StoredRun, find_seeds
 from catdog.tracking.scores import Score, load_score
@@ -108,6 +108,7 @@ class Evidence:
         own_difference: the same difference between the two models that are served; None if they are all that was compared.
         own_low: lower bound of its interval.
         own_high: upper bound.
+        groups: the number of groups that these images come in; None if every image is a group of its own.
     """
 
     outcome: Judgement | Reason
@@ -130,6 +131,7 @@ class Evidence:
     own_difference: float | None = None
     own_low: float | None = None
     own_high: float | None = None
+    groups: int | None = None
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
@@ -174,13 +176,14 @@ class Evidence:
         """The evidence in Markdown, for the version's page in MLflow."""
         lines = [f"**{self.outcome}**: {self.words}."]
         if self.difference is not None and self.low is not None and self.high is not None:
+            images = in_groups(self.images, self.groups)
             kind = "seeds and images" if self.over_seeds else "images alone: each side is one model"
             lines += [
                 "",
                 f"| val accuracy, challenger less champion | {100 * self.confidence:.4g}% interval | images | runs "
                 "| calibration error |",
                 "|---|---|---|---|---|",
-                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {self.images:,} "
+                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {images} "
                 f"| {len(self.challenger_runs)} against {len(self.champion_runs)} "
                 f"| {self.challenger_calibration_error:.3f} against {self.champion_calibration_error:.3f} |",
                 "",
@@ -219,7 +222,7 @@ def weigh(
     low, high = (float(bound) for bound in found.interval(confidence))
     judged = judge(found, config.margin, confidence)
     difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
-    seen = f"{difference} on {plural(found.images, 'val image')}"
+    seen = f"{difference} on {in_groups(found.images, found.groups, 'val image')}"
     if found.estimate <= 0:
         outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
@@ -285,13 +288,19 @@ def compare_runs(
     labels_differ = any(arrays[0][0].get(file) != arrays[1][0].get(file) for file in files)
     if len(files) < 2 or labels_differ or len(files) < max(len(array[0]) for array in arrays):
         return Evidence(Reason.NOT_COMPARABLE, "not compared: the two answered different validation images"), None
+    # Of a run from before there were groups, the other one knows them: both have the same images.
+    groups = next((codes for run in (challenger, champion) if (codes := run.load_groups(files)) is not None), None)
+    if groups is not None and groups.max() == 0:
+        return Evidence(Reason.NOT_COMPARABLE, "not compared: all validation images are of one group"), None
     from catdog.statistics.contrasts import contrast
 
-    found = contrast(*(scores[files].to_numpy(dtype=float) for _, scores, _ in arrays))
+    first, second = (scores[files].to_numpy(dtype=float) for _, scores, _ in arrays)
+    found = contrast(first, second, groups)
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
     number = challenge.number_for(tuple(sides[0]), tuple(sides[1]))
     confidence = challenge.confidence(number, config.error)
-    own = _compare_served(sides, (challenger.run_id, champion.run_id), arrays, files) if found.over_seeds else None
+    served = (challenger.run_id, champion.run_id)
+    own = _compare_served(sides, served, arrays, files, groups) if found.over_seeds else None
     outcome, words = weigh(found, calibration, config, confidence, own)
     if same_variant:
         words += ", as another seed of the same variant" if same_study else ", as the same variant in another study"
@@ -300,7 +309,7 @@ def compare_runs(
     evidence = Evidence(
         outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
         tuple(sides[0]), tuple(sides[1]), *calibration, config.margin, config.rule, confidence, number, challenge.variants,
-        config.error, None if own is None else float(own.estimate), own_low, own_high,
+        config.error, None if own is None else float(own.estimate), own_low, own_high, found.groups,
     )  # fmt: skip
     return evidence, found
 
@@ -310,6 +319,7 @@ def _compare_served(
     served: tuple[str, str],
     arrays: "Sequence[tuple[Any, pd.DataFrame, Any]]",
     files: list[str],
+    groups: np.ndarray | None,
 ) -> Contrast | None:
     """Returns the difference between the two models that are served, by their own answers; None if those of one are gone."""
     from catdog.statistics.contrasts import contrast
@@ -317,9 +327,10 @@ def _compare_served(
     if not all(run_id in side for run_id, side in zip(served, sides, strict=True)):
         return None
     rows = [[*side].index(run_id) for run_id, side in zip(served, sides, strict=True)]
-    return contrast(
-        *(scores[files].to_numpy(dtype=float)[row : row + 1] for row, (_, scores, _) in zip(rows, arrays, strict=True))
+    first, second = (
+        scores[files].to_numpy(dtype=float)[row : row + 1] for row, (_, scores, _) in zip(rows, arrays, strict=True)
     )
+    return contrast(first, second, groups)
 
 
 def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, tuple[Predictions, Score]]":

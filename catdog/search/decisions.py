@@ -20,7 +20,7 @@ from catdog.statistics.planning import plan_comparison
 from catdog.statistics.sequential import RESERVE, level_of_looks, plan_looks
 from catdog.system.errors import UserError
 from catdog.system.terminal import add_name_column, name_text
-from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
+from catdog.system.wording import at_least, at_most, in_groups, plural, signed, signed_interval
 from catdog.tracking import tags as tag
 from catdog.tracking.records import log_decision
 
@@ -69,7 +69,7 @@ class Pair:
             return f"no difference of more than {at_most(max(-low, high))}"
         if self.outcome == Judgement.FUTILE:
             assert self.found is not None
-            return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
+            return f"cannot be decided by more seeds: {in_groups(self.found.images, self.found.groups)} are too few"
         return "undecided"
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from catdog.statistics.proportions import CONFIDENCE, Number, proportion_interval
+from catdog.statistics.proportions import CONFIDENCE, Number, proportion_interval, wilson_interval
 
 MOST_SEEDS = 100
 # So many seeds that only the noise of the images is left.
@@ -36,6 +36,7 @@ class Contrast:
         image_variance: the part of the estimate's variance that more seeds would not reduce.
         seeds: the number of seeds of each variant.
         images: the number of images, the same for all.
+        groups: the number of groups of images, if images come in groups; None: every image stands for itself.
     """
 
     estimate: Number
@@ -44,11 +45,17 @@ class Contrast:
     seeds: tuple[int, ...]
     images: int
     _floor: Number = field(repr=False, default=0.0)
+    groups: int | None = None
 
     @property
     def over_seeds(self) -> bool:
         """Whether every variant has several seeds. If not, the interval is over images alone and holds for these models only."""
         return min(self.seeds) > 1
+
+    @property
+    def units(self) -> int:
+        """How many independent draws the images are: the number of groups, or of images."""
+        return self.images if self.groups is None else self.groups
 
     def standard_error(self, seeds: tuple[int, ...] | None = None) -> Number:
         """The estimate's standard error, with the actual numbers of seeds or with hypothetical ones."""
@@ -87,13 +94,13 @@ class Contrast:
     ) -> tuple[Number, Number]:
         """The variance of the estimate from these variances over seeds, and its degrees of freedom."""
         terms = [v / n for v, n in zip(seed_variances, seeds, strict=True)]
-        parts = [(self.image_variance, self.images - 1)]
+        parts = [(self.image_variance, self.units - 1)]
         if self.over_seeds:
             parts += zip(terms, freedoms, strict=True)
         total = sum(variance for variance, _ in parts)
         squares = sum(variance**2 / freedom for variance, freedom in parts)
         safe = np.where(squares > 0, squares, 1.0)
-        freedom = np.where(squares > 0, total**2 / safe, self.images - 1.0)[()]
+        freedom = np.where(squares > 0, total**2 / safe, self.units - 1.0)[()]
         return np.maximum(sum([self.image_variance, *terms]), self._floor**2), freedom
 
     def interval(self, confidence: float = CONFIDENCE, seeds: tuple[int, ...] | None = None) -> tuple[Number, Number]:
@@ -170,18 +177,24 @@ def _half_width(variance: Number, freedom: Number) -> Number:
     return special.stdtrit(freedom, 0.5 + CONFIDENCE / 2) * np.sqrt(variance)
 
 
-def mean(values: np.ndarray) -> Contrast:
+def mean(values: np.ndarray, groups: np.ndarray | None = None) -> Contrast:
     """The mean of one variant over seeds and images.
 
     Args:
         values: float or bool (S, N), a run's score on an image, such as whether it is right; (..., S, N) for many studies.
+        groups: int (N,), the group of each image, as for `contrast`; None: every image stands for itself.
+
+    Raises:
+        ValueError: there are fewer than two images, or groups.
 
     Source: as for `contrast`.
     """
-    return _build(*_split(values))
+    return _build(*_split(values, groups))
 
 
-def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tuple[Number, Number]:
+def accuracy_interval(
+    right: np.ndarray, confidence: float = CONFIDENCE, groups: np.ndarray | None = None
+) -> tuple[Number, Number]:
     """The interval of a variant's accuracy over seeds and images. It stays inside [0, 1] even if hardly any answer is wrong.
 
     It is the interval of a proportion (`proportions.proportion_interval`) at the effective sample size: the number of independent
@@ -190,21 +203,45 @@ def accuracy_interval(right: np.ndarray, confidence: float = CONFIDENCE) -> tupl
     Args:
         right: bool (S, N), runs by images; (..., S, N) for many studies at once.
         confidence: in (0, 1).
+        groups: int (N,), the group of each image, as for `contrast`; None: every image stands for itself.
+
+    Raises:
+        ValueError: there are fewer than two images, or groups.
 
     Source: Korn and Graubard (1998), "Confidence intervals for proportions with small expected number of positive counts
     estimated from survey data", Survey Methodology 24:193-201, for the effective sample size.
     """
-    found = mean(right)
+    found = mean(right, groups)
     quantile = special.stdtrit(found.freedom(), 0.5 + confidence / 2)
     spread = found.estimate * (1 - found.estimate)
-    # If all are right or all wrong, the variance is unknown, so each image counts once. The effective sample size never exceeds the
-    # number of answers: the errors of one seed may offset those of another, but that may be luck.
-    answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.images)
+    # If all are right or all wrong, the variance is unknown, so each image, or group, counts once. The effective sample size never
+    # exceeds the number of answers: the errors of one seed may offset those of another, but that may be luck.
+    answers = np.where(spread > 0, spread / found.standard_error() ** 2, found.units)
     answers = np.minimum(answers, found.images * found.seeds[0])
     return proportion_interval(found.estimate, answers, quantile)
 
 
-def contrast(first: np.ndarray, second: np.ndarray) -> Contrast:
+def single_interval(right: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """The 95% interval of one model's accuracy: Wilson's, or over groups if images come in groups; NaN for a single group.
+
+    Args:
+        right: bool (N,), whether each answer is right; or float (N,), what it counts for.
+        groups: int (N,), the group of each image; None: every image stands for itself.
+    """
+    if groups is None and np.isin(right, (0, 1)).all():
+        return wilson_interval(int(right.sum()), len(right))
+    if (len(right) if groups is None else count_groups(groups)) == 1:
+        return float("nan"), float("nan")
+    low, high = accuracy_interval(right[np.newaxis], groups=groups)
+    return float(low), float(high)
+
+
+def count_groups(groups: np.ndarray | None) -> int | None:
+    """How many groups there are, given the group of each image; None for None."""
+    return None if groups is None else len(np.unique(groups))
+
+
+def contrast(first: np.ndarray, second: np.ndarray, groups: np.ndarray | None = None) -> Contrast:
     """The difference of two variants, first minus second, each with its own seeds, on the same images.
 
     The standard error is that of Owen's pigeonhole bootstrap, which resamples both seeds and images. Here it is computed in closed
@@ -213,30 +250,66 @@ def contrast(first: np.ndarray, second: np.ndarray) -> Contrast:
     of 3 to 10 seeds and 200 to 800 images the interval covers the truth in 94 to 96%, the bootstrap's own percentiles in 90 to 99%
     (`tests/statistics/test_contrasts.py`).
 
-    Assumes that seeds are independent draws, in both variants, and that images are too. Frames of one film are not.
+    Assumes that seeds are independent draws, in both variants, and that images are too, or groups of images. Frames of one film are
+    not: with groups, the films are the draws. The estimate stays the mean over images; its variance is that of a ratio of sums over
+    groups, which may differ in size.
 
     Args:
         first: float or bool (S1, N), runs by images; (..., S1, N) for many studies at once.
         second: (S2, N) or (..., S2, N), the same images in the same order.
+        groups: int (N,), the same number for images of one group; None: every image stands for itself.
 
     Raises:
-        ValueError: the shapes do not fit, or there are fewer than two images.
+        ValueError: the shapes do not fit, or there are fewer than two images, or groups.
 
     Source: Owen (2007), "The pigeonhole bootstrap", Annals of Applied Statistics 1:386-411, for the bootstrap and its bias;
-    Cornfield and Tukey (1956), Annals of Mathematical Statistics 27:907-949, for the variance components of crossed factors.
+    Cornfield and Tukey (1956), Annals of Mathematical Statistics 27:907-949, for the variance components of crossed factors;
+    Cochran (1977), "Sampling Techniques", 3rd edition, sections 9A.2 and 6.4, for groups of unequal size (the linearized ratio).
     """
-    a, b = _split(first), _split(second)
+    a, b = _split(first, groups), _split(second, groups)
     if a[1].shape != b[1].shape:
         raise ValueError(f"needs the same images on both sides, got {first.shape} and {second.shape}")
-    return _build(a[0] - b[0], a[1] - b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4])
+    grouped = None if a[5] is None else (a[5][0], a[5][1] - b[5][1])
+    return _build(a[0] - b[0], a[1] - b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4], grouped)
 
 
-def _split(values: np.ndarray) -> tuple[Any, ...]:
-    """Returns mean, image means, (variance over seeds,), noise of the mean, (seeds,)."""
+def _split(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[Any, ...]:
+    """Returns mean, image means, (variance over seeds,), noise of the mean, (seeds,), and (images, group means) if grouped.
+
+    If images come in groups, a group takes the place of an image everywhere but in the last item.
+    """
     values = np.asarray(values, dtype=float)
+    values, grouped = _average_groups(values, groups)
+    return *_split_units(values), grouped
+
+
+def _average_groups(values: np.ndarray, groups: np.ndarray | None) -> tuple[np.ndarray, tuple[int, np.ndarray] | None]:
+    """Returns each run's score on each group, with its mean over groups equal to its mean over images; and (images, group means).
+
+    The score is the linearized ratio: the run's mean, plus what the group adds to it. If all groups have the same size, it is the
+    group's mean. If every group has one image, the values are returned as they are, and None.
+    """
+    images = values.shape[-1]
+    if groups is None:
+        return values, None
+    groups = np.asarray(groups)
+    if groups.shape != (images,):
+        raise ValueError(f"needs a group for each of {images} images, got {groups.shape}")
+    codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    if len(sizes) == images:
+        return values, None
+    order = np.argsort(codes, kind="stable")
+    sums = np.add.reduceat(values[..., order], np.r_[0, np.cumsum(sizes)[:-1]], axis=-1)
+    own = values.mean(axis=-1, keepdims=True)
+    scores = own + (sums - own * sizes) * (len(sizes) / images)
+    return scores, (images, sums.mean(axis=-2) / sizes)
+
+
+def _split_units(values: np.ndarray) -> tuple[Any, ...]:
+    """Returns what `_split` does, but for the last item."""
     seeds, images = values.shape[-2:]
     if images < 2 or seeds < 1:
-        raise ValueError(f"needs at least 1 seed and 2 images, got {values.shape}")
+        raise ValueError(f"needs at least 1 seed and 2 images or groups, got {values.shape}")
     by_seed, by_image = values.mean(axis=-1), values.mean(axis=-2)
     overall = by_seed.mean(axis=-1)
     if seeds == 1:
@@ -258,6 +331,7 @@ def _build(
     seed_variances: tuple[Any, ...],
     noise: np.ndarray,
     seeds: tuple[int, ...],
+    grouped: tuple[int, np.ndarray] | None = None,
 ) -> Contrast:
     images = by_image.shape[-1]
     image_variance = by_image.var(axis=-1, ddof=1) / images
@@ -267,11 +341,14 @@ def _build(
     else:
         seed_variances = tuple(np.zeros_like(variance) for variance in seed_variances)
     # If the variants differ on hardly any image, the variance over images is unknown: a rare kind of image may not have come up.
-    telling = (by_image != np.median(by_image, axis=-1, keepdims=True)).sum(axis=-1)
+    # The scores of groups depend on their sizes, their means do not; they are rounded, as sums of fractions may differ by a bit.
+    shown = by_image if grouped is None else np.round(grouped[1], 9)
+    telling = (shown != np.median(shown, axis=-1, keepdims=True)).sum(axis=-1)
     floor = np.where(telling < FEW_IMAGES, 2.0, 1 / max(seeds)) / images
-    return Contrast(
-        estimate[()], tuple(variance[()] for variance in seed_variances), image_variance[()], seeds, images, floor
-    )
+    variances = tuple(variance[()] for variance in seed_variances)
+    if grouped is not None:
+        return Contrast(estimate[()], variances, image_variance[()], seeds, grouped[0], floor, groups=images)
+    return Contrast(estimate[()], variances, image_variance[()], seeds, images, floor)
 
 
 def bootstrap_means(variants: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:

@@ -208,7 +208,10 @@ def _explain_new(planned: PlannedRun, recent: Sequence[StoredRun]) -> str:
     words, nearest = min(reasons, key=lambda pair: (len(pair[0]), sum(map(len, pair[0]))))
     if DATA_CHANGED in words:
         count = count_changed_files(nearest, planned.images)
-        words[words.index(DATA_CHANGED)] += f": {plural(count, 'file')}"
+        # With all files as they were, it is the groups that changed.
+        regrouped = not count and (bool(nearest.groups) or "group" in planned.images)
+        changed = "groups of images" if regrouped else plural(count, "file")
+        words[words.index(DATA_CHANGED)] += f": {changed}"
     return "; ".join(words) or "no such run"
 
 

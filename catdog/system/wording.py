@@ -92,6 +92,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{agree(number, '', 's')}"
 
 
+def in_groups(images: int, groups: int | None, noun: str = "image") -> str:
+    """`800 images in 200 groups`; without groups `800 images`."""
+    return plural(images, noun) + (f" in {plural(groups, 'group')}" if groups is not None else "")
+
+
 def agree(number: int, one: str, several: str) -> str:
     """The form of a word that agrees with a number: `agree(1, "is", "are")` is `is`."""
     return one if number == 1 else several

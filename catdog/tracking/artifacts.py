@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EPOCH_ANSWERS = "predictions/val_epochs.npz"
 # These columns stay text: a class or file called "NA" or "007" is neither a missing value nor a number. The type is object because
 # pandas' own string type takes longer to build than everything else together.
-NAMES = {"file": object, "label": object, "sha256": object}
+NAMES = {"file": object, "label": object, "sha256": object, "group": object}
 
 
 def resolve_address(client: "MlflowClient", artifact_uri: str) -> str:
@@ -69,7 +69,7 @@ def load_bytes(artifact_uri: str, path: str) -> bytes | None:
 
 
 def load_table(artifact_uri: str, path: str) -> "pd.DataFrame":
-    """Returns a run's CSV file; empty if it has none. The columns file, label and sha256 are always text.
+    """Returns a run's CSV file; empty if it has none. The columns file, label, sha256 and group are always text.
 
     Raises:
         UserError: as `load_bytes`, or the file is not a valid table.

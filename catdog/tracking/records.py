@@ -4,7 +4,7 @@ import ast
 import contextlib
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -24,6 +24,7 @@ from catdog.tracking.store import check_study, store_command
 from catdog.tracking.tags import ENSEMBLE, RUN, SWEEP, WITH_MODEL, Tags
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -184,6 +185,11 @@ class StoredRun:
         return int(self.tags[tag.IMAGES.format(split="train")])
 
     @property
+    def groups(self) -> str:
+        """Who named the groups of its images: a pattern, a file, or near_duplicates; "" if its images come in no groups."""
+        return self.tags.groups
+
+    @property
     def command(self) -> str:
         """The command line that started it; "" if unknown."""
         return self.tags.get(tag.COMMAND) or self.tags.get(tag.SOURCE, "")
@@ -266,8 +272,18 @@ class StoredRun:
         return load_epoch_answers(self.address)
 
     def load_splits(self) -> "pd.DataFrame":
-        """Returns the split of each image: columns file, label, split, sha256; empty if nothing is stored."""
+        """Returns the split of each image: columns file, label, split, sha256 and, if any, group; empty if nothing is stored."""
         return load_table(self.address, "split.csv")
+
+    def load_groups(self, files: Iterable[str]) -> "np.ndarray | None":
+        """Returns the groups of images, int (N,) in the order of `files`; None if each is a group of its own, or none is known."""
+        if not self.groups:
+            return None
+        from catdog.data.groups import code_groups
+
+        splits = self.load_splits()
+        names = dict(zip(splits["file"], splits["group"], strict=True)) if "group" in splits else {}
+        return code_groups([names.get(file, file) for file in files])
 
 
 @lru_cache(maxsize=4096)

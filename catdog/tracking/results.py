@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from catdog.config.schema import DatasetConfig
+from catdog.config.schema import NEAR_DUPLICATES, DatasetConfig
 from catdog.tracking import tags as tag
 from catdog.tracking.run import OutboxRun, log_inputs
 
@@ -35,6 +35,7 @@ def log_data(run: OutboxRun, config: DatasetConfig, manifest: "Manifest") -> Non
         **{tag.IMAGES.format(split=split): str(counts.get(split, 0)) for split in ("train", "val", "test")},
         tag.MAJORITY_FRACTION: f"{majority_fraction(manifest):.6f}",
         tag.CLASSES: ",".join(manifest.classes),
+        **({tag.GROUPS: manifest.groups.by if manifest.groups else NEAR_DUPLICATES} if "group" in manifest.images else {}),
     })  # fmt: skip
     run.log_table(manifest.images, "split.csv")
     log_inputs(run, config, manifest.images, manifest.digest)

@@ -36,9 +36,7 @@ class Score:
         return float(self.values.mean()) if len(self.values) else float("nan")
 
 
-def load_score(
-    client: "MlflowClient", run: StoredRun, predictions: "Predictions", groups: np.ndarray | None = None
-) -> Score:
+def load_score(client: "MlflowClient", run: StoredRun, predictions: "Predictions") -> Score:
     """Returns what a run's kept model counts for on each validation image.
 
     An ensemble is made of models that were chosen on these images, so its answers count less what its members' were flattered by.
@@ -47,11 +45,10 @@ def load_score(
         client: of the tracking store.
         run: a finished run, or an ensemble.
         predictions: its stored predictions for the validation images.
-        groups: int (N,), the group of each image; None: each is its own.
     """
     right = predictions.right.astype(float)
     if run.tags.ensemble_of:
-        return _score_ensemble(client, run, predictions, groups)
+        return _score_ensemble(client, run, predictions)
     if not run.chose_on_val or not len(right):
         return Score(right)
     answers = run.load_epoch_answers()
@@ -60,14 +57,15 @@ def load_score(
     if answers is None or epoch is None:
         return Score(right, is_flattered=True)
     fair = answers.cross_fit(
-        predictions.right, int(epoch), patience=None if patience in (None, "None") else int(patience), groups=groups
+        predictions.right,
+        int(epoch),
+        patience=None if patience in (None, "None") else int(patience),
+        groups=run.load_groups(predictions.files),
     )
     return Score(right, is_flattered=True) if fair is None else Score(fair, is_cross_fitted=True)
 
 
-def _score_ensemble(
-    client: "MlflowClient", run: StoredRun, predictions: "Predictions", groups: np.ndarray | None
-) -> Score:
+def _score_ensemble(client: "MlflowClient", run: StoredRun, predictions: "Predictions") -> Score:
     excess = []
     fitted = False
     for run_id in run.tags.ensemble_of:
@@ -75,7 +73,7 @@ def _score_ensemble(
         answered = member.load_predictions() if member else None
         if member is None or answered is None or list(answered.files) != list(predictions.files):
             return Score(predictions.right.astype(float), is_flattered=True)
-        score = load_score(client, member, answered, groups)
+        score = load_score(client, member, answered)
         if score.is_flattered:
             return Score(predictions.right.astype(float), is_flattered=True)
         excess.append(answered.right - score.values)

@@ -57,6 +57,8 @@ COLOR = "mlflow.runColor"
 
 # Its data and its model.
 IMAGES = "catdog.{split}_images"
+# Who named groups of images, if images come in groups: a pattern, a file, or near_duplicates.
+GROUPS = "catdog.groups"
 MAJORITY_FRACTION = "catdog.majority_fraction"
 CLASSES = "catdog.classes"
 MODEL_URI = "catdog.model_uri"
@@ -129,6 +131,11 @@ class Tags(dict[str, str]):
     def data_digest(self) -> str:
         """The digest of the images and their splits; "" if unknown."""
         return self.get(DATA_DIGEST, "")
+
+    @property
+    def groups(self) -> str:
+        """Who named the groups of the images; "" if they come in no groups."""
+        return self.get(GROUPS, "")
 
     @property
     def code_digest(self) -> str:

@@ -12,6 +12,8 @@ from catdog.tracking import Job, metric_names
 from catdog.tracking.artifacts import EPOCH_ANSWERS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from catdog.data.dataset import Dataset, SplitImages
     from catdog.data.predictions import Predictions
     from catdog.tracking import OutboxRun
@@ -68,7 +70,12 @@ def log_architecture(run: "OutboxRun", model: Any) -> None:
 
 
 def log_results(
-    run: "OutboxRun", config: Config, fitted: "Fit", predictions: "Predictions", clean_accuracy: float
+    run: "OutboxRun",
+    config: Config,
+    fitted: "Fit",
+    predictions: "Predictions",
+    clean_accuracy: float,
+    groups: "np.ndarray | None" = None,
 ) -> None:
     """Records the results: metrics of the best, last and kept epoch, history, validation predictions, and figures.
 
@@ -78,6 +85,7 @@ def log_results(
         fitted: the finished training.
         predictions: the saved model's, for the validation images.
         clean_accuracy: the saved model's accuracy on training images without augmentation, in [0, 1].
+        groups: int (N,), the group of each validation image; None: each is its own.
     """
     from catdog.data.history import History
     from catdog.tracking.results import log_outcome
@@ -102,7 +110,9 @@ def log_results(
         run.log_bytes(fitted.answers.to_bytes(), EPOCH_ANSWERS)
         score = None
         if config.trainer.keep == "best":
-            score = fitted.answers.cross_fit(predictions.right, fitted.best_epoch, patience=config.trainer.patience)
+            score = fitted.answers.cross_fit(
+                predictions.right, fitted.best_epoch, patience=config.trainer.patience, groups=groups
+            )
         if score is not None:
             run.log_metrics({metric_names.FAIR_VAL_ACCURACY: float(score.mean())})
     log_outcome(run, History.from_epochs(fitted.epochs), predictions, int(kept["epoch"]))

@@ -253,7 +253,8 @@ def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> N
     clean_accuracy = predict_split(kept, prepared.train, config.trainer.batch_size).accuracy
     predictions = predict_split(kept, prepared.val, config.trainer.batch_size)
     clock.enter("figures")
-    run_logging.log_results(run, config, result, predictions, clean_accuracy)
+    groups = prepared.dataset.manifest.code_groups(predictions.files)
+    run_logging.log_results(run, config, result, predictions, clean_accuracy, groups)
     if config.trainer.average_flips:
         run_logging.log_flips(run, kept, prepared.val, config.trainer.batch_size)
     clock.enter("model logging")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from studies import draw_studies, find_shift, true_accuracy
+from studies import draw_grouped_studies, draw_studies, find_shift, true_accuracy
 
 from catdog.statistics.contrasts import (
     accuracy_interval,
@@ -173,3 +173,68 @@ def test_errors_that_make_up_for_each_other_are_no_more_answers():
     independent = wilson_interval(800, 1600)
     assert low <= independent[0] + 1e-3
     assert high >= independent[1] - 1e-3
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("sizes", [[4] * 100, [1] * 60 + [4] * 30 + [10] * 12])
+def test_intervals_cover_the_truth_where_images_come_in_groups_that_are_named(seeds, sizes):
+    generator = np.random.default_rng([seeds, len(sizes)])
+    named, unnamed, alone = [], [], []
+    truth = true_accuracy(0.6, 0.06)
+    for _ in range(5):
+        first, second, groups = draw_grouped_studies(200, seeds, np.array(sizes), generator=generator)
+        found, wrong = contrast(first, second, groups), contrast(first, second)
+        named += list((found.low <= 0) & (found.high >= 0))
+        unnamed += list((wrong.low <= 0) & (wrong.high >= 0))
+        low, high = accuracy_interval(first, groups=groups)
+        alone += list((low <= truth) & (truth <= high))
+    assert 0.93 <= np.mean(named) <= 0.97
+    assert 0.93 <= np.mean(alone) <= 0.97
+    assert np.mean(unnamed) < 0.92
+
+
+def test_groups_of_one_image_change_no_bit():
+    first, second = (a[0] for a in draw_studies(1, 4, 60, generator=np.random.default_rng(0)))
+    names = np.random.default_rng(1).permutation(60)
+    plain, grouped = contrast(first, second), contrast(first, second, names)
+    assert grouped == plain
+    assert grouped.interval() == plain.interval()
+    assert accuracy_interval(first, groups=names) == accuracy_interval(first)
+    assert mean(first, names) == mean(first)
+
+
+def test_groups_leave_the_estimate_and_count_as_one_draw_each():
+    generator = np.random.default_rng(4)
+    groups = generator.permutation(np.repeat(np.arange(30), generator.integers(1, 6, 30)))
+    first, second = generator.random((2, 3, len(groups))) < 0.7
+    found = contrast(first, second, groups)
+    assert found.estimate == pytest.approx(first.mean() - second.mean())
+    assert found.seed_variances == pytest.approx(contrast(first, second).seed_variances)
+    assert (found.images, found.groups, found.units) == (len(groups), 30, 30)
+    # Four copies of every image say no more than one.
+    once, copied = (
+        contrast(first, second),
+        contrast(
+            *(np.repeat(a, 4, axis=1) for a in (first, second)), groups := np.repeat(np.arange(first.shape[1]), 4)
+        ),
+    )
+    assert copied.interval() == pytest.approx(once.interval())
+    assert copied.freedom() == pytest.approx(once.freedom())
+    right = np.ones((2, len(groups)), dtype=bool)
+    assert accuracy_interval(right, groups=groups)[0] == pytest.approx(accuracy_interval(right[:, ::4])[0])
+
+
+def test_few_groups_that_differ_leave_the_spread_unknown_whatever_their_sizes():
+    groups = np.repeat(np.arange(60), np.tile([1, 3], 30))
+    answers = np.ones((3, 120), dtype=bool)
+    other = answers.copy()
+    other[:, groups == 7] = False
+    found = contrast(answers, other, groups)
+    assert found.standard_error() >= 2 / 60
+
+
+def test_groups_that_do_not_fit_are_refused():
+    answers = np.ones((2, 10))
+    for groups in (np.zeros(9), np.zeros(10)):
+        with pytest.raises(ValueError, match="needs"):
+            contrast(answers, answers, groups)

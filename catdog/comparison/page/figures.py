@@ -110,7 +110,9 @@ def _accuracies(variant: Variant, analysis: Analysis) -> dict[str, tuple[float, 
         images = {"train": analysis.comparison.train_images, "val": variant.records[0].kept_images}
         for key, count in images.items():
             # Only the accuracy of the last epoch's models is known, so over several seeds there is no interval.
-            low, high = single.last_interval(f"{key}/accuracy", count) if single else (NAN, NAN)
+            # Nor is there one over groups of images.
+            is_known = single and (key == "train" or analysis.comparison.val_groups is None)
+            low, high = single.last_interval(f"{key}/accuracy", count) if single and is_known else (NAN, NAN)
             mean = variant.mean_of(f"{key}/accuracy")
             if not np.isnan(mean):
                 measured[key] = (mean, low, high)

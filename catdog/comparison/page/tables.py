@@ -14,7 +14,7 @@ from catdog.comparison.analysis import Analysis
 from catdog.comparison.atlas import KINDS, Atlas
 from catdog.comparison.findings import describe_ensembles, standing
 from catdog.comparison.names import SHORTENED
-from catdog.comparison.records import ComparedRuns, RunRecord
+from catdog.comparison.records import NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.comparison.variants import Variant
 from catdog.statistics.contrasts import bootstrap_interval, bootstrap_means
 from catdog.system.terminal import add_name_column, name_text
@@ -33,7 +33,9 @@ def build_frame(comparison: ComparedRuns) -> pd.DataFrame:
     `last_train_accuracy` is the running mean over the epoch with dropout and augmentation on. `kept_train_accuracy_clean` is
     measured afterwards without them.
     """
-    return pd.DataFrame([_row(record) for record in comparison.records], columns=list(_COLUMNS)).astype(_COLUMNS)
+    return pd.DataFrame(
+        [_row(record, comparison.interval_of(record)) for record in comparison.records], columns=list(_COLUMNS)
+    ).astype(_COLUMNS)
 
 
 _COLUMNS = {
@@ -65,7 +67,7 @@ _COLUMNS = {
 }
 
 
-def _row(record: RunRecord) -> dict[str, object]:
+def _row(record: RunRecord, interval: tuple[float, float]) -> dict[str, object]:
     low, high = record.kept_interval
     return {
         "run_id": record.run_id,
@@ -80,8 +82,8 @@ def _row(record: RunRecord) -> dict[str, object]:
         "last_gap_accuracy": record.last("gap/accuracy"),
         "kept_epoch": record.kept_epoch,
         "fair_val_accuracy": record.accuracy,
-        "fair_val_low": record.interval[0],
-        "fair_val_high": record.interval[1],
+        "fair_val_low": interval[0],
+        "fair_val_high": interval[1],
         "kept_val_accuracy": record.kept_accuracy,
         "kept_val_low": low,
         "kept_val_high": high,
@@ -112,6 +114,7 @@ def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
             "last_val_accuracy": variant.mean_of("val/accuracy"),
             "last_gap_accuracy": variant.mean_of("gap/accuracy"),
             "val_images": variant.right.shape[1],
+            "val_groups": analysis.comparison.val_groups,
         }
         for variant in analysis.ranked
     ]
@@ -120,10 +123,10 @@ def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
 
 VARIANT_COLUMNS = (
     "variant", "seeds", "fair_val_accuracy", "fair_val_low", "fair_val_high", "fair_val_seed_sd", "fair_gap_accuracy",
-    "kept_val_accuracy", "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images",
+    "kept_val_accuracy", "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images", "val_groups",
 )  # fmt: skip
 PAIR_COLUMNS = (
-    "first", "second", "seeds_first", "seeds_second", "images", "accuracy_difference", "low", "high", "simultaneous_low",
+    "first", "second", "seeds_first", "seeds_second", "images", "groups", "accuracy_difference", "low", "high", "simultaneous_low",
     "simultaneous_high", "bootstrap_low", "bootstrap_high", "p_holm", "gap_difference", "gap_low", "gap_high", "differs_in",
     "kind", "verdict",
 )  # fmt: skip
@@ -137,13 +140,17 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
     """Returns one row per judged pair, for CSV: differences are first minus second, as fractions.
 
     `low` and `high` are the 95% interval for the pair alone, `simultaneous_` the interval that holds for all pairs together,
-    `bootstrap_` the plain percentiles of the pigeonhole bootstrap; `p_holm` is corrected for the number of pairs.
+    `bootstrap_` the plain percentiles of the pigeonhole bootstrap, missing if images come in groups; `p_holm` is
+    corrected for the number of pairs.
     """
     rows = []
     judged = {variant.name: variant for verdict in analysis.verdicts for variant in (verdict.first, verdict.second)}
     drawn = dict(zip(judged, bootstrap_means([variant.scores for variant in judged.values()]), strict=True))
     for verdict in analysis.verdicts:
-        bootstrap = bootstrap_interval(drawn[verdict.first.name], drawn[verdict.second.name])
+        # It resamples images, and has nothing to say of groups.
+        is_grouped = verdict.accuracy.groups is not None
+        of_both = (drawn[verdict.first.name], drawn[verdict.second.name])
+        bootstrap = NO_INTERVAL if is_grouped else bootstrap_interval(*of_both)
         ingredients = next((e.ingredients for e in analysis.effects if e.verdict is verdict), ())
         rows.append(
             {
@@ -152,6 +159,7 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
                 "seeds_first": len(verdict.first.records),
                 "seeds_second": len(verdict.second.records),
                 "images": verdict.accuracy.images,
+                "groups": verdict.accuracy.groups,
                 "accuracy_difference": verdict.accuracy.estimate,
                 "low": verdict.accuracy.low,
                 "high": verdict.accuracy.high,
@@ -231,7 +239,7 @@ def build_table(analysis: Analysis) -> Table:
     """Returns the variants for a terminal of 100 columns: means over seeds, accuracies in percent, the best in bold."""
     comparison = analysis.comparison
     table = _empty_table(
-        f"{comparison.study}: {comparison.val_images:,} validation images, accuracies in %",
+        f"{comparison.study}: {comparison.shown_images}, accuracies in %",
         f"Means over seeds. last: last epoch. {_explain_kept(analysis)} sd: from seed to seed. "
         f"Always answering the most common class: {percent(comparison.baseline)}.",
     )
@@ -268,8 +276,8 @@ def build_ranking(analysis: Analysis) -> Table:
     comparison = analysis.comparison
     shown = analysis.ranked[:MOST_RANKED]
     table = _empty_table(
-        f"{comparison.study}: the best {len(shown)} of {len(analysis.variants)} variants, {comparison.val_images:,} validation "
-        "images, accuracies in %",
+        f"{comparison.study}: the best {len(shown)} of {len(analysis.variants)} variants, {comparison.shown_images}, "
+        "accuracies in %",
         f"Means over seeds. {_explain_kept(analysis)} sd: from seed to seed. last: last epoch. "
         f"Always answering the most common class: {percent(comparison.baseline)}.",
     )

@@ -125,7 +125,9 @@ def test_the_last_epoch_is_not_said_to_be_picked(make_record, make_analysis):
 
 def test_unfinished_runs_are_announced_and_left_out(make_record, make_analysis):
     analysis = make_analysis(
-        make_record("cnn", wrong=range(30)), make_record("best", status="FAILED"), make_record("slow", status="RUNNING")
+        make_record("cnn", wrong=range(0, 90, 3)),
+        make_record("best", status="FAILED"),
+        make_record("slow", status="RUNNING"),
     )
     warnings = findings.warnings(analysis.comparison)
     assert [("FAILED" in w and "best" in w, "RUNNING" in w and "slow" in w) for w in warnings] == [
@@ -165,9 +167,9 @@ def test_runs_on_different_data_are_not_ranked(make_record, make_analysis, diffe
 
 
 def test_predictions_of_another_model_than_the_kept_one_are_noticed(make_record, make_comparison):
-    good, other = make_record("a", wrong=range(10)), make_record("b", wrong=range(20))
+    good, other = make_record("a", wrong=range(0, 100, 10)), make_record("b", wrong=range(0, 100, 5))
     assert findings.warnings(make_comparison(good, other)) == []
-    mixed = make_record("b", wrong=range(20), predictions=good.predictions)
+    mixed = make_record("b", wrong=range(0, 100, 5), predictions=good.predictions)
     (warning,) = findings.warnings(make_comparison(mixed))
     assert "90.0" in warning
     assert "80.0" in warning
@@ -175,7 +177,7 @@ def test_predictions_of_another_model_than_the_kept_one_are_noticed(make_record,
 
 def test_a_model_that_averages_over_mirror_images_is_checked_against_its_own_accuracy(make_record, make_comparison):
     # The validation after each epoch looks at the image alone, and finds 80 %.
-    alone, both = make_record("a", wrong=range(20)), make_record("a", wrong=range(10))
+    alone, both = make_record("a", wrong=range(0, 100, 5)), make_record("a", wrong=range(0, 100, 10))
     params = {"trainer.average_flips": "True"}
     metrics = {**alone.metrics, "kept_val_accuracy": 0.9}
     good = replace(alone, params=params, metrics=metrics, predictions=both.predictions)

@@ -241,8 +241,25 @@ def test_failed_runs_stand_in_the_table_and_in_the_warning_only(two, make_record
     assert "broken" not in drawn
 
 
-def test_no_warning_where_there_is_nothing_to_warn_of(two):
-    assert Page(render_page(two)).all("div", role="note") == []
+def test_no_warning_where_there_is_nothing_to_warn_of(make_record, make_analysis):
+    analysis = make_analysis(make_record("cnn", wrong=range(0, 90, 3)), make_record("mobilenet", wrong=[2, 60]))
+    assert Page(render_page(analysis)).all("div", role="note") == []
+
+
+def test_images_that_are_wrong_together_are_warned_of_at_the_top_unless_they_are_named_groups(
+    two, make_record, make_analysis
+):
+    parsed = Page(render_page(two))
+    assert parsed.all("div", role="note")
+    assert parsed.text.index("name the groups: dataset.groups") < parsed.text.index("Variants")
+    params = {"backbone.name": "conv3", "seed": "1", "dataset.groups": "x"}
+    groups = {f"{label}/{number}.jpg": str(number // 4) for label in ("cats", "dogs") for number in range(100)}
+    named = make_analysis(make_record("cnn", wrong=range(30), params=params), groups=groups, groups_by="x")
+    parsed = Page(render_page(named))
+    assert parsed.all("div", role="note") == []
+    assert "100 in 25 groups, named by" in parsed.text
+    low, high = named.variants[0].interval
+    assert high - low > 1.5 * np.diff(named.comparison.finished[0].kept_interval)[0]
 
 
 def test_runs_on_different_data_are_announced_at_the_top(make_record, make_analysis):

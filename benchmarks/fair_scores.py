@@ -24,12 +24,12 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from catdog.config.schema import PromoteConfig
-from catdog.registry.evidence import MOVES, weigh
+from catdog.registry.evidence import MOVES, Challenge, weigh
 from catdog.statistics.contrasts import Contrast, accuracy_interval, contrast
 from catdog.statistics.failures import find_diverged
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
-from catdog.statistics.sequential import level_of_looks, plan_looks
+from catdog.statistics.sequential import RESERVE, level_of_looks, plan_looks, spend_on_unplanned_look
 from catdog.statistics.summaries import summarize_pair, summarize_seeds
 
 # Standard deviations, in log odds, of a hard image's difficulty, a variant's taste and a run's whim. With these, the errors of two
@@ -318,6 +318,8 @@ def wrong_by_looks(drawn: Drawn) -> np.ndarray:
 # --- The conditions: each draws studies, and returns them as they are compared today and with the fix ---
 
 Analyses = tuple[Drawn, Drawn | None]
+# Whether the alias moves, from the difference of the variants, that of the two models that are served, and the challenge's number.
+Rule = Callable[[Contrast, Contrast, int], bool]
 VARIANTS = 4
 
 
@@ -418,43 +420,53 @@ def pick(found: Contrast, place: int) -> Contrast:
 def follow_advice(
     world: World, seeds: int, studies: int, generator: np.random.Generator, most: int = 40
 ) -> list[np.ndarray]:
-    """Returns in which studies of four equal variants a verdict is wrong if users follow the advice on seeds.
+    """Returns in which studies of four equal variants a verdict is wrong if users train more seeds because it is not decided.
 
-    After each of up to four comparisons the user trains as many seeds as the most promising undecided pair is said to need, if that
+    After each of up to four comparisons the user trains as many seeds as the most promising undecided pair seems to need, if that
     is at most `most`.
 
     Returns:
-        Three arrays, bool (studies,): wrong at the first comparison, at any, and if `decide` looked instead, at 3 to 12 seeds.
+        Five arrays, bool (studies,): wrong at the first comparison; at any, with every look at the same level, and with the levels
+        of `spend_on_unplanned_look`; at the first comparison or at a look of `decide` afterwards; and if `decide` looked from the
+        start, at 3 to 12 seeds.
     """
     pairs = list(combinations(range(VARIANTS), 2))
     together = 1 - (1 - CONFIDENCE) / len(pairs)
-    first, ever, instead = np.zeros((3, studies), dtype=bool)
-    looks = plan_looks(3, 12)
-    levels = level_of_looks(looks, (1 - CONFIDENCE) / len(pairs))
+    first, ever, counted, then, instead = np.zeros((5, studies), dtype=bool)
+    planned = plan_looks(3, 12)
+    later = plan_looks(seeds, max(12, 2 * seeds))
     for study in range(studies):
         images = draw_images(world, 1, generator)
         odds = [draw_odds(world, images, most, generator)[0] for _ in range(VARIANTS)]
         answers = np.concatenate([answer(one, generator) for one in odds])
         sides = [answers[[pair[side] for pair in pairs]] for side in (0, 1)]
-        instead[study] = any(
-            (np.abs(found.estimate) > np.diff(found.interval(1 - level), axis=0)[0] / 2).any()
-            for look, level in zip(looks, levels, strict=True)
-            for found in [contrast(*(side[:, :look] for side in sides))]
-        )
+        instead[study] = _is_ever_decided(sides, planned, (1 - CONFIDENCE) / len(pairs))
+        then[study] = _is_ever_decided(sides, later, RESERVE * (1 - CONFIDENCE) / len(pairs))
         count = seeds
         for look in range(4):
             found = contrast(*(side[:, :count] for side in sides))
-            decided = correct_by_holm(found.p) < 1 - CONFIDENCE
+            corrected = correct_by_holm(found.p)
+            decided = corrected < 1 - CONFIDENCE
             first[study] |= look == 0 and decided.any()
             ever[study] |= decided.any()
+            counted[study] |= (corrected < spend_on_unplanned_look(look + 1, 1 - CONFIDENCE)).any()
             singles = [pick(found, place) for place in np.flatnonzero(~decided)]
             hopeful = [one for one in singles if not one.is_futile(MARGIN, together)]
             advised = [one.seeds_to_decide(MARGIN, together, most) for one in hopeful]
             needed = [number for number in advised if number is not None]
-            if ever[study] or not needed:
+            if counted[study] or not needed:
                 break
             count = min(needed)
-    return [first, ever, instead]
+    return [first, ever, counted, first | then, instead]
+
+
+def _is_ever_decided(sides: Sequence[np.ndarray], looks: Sequence[int], error: float) -> bool:
+    """Returns whether an interval of `decide` excludes 0 at one of its looks, for any of the pairs."""
+    return any(
+        (np.abs(found.estimate) > np.diff(found.interval(1 - level), axis=0)[0] / 2).any()
+        for look, level in zip(looks, level_of_looks(looks, error), strict=True)
+        for found in [contrast(*(side[:, :look] for side in sides))]
+    )
 
 
 def sentences(world: World, seeds: int, studies: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -488,7 +500,7 @@ class Chain:
 
 
 def run_chain(
-    world: World, seeds: int, chains: int, generator: np.random.Generator, behind: float, rule: Callable[[Contrast], bool],
+    world: World, seeds: int, chains: int, generator: np.random.Generator, behind: float, rule: Rule,
     challengers: int = 10,
 ) -> Chain:  # fmt: skip
     """Returns what the rule does with challengers that are each `behind` worse than the champion that they meet.
@@ -499,7 +511,7 @@ def run_chain(
         chains: how many.
         generator: random number generator.
         behind: how much worse each challenger's true mean accuracy is.
-        rule: whether the alias moves, from the difference of the variants, challenger minus champion.
+        rule: whether the alias moves.
         challengers: in a chain.
     """
     images = draw_images(world, chains, generator)
@@ -507,11 +519,12 @@ def run_chain(
     odds, true = draw_odds(world, images, seeds, generator, shift)
     answers = answer(odds, generator)
     moves, worse = np.zeros(chains, dtype=int), 0
-    for _ in range(challengers):
+    for number in range(1, challengers + 1):
         odds, other_true = draw_odds(world, images, seeds, generator, shift + step)
         others = answer(odds, generator)
         found = contrast(others, answers)
-        moved = np.array([rule(pick(found, place)) for place in range(chains)])
+        own = contrast(best_run(others), best_run(answers))
+        moved = np.array([rule(pick(found, place), pick(own, place), number) for place in range(chains)])
         worse += int((moved & (served(other_true, others) < served(true, answers) - 0.01)).sum())
         answers = np.where(moved[:, None, None], others, answers)
         true = np.where(moved[:, None], other_true, true)
@@ -528,14 +541,22 @@ def served(true: np.ndarray, answers: np.ndarray) -> np.ndarray:
     return np.take_along_axis(true, answers.mean(axis=-1).argmax(axis=-1)[:, None], axis=1)[:, 0]
 
 
-def moves_not_worse(found: Contrast) -> bool:
+def best_run(answers: np.ndarray) -> np.ndarray:
+    """Returns the answers of the seed with the best val accuracy, which is the one that is served: bool (chains, 1, images)."""
+    best = answers.mean(axis=-1).argmax(axis=-1)
+    return np.take_along_axis(answers, best[:, None, None], axis=1)
+
+
+def moves_not_worse(found: Contrast, _own: Contrast, _number: int) -> bool:
     """Whether the alias moves by the rule at the time of "before": higher in the mean, and not worse by the margin or more."""
     return bool(found.estimate > 0 and found.low > -PromoteConfig().margin)
 
 
-def moves_now(found: Contrast) -> bool:
+def moves_now(found: Contrast, own: Contrast, number: int) -> bool:
     """Whether the alias moves by the rule of `catdog.registry.evidence.weigh` as it is now, if both are calibrated alike."""
-    return weigh(found, (0.0, 0.0), PromoteConfig())[0] in MOVES
+    config = PromoteConfig()
+    confidence = Challenge().confidence(number, config.error)
+    return weigh(found, (0.0, 0.0), config, confidence, own)[0] in MOVES
 
 
 @dataclass(frozen=True, eq=False)
@@ -656,7 +677,8 @@ def _cell(both: tuple[Tally, Tally | None], key: str, factor: float = 1, digits:
 def print_advice(studies: int = 800) -> None:
     """Prints how often users who train the advised number of seeds are told something wrong about four equal variants."""
     print(
-        "| setting | studies | wrong at the first comparison | at any of up to four | by `decide` |\n|---|---|---|---|---|"
+        "| setting | studies | wrong at the first comparison | at any of up to four | at any, looks counted | at the first, or by "
+        "`decide` afterwards | by `decide` alone |\n|---|---|---|---|---|---|---|"
     )
     for world, seeds in (
         (replace(SEVEN, images=200), 3),

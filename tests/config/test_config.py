@@ -74,7 +74,9 @@ def test_a_recipe_takes_any_number_of_epochs(model: str, epochs: int) -> None:
     for key in ("warmup_epochs", "freeze_epochs"):
         assert getattr(trainer, key) == min(getattr(usual, key), epochs - 1)
     # What the user asks for himself is not changed.
-    with pytest.raises(UserError, match=rf"trainer\.warmup_epochs: must be .* less than trainer\.epochs, received {epochs}"):
+    with pytest.raises(
+        UserError, match=rf"trainer\.warmup_epochs: must be .* less than trainer\.epochs, received {epochs}"
+    ):
         compose_config(f"model={model}", f"trainer.epochs={epochs}", f"trainer.warmup_epochs={epochs}")
 
 

@@ -1,9 +1,6 @@
 """The recipes: what they train is served from the registry without catdog."""
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
@@ -12,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from support import run_catdog
+from support import run_catdog, run_python
 
 RECIPES = ("transfer", "finetuned", "scratch")
 # Answers with a registered model of each name, in a process that cannot import catdog.
@@ -60,12 +57,8 @@ def test_each_recipe_answers_without_catdog_as_predict_does(folder, monkeypatch:
     files = [f"{number}.png" for number in range(len(pixels))]
     for file, picture in zip(files, pixels, strict=True):
         Image.fromarray(picture).save(folder.path / file)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, uri, *RECIPES], cwd=folder.path, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_python(folder.path, "-c", ELSEWHERE, uri, *RECIPES, PYTHONPATH="")
+    assert done.code == 0, done.err
     for recipe, run_id in runs.items():
         said = run_catdog(folder.path, folder.cache, "predict", *files, f"model={run_id}", f"study={recipe}",
                           f"tracking.uri={uri}", "format=csv")  # fmt: skip

@@ -413,6 +413,7 @@ def test_two_threads_read(trained, copied, photos):
 SCRIPT = """
 import gc, logging, os, signal, sys, warnings
 arguments, sys.argv = sys.argv[1:], ["script"]
+gc.unfreeze()  # the libraries, which were imported before the fork
 def state():
     return (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), list(sys.argv), list(sys.path),
             signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), logging.getLogger().handlers[:])

@@ -837,8 +837,12 @@ def default_cache() -> str:
 
 
 def _epochs_below(most: int, epochs: int) -> int:
-    """Returns a number of epochs for a recipe's file: `most`, or fewer where the training has no more than that; `epochs` as in
-    `trainer.epochs`, whose 0 stands for a number of `MIN_EPOCHS` or more."""
+    """Returns the epochs of a recipe's warm-up or frozen backbone: `most`, or fewer so that the training is longer.
+
+    Args:
+        most: as the recipe has it.
+        epochs: `trainer.epochs`, whose 0 stands for `MIN_EPOCHS` or more.
+    """
     return max(0, min(most, (epochs or MIN_EPOCHS) - 1))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from forked import Forked, ForkServer
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -49,11 +50,10 @@ class Done:
 
 
 Catdog = Callable[..., Done]
+_forks = ForkServer()
 
 
-def run_catdog(
-    folder: Path, cache: Path, *arguments: str, timeout_s: float = 300, process: bool = False, **environment: str
-) -> Done:
+def run_catdog(folder: Path, cache: Path, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
     """Runs `python -m catdog.COMMAND ...` in a folder, as a user would, and returns how it ended.
 
     Args:
@@ -61,22 +61,52 @@ def run_catdog(
         cache: for CATDOG_CACHE.
         arguments: the command, and its own.
         timeout_s: of a process of its own.
-        process: whether it has to be one. Otherwise a command that leads others, or only reads, runs in this process, where
-            libraries are imported once for all tests. A command with environment variables is always a process of its own.
-        environment: variables.
+        environment: variables. A command that trains, or has variables, is a process of its own; others lead or only read, and
+            run in this process.
     """
     command, *rest = arguments
     alone = command in ("train", "__main__") and not {"-m", "--cfg", "--help"} & set(rest)
-    if not (process or environment or alone):
+    if not (environment or alone):
         with _like_a_process(folder, {"CATDOG_CACHE": str(cache), "VIRTUAL_ENV": sys.prefix}, [command, *rest]):
             return _run_module(command)
-    env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix, **environment}
+    env = {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix, **environment}
+    return run_python(folder, "-m", f"catdog.{command}", *rest, timeout_s=timeout_s, **env)
+
+
+def run_python(folder: Path, *program: str, timeout_s: float = 300, **environment: str) -> Done:
+    """Runs `python PROGRAM` in a folder, as a process of its own, and returns how it ended.
+
+    Args:
+        folder: where it runs.
+        program: -m and a module, -c and code, or a file; then its arguments.
+        timeout_s: after so many seconds it is killed.
+        environment: variables, beside this process's own.
+    """
+    env = _own_environment() | environment
+    if set(environment) <= {*OURS, "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR"}:
+        return Done(*_forks.run(list(program), folder, env, timeout_s))
+    # Libraries may read the other variables when they are imported.
     done = subprocess.run(
-        [sys.executable, "-m", f"catdog.{command}", *rest], cwd=folder, env=env, capture_output=True, text=True,
-        timeout=timeout_s, check=False,
-    )  # fmt: skip
+        [sys.executable, *program], cwd=folder, env=env, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
     return Done(done.returncode, done.stdout, done.stderr)
+
+
+def start_catdog(folder: Path, cache: Path, *arguments: str) -> Forked:
+    """Starts `python -m catdog.COMMAND ...` in a process group of its own, as in a terminal; stderr is in its stdout."""
+    command, *rest = arguments
+    env = {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix}
+    return start_python(folder, "-m", f"catdog.{command}", *rest, **env)
+
+
+def start_python(folder: Path, *program: str, **environment: str) -> Forked:
+    """Starts `python PROGRAM`, as `run_python` runs it; it leads a process group, and stderr is in its stdout."""
+    return _forks.start(list(program), folder, _own_environment() | environment)
+
+
+def _own_environment() -> dict[str, str]:
+    """This process's variables, without a user's settings and those in which MLflow keeps the store that it used last."""
+    return {key: value for key, value in os.environ.items() if key not in OURS and not key.startswith("MLFLOW_")}
 
 
 def _run_module(command: str) -> Done:

@@ -15,11 +15,8 @@ import importlib
 import io
 import itertools
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +27,7 @@ import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image, ImageOps
-from support import PROJECT, TINY, Study, run_catdog
+from support import PROJECT, TINY, Study, run_catdog, run_python
 
 from catdog import reference
 from catdog.config import commands, schema
@@ -357,17 +354,13 @@ def test_examples_run(page: Path, trained: Study) -> None:
     blocks = [block.text for block in read_blocks(page) if "test: run" in block.marker and block.language == "python"]
     script = trained.folder / f"{page.stem}_examples.py"
     script.write_text("\n\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=trained.folder,
-        env={**os.environ, "CATDOG_CACHE": str(trained.cache), "PYTHONPATH": str(PROJECT)}, capture_output=True,
-        text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = run_python(trained.folder, str(script), CATDOG_CACHE=str(trained.cache), PYTHONPATH=str(PROJECT))
+    assert done.code == 0, done.text
     if page.name == "use-a-model.md":
         predicted = trained.run("predict", "photo.jpg", "format=csv", "study=first")
         (answer,) = csv.DictReader(io.StringIO(predicted.out))
         expected = [float(answer[f"probability_{name}"]) for name in ("cats", "dogs")]
-        printed = [float(number) for number in re.findall(r"\d\.[\de-]+", done.stdout)]
+        printed = [float(number) for number in re.findall(r"\d\.[\de-]+", done.out)]
         assert printed == pytest.approx(expected, abs=1e-6)
 
 

@@ -3,14 +3,13 @@
 import gc
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import mlflow
 import pytest
-from support import PROJECT, TINY
+from support import PROJECT, TINY, start_python
 
 import catdog
 
@@ -163,11 +162,8 @@ def test_a_look_of_compare_leaves_decide_less_error(uri, words, caplog: pytest.L
 def test_a_script_is_interrupted_and_goes_on(tmp_path, uri, words) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, str(script), uri, "400", *(word for word in words if not word.startswith("trainer.ep"))]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    arguments = (uri, "400", *(word for word in words if not word.startswith("trainer.ep")))
+    process = start_python(tmp_path, str(script), *arguments, PYTHONPATH=str(PROJECT))
     assert process.stdout is not None
     seen = []
     deadline = time.monotonic() + 120
@@ -176,9 +172,9 @@ def test_a_script_is_interrupted_and_goes_on(tmp_path, uri, words) -> None:
         if "epoch   2/400" in line or time.monotonic() > deadline:
             break
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    rest, _ = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "KeyboardInterrupt" in error
+    assert "KeyboardInterrupt" in rest
     # The script ran once: its runs' processes did not import it.
     assert sum("begun" in line for line in seen) == 1
     plan = catdog.Study("scripted", tracking_uri=uri).plan("model=cnn", *words, "trainer.epochs=400")

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 
 import mlflow
 import numpy as np
@@ -12,7 +10,7 @@ import pandas as pd
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from support import TINY
+from support import TINY, run_python
 
 from catdog.config.names import name_job
 from catdog.plots.style import PALETTE
@@ -182,12 +180,9 @@ def test_the_model_serves_where_catdog_cannot_be_imported(study, runs, tmp_path)
     rows = split[split["split"] == "val"]
     decoded = load_cached_images(list(rows["sha256"]), height=48, width=48, cache=study.cache)
     np.save(tmp_path / "pixels.npy", decoded.images)
-    done = subprocess.run(
-        [sys.executable, "-c", SERVE, study.uri, run.data.tags["catdog.model_uri"], str(tmp_path / "pixels.npy")],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    served = json.loads(done.stdout.splitlines()[-1])
+    done = run_python(tmp_path, "-c", SERVE, study.uri, run.data.tags["catdog.model_uri"], str(tmp_path / "pixels.npy"))
+    assert done.code == 0, done.err
+    served = json.loads(done.out.splitlines()[-1])
     assert served["names"] == ["cats", "dogs"]
     assert served["dtype"] == "float32"
     assert "uint8" in served["input"]

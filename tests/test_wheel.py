@@ -10,7 +10,8 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from support import OURS, PROJECT, TINY
+from forked import Forked
+from support import PROJECT, TINY, run_python, start_python
 
 pytestmark = pytest.mark.slow
 
@@ -59,16 +60,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def start(folder: Path, site: Path, cache: Path, *arguments: str) -> subprocess.Popen[str]:
-    env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(site), "VIRTUAL_ENV": sys.prefix}
+def start(folder: Path, site: Path, cache: Path, *arguments: str) -> Forked:
+    env = {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(site), "VIRTUAL_ENV": sys.prefix}
     folder.mkdir(exist_ok=True)
     (folder / "my_models.py").write_text(MODELS)
     (folder / "my_losses.py").write_text(LOSSES)
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments], cwd=folder, env=env, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+    return start_python(folder, "-m", *arguments, **env)
 
 
 def run(folder: Path, site: Path, cache: Path, *arguments: str) -> str:
@@ -97,11 +94,8 @@ def read_runs(folder: Path) -> dict[str, tuple[str, list[str], bytes, mlflow.ent
 def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path, site, cache) -> None:
     where = run(tmp_path / "whole", site, cache, "catdog", "--help")
     assert "train a model" in where
-    located = subprocess.run(
-        [sys.executable, "-c", "import catdog; print(catdog.__file__)"], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(site)}, check=True,
-    )  # fmt: skip
-    assert Path(located.stdout.strip()).is_relative_to(site)
+    located = run_python(tmp_path, "-c", "import catdog; print(catdog.__file__)", PYTHONPATH=str(site))
+    assert Path(located.out.strip()).is_relative_to(site)
     run(tmp_path / "whole", site, cache, "catdog.train", "-m", *WORDS)
 
     killed = tmp_path / "killed"
@@ -137,10 +131,6 @@ def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path,
         "assert 'catdog' not in sys.modules and 'my_models' not in sys.modules\n"
         "print('served')\n"
     )
-    # MLflow keeps its current store and registry in variables, which other tests may have set in this process.
-    env = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-    served = subprocess.run(
-        [sys.executable, "-c", serve], cwd=tmp_path, capture_output=True, text=True, check=False, env=env
-    )
-    assert served.stdout.endswith("served\n"), served.stderr
+    served = run_python(tmp_path, "-c", serve, PYTHONPATH="")
+    assert served.out.endswith("served\n"), served.err
     assert np.isfinite(next(iter(whole.values()))[3].data.metrics["best_val_accuracy"])

@@ -882,10 +882,21 @@ def default_cache() -> str:
     return os.environ.get("CATDOG_CACHE") or platformdirs.user_cache_dir("catdog", appauthor=False)
 
 
+def _epochs_below(most: int, epochs: int) -> int:
+    """Returns the epochs of a recipe's warm-up or frozen backbone: `most`, or fewer so that the training is longer.
+
+    Args:
+        most: as the recipe has it.
+        epochs: `trainer.epochs`, whose 0 stands for `MIN_EPOCHS` or more.
+    """
+    return max(0, min(most, (epochs or MIN_EPOCHS) - 1))
+
+
 def register() -> None:
     """Registers a run's schemas with Hydra, and the resolvers that `conf/` uses."""
     OmegaConf.register_new_resolver("catdog_cache", default_cache, replace=True)
     OmegaConf.register_new_resolver("catdog_file", lambda path: str(PROJECT / path), replace=True)
+    OmegaConf.register_new_resolver("catdog_epochs_below", _epochs_below, replace=True)
     store = ConfigStore.instance()
     for name, schema in (GROUPS | {"config": Config}).items():
         store.store(group="schema", name=name, node=_open_options(OmegaConf.structured(schema)), provider="catdog")

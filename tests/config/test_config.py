@@ -66,6 +66,27 @@ def test_an_ingredient_that_a_model_lacks_makes_no_run(caplog: pytest.LogCapture
     assert "no such ingredient: cnn without ema, transfer without ema" in caplog.text
 
 
+@pytest.mark.parametrize("model", ["transfer", "finetuned", "scratch"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 30])
+def test_a_recipe_takes_any_number_of_epochs(model: str, epochs: int) -> None:
+    usual = compose_config(f"model={model}").trainer
+    trainer = compose_config(f"model={model}", f"trainer.epochs={epochs}").trainer
+    for key in ("warmup_epochs", "freeze_epochs"):
+        assert getattr(trainer, key) == min(getattr(usual, key), epochs - 1)
+    # What the user asks for himself is not changed.
+    with pytest.raises(
+        UserError, match=rf"trainer\.warmup_epochs: must be .* less than trainer\.epochs, received {epochs}"
+    ):
+        compose_config(f"model={model}", f"trainer.epochs={epochs}", f"trainer.warmup_epochs={epochs}")
+
+
+def test_sizes_on_the_command_line_replace_those_of_a_recipe() -> None:
+    assert compose_config("model=scratch").trainer.sizes == {"0": 0.6, "0.5": 0.8}
+    assert compose_config("model=scratch", "trainer.sizes={0: 1}").trainer.sizes == {"0": 1}
+    given = compose_config("model=scratch", "trainer.sizes={0: 0.5, 0.25: 0.75}", "preprocessing.image_size=64").trainer
+    assert given.sizes == {"0": 0.5, "0.25": 0.75}
+
+
 def test_null_turns_a_layer_off() -> None:
     config = compose_config("augmentation=flip_rotate", "augmentation.layers.rotation=null")
     assert list(config.augmentation.layers) == ["flip"]

@@ -1,11 +1,8 @@
 """Ensembles: judged by stored answers, built, checked, registered, compared, deleted; and what cannot be one."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +10,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from support import TINY, Done, Study, run_catdog, write_images
+from support import TINY, Done, Study, run_catdog, run_python, write_images
 
 import catdog
 from catdog import UserError
@@ -110,13 +107,17 @@ def test_it_is_registered_on_evidence_like_any_other_and_is_the_same_model_witho
     assert registered.tags["catdog.evidence_outcome"] in ("forced", "better", "not worse")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 48, 48, 3), dtype=np.uint8)
     np.save(trained.folder / "pixels.npy", pixels)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    arguments = [trained.uri, "models:/pets@champion", "pixels.npy", "answers.npy"]
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, *arguments], cwd=trained.folder, env=environment, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_python(
+        trained.folder,
+        "-c",
+        ELSEWHERE,
+        trained.uri,
+        "models:/pets@champion",
+        "pixels.npy",
+        "answers.npy",
+        PYTHONPATH="",
+    )
+    assert done.code == 0, done.err
     study = catdog.Study("pets", tracking_uri=trained.uri)
     expected = study.model(built["run_id"]).predict(pixels).filter(like="probability_").to_numpy()
     found = np.load(trained.folder / "answers.npy")
@@ -243,14 +244,6 @@ class Stored:
         assert "Traceback" not in done.text
         assert done.err.count("error: ") == 1
         return " ".join(done.err.split())
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which takes it seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture

@@ -51,14 +51,6 @@ class Stored:
         return Path(self.client.get_run(self.runs[name]).info.artifact_uri.removeprefix("file://"))
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which takes it seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def stored(tmp_path: Path, empty_store: Path) -> Stored:
     (tmp_path / "mlruns").mkdir()

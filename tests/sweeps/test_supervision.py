@@ -4,8 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,8 @@ from contextlib import contextmanager
 import mlflow
 import psutil
 import pytest
-from support import OURS, PROJECT, TINY, run_catdog
+from forked import Forked
+from support import PROJECT, TINY, run_catdog, run_python, start_catdog
 
 from catdog.sweeps.jobs import list_preloaded, share_machine
 from catdog.sweeps.launch import find_varying
@@ -21,16 +20,9 @@ from catdog.tracking.identity import list_training_modules
 
 
 @contextmanager
-def started(folder, cache, *arguments: str) -> Iterator[subprocess.Popen]:
-    """A command that runs in a process group of its own, as in a terminal."""
-    env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "catdog.train", *arguments], cwd=folder, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        # A shell starts background commands, and so perhaps these tests, with SIGINT ignored: a terminal does not.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+def started(folder, cache, *arguments: str) -> Iterator[Forked]:
+    """A training that runs in a process group of its own, as in a terminal."""
+    process = start_catdog(folder, cache, "train", *arguments)
     try:
         yield process
     finally:
@@ -39,7 +31,7 @@ def started(folder, cache, *arguments: str) -> Iterator[subprocess.Popen]:
         process.communicate()
 
 
-def read_until(process: subprocess.Popen, text: str) -> None:
+def read_until(process: Forked, text: str) -> None:
     assert process.stdout is not None
     seen = []
     for line in process.stdout:
@@ -66,7 +58,7 @@ def statuses(folder, study: str) -> dict[str, str]:
     return {run.info.run_name: run.info.status for run in find_runs(folder, study)}
 
 
-def find_job(process: subprocess.Popen) -> psutil.Process:
+def find_job(process: Forked) -> psutil.Process:
     """The process that trains the sweep's only running job."""
     (server,) = (p for p in psutil.Process(process.pid).children() if "forkserver" in " ".join(p.cmdline()))
     (job,) = server.children()
@@ -355,8 +347,8 @@ def test_what_must_be_the_same_in_a_sweep(catdog) -> None:
 def test_the_server_has_all_the_code_that_decides_a_result() -> None:
     """A file that is edited while a sweep runs changes none of its runs: their identity is of the code that was planned."""
     code = f"for name in {list_preloaded()!r}: __import__(name)\nimport sys\nprint(*sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
+    done = run_python(PROJECT, "-c", code)
+    assert done.code == 0, done.err
+    loaded = set(done.out.split())
     assert "catdog.training.run" in loaded
     assert set(list_training_modules()) <= loaded

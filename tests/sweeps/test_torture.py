@@ -11,13 +11,10 @@ pytestmark = pytest.mark.slow
 # augmentation and a frozen backbone.
 ARGUMENTS = [*SWEEP, "model=drawn_mini", "trainer.precision=float32,mixed_bfloat16", "trainer.schedule=cosine",
              "trainer.warmup_epochs=1", "trainer.patience=2", "optimizer=adamw"]  # fmt: skip
+# Those of `make torture` at which most is half done; a run is trained, its checkpoint written, it is delivered, and promoted.
 MOMENTS = (
-    "catdog.data.images:decode_image:20",
-    "mlflow.tracking.client:MlflowClient.create_run:1",
     "catdog.training.loop:FiniteLoss.on_train_batch_end:5",
     "catdog.tracking.checkpoint:_write:2",
-    "catdog.plots:plot_gap:1",
-    "mlflow.tracking.client:MlflowClient.log_model_artifacts:1",
     "mlflow.tensorflow:save_model:1",
     "mlflow.tracking.client:MlflowClient.create_model_version:1",
 )
@@ -30,11 +27,11 @@ def test_a_sweep_killed_again_and_again_equals_an_uninterrupted_one(tmp_path) ->
     for each in (calm, tortured):
         each.folder.mkdir()
     assert calm.run() == 0, calm.terminal
-    for moment in MOMENTS[:4]:
+    for moment in MOMENTS[:2]:
         assert tortured.run_until(moment), (moment, tortured.terminal)
     # The leader alone: its run notices, closes itself, and the next command waits for it.
     killed = tortured.run_for(random.Random(0).uniform(6, 9), leader_alone=True)
-    for moment in MOMENTS[4:]:
+    for moment in MOMENTS[2:]:
         assert tortured.run_until(moment), (moment, tortured.terminal)
     assert tortured.run() == 0, tortured.terminal
     await_end(tortured.folder)

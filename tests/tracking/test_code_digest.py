@@ -2,14 +2,13 @@
 
 import ast
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PROJECT, TINY
+from support import PROJECT, TINY, run_python
 
 from catdog.system.errors import UserError
 from catdog.tracking import code_digest
@@ -313,13 +312,10 @@ def test_a_training_loads_no_module_that_is_neither_reached_nor_a_watcher(tmp_pa
         "runpy.run_module('catdog.train', run_name='__main__')\n"
         "print('LOADED', *(name for name in sys.modules if name.split('.')[0] == 'catdog'))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, "model=drawn_mini", "augmentation=flip_rotate", *TINY,
-         f"dataset.cache={cache}"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("LOADED "))
+    words = ("model=drawn_mini", "augmentation=flip_rotate", *TINY, f"dataset.cache={cache}")
+    done = run_python(tmp_path, "-c", code, *words, PYTHONPATH=str(PROJECT))
+    assert done.code == 0, done.text
+    (line,) = (line for line in done.out.splitlines() if line.startswith("LOADED "))
     loaded = set(line.split()[1:]) - {"catdog"}
     assert "catdog.training.model" in loaded
     strangers = {name for name in loaded if not code_digest.is_watcher(name)} - set(digest_code().modules)

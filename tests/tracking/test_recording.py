@@ -1,11 +1,8 @@
 """Runs of other tools: recorded like catdog's own, checked against the study's images, compared, decided and promoted."""
 
-import os
 import runpy
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from support import PROJECT, write_images
+from support import PROJECT, run_python, write_images
 
 import catdog
 from catdog import UserError
@@ -32,14 +29,6 @@ from catdog.tracking.tags import Tags
 
 CLASSES = ("cats", "dogs")
 PER_CLASS = 12
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which takes it seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture(autouse=True)
@@ -219,8 +208,8 @@ with study.record("net", dataset=DATA, code=["train.py"]) as run:
 def test_what_a_killed_script_left_is_closed_and_begun_again(study, val, client, folder):
     (folder / "train.py").write_text("RATE = 0.1\n")
     script = KILLED.replace("URI", study.tracking.uri).replace("DATA", repr(DATA))
-    done = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(PROJECT)}, check=False)
-    assert done.returncode == -signal.SIGKILL
+    done = run_python(folder, "-c", script, PYTHONPATH=str(PROJECT))
+    assert done.code == -signal.SIGKILL
     assert list_entries(Path(study.tracking.outbox))
     finished = record(study, val, code=["train.py"])
     found = {run.info.run_id: run.info.status for run in list_runs(client)}

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from support import OURS, PROJECT, TINY, run_catdog
+from forked import Forked
+from support import PROJECT, TINY, run_catdog, start_catdog, start_python
 
 pytestmark = pytest.mark.slow
 # Where CI has minutes; `make torture` keeps the server away for sixty.
@@ -68,14 +69,7 @@ def served(folder: Path) -> Iterator[Server]:
         server.stop()
 
 
-def start_training(folder: Path, cache: Path, *arguments: str) -> subprocess.Popen:
-    env = {key: value for key, value in os.environ.items() if key not in OURS}
-    env |= {"CATDOG_CACHE": str(cache), "PYTHONPATH": str(PROJECT), "VIRTUAL_ENV": sys.prefix}
-    return subprocess.Popen([sys.executable, "-m", "catdog.train", *arguments], cwd=folder, env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-
-
-def read_until(process: subprocess.Popen, text: str) -> list[str]:
+def read_until(process: Forked, text: str) -> list[str]:
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
@@ -107,7 +101,7 @@ def test_a_server_that_stops_and_comes_back_misses_nothing(tmp_path, cache) -> N
     with served(tmp_path) as server:
         arguments = ["-m", "model=cnn", "seed=0,1", *TINY, f"trainer.epochs={epochs}", "tracking=server",
                      f"tracking.uri={server.uri}", "tracking.wait_s=120", "study=served"]  # fmt: skip
-        training = start_training(tmp_path, cache, *arguments)
+        training = start_catdog(tmp_path, cache, "train", *arguments)
         read_until(training, f"2/{epochs}")
         server.stop()
         began = time.monotonic()
@@ -129,7 +123,7 @@ def test_a_server_that_never_comes_back_is_delivered_to_later(tmp_path, cache) -
     with served(tmp_path) as server:
         arguments = [*TINY, f"trainer.epochs={epochs}", "model=cnn", "tracking=server", f"tracking.uri={server.uri}",
                      "tracking.wait_s=1", "study=later"]  # fmt: skip
-        training = start_training(tmp_path, cache, *arguments)
+        training = start_catdog(tmp_path, cache, "train", *arguments)
         read_until(training, f"2/{epochs}")
         server.stop()
         out, _ = training.communicate(timeout=120)
@@ -176,9 +170,10 @@ entry.remove()
 
 def test_eight_processes_write_to_one_sqlite_store(tmp_path) -> None:
     mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()
-    writers = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", WRITER, str(tmp_path), str(number)], cwd=PROJECT,
-                                stderr=subprocess.PIPE, text=True) for number in range(8)]  # fmt: skip
-    errors = [writer.communicate(timeout=300)[1] for writer in writers]
+    writers = [
+        start_python(PROJECT, "-c", WRITER, str(tmp_path), str(number), PYTHONPATH=str(PROJECT)) for number in range(8)
+    ]
+    errors = [writer.communicate(timeout=300)[0] for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 8, errors
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("many").experiment_id])
@@ -193,7 +188,7 @@ def test_eight_sweeps_share_one_sqlite_store(tmp_path, cache) -> None:
     """Two here, eight with CATDOG_TEST_SWEEPS=8: each trains, one database takes all."""
     count = int(os.environ.get("CATDOG_TEST_SWEEPS", "2"))
     sweeps = [
-        start_training(tmp_path, cache, "-m", "model=cnn", f"seed={number}", *TINY, "study=together")
+        start_catdog(tmp_path, cache, "train", "-m", "model=cnn", f"seed={number}", *TINY, "study=together")
         for number in range(count)
     ]
     outputs = [sweep.communicate(timeout=600)[0] for sweep in sweeps]

@@ -1,5 +1,6 @@
 """A user's folder: modules of their own, and runs of them in this process."""
 
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ with warnings.catch_warnings():
 class Folder:
     """A user's folder with a store of its own."""
 
-    def __init__(self, path: Path, cache: Path) -> None:
-        self.path, self.cache = path, cache
+    def __init__(self, path: Path, cache: Path, empty_store: Path) -> None:
+        self.path, self.cache, self.empty_store = path, cache, empty_store
 
     def write(self, module: str, text: str) -> None:
         """Writes a module, as new to Python."""
@@ -42,6 +43,8 @@ class Folder:
     def train(self, *overrides: str, store: str = "store", stop_after: int | None = None) -> Outcome:
         """Trains in this process, or is interrupted by Ctrl-C after an epoch."""
         config = self.compose(*overrides, store=store)
+        if not (self.path / f"{store}.db").exists():
+            shutil.copy(self.empty_store, self.path / f"{store}.db")
         mlflow.set_tracking_uri(config.tracking.uri)
         make = Silent if stop_after is None else (lambda *figures: Silent(*figures, stop_after=stop_after))
         return train(config, Job("run", "run", list(overrides), self.path / "output"), make)
@@ -76,11 +79,11 @@ class Silent:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+def folder(tmp_path: Path, cache: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    made = Folder(tmp_path, cache)
+    made = Folder(tmp_path, cache, empty_store)
     texts = {"my_models": MODELS, "my_layers": LAYERS, "my_losses": LOSSES, "my_callbacks": CALLBACKS}
     for module, text in texts.items():
         made.write(module, text)

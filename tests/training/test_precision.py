@@ -1,8 +1,5 @@
 """Precision and devices: the fastest policy that is safe, and why."""
 
-import subprocess
-import sys
-
 import pytest
 
 from catdog.config.schema import TrainerConfig
@@ -53,6 +50,8 @@ def test_the_policy_does_not_leak() -> None:
 
 
 TWO_CPUS = """
+import warnings
+warnings.simplefilter("ignore")
 import tensorflow as tf
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -65,10 +64,8 @@ runpy.run_module("catdog.train", run_name="__main__")
 @pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path, cache) -> None:
     """A run mirrored over two logical CPUs counts every image once and learns what one device learns."""
-    import os
-
     import mlflow
-    from support import PROJECT, write_images
+    from support import PROJECT, run_python, write_images
 
     # 13 + 12 training images in batches of 8: the last one has a single image for two devices.
     for number, (split, count) in enumerate((("train", 13), ("validation", 7))):
@@ -76,15 +73,14 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
         write_images(tmp_path / "data" / split / "dogs", count - 1, seed=number)
     accuracies, losses = {}, {}
     for devices in ("one", "all"):
-        done = subprocess.run(
-            [sys.executable, "-c", TWO_CPUS, "dataset=folder", "dataset.archive=data", "preprocessing.image_size=48",
-             "model=cnn", f"trainer.devices={devices}", "trainer.batch_size=8", "trainer.precision=float32",
-             "head.dropout=0", "trainer.epochs=3", "optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false"],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-            env={**os.environ, "PYTHONPATH": str(PROJECT), "CATDOG_CACHE": str(cache), "PYTHONWARNINGS": "ignore"},
+        done = run_python(
+            tmp_path, "-c", TWO_CPUS, "dataset=folder", "dataset.archive=data", "preprocessing.image_size=48",
+            "model=cnn", f"trainer.devices={devices}", "trainer.batch_size=8", "trainer.precision=float32",
+            "head.dropout=0", "trainer.epochs=3", "optimizer=sgd", "optimizer.momentum=0.0", "optimizer.nesterov=false",
+            PYTHONPATH=str(PROJECT), CATDOG_CACHE=str(cache),
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert ("mirrored over 2 devices" in done.stdout) == (devices == "all")
+        assert done.code == 0, done.text
+        assert ("mirrored over 2 devices" in done.out) == (devices == "all")
         client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
         experiment = client.get_experiment_by_name("cats_vs_dogs")
         run = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])[0]
@@ -106,14 +102,11 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
 
 @pytest.mark.slow
 def test_a_frozen_backbone_trains_on_two_devices(tmp_path, cache) -> None:
-    import os
+    from support import PROJECT, TINY, run_python
 
-    from support import PROJECT, TINY
-
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_CPUS, "model=drawn_mini", *TINY, "trainer.devices=all"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "CATDOG_CACHE": str(cache), "PYTHONWARNINGS": "ignore"},
+    done = run_python(
+        tmp_path, "-c", TWO_CPUS, "model=drawn_mini", *TINY, "trainer.devices=all", PYTHONPATH=str(PROJECT),
+        CATDOG_CACHE=str(cache),
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "mirrored over 2 devices" in done.stdout
+    assert done.code == 0, done.text
+    assert "mirrored over 2 devices" in done.out

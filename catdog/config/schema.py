@@ -170,6 +170,9 @@ class DatasetConfig:
         "share of the held-out images that becomes test; the rest is val; dataset=folder: 0.5", 0.2
     )
     split_seed: int = option("seed of the splits; `seed` never moves an image", 0)
+    refresh: int = option(
+        "1, 2, ...: val is drawn anew from train and val, as large as before, and test stays; 0: as the splits are", 0
+    )
     near_duplicates: str = option(
         "one_side: mirrored, resized or cropped copies never end up in two splits; ignore: they may", "one_side"
     )
@@ -195,6 +198,7 @@ class DatasetConfig:
         require_fraction("dataset.holdout_fraction", self.holdout_fraction)
         require_fraction("dataset.test_fraction", self.test_fraction)
         require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
+        require(self.refresh >= 0, "dataset.refresh", "0 or more", self.refresh)
         require_choice("dataset.near_duplicates", ("one_side", "ignore"), self.near_duplicates)
         self._check_groups()
         if self.max_images_per_class is not None:
@@ -845,7 +849,7 @@ GROUPS: dict[str, type] = {
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
               "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
-              "trainer.keep_probabilities": False, "preprocessing.max_size": None, "dataset.groups": None,
+              "trainer.keep_probabilities": False, "preprocessing.max_size": None, "dataset.groups": None, "dataset.refresh": 0,
               "augmentation.mix": asdict(MixConfig()),
               "speed.fused_norms": False}  # fmt: skip
 

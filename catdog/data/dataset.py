@@ -142,6 +142,7 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         max_images_per_class=config.max_images_per_class,
         duplicates_cache=Path(config.cache) if searches_duplicates(config) else None,
         groups=config.groups,
+        refresh=config.refresh,
     )
     require_readable_test(manifest, config.max_unreadable_fraction)
     return Dataset(config, manifest)

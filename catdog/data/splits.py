@@ -106,6 +106,7 @@ def build_manifest(
     shown: str | None = None,
     duplicates_cache: Path | None = None,
     groups: str | None = None,
+    refresh: int = 0,
 ) -> Manifest:
     """Returns the manifest of a folder with one folder per class, directly or in folders `train/` and `validation/`.
 
@@ -125,6 +126,8 @@ def build_manifest(
             near-duplicates, the manifest is the same either way.
         groups: what names groups of images, as `dataset.groups`; None: nothing. A group is treated like near-duplicates: it is
             never divided. With `near_duplicates`, `duplicates_cache` is needed.
+        refresh: 0 leaves the splits as they are; any other number draws val anew from train and val, also where folders gave
+            them. Test stays.
 
     Raises:
         UserError: there are no images or only one class, a class is missing from a split, or a split is empty; or the groups do not
@@ -141,6 +144,8 @@ def build_manifest(
     conflicts = _find_conflicts(rows, pairs)
     rows, near, apart = _bring_to_one_side(rows, pairs)
     left_out |= near
+    if refresh:
+        rows = _redraw_val(rows, split_seed, refresh)
     rows = rows.sort_values(["split", "label", "file"], kind="stable").reset_index(drop=True)
     classes = tuple(sorted(rows["label"].unique()))
     _require_every_class(shown, rows, found, classes, len(apart))
@@ -435,6 +440,25 @@ def _bring_to_one_side(
     left_out = dict(zip(copies["file"], copies["component"].map(kept), strict=True))
     rows = rows.assign(split=moved.reindex(rows.index).fillna(rows["split"]))
     return rows.drop(index=goes.index), left_out, apart
+
+
+def _redraw_val(rows: pd.DataFrame, split_seed: int, refresh: int) -> pd.DataFrame:
+    """Returns the rows with another val, drawn from train and val by class, with as many images as before; no component is divided."""
+    among = rows["split"].isin(["train", "val"])
+    pool = rows[among]
+    wanted = pool[pool["split"] == "val"]["label"].value_counts()
+    # A component counts for the class of most of its images, and has the place of its first file.
+    units = pool.groupby("component", sort=False).agg(
+        label=("label", lambda labels: labels.value_counts().index[0]), size=("label", "size"), file=("file", "min")
+    )
+    keys = [_order_key(split_seed, f"refresh {refresh}:{file}") for file in units["file"]]
+    units = units.assign(key=keys).sort_values("key", kind="stable")
+    chosen: list[int] = []
+    for label, of_label in units.groupby("label", sort=True):
+        places = _choose_units(of_label["size"].to_numpy(), int(wanted.get(label, 0)), 1)
+        chosen += of_label.index[places].tolist()
+    split = rows["split"].mask(among, "train").mask(among & rows["component"].isin(chosen), "val")
+    return rows.assign(split=split)
 
 
 def _name_components(rows: pd.DataFrame) -> pd.Series:

@@ -179,7 +179,7 @@ def _promote_best(
     if evidence.challenge >= MANY_CHALLENGES:
         log.info(
             "this was challenge %d on the same validation images, and each has to show more than the last; new images restart the "
-            "count: add some, or draw the splits anew with dataset.split_seed",
+            "count: add some, or draw val anew with dataset.refresh=1",
             evidence.challenge,
         )
     return replace(promotion, is_champion=title.alias == CHAMPION and evidence.moves)

@@ -63,6 +63,28 @@ def test_the_same_seed_gives_the_same_splits_and_another_seed_others(given: Path
     assert files(manifest_of(given), "test") != files(manifest_of(given, split_seed=1), "test")
 
 
+def test_val_is_drawn_anew_and_test_stays(given: Path) -> None:
+    plain = manifest_of(given)
+    fresh = [manifest_of(given, refresh=number) for number in (1, 2)]
+    for manifest in fresh:
+        assert files(manifest, "test") == files(plain, "test")
+        assert files(manifest, "train") | files(manifest, "val") == files(plain, "train") | files(plain, "val")
+        counts = manifest.images.groupby(["split", "label"]).size()
+        assert counts.to_dict() == plain.images.groupby(["split", "label"]).size().to_dict()
+    assert len({manifest.digest for manifest in [plain, *fresh]}) == 3
+    assert files(fresh[0], "val") != files(fresh[1], "val")
+    assert manifest_of(given, refresh=1).digest == fresh[0].digest
+    assert manifest_of(given, refresh=0).digest == plain.digest
+
+
+def test_a_group_is_not_divided_when_val_is_drawn_anew(given: Path) -> None:
+    for refresh in (1, 2, 3):
+        manifest = manifest_of(given, groups=r"([0-4])\.jpg", refresh=refresh)
+        assert "group" in manifest.images
+        splits = manifest.images.groupby("group")["split"].nunique()
+        assert splits.max() == 1, "test has none of them either"
+
+
 def test_an_image_more_moves_at_most_one_other(given: Path) -> None:
     before = files(manifest_of(given), "test")
     write_images(given / "validation" / "new", 1, seed=9)

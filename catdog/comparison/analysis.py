@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from catdog.comparison.effects import Effect, find_effects
 from catdog.comparison.names import common_overrides
 from catdog.comparison.records import ComparedRuns, RunRecord
+from catdog.comparison.training_sets import SetVerdict, judge_over_sets
 from catdog.comparison.variants import Variant, count_looks, group_by_variant, key_of, name_variants
 from catdog.comparison.verdicts import MOST_VARIANTS, Verdict, judge_pairs
 from catdog.statistics.judgements import Judgement
@@ -57,6 +58,11 @@ class Analysis:
     def compared(self) -> str:
         """What is compared, in words for headings: "fair val accuracy", or "kept val accuracy" if no run was chosen on val."""
         return "fair val accuracy" if self.is_cross_fitted else "kept val accuracy"
+
+    @cached_property
+    def set_verdicts(self) -> list[SetVerdict]:
+        """Verdicts over training sets, if the runs were trained on several, drawn anew by `dataset.refresh`; otherwise none."""
+        return judge_over_sets(self.comparison, self.margin)
 
     @property
     def is_search(self) -> bool:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.likeness import measure_neighbours
 from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
+from catdog.comparison.training_sets import has_training_sets
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import NoVerdict
 from catdog.statistics.judgements import Judgement
@@ -35,6 +36,12 @@ def headline(analysis: Analysis) -> str:
         return "No run has finished, so there is nothing to compare yet"
     if not analysis.variants:
         return "No finished run has predictions, so only the curves can be compared"
+    if analysis.best is None and has_training_sets(comparison):
+        verdicts = analysis.set_verdicts
+        decided = [verdict for verdict in verdicts if verdict.kind == Judgement.BETTER]
+        return f"Over {decided[0].found.sets} training sets, {decided[0].words}" if decided else (
+            "Over these training sets, no difference is decided"
+        )  # fmt: skip
     if analysis.best is None:
         return "These runs saw different data: their accuracies cannot be compared"
     best = analysis.best
@@ -71,6 +78,7 @@ def sentences(analysis: Analysis) -> list[str]:
         said.append(_about_seeds(analysis))
         said += _about_failures(analysis)
     said += _about_groups(comparison)
+    said += _about_training_sets(analysis)
     said += describe_ensembles(analysis)
     if analysis.is_cross_fitted:
         said.append(
@@ -99,6 +107,22 @@ def may_need_seeds(analysis: Analysis) -> bool:
     """Returns whether a pair is undecided that more seeds may decide."""
     undecided = [verdict for verdict in analysis.verdicts if verdict.kind == Judgement.UNDECIDED]
     return any(verdict.accuracy.seeds_to_decide(analysis.margin) is not None for verdict in undecided)
+
+
+def _about_training_sets(analysis: Analysis) -> list[str]:
+    """Returns what several training sets show, if the runs were trained on several."""
+    if not has_training_sets(analysis.comparison):
+        return []
+    said = [
+        "The runs were trained on several training sets, drawn anew by dataset.refresh, each with validation images of its own: so "
+        "variants are compared set by set, and not image by image."
+    ]
+    for verdict in analysis.set_verdicts[:NAMES_IN_HEADLINE]:
+        difference = f"{signed(verdict.found.estimate)} points {signed_interval(*verdict.found.interval())}"
+        said.append(
+            f"Over {verdict.found.sets} sets, {verdict.first} \N{MINUS SIGN} {verdict.second}: {difference}: {verdict.words}."
+        )
+    return said
 
 
 def _about_groups(comparison: ComparedRuns) -> list[str]:
@@ -151,7 +175,7 @@ def warnings(comparison: ComparedRuns) -> list[str]:
             f"The sweep is not finished ({comparison.sweep_status}): runs are missing, so there is no verdict. "
             f"{_how_to_resume(comparison)}"
         )
-    if not comparison.same_data:
+    if not comparison.same_data and not has_training_sets(comparison):
         found.append(
             "The runs are not comparable: their data digests, validation images or labels differ. Only the "
             f"{plural(len(comparison.outcomes), 'image')} that all of them answered under the same label "
@@ -331,6 +355,8 @@ def _about_seeds(analysis: Analysis) -> str:
 
 def _about_failures(analysis: Analysis) -> list[str]:
     """Returns which runs diverged, and whether failures that nobody has seen would overturn a verdict."""
+    if not analysis.comparison.same_data:
+        return []
     said = []
     for variant in [variant for variant in analysis.drawn if len(variant.records) > 1]:
         seeds = variant.summarize_seeds(analysis.comparison.baseline)

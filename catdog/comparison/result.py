@@ -20,6 +20,7 @@ from catdog.comparison.page.tables import (
     build_images_frame,
     build_pairs_frame,
     build_variants_frame,
+    list_set_verdicts,
 )
 from catdog.comparison.single import suggest_partners
 from catdog.config.schema import hash_text
@@ -173,6 +174,7 @@ class Comparison:
             "variants": self.variants.to_dict("records"),
             "pairs": self.pairs.to_dict("records"),
             "effects": self.effects.to_dict("records"),
+            "training_sets": list_set_verdicts(self.analysis),
         }
 
     def suggest_partners(self, uri: str) -> list[str]:

@@ -164,8 +164,13 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
 
 
 def key_of(record: RunRecord) -> str:
-    """Returns the key that the runs of a variant share; the variant's name if a run's tags have no key."""
-    return record.tags.variant_key() or record.variant
+    """Returns the key that the runs of a variant share; the variant's name if a run's tags have no key.
+
+    Runs on several training sets (`dataset.refresh`) are shown set by set.
+    """
+    key = record.tags.variant_key() or record.variant
+    refresh = record.params.get("dataset.refresh", "0")
+    return key if refresh == "0" else f"{key} refresh={refresh}"
 
 
 def name_variants(comparison: ComparedRuns) -> dict[str, str]:

@@ -443,7 +443,7 @@ def _bring_to_one_side(
 
 
 def _redraw_val(rows: pd.DataFrame, split_seed: int, refresh: int) -> pd.DataFrame:
-    """Returns the rows with another val, drawn from train and val by class, with as many images as before; no component is divided."""
+    """Returns the rows with another val, drawn from train and val by class, as large as before; no component is divided."""
     among = rows["split"].isin(["train", "val"])
     pool = rows[among]
     wanted = pool[pool["split"] == "val"]["label"].value_counts()

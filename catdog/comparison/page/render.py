@@ -112,7 +112,7 @@ def render_page(
         seed_summaries=[
             (variant, variant.summarize_seeds(comparison.baseline))
             for variant in analysis.drawn
-            if len(variant.records) > 1
+            if len(variant.records) > 1 and comparison.same_data
         ],
         pair_count=several * (several - 1) // 2,
         effects=effects,

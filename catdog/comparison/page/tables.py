@@ -370,6 +370,37 @@ def build_effects_table(analysis: Analysis) -> Table:
     return table
 
 
+def build_sets_table(analysis: Analysis) -> Table:
+    """Returns the verdicts over training sets for a terminal of 100 columns; differences in percentage points."""
+    table = _empty_table(
+        f"Pairs, over training sets: difference in {analysis.compared}, in points [95 %]",
+        "The interval covers other training sets of this kind, seeds and images. The verdict allows for "
+        f"{plural(len(analysis.set_verdicts), 'pair')}.",
+    )
+    names = [f"{verdict.first} \N{MINUS SIGN} {verdict.second}" for verdict in analysis.set_verdicts]
+    add_name_column(table, "pair", names)
+    table.add_column("sets", justify="right")
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", ratio=4)
+    for name, verdict in zip(names, analysis.set_verdicts, strict=True):
+        difference = f"{signed(verdict.found.estimate)} {signed_interval(*verdict.found.interval())}"
+        table.add_row(name_text(name), str(verdict.found.sets), Text(difference), Text(verdict.words))
+    return table
+
+
+def list_set_verdicts(analysis: Analysis) -> list[dict[str, object]]:
+    """Returns one mapping for each verdict over training sets: differences are first minus second, as fractions."""
+    return [
+        {
+            "first": verdict.first, "second": verdict.second, "sets": verdict.found.sets,
+            "accuracy_difference": verdict.found.estimate, "low": verdict.found.interval()[0],
+            "high": verdict.found.interval()[1], "p_holm": verdict.p, "kind": str(verdict.kind),
+            "verdict": verdict.words.replace("\N{NO-BREAK SPACE}", " "),
+        }
+        for verdict in analysis.set_verdicts
+    ]  # fmt: skip
+
+
 CLEAN = (
     "Training accuracy of runs with augmentation.mix or trainer.train_accuracy=clean: on a fixed sample of training images as they "
     "are; of other runs: on what training saw."
@@ -387,7 +418,9 @@ def print_tables(analysis: Analysis, console: Console | None = None) -> None:
         console = Console(file=console.file, width=TERMINAL_COLUMNS, markup=False)
     width = min(console.width, TERMINAL_COLUMNS)
     tables = (build_table, build_pairs_table, build_effects_table)
-    for table in [build(analysis) for build in ((build_ranking,) if analysis.is_search else tables)]:
+    for table in [
+        *(build(analysis) for build in ((build_ranking,) if analysis.is_search else tables)), build_sets_table(analysis)
+    ]:  # fmt: skip
         if table.row_count:
             console.print(table, width=width)
     said = _describe_search(analysis) if analysis.is_search else []

@@ -126,8 +126,8 @@ def describe_groups(manifest: Manifest) -> list[str]:
     if manifest.groups is None:
         several = sizes[sizes > 1]
         return [
-            f"{several.sum():,} images are near-duplicates, in {plural(len(several), 'group')} that are not divided between "
-            "splits; intervals count a group once"
+            f"{several.sum():,} images are near-duplicates, in {plural(len(several), 'group')}: no group is divided between "
+            "splits, and intervals count a group once"
         ]
     said = [
         f"{total} in {plural(len(sizes), 'group')} by dataset.groups={manifest.groups.by}, the largest of {largest:,}: no group is "

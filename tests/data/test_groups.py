@@ -138,7 +138,7 @@ def test_near_duplicates_are_groups_without_being_named_and_change_no_digest(fil
     copies = images[images["file"].str.contains("copy_")]
     assert set(copies["group"]) == {"cats/copy_0.jpg"}
     assert images["group"].nunique() == 81
-    assert "3 images are near-duplicates, in 1 group that are not divided" in describe_dataset(found)
+    assert "3 images are near-duplicates, in 1 group: no group is divided" in describe_dataset(found)
     assert "group" not in ignored.manifest.images
     split = str(copies["split"].iloc[0])
     codes = found.manifest.code_groups(found.manifest.select(split)["file"])

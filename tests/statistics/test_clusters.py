@@ -9,7 +9,7 @@ from catdog.statistics.clusters import compare_neighbours, compare_within_cluste
 
 def test_images_in_groups_of_four_are_found_and_their_design_effect_too() -> None:
     generator = np.random.default_rng(0)
-    first, _, groups = draw_grouped_studies(20, 3, np.full(100, 4), generator=generator)
+    first, _, groups = draw_grouped_studies(8, 3, np.full(100, 4), generator=generator)
     values, strata = first.mean(axis=1), np.arange(400) % 400 // 200
     for by_name in (
         [compare_neighbours(one, strata) for one in values],

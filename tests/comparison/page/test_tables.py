@@ -154,7 +154,7 @@ def test_what_counts_is_the_fair_accuracy_with_the_plain_one_beside_it(make_reco
     assert "a little too high" in text
     html = render_page(analysis)
     assert "fair val %" in html
-    assert "chosen on it" in html
+    assert "plain val %" in html
     said = " ".join(sentences(analysis))
     assert "plain accuracy is too high" in said
     assert "slightly optimistic" not in said

@@ -105,9 +105,9 @@ class Analysis:
 
         Nothing is counted if nothing was judged over seeds, or if these runs have been judged like this before.
         """
-        if not any(isinstance(verdict.kind, Judgement) for verdict in self.verdicts):
+        if self.comparison.decided or not any(isinstance(verdict.kind, Judgement) for verdict in self.verdicts):
             return
-        looks = count_looks(self.variants)
+        looks = count_looks(self.comparison, self.variants)
         for variant in self.variants:
             for record in variant.records:
                 if len(variant.records) > 1 and record.tags.compared < looks:

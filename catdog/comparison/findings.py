@@ -77,6 +77,12 @@ def sentences(analysis: Analysis) -> list[str]:
     if analysis.variants:
         said.append(_about_seeds(analysis))
         said += _about_failures(analysis)
+    if comparison.decided:
+        said.append(
+            "decide trained these seeds, and its statements allow for all of its looks: "
+            + "; ".join(comparison.decided)
+            + "."
+        )
     said += _about_groups(comparison)
     said += _about_training_sets(analysis)
     said += describe_ensembles(analysis)

@@ -126,6 +126,10 @@ def _build_compared(
         restore=store_command(client, "restore", f"sweep={sweep.run_id}") if sweep and lost else "",
         groups=groups,
         groups_by=groups_by,
+        decided=[
+            f"{pair['first']} \N{MINUS SIGN} {pair['second']}: {pair['words']}"
+            for pair in (sweep.tags.decision if sweep else ())
+        ],
     )
 
 

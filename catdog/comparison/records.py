@@ -283,6 +283,7 @@ class ComparedRuns:
         restore: the command that restores the sweep's deleted runs; "" if none is deleted.
         groups: the group of each image by file, if images come in groups; empty otherwise.
         groups_by: who named the groups: a pattern, a file, or near_duplicates; "" if nobody did.
+        decided: what `decide` found out about the pairs of the sweep, in sentences; none if it did not train the sweep.
     """
 
     study: str
@@ -303,6 +304,7 @@ class ComparedRuns:
     restore: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     groups_by: str = ""
+    decided: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)

@@ -192,9 +192,14 @@ def name_variants(comparison: ComparedRuns) -> dict[str, str]:
     return names
 
 
-def count_looks(variants: Sequence[Variant]) -> int:
-    """Returns the number of this look at the variants, from 1: seeds that were added to a variant after a look make another."""
+def count_looks(comparison: ComparedRuns, variants: Sequence[Variant]) -> int:
+    """Returns the number of this look at the variants, from 1: seeds that were added to a variant after a look make another.
+
+    A sweep of `decide` is always at its first one: its looks were planned, and its decision, which allows for them, is shown.
+    """
     looks = 1
+    if comparison.decided:
+        return looks
     for variant in variants:
         seen = [record.tags.compared for record in variant.records]
         looks = max(looks, max(seen) + (0 < max(seen) > min(seen)))

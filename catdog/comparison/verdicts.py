@@ -92,7 +92,7 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
     # Pairs that are not judged count with a p-value of 1.
     padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
     corrected = correct_by_holm(np.array(padded))[: len(found)]
-    error = spend_on_unplanned_look(count_looks(variants), 1 - CONFIDENCE)
+    error = spend_on_unplanned_look(count_looks(comparison, variants), 1 - CONFIDENCE)
     together = 1 - error / count
     summaries = {variant.name: variant.summarize_seeds(comparison.baseline) for variant in ranked}
     verdicts = []

@@ -113,6 +113,11 @@ class Tags(dict[str, str]):
         return self.get(IDENTITY, "")
 
     @property
+    def decision(self) -> list[dict[str, Any]]:
+        """What `decide` found out about each pair of a sweep: first, second, words and more; empty without a decision."""
+        return list(_read_mapping(self.get(DECISION)).get("pairs", ()))
+
+    @property
     def compared(self) -> int:
         """At how many looks of `compare` the run has been judged with its siblings."""
         return int(self.get(COMPARED, "0"))

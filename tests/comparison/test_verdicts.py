@@ -101,10 +101,18 @@ def test_seeds_that_are_added_after_a_look_have_to_show_more(make_runs, make_ana
     seen = make_analysis(*looked_at(1, make_runs("bad", bad)), *looked_at(1, make_runs("good", good)))
     assert seen.verdicts[0].kind == "better", "the same runs again are no new look"
     added = make_analysis(*looked_at(1, make_runs("bad", bad), 2), *make_runs("good", good))
-    assert count_looks(added.variants) == 2
+    assert count_looks(added.comparison, added.variants) == 2
     assert added.verdicts[0].kind == "undecided"
     assert added.verdicts[0].low < once.verdicts[0].low
     assert [effect.caveat for effect in added.effects] == ["may be nothing"] * len(added.effects)
+    # The looks of decide were planned, and its own statement is shown.
+    decided = make_analysis(
+        *looked_at(1, make_runs("bad", bad), 2),
+        *make_runs("good", good),
+        decided=["good \N{MINUS SIGN} bad: undecided"],
+    )
+    assert decided.verdicts[0].kind == "better"
+    assert "good \N{MINUS SIGN} bad: undecided" in " ".join(sentences(decided))
 
 
 def test_a_sentence_about_an_ingredient_follows_the_verdict_and_not_the_pairs_own_interval(make_runs, make_analysis):

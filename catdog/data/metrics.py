@@ -7,12 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from catdog.config.metrics import COST, F1, require_metric
+from catdog.config.schema import Config
 from catdog.config.suggestions import suggest_path
 from catdog.statistics.metrics import NAMED, Metric, build_class_f1, build_cost, build_own
 from catdog.system.errors import UserError
 from catdog.system.own_objects import describe_type, load_object
 
-_FORM = "Its first line has the class names; then there is a line for each true class, in this order, with the cost of each prediction."
+_FORM = (
+    "Its first line has the class names; then there is a line for each true class, in this order, with the cost of each "
+    "prediction."
+)
 
 
 def load_metric(name: str, key: str = "metric") -> Metric:
@@ -37,6 +41,13 @@ def load_metric(name: str, key: str = "metric") -> Metric:
     if not callable(function):
         raise UserError(f"{key}: {name} must be a function, but is {describe_type(function)}.")
     return build_own(name, function)
+
+
+def require_possible_metrics(config: Config, class_names: Sequence[str]) -> None:
+    """Raises a UserError unless a run's classes allow the metrics that its config names, and these exist."""
+    load_metric(config.trainer.keep_metric).require_classes("trainer.keep_metric", tuple(class_names))
+    if config.promote.enabled:
+        load_metric(config.promote.metric, "promote.metric").require_classes("promote.metric", tuple(class_names))
 
 
 def _read_costs(key: str, path: Path) -> tuple[tuple[str, ...], np.ndarray]:

@@ -114,8 +114,10 @@ class Metric:
         margin: a difference up to this is as good as none, unless the user says otherwise; None: the user has to.
         scale: what values and differences are multiplied by when they are written: 100 for shares, which are written in percent.
         in_unit_interval: whether it cannot leave [0, 1] and its value there is a share or like one.
+        least: its least value, if it cannot leave that either; -inf: there is none.
         needs: what must be known of an answer: RIGHT, LOSSES or PROBABILITIES.
         chance: of a model that knows nothing, for a number of classes; None: that depends on the images.
+        refuse: says what is wrong with these class names, as "needs more than 5 classes"; "" if nothing is.
     """
 
     name: str
@@ -126,8 +128,16 @@ class Metric:
     margin: float | None = 0.02
     scale: float = PERCENT
     in_unit_interval: bool = True
+    least: float = -math.inf
     needs: str = PROBABILITIES
     chance: Callable[[int], float] | None = None
+    refuse: Callable[[tuple[str, ...]], str] = lambda _: ""
+
+    def require_classes(self, key: str, class_names: tuple[str, ...]) -> None:
+        """Raises a UserError, about the config key that names the metric, unless it is possible for these classes."""
+        problem = self.refuse(class_names)
+        if problem:
+            raise UserError(f"{key}: {self.name} {problem}")
 
     @property
     def is_accuracy(self) -> bool:
@@ -259,17 +269,7 @@ def measure_brier(answers: ModelAnswers) -> np.ndarray:
 
 
 def measure_top(answers: ModelAnswers) -> np.ndarray:
-    """Returns whether the true class is among the 5 most probable ones: float64 (N,).
-
-    Raises:
-        UserError: there are 5 classes or fewer.
-    """
-    count = len(answers.class_names)
-    if count <= TOP:
-        raise UserError(
-            f"metric: top_5 needs more than 5 classes, and these images have {count}, so every answer would be right. Use "
-            "metric=accuracy."
-        )
+    """Returns whether the true class is among the 5 most probable ones: float64 (N,)."""
     of_label = answers.known[np.arange(len(answers.labels)), answers.labels]
     return ((answers.known > of_label[:, None]).sum(axis=1) < TOP).astype(float)
 
@@ -344,19 +344,31 @@ def build_cost(name: str, costs: np.ndarray, class_names: tuple[str, ...]) -> Me
         class_names: of the rows and columns, in their order.
     """
 
+    def refuse(given: tuple[str, ...]) -> str:
+        same = set(given) == set(class_names)
+        return (
+            ""
+            if same
+            else f"must have the classes {', '.join(given)} in its first line, received {', '.join(class_names)}."
+        )
+
     def measure(answers: ModelAnswers) -> np.ndarray:
-        if set(answers.class_names) != set(class_names):
-            raise UserError(
-                f"metric: the classes of {name.removeprefix(names.COST)} must be {', '.join(answers.class_names)}, received "
-                f"{', '.join(class_names)}."
-            )
         order = [class_names.index(each) for each in answers.class_names]
         return np.asarray(costs[np.ix_(order, order)][answers.labels, answers.predicted], dtype=float)
 
     # 0.02 of the largest cost: for a cost of 1 for each error these are the two points of the accuracy.
     margin = 0.02 * float(np.abs(costs).max())
     return Metric(
-        name, "mean cost", measure, higher_is_better=False, unit="cost", margin=margin, scale=1, in_unit_interval=False
+        name,
+        "mean cost",
+        measure,
+        higher_is_better=False,
+        unit="",
+        margin=margin,
+        scale=1,
+        in_unit_interval=False,
+        least=float(costs.min()),
+        refuse=refuse,
     )
 
 
@@ -374,7 +386,8 @@ def build_own(name: str, function: Callable[[np.ndarray, np.ndarray], object]) -
         with explain("metric", name):
             returned = function(*given)
         try:
-            found = np.asarray(returned, dtype=float)
+            # NumPy would take None for NaN.
+            found = np.asarray("None" if returned is None else returned, dtype=float)
         except (TypeError, ValueError) as error:
             raise _refuse_own(name, f"returned {describe_type(returned)}") from error
         count = len(answers.labels)
@@ -400,12 +413,13 @@ def _refuse_own(name: str, what: str) -> UserError:
 def build_class_f1(name: str, class_name: str) -> Metric:
     """Returns the F1 of one class as a metric."""
 
+    def refuse(given: tuple[str, ...]) -> str:
+        return "" if class_name in given else f"must name one of the classes {', '.join(given)}."
+
     def measure(answers: ModelAnswers) -> np.ndarray:
-        if class_name not in answers.class_names:
-            raise UserError(f"metric: {name} must name one of the classes {', '.join(answers.class_names)}.")
         return measure_f1(answers, (answers.class_names.index(class_name),))
 
-    return Metric(name, f"F1 of {class_name}", measure)
+    return Metric(name, f"F1 of {class_name}", measure, refuse=refuse)
 
 
 def _jackknife(measure: Callable[[ModelAnswers], np.ndarray], answers: ModelAnswers, whole: float) -> np.ndarray:
@@ -425,6 +439,11 @@ def _jackknife(measure: Callable[[ModelAnswers], np.ndarray], answers: ModelAnsw
     return whole + math.sqrt(count / groups) * (influence - influence.mean())
 
 
+def _refuse_few(class_names: tuple[str, ...]) -> str:
+    few = len(class_names) <= TOP
+    return f"needs more than {TOP} classes, and there are {len(class_names)}. Use accuracy." if few else ""
+
+
 ACCURACY = Metric(names.ACCURACY, "accuracy", lambda answers: np.asarray(answers.right, dtype=float), needs=RIGHT)
 BALANCED = Metric(
     "balanced_accuracy", "balanced accuracy", measure_balanced, needs=RIGHT, chance=lambda classes: 1 / classes
@@ -436,13 +455,14 @@ NAMED = {
         BALANCED,
         Metric(
             names.LOG_LOSS, "log loss", measure_log_loss, higher_is_better=False, unit="nats", scale=1, in_unit_interval=False,
-            needs=LOSSES,
+            least=0.0, needs=LOSSES,
         ),
         Metric(
-            "brier", "Brier score", measure_brier, higher_is_better=False, unit="", margin=0.01, scale=1, in_unit_interval=False
+            "brier", "Brier score", measure_brier, higher_is_better=False, unit="", margin=0.01, scale=1, in_unit_interval=False,
+            least=0.0,
         ),
         Metric("auc", "AUC", measure_auc, unit="", margin=0.01, scale=1, chance=lambda _: 0.5),
         Metric("f1", "macro F1", measure_f1),
-        Metric("top_5", "top-5 accuracy", measure_top),
+        Metric("top_5", "top-5 accuracy", measure_top, refuse=_refuse_few),
     )
 }  # fmt: skip

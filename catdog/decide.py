@@ -18,10 +18,11 @@ interruption the same command resumes.
 
   python -m catdog.decide model=cnn,augmented margin=0.02 error=0.05 max_seeds=12
   python -m catdog.decide model=cnn trainer.learning_rate=0.001,0.0003 max_seeds=8
+  python -m catdog.decide model=cnn,augmented metric=log_loss
 
 All keys except those below are passed on to python -m catdog.train, as for a sweep. Keys with several values make the variants."""
 
-OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds", "format")
+OWN_KEYS = ("metric", "margin", "error", "first_seeds", "max_seeds", "format")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -63,7 +64,8 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         show_error(str(error))
         sys.exit(EXIT_DEFECT)
     if config.format == "json":
-        content = {"study": decision.study, "sweep": decision.sweep_id, "margin": config.margin, "error": config.error}
+        content = {"study": decision.study, "sweep": decision.sweep_id, "metric": config.metric, "margin": decision.margin,
+                   "error": config.error}  # fmt: skip
         cli.show_json("decide", {**content, "pairs": decision.describe(), "next": decision.next_commands()})
     else:
         show_next(*decision.next_commands())

@@ -7,8 +7,11 @@ from functools import cached_property
 from catdog.comparison.effects import Effect, find_effects
 from catdog.comparison.names import common_overrides
 from catdog.comparison.records import ComparedRuns, RunRecord
-from catdog.comparison.variants import Variant, group_by_variant, key_of, name_variants
+from catdog.comparison.variants import Recall, Variant, group_by_variant, key_of, measure_recall, name_variants
 from catdog.comparison.verdicts import MOST_VARIANTS, Verdict, judge_pairs
+from catdog.config.metrics import require_margin
+from catdog.statistics.metrics import Metric
+from catdog.statistics.proportions import CONFIDENCE
 
 # Of a search, which has more variants than are drawn: the number of variants whose answers are shown image by image.
 MOST_EXAMINED = 4
@@ -23,7 +26,7 @@ class Analysis:
         variants: the variants of its finished runs, in the order of the first run of each.
         verdicts: on pairs of variants, largest difference first; none if the runs saw different data.
         effects: the same pairs by ingredient.
-        margin: differences in accuracy up to this are as good as none, in (0, 1).
+        margin: differences up to this are as good as none, more than 0.
     """
 
     comparison: ComparedRuns
@@ -34,12 +37,12 @@ class Analysis:
 
     @cached_property
     def ranked(self) -> list[Variant]:
-        """The variants, highest mean accuracy of the kept models first."""
-        return sorted(self.variants, key=lambda variant: -variant.accuracy)
+        """The variants, the best mean of the kept models first."""
+        return sorted(self.variants, key=lambda variant: -variant.merit)
 
     @property
     def best(self) -> Variant | None:
-        """The variant with the highest mean accuracy; None if there is no variant, or the runs saw different data."""
+        """The variant with the best mean; None if there is no variant, or the runs saw different data."""
         return self.ranked[0] if self.variants and self.comparison.same_data else None
 
     @property
@@ -50,7 +53,17 @@ class Analysis:
     @property
     def compared(self) -> str:
         """What is compared, in words for headings: "fair val accuracy", or "kept val accuracy" if no run was chosen on val."""
-        return "fair val accuracy" if self.is_cross_fitted else "kept val accuracy"
+        return f"{'fair' if self.is_fair else 'kept'} val {self.metric.words}"
+
+    @property
+    def metric(self) -> Metric:
+        """What is compared."""
+        return self.comparison.metric
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether the values of the metric account for the choice of the kept epochs on the validation images."""
+        return any(variant.is_fair for variant in self.variants)
 
     @property
     def is_search(self) -> bool:
@@ -79,6 +92,23 @@ class Analysis:
         return {name: name for name in [*drawn, *(v.name for v in self.variants if v.name not in drawn)]}
 
     @cached_property
+    def recalls(self) -> dict[str, list[Recall]]:
+        """Variant name -> the recall of each class that has images, of the variants that are drawn.
+
+        The intervals hold for all of them together in 95% of studies (Bonferroni).
+        """
+        outcomes = self.comparison.outcomes
+        if not self.drawn or not len(outcomes):
+            return {variant.name: [] for variant in self.drawn}
+        labels = self.comparison.ranked[0].answers["label"].reindex(outcomes.files).to_numpy()
+        names = list(self.comparison.class_counts)
+        confidence = 1 - (1 - CONFIDENCE) / (len(names) * len(self.drawn))
+        return {
+            variant.name: [measure_recall(name, variant.scores[:, labels == name], confidence) for name in names]
+            for variant in self.drawn
+        }
+
+    @cached_property
     def unfinished(self) -> dict[str, list[RunRecord]]:
         """Variant name -> its runs without a result."""
         names = name_variants(self.comparison)
@@ -94,13 +124,26 @@ class Analysis:
         return bool(self.variants) and all(len(variant.records) > 1 for variant in self.variants)
 
 
-def analyse(comparison: ComparedRuns, margin: float) -> Analysis:
+def analyse(comparison: ComparedRuns, margin: float | None = None) -> Analysis:
     """Returns the conclusions of a comparison.
 
     Args:
         comparison: the runs.
-        margin: differences in accuracy up to this are as good as none, in (0, 1).
+        margin: differences up to this are as good as none, more than 0; None: the metric's default.
     """
     variants = group_by_variant(comparison)
+    margin = choose_margin(comparison.metric, margin)
     verdicts = judge_pairs(comparison, variants, margin)
     return Analysis(comparison, variants, verdicts, find_effects(variants, verdicts), margin)
+
+
+def choose_margin(metric: Metric, margin: float | None) -> float:
+    """Returns the margin that the user has given, or the metric's default.
+
+    Raises:
+        UserError: the metric has no default.
+    """
+    require_margin("margin", margin, metric.name)
+    chosen = metric.margin if margin is None else margin
+    assert chosen is not None
+    return chosen

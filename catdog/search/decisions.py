@@ -10,15 +10,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from catdog.comparison.analysis import choose_margin
 from catdog.config.command_lines import next_command
 from catdog.config.commands import DecideConfig
 from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
+from catdog.data.metrics import load_metric
 from catdog.statistics.judgements import Judgement, judge
+from catdog.statistics.metrics import ACCURACY, Metric
 from catdog.statistics.sequential import level_of_looks, plan_looks
 from catdog.system.errors import UserError
 from catdog.system.terminal import add_name_column, name_text
-from catdog.system.wording import at_least, at_most, plural, signed, signed_interval
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.records import log_decision
 
@@ -44,8 +47,9 @@ class Pair:
         second: name of the other variant.
         outcome: the judgement of the first variant against the second.
         seeds: number of seeds at the last look.
-        found: the difference in accuracy at the last look, first minus second.
+        found: the difference at the last look, in the metric that is compared: above 0 if the first is better.
         interval: its bounds; the intervals of all pairs at all looks hold simultaneously.
+        metric: what is compared.
     """
 
     first: str
@@ -54,6 +58,7 @@ class Pair:
     seeds: int = 0
     found: "Contrast | None" = None
     interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
+    metric: Metric = ACCURACY
 
     @property
     def words(self) -> str:
@@ -61,9 +66,9 @@ class Pair:
         low, high = self.interval
         if self.outcome in (Judgement.BETTER, Judgement.WORSE):
             better, by = (self.first, low) if self.outcome == Judgement.BETTER else (self.second, -high)
-            return f"{better} is better by at least {at_least(by)}"
+            return f"{better} is better by at least {self.metric.at_least(by)}"
         if self.outcome == Judgement.EQUIVALENT:
-            return f"no difference of more than {at_most(max(-low, high))}"
+            return f"no difference of more than {self.metric.at_most(max(-low, high))}"
         if self.outcome == Judgement.FUTILE:
             assert self.found is not None
             return f"cannot be decided by more seeds: {self.found.images:,} images are too few"
@@ -81,7 +86,8 @@ class Decision:
 
     Attributes:
         pairs: all pairs of variants.
-        config: margin, error and numbers of seeds.
+        config: metric, error and numbers of seeds.
+        margin: differences up to this are as good as none.
         seeds: number of seeds trained of the variants that stayed open longest.
         sweep_id: the sweep of the last round.
         study: its study.
@@ -90,6 +96,7 @@ class Decision:
 
     pairs: list[Pair]
     config: DecideConfig
+    margin: float
     seeds: int
     sweep_id: str
     study: str
@@ -114,7 +121,10 @@ class Decision:
         return [next_command("compare", self.study, self.uri, f"sweep={self.sweep_id}")]
 
     def to_frame(self) -> "pd.DataFrame":
-        """Returns one row per pair: first, second, outcome, seeds, difference, low, high (as shares, not points), words."""
+        """Returns one row per pair: first, second, outcome, seeds, metric, difference, low, high, words.
+
+        The difference is first minus second, in the metric's own sign; shares are fractions, not points.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.describe())
@@ -124,8 +134,9 @@ class Decision:
         return [
             {
                 "first": pair.first, "second": pair.second, "outcome": pair.outcome, "seeds": pair.seeds,
-                "difference": float(pair.found.estimate) if pair.found else None,
-                "low": pair.interval[0], "high": pair.interval[1],
+                "metric": pair.metric.name,
+                "difference": float(pair.metric.orient(pair.found.estimate)) if pair.found else None,
+                "low": min(turned := [float(pair.metric.orient(bound)) for bound in pair.interval]), "high": max(turned),
                 "words": pair.words.replace("\N{NO-BREAK SPACE}", " "),
             }
             for pair in self.pairs
@@ -168,15 +179,17 @@ def decide(
     probability of at least 1 - `error`.
 
     Args:
-        config: margin, error and numbers of seeds.
+        config: metric, margin, error and numbers of seeds.
         train: trains a round.
         on_round: called before each round with a description of it.
         on_look: called with the current state after each look.
 
     Raises:
-        UserError: there are fewer than two variants, or they cannot be compared.
+        UserError: there are fewer than two variants, or they cannot be compared, or not by this metric.
         KeyboardInterrupt: Ctrl-C during a round.
     """
+    metric = load_metric(config.metric)
+    margin = choose_margin(metric, config.margin)
     looks = plan_looks(config.first_seeds, config.max_seeds)
     decision: Decision | None = None
     only: list[str] | None = None
@@ -184,16 +197,16 @@ def decide(
         wanted = ", ".join(only) if only else "all variants"
         on_round(f"round {number} of at most {len(looks)}: {seeds} seeds of {wanted}")
         trained = train(seeds, only)
-        study, variants = _load_variants(trained)
+        study, variants = _load_variants(trained, metric)
         if decision is None:
             names = [variant.name for variant in variants]
             if len(names) < 2:
                 raise too_few([])
-            pairs = [Pair(*both) for both in combinations(names, 2)]
-            decision = Decision(pairs, config, seeds, trained.sweep_id, study, trained.tracking.uri)
+            pairs = [Pair(*both, metric=metric) for both in combinations(names, 2)]
+            decision = Decision(pairs, config, margin, seeds, trained.sweep_id, study, trained.tracking.uri)
         decision.seeds, decision.sweep_id = seeds, trained.sweep_id
         levels = level_of_looks(looks, config.error / len(decision.pairs))
-        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
+        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], margin)
         _record(trained.client, decision)
         on_look(decision)
         if not decision.is_open:
@@ -273,12 +286,12 @@ class IncompleteRoundError(UserError):
     """A run of a round failed, so the round cannot be evaluated."""
 
 
-def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
+def _load_variants(trained: Round, metric: Metric) -> "tuple[str, list[Variant]]":
     from catdog.comparison.load import load_comparison
     from catdog.comparison.variants import group_by_variant
 
     # The next round names its variants as the sweep does.
-    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id, stored_names=True)
+    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id, stored_names=True, metric=metric)
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
     variants = group_by_variant(comparison)
@@ -303,11 +316,11 @@ def require_one_precision(variants: "Sequence[Variant]") -> None:
 
 
 def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: float, margin: float) -> None:
-    from catdog.comparison.variants import compare_accuracy
+    from catdog.comparison.variants import compare_merits
 
     for pair in pairs:
         if pair.is_open:
-            pair.found = compare_accuracy(variants[pair.first], variants[pair.second])
+            pair.found = compare_merits(variants[pair.first], variants[pair.second])
             low, high = pair.found.interval(1 - level)
             pair.interval, pair.seeds = (float(low), float(high)), seeds
             pair.outcome = judge(pair.found, margin, 1 - level)
@@ -315,8 +328,12 @@ def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: 
 
 def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
     """Returns the state of the decision as a table for the terminal."""
+    metric = pairs[0].metric
+    unit = f", in {metric.unit}" if metric.unit else ""
+    direction = "" if metric.higher_is_better else f"; {metric.direction}"
+    together = f"all intervals hold together in {100 * (1 - config.error):g} %"
     table = Table(
-        title=f"difference in kept val accuracy, in points; all intervals hold together in {100 * (1 - config.error):g} %",
+        title=f"difference in kept val {metric.words}{unit}{direction}; {together}",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
     add_name_column(table, "pair", [name for pair in pairs for name in (pair.first, pair.second)])
@@ -326,7 +343,7 @@ def build_table(pairs: Sequence[Pair], config: DecideConfig) -> Table:
         estimate = pair.found.estimate if pair.found else float("nan")
         table.add_row(
             name_text(f"{pair.first} \N{MINUS SIGN} {pair.second}"), str(pair.seeds),
-            Text(f"{signed(estimate)} {signed_interval(*pair.interval)}"), Text(pair.words),
+            Text(f"{metric.show_difference(estimate)} {metric.show_difference_interval(*pair.interval)}"), Text(pair.words),
         )  # fmt: skip
     return table
 
@@ -335,7 +352,8 @@ def _record(client: "MlflowClient", decision: Decision) -> None:
     """Stores the state of the decision on the sweep, where MLflow shows it."""
     config = decision.config
     state = {
-        "margin": config.margin,
+        "metric": config.metric,
+        "margin": decision.margin,
         "error": config.error,
         "max_seeds": config.max_seeds,
         "pairs": decision.describe(),

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catdog.config.schema import PromoteConfig
+from catdog.data.metrics import load_metric
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
-from catdog.system.wording import plural, points, signed, signed_interval
+from catdog.statistics.metrics import ACCURACY, NAMED, Metric
+from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.records import StoredRun, find_seeds
 from catdog.tracking.scores import Score, load_score
@@ -32,7 +34,7 @@ FIRST_SEEDS = 5
 
 
 class Reason(StrEnum):
-    """Why the alias moves or stays, in cases where no `Judgement` of the difference in accuracy says it."""
+    """Why the alias moves or stays, in cases where no `Judgement` of the difference says it."""
 
     FIRST = "first"
     """There was no champion."""
@@ -58,7 +60,7 @@ class Evidence:
     Attributes:
         outcome: the alias moves if this is one of MOVES; otherwise it stays.
         words: the reason, as a sentence without a full stop.
-        difference: in mean val accuracy, challenger minus champion; None if they were not compared.
+        difference: in the metric that is compared, challenger minus champion; None if they were not compared.
         low: lower bound of its 95% interval.
         high: upper bound.
         images: number of validation images that both predicted.
@@ -68,6 +70,7 @@ class Evidence:
         challenger_calibration_error: the mean over its runs, in [0, 1].
         champion_calibration_error: the same for the champion.
         margin: `promote.margin` at the time of the decision.
+        metric: `promote.metric`: what was compared.
     """
 
     outcome: Judgement | Reason
@@ -82,6 +85,7 @@ class Evidence:
     challenger_calibration_error: float | None = None
     champion_calibration_error: float | None = None
     margin: float = 0.0
+    metric: str = ACCURACY.name
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
@@ -118,11 +122,12 @@ class Evidence:
         lines = [f"**{self.outcome}**: {self.words}."]
         if self.difference is not None and self.low is not None and self.high is not None:
             kind = "seeds and images" if self.over_seeds else "images alone: each side is one model"
+            named, shown = self._describe_difference(self.difference, self.low, self.high)
             lines += [
                 "",
-                "| val accuracy, challenger less champion | 95% interval | images | runs | calibration error |",
+                f"| val {named}, challenger less champion | 95% interval | images | runs | calibration error |",
                 "|---|---|---|---|---|",
-                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {self.images:,} "
+                f"| {shown[0]} | {shown[1]}, over {kind} | {self.images:,} "
                 f"| {len(self.challenger_runs)} against {len(self.champion_runs)} "
                 f"| {self.challenger_calibration_error:.3f} against {self.champion_calibration_error:.3f} |",
                 "",
@@ -130,8 +135,20 @@ class Evidence:
             ]
         return "\n".join(lines)
 
+    def _describe_difference(self, difference: float, low: float, high: float) -> tuple[str, tuple[str, str]]:
+        """Returns the name of the metric, and the difference and its interval, in words."""
+        metric = NAMED.get(self.metric)
+        if metric is None:
+            return self.metric, (f"{difference:+.4g}", f"[{low:+.4g}, {high:+.4g}]")
+        bounds = sorted((metric.orient(low), metric.orient(high)))
+        name = metric.words if metric.higher_is_better else f"{metric.words} ({metric.direction})"
+        shown = f"{metric.show_difference(metric.orient(difference))} {metric.unit}".rstrip()
+        return name, (shown, metric.show_difference_interval(*bounds))
 
-def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConfig) -> tuple[Judgement | Reason, str]:
+
+def weigh(
+    found: Contrast, calibration: tuple[float, float], config: PromoteConfig, metric: Metric = ACCURACY
+) -> tuple[Judgement | Reason, str]:
     """Returns the outcome and the reason in words, by the rule for replacing the champion.
 
     The challenger must be better on average, and its interval must exclude that it is worse by `promote.margin` or more. Its
@@ -139,19 +156,24 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
     challenger that was picked as the best of several variants.
 
     Args:
-        found: the difference in val accuracy, challenger minus champion.
+        found: the difference, challenger minus champion, by the metric: above 0 if the challenger is better.
         calibration: the calibration errors of the challenger and of the champion, in [0, 1].
         config: the margins.
+        metric: what is compared.
     """
     low, high = (float(bound) for bound in found.interval())
     judged = judge(found, config.margin)
-    difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
+    named = "" if metric.is_accuracy else f"{metric.words} "
+    unit = f" {metric.unit}" if metric.unit else ""
+    difference = (
+        f"{named}{metric.show_difference(float(found.estimate))}{unit} {metric.show_difference_interval(low, high)}"
+    )
     seen = f"{difference} on {plural(found.images, 'val image')}"
     if found.estimate <= 0:
         outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
     if low <= -config.margin:
-        words = f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
+        words = f"too little evidence: {seen} does not exclude that it is worse by {metric.size(config.margin)}"
         return Judgement.UNDECIDED, words
     excess = calibration[0] - calibration[1]
     if excess > config.calibration_margin:
@@ -163,7 +185,8 @@ def weigh(found: Contrast, calibration: tuple[float, float], config: PromoteConf
     if judged != Judgement.BETTER:
         return (
             Reason.NOT_WORSE,
-            f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
+            f"{'higher' if metric.is_accuracy else 'better'} in the mean than the champion, and not worse by "
+            f"{metric.size(config.margin)} or more: {seen}",
         )
     return judged, f"better than the champion: {seen}"
 
@@ -181,7 +204,8 @@ def compare_runs(
         champion: the champion's run.
         config: the rule's margins.
     """
-    sides = [_load_seeds(client, run) for run in (challenger, champion)]
+    metric = load_metric(config.metric, "promote.metric")
+    sides = [_load_seeds(client, run, metric) for run in (challenger, champion)]
     if not all(sides):
         whose = "the challenger's" if not sides[0] else "the champion's"
         return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
@@ -201,26 +225,26 @@ def compare_runs(
         return Evidence(Reason.NOT_COMPARABLE, "not compared: the two answered different validation images"), None
     from catdog.statistics.contrasts import contrast
 
-    found = contrast(*(scores[files].to_numpy(dtype=float) for _, scores, _ in arrays))
+    found = contrast(*(metric.orient(scores[files].to_numpy(dtype=float)) for _, scores, _ in arrays))
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
-    outcome, words = weigh(found, calibration, config)
+    outcome, words = weigh(found, calibration, config, metric)
     if same_variant:
         words += ", as another seed of the same variant" if same_study else ", as the same variant in another study"
-    low, high = found.interval()
+    low, high = sorted(float(metric.orient(bound)) for bound in found.interval())
     evidence = Evidence(
-        outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
-        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin,
+        outcome, words, float(metric.orient(found.estimate)), low, high, found.images, bool(found.over_seeds),
+        tuple(sides[0]), tuple(sides[1]), *calibration, config.margin, config.metric,
     )  # fmt: skip
     return evidence, found
 
 
-def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, tuple[Predictions, Score]]":
+def _load_seeds(client: "MlflowClient", run: StoredRun, metric: Metric) -> "dict[str, tuple[Predictions, Score]]":
     """Returns run id -> validation predictions and their score, of the finished runs of a run's variant, one for each seed."""
     stored = {}
     for other in find_seeds(client, run, MOST_RUNS):
         predictions = other.load_predictions()
         if len(predictions):
-            stored[other.run_id] = (predictions, load_score(client, other, predictions))
+            stored[other.run_id] = (predictions, load_score(client, other, predictions, metric=metric))
     return stored
 
 

@@ -18,6 +18,7 @@ USAGE = """Puts runs side by side: a table here and as CSV, and one HTML page wi
   python -m catdog.compare                      the latest sweep of the study cats_vs_dogs
   python -m catdog.compare study=quickstart
   python -m catdog.compare sweep=RUN_ID         or runs=RUN_ID,RUN_ID
+  python -m catdog.compare metric=log_loss      or balanced_accuracy, brier, auc, f1, top_5, cost:FILE, your own
   python -m catdog.compare format=json          for scripts"""
 
 
@@ -33,7 +34,9 @@ def compare(composed: DictConfig) -> None:
     # With JSON, stdout must contain nothing but the result.
     console.stderr = config.format == "json"
     study = Study(config.study, tracking_uri=config.tracking.uri)
-    comparison = study.compare(margin=config.margin, sweep=config.sweep, runs=config.runs, gradcam=config.gradcam)
+    comparison = study.compare(
+        metric=config.metric, margin=config.margin, sweep=config.sweep, runs=config.runs, gradcam=config.gradcam
+    )
     folder = comparison.save_folder(config.output)
     page = folder / "comparison.html"
     place = (comparison.study, config.tracking.uri)
@@ -57,7 +60,9 @@ def compare(composed: DictConfig) -> None:
         cli.show_json("compare", {**comparison.to_dict(), "page": str(page), "next": steps})
         return
     print_tables(comparison.analysis, console)
-    log.info("page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs}.csv", folder / "figures")
+    log.info(
+        "page     %s\ntables   %s\nfigures  %s", page, folder / "{table,variants,pairs,classes}.csv", folder / "figures"
+    )
     show_next(f"open {page} in a browser", *steps)
 
 

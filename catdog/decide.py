@@ -18,10 +18,11 @@ interruption the same command resumes.
 
   python -m catdog.decide model=cnn,augmented margin=0.02 error=0.05 max_seeds=12
   python -m catdog.decide model=cnn trainer.learning_rate=0.001,0.0003 max_seeds=8
+  python -m catdog.decide model=cnn,augmented metric=log_loss
 
 All keys except those below are passed on to python -m catdog.train, as for a sweep. Keys with several values make the variants."""
 
-OWN_KEYS = ("margin", "error", "first_seeds", "max_seeds", "plan", "format")
+OWN_KEYS = ("metric", "margin", "error", "first_seeds", "max_seeds", "plan", "format")
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -68,7 +69,8 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
         content = {
             "study": decision.study,
             "sweep": decision.sweep_id,
-            "margin": config.margin,
+            "metric": config.metric,
+            "margin": decision.margin,
             "error": decision.error,
         }
         plans = {"plans": decision.describe_plans()} if config.plan else {}

@@ -14,7 +14,6 @@ from catdog.config.schema import (
     load_tracking,
     require,
     require_choice,
-    require_fraction,
     require_study,
 )
 from catdog.system.errors import UserError
@@ -177,7 +176,8 @@ class Study:
     def decide(
         self,
         *overrides: str,
-        margin: float = 0.02,
+        metric: str = "accuracy",
+        margin: float | None = None,
         error: float = 0.05,
         first_seeds: int = 3,
         max_seeds: int = 12,
@@ -189,7 +189,8 @@ class Study:
 
         Args:
             overrides: what makes the variants, without seeds: "model=cnn,augmented".
-            margin: a difference in accuracy up to this is as good as none.
+            metric: what is compared, as for `compare`.
+            margin: a difference up to this is as good as none; None: as for `compare`.
             error: highest probability that any statement is wrong, over all pairs and looks.
             first_seeds: seeds of each variant before the first look.
             max_seeds: most seeds of each variant; then it ends, decided or not.
@@ -207,7 +208,7 @@ class Study:
         from catdog.sweeps.display import QuietDisplay, choose_display
         from catdog.sweeps.launch import plan_sweep
 
-        config = DecideConfig(margin, error, first_seeds, max_seeds, plan)
+        config = DecideConfig(margin, error, first_seeds, max_seeds, plan, metric=metric)
         if train is not None:
             if overrides:
                 raise UserError(
@@ -272,7 +273,8 @@ class Study:
     def compare(
         self,
         *,
-        margin: float = 0.02,
+        metric: str = "accuracy",
+        margin: float | None = None,
         sweep: str | None = None,
         runs: str | Sequence[str] | None = None,
         gradcam: str = "auto",
@@ -280,23 +282,27 @@ class Study:
         """Returns runs side by side: tables, figures, verdicts, and the page.
 
         Args:
-            margin: a difference in accuracy up to this is as good as none; 0.02: two points.
+            metric: what is compared: accuracy, balanced_accuracy, log_loss, brier, auc, f1, top_5, f1:CLASS, cost:FILE, or your own
+                as module:function.
+            margin: a difference in the metric up to this is as good as none; 0.02: two points. None: the metric's default.
             sweep: run id of a sweep; None: the study's latest.
             runs: a run id, or several, to compare instead of a sweep.
             gradcam: "auto" computes Grad-CAM for the page if it is not stored yet; "never" does not.
 
         Raises:
-            UserError: there is no such study, sweep or run, or none of them has finished.
+            UserError: there is no such study, sweep or run, or none of them has finished; or the metric is not possible.
         """
-        from catdog.comparison.analysis import analyse
+        from catdog.comparison.analysis import analyse, choose_margin
         from catdog.comparison.load import load_comparison
         from catdog.comparison.result import Comparison
+        from catdog.data.metrics import load_metric
 
-        require_fraction("margin", margin)
+        measure = load_metric(metric)
+        margin = choose_margin(measure, margin)
         require_choice("gradcam", ("auto", "never"), gradcam)
         client = self._connect()
         named = [runs] if isinstance(runs, str) else runs
-        compared = load_comparison(client, study=self.name, sweep_id=sweep, run_ids=named)
+        compared = load_comparison(client, study=self.name, sweep_id=sweep, run_ids=named, metric=measure)
         analysis = analyse(compared, margin)
         if self.is_writable:
             analysis.log_look(client)

@@ -9,9 +9,20 @@ from catdog.comparison.effects import Effect, find_effects
 from catdog.comparison.names import common_overrides
 from catdog.comparison.records import ComparedRuns, RunRecord
 from catdog.comparison.training_sets import SetVerdict, judge_over_sets
-from catdog.comparison.variants import Variant, count_looks, group_by_variant, key_of, name_variants
+from catdog.comparison.variants import (
+    Recall,
+    Variant,
+    count_looks,
+    group_by_variant,
+    key_of,
+    measure_recall,
+    name_variants,
+)
 from catdog.comparison.verdicts import MOST_VARIANTS, Verdict, judge_pairs
+from catdog.config.metrics import require_margin
 from catdog.statistics.judgements import Judgement
+from catdog.statistics.metrics import Metric
+from catdog.statistics.proportions import CONFIDENCE
 from catdog.tracking.records import log_compared
 
 if TYPE_CHECKING:
@@ -30,7 +41,7 @@ class Analysis:
         variants: the variants of its finished runs, in the order of the first run of each.
         verdicts: on pairs of variants, largest difference first; none if the runs saw different data.
         effects: the same pairs by ingredient.
-        margin: differences in accuracy up to this are as good as none, in (0, 1).
+        margin: differences up to this are as good as none, more than 0.
     """
 
     comparison: ComparedRuns
@@ -41,12 +52,12 @@ class Analysis:
 
     @cached_property
     def ranked(self) -> list[Variant]:
-        """The variants, highest mean accuracy of the kept models first."""
-        return sorted(self.variants, key=lambda variant: -variant.accuracy)
+        """The variants, the best mean of the kept models first."""
+        return sorted(self.variants, key=lambda variant: -variant.merit)
 
     @property
     def best(self) -> Variant | None:
-        """The variant with the highest mean accuracy; None if there is no variant, or the runs saw different data."""
+        """The variant with the best mean; None if there is no variant, or the runs saw different data."""
         return self.ranked[0] if self.variants and self.comparison.same_data else None
 
     @property
@@ -57,12 +68,25 @@ class Analysis:
     @property
     def compared(self) -> str:
         """What is compared, in words for headings: "fair val accuracy", or "kept val accuracy" if no run was chosen on val."""
-        return "fair val accuracy" if self.is_cross_fitted else "kept val accuracy"
+        return f"{'fair' if self.is_fair else 'kept'} val {self.metric.words}"
+
+    @property
+    def metric(self) -> Metric:
+        """What is compared."""
+        return self.comparison.metric
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether the values of the metric account for the choice of the kept epochs on the validation images."""
+        return any(variant.is_fair for variant in self.variants)
 
     @cached_property
     def set_verdicts(self) -> list[SetVerdict]:
-        """Verdicts over training sets, if the runs were trained on several, drawn anew by `dataset.refresh`; otherwise none."""
-        return judge_over_sets(self.comparison, self.margin)
+        """Verdicts on the accuracy over training sets, if the runs were trained on several; none by other metrics.
+
+        Training sets are drawn anew by `dataset.refresh`.
+        """
+        return judge_over_sets(self.comparison, self.margin) if self.metric.is_accuracy else []
 
     @property
     def is_search(self) -> bool:
@@ -89,6 +113,29 @@ class Analysis:
         """Variant name -> itself. The order fixes each variant's colour in every figure; drawn variants come first."""
         drawn = [variant.name for variant in self.drawn]
         return {name: name for name in [*drawn, *(v.name for v in self.variants if v.name not in drawn)]}
+
+    @cached_property
+    def recalls(self) -> dict[str, list[Recall]]:
+        """Variant name -> the recall of each class that has images, of the variants that are drawn.
+
+        The intervals hold for all of them together in 95% of studies (Bonferroni).
+        """
+        outcomes = self.comparison.outcomes
+        if not self.drawn or not len(outcomes):
+            return {variant.name: [] for variant in self.drawn}
+        labels = self.comparison.ranked[0].answers["label"].reindex(outcomes.files).to_numpy()
+        names = list(self.comparison.class_counts)
+        confidence = 1 - (1 - CONFIDENCE) / (len(names) * len(self.drawn))
+        return {
+            variant.name: [
+                measure_recall(
+                    name, variant.scores[:, labels == name], confidence,
+                    None if variant.groups is None else variant.groups[labels == name],
+                )
+                for name in names
+            ]
+            for variant in self.drawn
+        }  # fmt: skip
 
     @cached_property
     def unfinished(self) -> dict[str, list[RunRecord]]:
@@ -119,13 +166,26 @@ class Analysis:
         return bool(self.variants) and all(len(variant.records) > 1 for variant in self.variants)
 
 
-def analyse(comparison: ComparedRuns, margin: float) -> Analysis:
+def analyse(comparison: ComparedRuns, margin: float | None = None) -> Analysis:
     """Returns the conclusions of a comparison.
 
     Args:
         comparison: the runs.
-        margin: differences in accuracy up to this are as good as none, in (0, 1).
+        margin: differences up to this are as good as none, more than 0; None: the metric's default.
     """
     variants = group_by_variant(comparison)
+    margin = choose_margin(comparison.metric, margin)
     verdicts = judge_pairs(comparison, variants, margin)
     return Analysis(comparison, variants, verdicts, find_effects(variants, verdicts), margin)
+
+
+def choose_margin(metric: Metric, margin: float | None) -> float:
+    """Returns the margin that the user has given, or the metric's default.
+
+    Raises:
+        UserError: the metric has no default.
+    """
+    require_margin("margin", margin, metric.name)
+    chosen = metric.margin if margin is None else margin
+    assert chosen is not None
+    return chosen

@@ -8,14 +8,15 @@ from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.comparison.training_sets import has_training_sets
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import NoVerdict
+from catdog.config.metrics import is_own
 from catdog.statistics.judgements import Judgement
+from catdog.statistics.metrics import Metric
 from catdog.system.wording import (
     in_groups,
     listed,
     percent_interval,
     percent_with_unit,
     plural,
-    points,
     signed,
     signed_interval,
 )
@@ -45,9 +46,7 @@ def headline(analysis: Analysis) -> str:
     if analysis.best is None:
         return "These runs saw different data: their accuracies cannot be compared"
     best = analysis.best
-    score = (
-        f"{percent_with_unit(best.accuracy)} of {plural(comparison.ranked[0].kept_images, 'validation image')} right"
-    )
+    score = _word_score(best, comparison.ranked[0].kept_images)
     if len(best.records) > 1:
         score += f", the mean of {plural(len(best.records), 'seed')}"
     if len(analysis.variants) == 1:
@@ -67,6 +66,18 @@ def headline(analysis: Analysis) -> str:
     return f"{best.name} is the best: {score}"
 
 
+def _word_score(variant: Variant, images: int) -> str:
+    """Returns a variant's score in words: "97.4 % of 800 validation images right", "a log loss of 0.412 nats on ..."."""
+    on = plural(images, "validation image")
+    if variant.metric.is_accuracy:
+        return f"{percent_with_unit(variant.accuracy)} of {on} right"
+    return f"{_article(variant.metric.words)} of {variant.metric.show_with_unit(variant.value)} on {on}"
+
+
+def _article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiouAEIOUF' else 'a'} {words}"
+
+
 def sentences(analysis: Analysis) -> list[str]:
     """Returns what supports the headline and what limits it, most important first."""
     comparison, said = analysis.comparison, []
@@ -74,6 +85,7 @@ def sentences(analysis: Analysis) -> list[str]:
         said += _about_the_best(analysis)
         said += _about_effects(analysis)
         said += _about_the_baseline(analysis)
+        said += _about_balance(analysis)
     if analysis.variants:
         said.append(_about_seeds(analysis))
         said += _about_failures(analysis)
@@ -86,20 +98,7 @@ def sentences(analysis: Analysis) -> list[str]:
     said += _about_groups(comparison)
     said += _about_training_sets(analysis)
     said += describe_ensembles(analysis)
-    if analysis.is_cross_fitted:
-        said.append(
-            "A kept model is that of the best epoch on these same validation images, so its plain accuracy is too high. What is "
-            "compared is fair: each image is counted at the epoch that the other half of the images chooses, over ten random "
-            "halvings."
-        )
-    if comparison.flattered:
-        some = _some([record.name for record in comparison.flattered])
-        whose = "" if len(comparison.flattered) == len(comparison.ranked) else f" of {some}"
-        said.append(
-            f"The kept model{whose} is that of the best epoch, picked on these same validation images, so its accuracy is slightly "
-            "optimistic: the answers of the single epochs are not stored, as by earlier versions of catdog. Only the test split, "
-            "which training never reads, is free of this bias."
-        )
+    said += _about_the_choice(analysis)
     if comparison.looks:
         models = {look.run_id for look in comparison.looks}
         said.append(
@@ -131,6 +130,27 @@ def _about_training_sets(analysis: Analysis) -> list[str]:
     return said
 
 
+def _about_the_choice(analysis: Analysis) -> list[str]:
+    """Returns whether the validation images chose the kept models, and whether what is compared accounts for it."""
+    comparison, metric, said = analysis.comparison, analysis.metric, []
+    if analysis.is_fair:
+        too = "high" if metric.higher_is_better else "low"
+        said.append(
+            "A kept model is that of the best epoch on these same validation images, so its plain "
+            f"{metric.words} is too {too}. What is compared is fair: each image is counted at the epoch that the other half of the "
+            "images chooses, over ten random halvings."
+        )
+    if comparison.flattered:
+        some = _some([record.name for record in comparison.flattered])
+        whose = "" if len(comparison.flattered) == len(comparison.ranked) else f" of {some}"
+        said.append(
+            f"The kept model{whose} is that of the best epoch, picked on these same validation images, so its {metric.words} is "
+            f"slightly optimistic: {_why_flattered(comparison)} Only the test split, which training never reads, is free of this "
+            "bias."
+        )
+    return said
+
+
 def _about_groups(comparison: ComparedRuns) -> list[str]:
     """Returns what the intervals make of groups of images; nothing if every image is a group of its own."""
     if comparison.val_groups is None:
@@ -144,6 +164,22 @@ def _about_groups(comparison: ComparedRuns) -> list[str]:
         f"The {comparison.shown_images} count by group, {who}: images of a group are no independent draws, so every interval is "
         "over groups."
     ]
+
+
+def _why_flattered(comparison: ComparedRuns) -> str:
+    """Returns why a score does not account for the choice of the epoch, and how to get one that does."""
+    metric = comparison.metric
+    if not any(record.score_by(metric).lacks_probabilities for record in comparison.flattered):
+        return "the answers of the single epochs are not stored, as by earlier versions of catdog."
+    if is_own(metric.name):
+        return (
+            "the probabilities of the single epochs are not stored, or the function gives one number for all images. Train with "
+            "trainer.keep_probabilities=true, and let the function return one number for each image."
+        )
+    return (
+        f"{metric.words} needs the probabilities of the single epochs, which are not stored. Train with "
+        "trainer.keep_probabilities=true for a fair one."
+    )
 
 
 def describe_ensembles(analysis: Analysis) -> list[str]:
@@ -245,11 +281,20 @@ def _doubt(record: RunRecord) -> str:
 
 
 def _about_the_best(analysis: Analysis) -> list[str]:
-    best = analysis.ranked[0]
+    best, metric = analysis.ranked[0], analysis.metric
     images = len(analysis.comparison.outcomes)
-    right = f"95\N{NO-BREAK SPACE}% interval {percent_interval(*best.interval)}"
-    of_images = f"of {in_groups(images, analysis.comparison.val_groups, 'validation image')} right"
-    if len(best.records) == 1:
+    right = f"95\N{NO-BREAK SPACE}% interval {metric.show_interval(*best.value_interval)}"
+    shown = in_groups(images, analysis.comparison.val_groups, "validation image")
+    of_images = f"of {shown} right"
+    if not metric.is_accuracy:
+        seeds = f", the mean of {plural(len(best.records), 'seed')}" if len(best.records) > 1 else ""
+        fair = "fair " if best.is_fair else ""
+        value = f"{_article(fair + metric.words)} of {metric.show_with_unit(best.value)}"
+        said = [
+            f"{best.name} has {value} on {shown}{seeds}, {right}; {metric.direction}. Its accuracy is "
+            f"{percent_with_unit(best.accuracy)}."
+        ]
+    elif len(best.records) == 1:
         record = best.records[0]
         said = [
             f"The kept model of {best.name} gets {record.kept_correct:,} {of_images}: {percent_with_unit(best.kept_accuracy)}"
@@ -266,17 +311,22 @@ def _about_the_best(analysis: Analysis) -> list[str]:
     against = [verdict for verdict in analysis.verdicts if verdict.first is best]
     if not against or not analysis.comparison.complete:
         return said
-    nearest = max(against, key=lambda verdict: verdict.second.accuracy)
+    nearest = max(against, key=lambda verdict: verdict.second.merit)
     found = nearest.accuracy
     said.append(
-        f"Next is {nearest.second.name} with {percent_with_unit(nearest.second.accuracy)}. The difference, image by image, is "
-        f"{signed(found.estimate)} points, 95\N{NO-BREAK SPACE}% interval {signed_interval(found.low, found.high)}: "
+        f"Next is {nearest.second.name} with {metric.show_with_unit(nearest.second.value)}. The difference, image by image, is "
+        f"{_in_unit(metric.show_difference(found.estimate), metric)}, 95\N{NO-BREAK SPACE}% interval "
+        f"{metric.show_difference_interval(found.low, found.high)}: "
         f"{nearest.words}."
     )
     level = [variant.name for variant in _level_with_best(analysis) if variant is not nearest.second]
     if level:
         said.append(f"Nor does it separate {best.name} from {_some(level)}.")
     return said
+
+
+def _in_unit(text: str, metric: Metric) -> str:
+    return f"{text} {metric.unit}" if metric.unit else text
 
 
 def _fairly(variant: Variant) -> str:
@@ -291,7 +341,7 @@ def standing(analysis: Analysis) -> list[str]:
     if not analysis.comparison.complete:
         return [f"There is no verdict on {best.name}: the sweep is incomplete."]
     names: dict[str, list[str]] = defaultdict(list)
-    for verdict in sorted(analysis.verdicts, key=lambda verdict: -verdict.second.accuracy):
+    for verdict in sorted(analysis.verdicts, key=lambda verdict: -verdict.second.merit):
         kind = str(verdict.kind) if verdict.is_difference or verdict.kind == Judgement.EQUIVALENT else "open"
         names[kind].append(verdict.second.name)
     alike, level = names[Judgement.EQUIVALENT], names["open"]
@@ -301,7 +351,7 @@ def standing(analysis: Analysis) -> list[str]:
     if better := len(names[NoVerdict.ONE_SEED]):
         clauses.append(f"is better than {better} of the {count} others on these images; other seeds may differ")
     if alike:
-        clauses.append(f"differs by no more than {points(analysis.margin)} from {_count(alike, count)}")
+        clauses.append(f"differs by no more than {analysis.metric.size(analysis.margin)} from {_count(alike, count)}")
     if level:
         clauses.append(f"is not told apart from {_count(level, count)}")
     return [f"{'It' if number else best.name} {clause}." for number, clause in enumerate(clauses)]
@@ -316,21 +366,29 @@ def _about_effects(analysis: Analysis) -> list[str]:
     # The best variant of a search differs from the others in everything that was varied.
     if not analysis.comparison.complete or analysis.is_search:
         return []
-    said = []
+    said, metric = [], analysis.metric
     for effect in [effect for effect in analysis.effects if effect.is_single][:NAMES_IN_HEADLINE]:
         gained, low, high = effect.difference
         undecided = f", which {effect.caveat}" if effect.caveat else ""
         said.append(
-            f"{effect.ingredients[0].words}: {signed(gained)} points {signed_interval(low, high)}{undecided} "
+            f"{effect.ingredients[0].words}: {_in_unit(metric.show_difference(gained), metric)} "
+            f"{metric.show_difference_interval(low, high)}{undecided} "
             f"({effect.before.name} \N{RIGHTWARDS ARROW} {effect.after.name})."
         )
-    return ["What each ingredient adds to the accuracy: " + " ".join(said)] if said else []
+    return [f"What each ingredient adds to the {metric.words}: " + " ".join(said)] if said else []
 
 
 def _about_the_baseline(analysis: Analysis) -> list[str]:
-    baseline = analysis.comparison.baseline
-    lost = [variant.name for variant in analysis.variants if variant.interval[0] <= baseline]
-    always = f"what always answering the most common class scores ({percent_with_unit(baseline)})"
+    metric = analysis.metric
+    if metric.is_accuracy:
+        baseline = analysis.comparison.baseline
+        always = f"what always answering the most common class scores ({percent_with_unit(baseline)})"
+    elif metric.chance is not None:
+        baseline = metric.chance(len(analysis.comparison.class_names))
+        always = f"what a model that knows nothing scores ({metric.show_with_unit(baseline)})"
+    else:
+        return []
+    lost = [variant.name for variant in analysis.variants if variant.value_interval[0] <= baseline]
     if lost and analysis.is_search:
         return [f"The intervals of {len(lost)} of {len(analysis.variants)} variants do not exclude {always}."]
     if lost:
@@ -338,6 +396,30 @@ def _about_the_baseline(analysis: Analysis) -> list[str]:
     if len(analysis.variants) > 1:
         return [f"Every variant's interval lies above {always}."]
     return [f"That is above {always}."]
+
+
+def _about_balance(analysis: Analysis) -> list[str]:
+    """Returns what the accuracy hides where classes differ much in size: the baseline, and the balanced accuracies."""
+    comparison = analysis.comparison
+    if not comparison.is_imbalanced:
+        return []
+    counts = comparison.class_counts
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    said = (
+        f"The classes are imbalanced: {counts[largest]:,} validation images of {largest}, {counts[smallest]:,} of {smallest}. "
+        f"Always answering {largest} scores an accuracy of {percent_with_unit(comparison.baseline)}."
+    )
+    if comparison.shows_balanced:
+        each = [
+            f"{variant.name} {percent_with_unit(value)} [{percent_interval(low, high)}]"
+            for variant in analysis.drawn
+            for value, low, high in [variant.balanced]
+        ]
+        said += (
+            f" The balanced accuracy, the mean of the classes' recalls, is 1/{len(counts)} then; here it is: {_some(each)}. "
+            "metric=balanced_accuracy compares by it."
+        )
+    return [said]
 
 
 def _about_seeds(analysis: Analysis) -> str:
@@ -351,11 +433,12 @@ def _about_seeds(analysis: Analysis) -> str:
     if min(numbers) == 1:
         single = [variant.name for variant in analysis.variants if len(variant.records) == 1]
         return f"Seeds were varied, but not for {_some(single)}: the seed noise there is unknown, and no verdict includes it."
-    spread = max(analysis.variants, key=lambda variant: variant.spread)
+    spread = max(analysis.variants, key=lambda variant: variant.value_spread)
     count = f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
     return (
-        f"Every variant ran with {count} seeds. From seed to seed the accuracy of {spread.name} varies most, with a standard "
-        f"deviation of {points(spread.spread)}; the intervals allow for that and for the choice of images."
+        f"Every variant ran with {count} seeds. From seed to seed the {analysis.metric.words} of {spread.name} varies "
+        f"most, with a standard deviation of {analysis.metric.size(spread.value_spread)}; the intervals allow for that and "
+        "for the choice of images."
     )
 
 

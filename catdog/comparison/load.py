@@ -1,6 +1,7 @@
 """Loads a comparison from runs in MLflow."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catdog.comparison.names import name_by_differences
-from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
+from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord, is_imbalanced
 from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.registry.ledger import digest_test, read_looks
+from catdog.statistics.metrics import ACCURACY, BALANCED, Metric
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.system.wording import plural
 from catdog.tracking.artifacts import load_table
@@ -27,7 +29,7 @@ from catdog.tracking.records import (
     list_runs,
     read_history,
 )
-from catdog.tracking.scores import load_score
+from catdog.tracking.scores import Score, load_scores
 from catdog.tracking.store import store_command
 from catdog.tracking.tags import SWEEP, WITH_MODEL
 
@@ -47,6 +49,7 @@ def load_comparison(
     sweep_id: str | None = None,
     run_ids: Sequence[str] | None = None,
     stored_names: bool = False,
+    metric: Metric = ACCURACY,
 ) -> ComparedRuns:
     """Returns the runs that are named, or those of a sweep; by default those of the study's latest sweep.
 
@@ -58,12 +61,13 @@ def load_comparison(
         sweep_id: another sweep.
         run_ids: single runs, instead of a sweep.
         stored_names: keep the names that the runs have in MLflow, however long; otherwise what varies among these runs.
+        metric: what is compared.
 
     Raises:
-        UserError: there is no such study, sweep or run, or no run has finished.
+        UserError: there is no such study, sweep or run, or no run has finished; or the metric is not possible for these classes.
     """
     sweep, runs = _find_runs(client, study, sweep_id, run_ids)
-    records = [_load_record(client, run, sweep) for run in runs]
+    records = [_load_record(client, run, sweep, metric) for run in runs]
     if not stored_names:
         records = name_by_differences(records, in_sweep=sweep is not None)
     finished = [(record, run) for record, run in zip(records, runs, strict=True) if record.finished]
@@ -90,7 +94,7 @@ def load_comparison(
             "%s of this sweep %s not in the store: removed for good, or not delivered yet. There is no verdict on what is left",
             plural(removed, "run"), "is" if removed == 1 else "are",
         )  # fmt: skip
-    compared = _build_compared(client, sweep, records, first, first_run, removed)
+    compared = _build_compared(client, sweep, records, first, first_run, removed, metric)
     if compared.untrained:
         log.warning("%s. There is no verdict on what is there", compared.describe_untrained())
     return compared
@@ -103,6 +107,7 @@ def _build_compared(
     first: RunRecord,
     first_run: StoredRun,
     removed: int,
+    metric: Metric,
 ) -> ComparedRuns:
     split = first_run.load_splits()
     lost = sweep is not None and any(record.status == DELETED for record in records)
@@ -130,6 +135,7 @@ def _build_compared(
             f"{pair['first']} \N{MINUS SIGN} {pair['second']}: {pair['words']}"
             for pair in (sweep.tags.decision if sweep else ())
         ],
+        metric=metric,
     )
 
 
@@ -209,10 +215,15 @@ def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
     return sweep
 
 
-def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None) -> RunRecord:
+def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None, metric: Metric) -> RunRecord:
     # A run that this sweep reuses may have another name in the sweep that trained it.
     _, name, variant = run.membership(sweep.run_id if sweep else "")
     predictions = Predictions.empty() if run.is_deleted else run.load_predictions()
+    scores: dict[str, Score] = {}
+    if run.is_finished and len(predictions):
+        counts = list(Counter(predictions.labels).values())
+        wanted = {one.name: one for one in (ACCURACY, *([BALANCED] if is_imbalanced(counts) else []), metric)}
+        scores = load_scores(client, run, predictions, list(wanted.values()))
     return RunRecord(
         run_id=run.run_id,
         artifact_uri=run.address,
@@ -225,7 +236,8 @@ def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None
         metrics=run.metrics,
         history=History.from_points({}) if run.is_deleted else read_history(client, run),
         predictions=predictions,
-        score=load_score(client, run, predictions) if run.is_finished and len(predictions) else None,
+        score=scores.pop(ACCURACY.name, None),
+        measured=scores,
     )
 
 

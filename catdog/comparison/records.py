@@ -14,8 +14,9 @@ from catdog.data.history import History
 from catdog.data.predictions import Predictions
 from catdog.registry.ledger import Look
 from catdog.statistics.contrasts import single_interval
+from catdog.statistics.metrics import ACCURACY, BALANCED, NAMED, Metric
 from catdog.statistics.proportions import wilson_interval
-from catdog.system.wording import agree, in_groups, plural
+from catdog.system.wording import agree, in_groups, listed, plural
 from catdog.tracking import metric_names
 from catdog.tracking.scores import Score
 from catdog.tracking.tags import Tags
@@ -23,6 +24,8 @@ from catdog.tracking.tags import Tags
 NAN = float("nan")
 NO_INTERVAL = (NAN, NAN)
 FINISHED = "FINISHED"
+# Where the largest class has more than so many times the images of the smallest, accuracy alone misleads.
+IMBALANCED = 2
 # The status here of a run that was deleted in MLflow, whatever its status was there.
 DELETED = "DELETED"
 
@@ -49,6 +52,7 @@ class RunRecord:
         predictions: of the kept model on the validation split; empty if there are none.
         artifact_uri: where its files are.
         score: what the kept model counts for on each of these images; None: whether it is right.
+        measured: the same by metrics other than the accuracy, by their names.
     """
 
     run_id: str
@@ -63,6 +67,7 @@ class RunRecord:
     predictions: Predictions
     artifact_uri: str = ""
     score: Score | None = None
+    measured: Mapping[str, Score] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -203,6 +208,12 @@ class RunRecord:
         """Whether the score accounts for the choice of the epoch on the validation images."""
         return self.score is not None and self.score.is_cross_fitted
 
+    def score_by(self, metric: Metric) -> Score:
+        """Returns the scores by a metric that was measured."""
+        if metric.is_accuracy:
+            return Score(self.scores, self.is_flattered, self.is_cross_fitted)
+        return self.measured.get(metric.name, Score(np.full(len(self.predictions), NAN)))
+
     @property
     def accuracy(self) -> float:
         """The accuracy that comparisons go by, in [0, 1]; NaN without predictions."""
@@ -233,12 +244,14 @@ class Outcomes:
         runs: the R runs' names.
         right: bool (N, R), images by runs.
         scores: float64 (N, R), what each counts for; None: whether it is right.
+        measured: float64 (N, R), the values of the metric that is compared; None: that is the accuracy.
     """
 
     files: pd.Index
     runs: Sequence[str]
     right: np.ndarray
     scores: np.ndarray | None = None
+    measured: np.ndarray | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -254,6 +267,12 @@ class Outcomes:
         if self.scores is None:
             return self.of(runs)
         return np.ascontiguousarray(self.scores[:, [self._places[run] for run in runs]].T)
+
+    def measured_of(self, runs: Sequence[str]) -> np.ndarray | None:
+        """Returns the values of the metric that is compared: float64 (S, N); None if that is the accuracy."""
+        if self.measured is None:
+            return None
+        return np.ascontiguousarray(self.measured[:, [self._places[run] for run in runs]].T)
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -284,6 +303,7 @@ class ComparedRuns:
         groups: the group of each image by file, if images come in groups; empty otherwise.
         groups_by: who named the groups: a pattern, a file, or near_duplicates; "" if nobody did.
         decided: what `decide` found out about the pairs of the sweep, in sentences; none if it did not train the sweep.
+        metric: what is compared.
     """
 
     study: str
@@ -305,6 +325,7 @@ class ComparedRuns:
     groups: Mapping[str, str] = field(default_factory=dict)
     groups_by: str = ""
     decided: Sequence[str] = ()
+    metric: Metric = ACCURACY
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)
@@ -356,7 +377,33 @@ class ComparedRuns:
     @property
     def flattered(self) -> list[RunRecord]:
         """The finished runs that the validation images chose, and whose accuracy does not account for it."""
-        return [record for record in self.ranked if record.is_flattered]
+        return [record for record in self.ranked if record.score_by(self.metric).is_flattered]
+
+    def describe_choice(self) -> str:
+        """Returns which epoch the runs kept, unless it is the last one, in words."""
+        by = {record.params.get("trainer.keep_metric") or ACCURACY.name for record in self.records if record.picked}
+        if by <= {ACCURACY.name}:
+            return "the epoch with the highest validation accuracy"
+        return f"the best epoch on the validation images by {listed(sorted(NAMED[name].words for name in by))}"
+
+    @cached_property
+    def class_counts(self) -> dict[str, int]:
+        """Class -> how many of the images that all runs answered have this label, in the order of the classes."""
+        if not self.ranked:
+            return {}
+        labels = Counter(self.ranked[0].answers["label"].reindex(self.outcomes.files))
+        return {name: labels[name] for name in self.class_names if labels[name]}
+
+    @property
+    def is_imbalanced(self) -> bool:
+        """Whether the largest class has more than twice the images of the smallest."""
+        return is_imbalanced(list(self.class_counts.values()))
+
+    @property
+    def shows_balanced(self) -> bool:
+        """Whether the balanced accuracy is shown without being asked for, and is known."""
+        known = all(BALANCED.name in record.measured for record in self.ranked)
+        return self.is_imbalanced and known and self.metric.name != BALANCED.name
 
     @cached_property
     def outcomes(self) -> Outcomes:
@@ -376,15 +423,21 @@ class ComparedRuns:
                 names,
                 np.stack([record.predictions.right for record in records], axis=1),
                 np.stack([record.scores for record in records], axis=1) if fitted else None,
+                None
+                if self.metric.is_accuracy
+                else np.stack([record.score_by(self.metric).values for record in records], axis=1),
             )
         labels = pd.concat([record.answers["label"] for record in records], axis=1, join="inner")
         same = labels.nunique(axis=1, dropna=False) == 1
         rights = pd.concat([record.answers["right"] for record in records], axis=1, join="inner")[same]
-        scores = None
-        if fitted:
-            by_file = [pd.Series(record.scores, index=record.files) for record in records]
-            scores = pd.concat(by_file, axis=1, join="inner").loc[rights.index].to_numpy(dtype=float)
-        return Outcomes(rights.index, names, rights.to_numpy(dtype=bool), scores)
+
+        def join(values: Sequence[np.ndarray]) -> np.ndarray:
+            by_file = [pd.Series(one, index=record.files) for one, record in zip(values, records, strict=True)]
+            return pd.concat(by_file, axis=1, join="inner").loc[rights.index].to_numpy(dtype=float)
+
+        scores = join([record.scores for record in records]) if fitted else None
+        measured = None if self.metric.is_accuracy else join([r.score_by(self.metric).values for r in records])
+        return Outcomes(rights.index, names, rights.to_numpy(dtype=bool), scores, measured)
 
     def code_groups(self, files: Iterable[str]) -> np.ndarray | None:
         """Returns the groups of images, int (N,) in the order of `files`; None if each is a group of its own."""
@@ -421,3 +474,8 @@ class ComparedRuns:
         # Runs without a digest are still told apart by the files that they predicted.
         digests = {record.tags.data_digest for record in self.finished} - {""}
         return len(digests) <= 1 and all(record.kept_images == len(self.outcomes) for record in self.ranked)
+
+
+def is_imbalanced(counts: Sequence[int]) -> bool:
+    """Returns whether the largest of these classes has more than twice the images of the smallest."""
+    return len(counts) > 1 and max(counts) > IMBALANCED * min(counts)

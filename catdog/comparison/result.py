@@ -15,6 +15,7 @@ from catdog.comparison import findings
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.atlas import Atlas, build_atlas
 from catdog.comparison.page.tables import (
+    build_classes_frame,
     build_effects_frame,
     build_frame,
     build_images_frame,
@@ -26,7 +27,6 @@ from catdog.comparison.single import suggest_partners
 from catdog.config.schema import hash_text
 from catdog.system.errors import UserError
 from catdog.system.saving import save_page, saving_folder
-from catdog.system.wording import percent, signed, signed_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +97,8 @@ class Comparison:
     def variants(self) -> "pd.DataFrame":
         """One row per variant, the best first; columns as in `catdog.comparison.page.tables.build_variants_frame`.
 
-        variant, seeds (how many), fair_val_accuracy (the mean over seeds) with the interval from fair_val_low to fair_val_high,
+        variant, seeds (how many), metric (what is compared), score (the mean over seeds) with the interval from score_low to
+        score_high, score_seed_sd, fair_val_accuracy (the mean over seeds) with the interval from fair_val_low to fair_val_high,
         fair_val_seed_sd, fair_gap_accuracy, kept_val_accuracy, last_train_accuracy, last_val_accuracy, last_gap_accuracy,
         val_images.
         """
@@ -107,7 +108,7 @@ class Comparison:
     def pairs(self) -> "pd.DataFrame":
         """One row per pair of variants, the largest difference first; none if the runs saw different data.
 
-        first, second, accuracy_difference (first minus second) with its own 95% interval from low to high, the simultaneous
+        first, second, metric, score_difference (first minus second) with its own 95% interval from low to high, the simultaneous
         interval for all pairs (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better",
         "equivalent", "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
         `catdog.comparison.page.tables.build_pairs_frame`.
@@ -118,10 +119,18 @@ class Comparison:
     def effects(self) -> "pd.DataFrame":
         """One row per pair of variants, with what changes from one to the other; pairs with one ingredient first.
 
-        before, after, differs_in, ingredients (how many), accuracy_difference (after minus before), low, high, gap_difference,
+        before, after, differs_in, ingredients (how many), metric, score_difference (after minus before), low, high, gap_difference,
         gap_low, gap_high, steps, commands: `catdog.comparison.page.tables.build_effects_frame`.
         """
         return build_effects_frame(self.analysis)
+
+    @cached_property
+    def classes(self) -> "pd.DataFrame":
+        """One row per variant and class: variant, class, images, recall with the interval from low to high.
+
+        The intervals hold for all rows together: `catdog.comparison.page.tables.build_classes_frame`.
+        """
+        return build_classes_frame(self.analysis)
 
     @cached_property
     def images(self) -> "pd.DataFrame":
@@ -147,8 +156,21 @@ class Comparison:
         return self._figures[name]
 
     def verdicts(self) -> list[dict[str, Any]]:
-        """Returns the decision on each pair: first, second, kind, verdict (in words), accuracy_difference, low, high."""
-        columns = ["first", "second", "kind", "verdict", "accuracy_difference", "low", "high"]
+        """Returns the decision on each pair: first, second, kind, verdict (in words), metric, score_difference, low, high.
+
+        There is `accuracy_difference` as well; unless the accuracy is compared, low and high are not its bounds.
+        """
+        columns = [
+            "first",
+            "second",
+            "kind",
+            "verdict",
+            "metric",
+            "score_difference",
+            "accuracy_difference",
+            "low",
+            "high",
+        ]
         return [{str(key): value for key, value in row.items()} for row in self.pairs[columns].to_dict("records")]
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,11 +183,14 @@ class Comparison:
             "planned_runs": compared.planned or len(compared.records),
             "untrained_runs": compared.untrained,
             "same_data": compared.same_data,
+            "metric": self.analysis.metric.name,
+            "higher_is_better": self.analysis.metric.higher_is_better,
             "margin": self.analysis.margin,
             "val_images": compared.val_images,
             "val_groups": compared.val_groups,
             "overrides": self.analysis.common,
             "baseline": compared.baseline,
+            "class_counts": compared.class_counts,
             "test_looks": len(compared.looks),
             "headline": self.headline,
             "sentences": self.sentences,
@@ -175,6 +200,7 @@ class Comparison:
             "pairs": self.pairs.to_dict("records"),
             "effects": self.effects.to_dict("records"),
             "training_sets": list_set_verdicts(self.analysis),
+            "classes": self.classes.to_dict("records"),
         }
 
     def suggest_partners(self, uri: str) -> list[str]:
@@ -220,7 +246,7 @@ class Comparison:
             parent: where that folder is made; it is named after the sweep or the runs.
 
         Returns:
-            The folder: comparison.html, table.csv, variants.csv, pairs.csv, figures/.
+            The folder: comparison.html, table.csv, variants.csv, pairs.csv, classes.csv, figures/.
 
         Raises:
             UserError: the folder cannot be written.
@@ -230,8 +256,9 @@ class Comparison:
         folder = Path(parent) / self._key
         # Before the PNGs: in the page the reader's browser chooses the fonts, and no text is replaced.
         page = self._page
+        tables = {"table": self.runs, "variants": self.variants, "pairs": self.pairs, "classes": self.classes}
         with saving_folder(folder):
-            for name, frame in {"table": self.runs, "variants": self.variants, "pairs": self.pairs}.items():
+            for name, frame in tables.items():
                 # If there are no pairs, no table is written, and one from an earlier comparison must not stay.
                 (folder / f"{name}.csv").unlink(missing_ok=True)
                 if len(frame):
@@ -266,7 +293,7 @@ class Comparison:
 
         parts = [f"<p><strong>{html.escape(self.headline)}</strong></p>"]
         parts += [f"<p>{html.escape(text)}</p>" for text in self.warnings]
-        parts += [_as_html(_shorten_variants(self.variants)), _as_html(_shorten_pairs(self.pairs))]
+        parts += [_as_html(_shorten_variants(self.analysis)), _as_html(_shorten_pairs(self.analysis))]
         if "accuracy" in self._figures:
             buffer = io.BytesIO()
             with _drawing:
@@ -311,29 +338,30 @@ def _with_spaces(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _shorten_variants(variants: "pd.DataFrame") -> "pd.DataFrame":
+def _shorten_variants(analysis: Analysis) -> "pd.DataFrame":
     import pandas as pd
 
-    rows = variants.head(MOST_ROWS)
-    intervals = zip(rows["fair_val_low"], rows["fair_val_high"], strict=True)
+    metric, rows = analysis.metric, analysis.ranked[:MOST_ROWS]
+    head = f"{analysis.compared}, %" if metric.is_in_percent else analysis.compared
     return pd.DataFrame({
-        "variant": rows["variant"],
-        "seeds": rows["seeds"],
-        "fair val accuracy, %": [percent(value) for value in rows["fair_val_accuracy"]],
-        "95 %": [f"[{percent(low)}, {percent(high)}]" for low, high in intervals],
-        "sd": [percent(value) for value in rows["fair_val_seed_sd"]],
+        "variant": [variant.name for variant in rows],
+        "seeds": [len(variant.records) for variant in rows],
+        head: [metric.show(variant.value) for variant in rows],
+        "95 %": [f"[{', '.join(metric.show(bound) for bound in variant.value_interval)}]" for variant in rows],
+        "sd": [metric.show(variant.value_spread) for variant in rows],
     })  # fmt: skip
 
 
-def _shorten_pairs(pairs: "pd.DataFrame") -> "pd.DataFrame":
+def _shorten_pairs(analysis: Analysis) -> "pd.DataFrame":
     import pandas as pd
 
-    rows = pairs.head(MOST_ROWS)
+    metric, rows = analysis.metric, analysis.verdicts[:MOST_ROWS]
+    head = f"difference, {metric.unit}" if metric.unit else "difference"
     return pd.DataFrame({
-        "pair": rows["first"] + " \N{MINUS SIGN} " + rows["second"],
-        "difference, points": [signed(value) for value in rows["accuracy_difference"]],
-        "95 %": [signed_interval(low, high) for low, high in zip(rows["low"], rows["high"], strict=True)],
-        "verdict": rows["verdict"],
+        "pair": [f"{verdict.first.name} \N{MINUS SIGN} {verdict.second.name}" for verdict in rows],
+        head: [metric.show_difference(verdict.accuracy.estimate) for verdict in rows],
+        "95 %": [metric.show_difference_interval(verdict.accuracy.low, verdict.accuracy.high) for verdict in rows],
+        "verdict": [verdict.words.replace("\N{NO-BREAK SPACE}", " ") for verdict in rows],
     })  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.comparison.settings import read_settings
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
+from catdog.statistics.metrics import ACCURACY, BALANCED, Metric
 from catdog.statistics.summaries import SeedSummary, summarize_seeds
 from catdog.system.wording import MISSING
 
@@ -24,16 +25,20 @@ class Variant:
         name: the name that the runs give it, and to equal names what differs between them.
         records: finished runs with predictions, by seed; at least one.
         right: bool (S, N), whether each run's kept model is right on each image that all runs of the comparison answered.
-        scores: float64 or bool (S, N), what these answers count for: all statistics of the variant go by them. They differ from
+        scores: float64 or bool (S, N), what these answers count for: the accuracy goes by them. They differ from
             `right` if the validation images chose the kept epochs; see `catdog.statistics.selection`.
         groups: int (N,), the group of each of these images; None if every image is a group of its own.
         single_interval: the accuracy's 95% interval of the only run, if there is only one; None: over its images.
+        metric: what is compared.
+        measured: float64 (S, N), the values of the metric; None: it is the accuracy, and they are `scores`.
     """
 
     name: str
     records: Sequence[RunRecord]
     right: np.ndarray
     scores: np.ndarray
+    metric: Metric = ACCURACY
+    measured: np.ndarray | None = None
     groups: np.ndarray | None = None
     single_interval: tuple[float, float] | None = None
 
@@ -98,6 +103,53 @@ class Variant:
         """
         return summarize_seeds(self.scores, chance)
 
+    @property
+    def merits(self) -> np.ndarray:
+        """What comparisons go by, by seed and image: the metric's values, the higher the better. Float64 or bool (S, N)."""
+        return self.scores if self.measured is None else np.asarray(self.metric.orient(self.measured))
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The metric of each run: float64 (S,)."""
+        if self.metric.is_accuracy:
+            return self.accuracies
+        return np.array([record.score_by(self.metric).mean for record in self.records])
+
+    @cached_property
+    def value(self) -> float:
+        """The mean of the metric over seeds."""
+        return float(self.values.mean())
+
+    @property
+    def merit(self) -> float:
+        """What variants are ranked by: the metric, the higher the better."""
+        return float(self.metric.orient(self.value))
+
+    @cached_property
+    def value_spread(self) -> float:
+        """The metric's standard deviation from seed to seed; NaN with one seed."""
+        return float(self.values.std(ddof=1)) if len(self.records) > 1 else NAN
+
+    @cached_property
+    def value_interval(self) -> tuple[float, float]:
+        """The metric's 95% interval over seeds and images, or over images alone with one seed; NaN without common images."""
+        if self.measured is None:
+            return self.interval
+        return interval_of(self.metric, self.measured, self.groups)
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether the values of the metric account for the choice of the kept epochs on the validation images."""
+        return any(record.score_by(self.metric).is_cross_fitted for record in self.records)
+
+    @cached_property
+    def balanced(self) -> tuple[float, float, float]:
+        """The balanced accuracy, the mean over seeds, and its 95% interval; NaN where it was not measured."""
+        values = [record.score_by(BALANCED).values for record in self.records]
+        if len({len(one) for one in values}) > 1:
+            return (float(np.mean([one.mean() for one in values])), *NO_INTERVAL)
+        return (float(np.mean(values)), *interval_of(BALANCED, np.array(values), self.groups))
+
     @cached_property
     def gaps(self) -> np.ndarray:
         """The kept models' overfitting gaps by seed and image, training minus validation accuracy: float64 (S, N).
@@ -156,6 +208,8 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
             runs := [by_seed[seed] for seed in sorted(by_seed)],
             outcomes.of([record.name for record in runs]),
             outcomes.scores_of([record.name for record in runs]),
+            comparison.metric,
+            outcomes.measured_of([record.name for record in runs]),
             comparison.groups_of_outcomes,
             comparison.interval_of(runs[0]) if len(runs) == 1 else None,
         )
@@ -206,9 +260,27 @@ def count_looks(comparison: ComparedRuns, variants: Sequence[Variant]) -> int:
     return looks
 
 
-def compare_accuracy(first: Variant, second: Variant) -> Contrast:
-    """Returns the difference of two variants' accuracies on the same images, first minus second."""
-    return contrasts.contrast(first.scores, second.scores, first.groups)
+def compare_merits(first: Variant, second: Variant) -> Contrast:
+    """Returns the difference of two variants on the same images, by the metric that is compared: above 0 if the first is better."""
+    return contrasts.contrast(first.merits, second.merits, first.groups)
+
+
+def interval_of(metric: Metric, values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+    """Returns the 95% interval of a metric over seeds and images; NaN with fewer than two images.
+
+    Args:
+        metric: the metric.
+        values: float64 (S, N), its values.
+        groups: int (N,), the group of each image; None: each is its own.
+    """
+    units = values.shape[1] if groups is None else len(np.unique(groups))
+    if units < 2 or np.isnan(values).any():
+        return NO_INTERVAL
+    if metric.in_unit_interval:
+        low, high = contrasts.accuracy_interval(values, groups=groups)
+    else:
+        low, high = contrasts.mean(values, groups).interval()
+    return max(float(low), metric.least), float(high)
 
 
 def compare_gap(first: Variant, second: Variant) -> Contrast:
@@ -217,3 +289,29 @@ def compare_gap(first: Variant, second: Variant) -> Contrast:
     Its interval covers the noise of seeds and of validation images; the training images are treated as fixed.
     """
     return contrasts.contrast(first.gaps, second.gaps, first.groups)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """The share of a class's images that the kept models get right, the mean over seeds, with its interval."""
+
+    name: str
+    images: int
+    recall: float
+    low: float
+    high: float
+
+
+def measure_recall(name: str, scores: np.ndarray, confidence: float, groups: np.ndarray | None = None) -> Recall:
+    """Returns the recall of a class; the interval is over seeds and images.
+
+    Args:
+        name: the class.
+        scores: float64 or bool (S, N), what the answers to its N images count for.
+        confidence: of the interval, in (0, 1).
+        groups: int (N,), the group of each image; None: each is its own.
+    """
+    images = scores.shape[1]
+    units = images if groups is None else len(np.unique(groups))
+    low, high = contrasts.accuracy_interval(scores, confidence, groups) if units > 1 else NO_INTERVAL
+    return Recall(name, images, float(scores.mean()), float(low), float(high))

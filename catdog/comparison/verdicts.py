@@ -8,13 +8,13 @@ from itertools import combinations
 import numpy as np
 
 from catdog.comparison.records import ComparedRuns
-from catdog.comparison.variants import Variant, compare_accuracy, compare_gap, count_looks
+from catdog.comparison.variants import Variant, compare_gap, compare_merits, count_looks
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
 from catdog.statistics.sequential import spend_on_unplanned_look
 from catdog.statistics.summaries import PairSummary, summarize_pair
-from catdog.system.wording import at_least, at_most, in_groups, listed, points
+from catdog.system.wording import in_groups, listed
 
 # With more variants than this, only pairs with the best one are judged; the correction still counts all pairs.
 MOST_VARIANTS = 8
@@ -33,12 +33,13 @@ class Verdict:
     """A pair of variants and what can be said about it.
 
     Args:
-        first: the variant with the higher mean accuracy.
+        first: the variant with the better mean.
         second: the other.
-        accuracy: the difference in accuracy, first minus second; its own interval is for this pair alone.
+        accuracy: the difference in the metric that is compared, usually the accuracy: above 0 if the first is better. Its own
+            interval is for this pair alone.
         gap: the difference in the overfitting gap, first minus second.
-        p: p-value of the difference in accuracy, corrected for the number of pairs by Holm's method.
-        low: lower bound of the simultaneous interval of the difference in accuracy: all pairs' intervals hold together in 95% of
+        p: p-value of that difference, corrected for the number of pairs by Holm's method.
+        low: lower bound of the simultaneous interval of that difference: all pairs' intervals hold together in 95% of
             studies.
         high: upper bound.
         kind: what is decided, or why nothing is decided.
@@ -81,14 +82,14 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
     Args:
         comparison: where the variants come from; if it is incomplete, nothing is decided.
         variants: the variants, with answers to the same images.
-        margin: differences in accuracy up to this are as good as none, in (0, 1).
+        margin: differences up to this are as good as none, more than 0.
     """
     if not comparison.same_data or len(variants) < 2 or variants[0].units < 2:
         return []
-    ranked = sorted(variants, key=lambda variant: -variant.accuracy)
+    ranked = sorted(variants, key=lambda variant: -variant.merit)
     pairs = [(a, b) for a, b in combinations(ranked, 2) if len(ranked) <= MOST_VARIANTS or a is ranked[0]]
     count = len(ranked) * (len(ranked) - 1) // 2
-    found = [(a, b, compare_accuracy(a, b), compare_gap(a, b)) for a, b in pairs]
+    found = [(a, b, compare_merits(a, b), compare_gap(a, b)) for a, b in pairs]
     # Pairs that are not judged count with a p-value of 1.
     padded = [accuracy.p for _, _, accuracy, _ in found] + [1.0] * (count - len(found))
     corrected = correct_by_holm(np.array(padded))[: len(found)]
@@ -101,7 +102,7 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
         kind = _decide(comparison, accuracy, p, margin, together, error)
         words = _word(kind, first, second, accuracy, low, high, margin, together)
         beside = None
-        if isinstance(kind, Judgement):
+        if isinstance(kind, Judgement) and comparison.metric.is_accuracy:
             beside = summarize_pair(
                 accuracy, summaries[first.name], summaries[second.name], kind, comparison.baseline, margin
             )
@@ -135,13 +136,15 @@ def _word(
         if low > 0:
             return f"on these images {first.name} is better; other seeds may differ, as {_explain_one(first, second, 'one')}"
         return f"not told apart; {_explain_one(first, second, 'one seed')}"
+    metric = first.metric
     if kind == Judgement.BETTER:
         # Holm's test may find a difference although the wider interval contains 0.
-        by = f" by at least {at_least(low)}" if low > 0 and at_least(low) != at_least(0) else ""
+        by = f" by at least {metric.at_least(low)}" if low > 0 and metric.at_least(low) != metric.at_least(0) else ""
         return f"{first.name} is better{by}"
     if kind == Judgement.EQUIVALENT:
-        return f"no difference of more than {at_most(max(-low, high))}"
-    images = f"these {in_groups(accuracy.images, accuracy.groups)} alone leave ±{points(accuracy.image_half_width(together))}"
+        return f"no difference of more than {metric.at_most(max(-low, high))}"
+    half = metric.size(accuracy.image_half_width(together))
+    images = f"these {in_groups(accuracy.images, accuracy.groups)} alone leave ±{half}"
     if kind == Judgement.FUTILE:
         return f"undecided, and more seeds will not help: {images}"
     needed = accuracy.seeds_to_decide(margin, together)

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from catdog.config.metrics import ACCURACY, FORMS, require_margin, require_metric
 from catdog.config.schema import (
     CONF,
     DEFAULT_STUDY,
@@ -19,8 +20,12 @@ from catdog.config.schema import (
     option,
     require,
     require_choice,
-    require_fraction,
     require_no_archive_of_drawn,
+)
+
+MARGIN = (
+    "a difference in the metric up to this is as good as none, such as 0.02: two points; null: 0.02, of brier and auc 0.01, of "
+    "cost:FILE 0.02 of the largest cost"
 )
 
 
@@ -32,13 +37,15 @@ class CompareConfig:
     sweep: str | None = option("run id of a sweep; null: the study's latest", None)
     runs: list[str] | None = option("run ids to compare instead of a sweep: runs=ID or runs=ID,ID", None)
     output: str = option("folder for the page and the table", "comparisons")
-    margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
+    metric: str = option(f"what is compared: {FORMS}", ACCURACY)
+    margin: float | None = option(MARGIN, None)
     format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     gradcam: str = option("auto computes Grad-CAM where it is not stored yet; never does not", "auto")
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
-        require_fraction("margin", self.margin)
+        require_metric("metric", self.metric)
+        require_margin("margin", self.margin, self.metric)
         require_choice("gradcam", ("auto", "never"), self.gradcam)
         require_choice("format", ("table", "json"), self.format)
 
@@ -194,7 +201,7 @@ class AuditConfig:
 class DecideConfig:
     """The options of `decide`."""
 
-    margin: float = option("a difference in accuracy up to this is as good as none; 0.02: two points", 0.02)
+    margin: float | None = option(MARGIN, None)
     error: float = option("highest probability that any statement is wrong, over all pairs and looks", 0.05)
     first_seeds: int = option("seeds of each variant before the first look", 3)
     max_seeds: int = option("most seeds of each variant; then it ends, decided or not", 12)
@@ -202,10 +209,12 @@ class DecideConfig:
         "train the first seeds only, and show what 5, 10 and 20 seeds or twice the images would find", False
     )
     format: str = option("table, or json: one document on stdout", "table")
+    metric: str = option(f"what is compared: {FORMS}", ACCURACY)
 
     def __post_init__(self) -> None:
         require_choice("format", ("table", "json"), self.format)
-        require_fraction("margin", self.margin)
+        require_metric("metric", self.metric)
+        require_margin("margin", self.margin, self.metric)
         require(0 < self.error <= 0.5, "error", "more than 0 and at most 0.5", self.error)
         require(self.first_seeds >= 2, "first_seeds", "2 or more", self.first_seeds, "One seed shows no spread.")
         require(

@@ -24,6 +24,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from catdog.config.metrics import ACCURACY, FORMS, METRICS, require_keep_metric, require_metric
 from catdog.system.errors import UserError
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -493,15 +494,17 @@ class TrainerConfig:
     devices: str = option("one: the first GPU, or the CPU if there is none; all: every GPU, by MirroredStrategy", "one")
     schedule: str = option("constant, or cosine: the learning rate falls to 0 over trainer.epochs", "constant")
     warmup_epochs: int = option("epochs over which the learning rate rises from 0", 0)
-    patience: int | None = option("stop after this many epochs without a better val accuracy; null: never", None)
+    patience: int | None = option("stop after this many epochs without a better one by keep_metric; null: never", None)
     deterministic: bool = option("bit-identical results every time, also after an interruption; slower on a GPU", True)
     jit: str = option(
         "compile steps with XLA: always, never, or auto: on one GPU, unless trainer.deterministic", "auto"
     )
     keep: str = option(
-        "which epoch's model is kept: best: the highest val accuracy, then the lower val loss; last: the last epoch",
+        "which epoch's model is kept: best: the best on the val images by keep_metric, then the lower val loss; last: the last "
+        "epoch",
         "best",
     )
+    keep_metric: str = option(f"what the best epoch is chosen by: {', '.join(METRICS)}", ACCURACY)
     keep_probabilities: bool = option(
         "store the probabilities for the validation images after every epoch, not only right or wrong and the loss",
         False,
@@ -563,6 +566,7 @@ class TrainerConfig:
         require(self.jit != "always" or self.devices == "one", "trainer.jit", "auto or never where trainer.devices is all",
                  self.jit)  # fmt: skip
         require_choice("trainer.keep", ("best", "last"), self.keep)
+        require_keep_metric("trainer.keep_metric", self.keep_metric)
         require(self.ema is None or 0 < self.ema < 1, "trainer.ema", "more than 0 and less than 1, or null", self.ema)
         require(0 <= self.backbone_rate < float("inf"), "trainer.backbone_rate", "0 or more", self.backbone_rate)
         require(0 <= self.freeze_epochs < epochs, "trainer.freeze_epochs", "0 or more and less than trainer.epochs",
@@ -732,7 +736,11 @@ class PromoteConfig:
         "probability that a champion is ever replaced by one that is no better, in all challenges on the same images",
         0.05,
     )
-    margin: float = option("differences up to this are as good as none, and what rule=not_worse has to exclude", 0.01)
+    metric: str = option(f"what models are compared by: {FORMS}", ACCURACY)
+    margin: float = option(
+        "differences up to this, in the metric's unit, are as good as none, and what rule=not_worse has to exclude",
+        0.01,
+    )
     calibration_margin: float = option("and its calibration error may be at most this much worse", 0.02)
     force: bool = option("make it champion in any case, and record that it was forced", False)
 
@@ -742,7 +750,10 @@ class PromoteConfig:
         require(valid, "promote.registered_model", "a name without / : @ and quotes, or null", name)
         require_choice("promote.rule", ("better", "not_worse"), self.rule)
         require(0 < self.error < 1, "promote.error", "more than 0 and less than 1", self.error)
-        require(0 <= self.margin < 1, "promote.margin", "0 or more and less than 1", self.margin)
+        require_metric("promote.metric", self.metric)
+        most = 1 if self.metric == ACCURACY else float("inf")
+        allowed = "0 or more and less than 1" if self.metric == ACCURACY else "0 or more"
+        require(0 <= self.margin < most, "promote.margin", allowed, self.margin)
         require(0 <= self.calibration_margin <= 1, "promote.calibration_margin", "0 to 1", self.calibration_margin)
 
 
@@ -849,8 +860,8 @@ GROUPS: dict[str, type] = {
 # Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
               "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
-              "trainer.keep_probabilities": False, "preprocessing.max_size": None, "dataset.groups": None, "dataset.refresh": 0,
-              "augmentation.mix": asdict(MixConfig()),
+              "trainer.keep_probabilities": False, "trainer.keep_metric": ACCURACY, "preprocessing.max_size": None,
+              "dataset.groups": None, "dataset.refresh": 0, "augmentation.mix": asdict(MixConfig()),
               "speed.fused_norms": False}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")

@@ -26,7 +26,8 @@ FOREIGN_NAMES = {
     "trainer.backbone_rate": "backbone_lr encoder_lr layer_decay lr_mult",
     "trainer.jit": "jit_compile compile torchcompile torch_compile xla",
     "trainer.class_weights": "class_weight",
-    "trainer.keep": "save_best_only checkpoint_metric load_best_model_at_end",
+    "trainer.keep": "save_best_only load_best_model_at_end",
+    "trainer.keep_metric": "checkpoint_metric metric_for_best_model",
     "optimizer": "opt optim optimizer_name opt_name",
     "optimizer.weight_decay": "wd decay",
     "optimizer.betas": "beta_1 beta_2 beta1 beta2 opt_betas adam_beta1 adam_beta2",
@@ -109,7 +110,7 @@ MISSING = {
     **dict.fromkeys(("shuffle", "shuffle_buffer"), "There is nothing to set: each epoch has an order of its own."),
     **dict.fromkeys(
         ("monitor", "metrics", "metric"),
-        "The kept epoch is the one with the highest val accuracy; trainer.keep=last keeps the last.",
+        "The kept epoch is the best one on val by trainer.keep_metric; trainer.keep=last keeps the last.",
     ),
     **dict.fromkeys(
         ("k_folds", "folds", "n_folds", "kfold", "cv", "n_splits"),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from catdog.data.predictions import UNKNOWN, Predictions
+from catdog.statistics.metrics import ACCURACY, Metric, ModelAnswers
 from catdog.statistics.selection import cross_fit
 
 
@@ -86,32 +88,71 @@ class EpochAnswers:
         found = np.flatnonzero(self.epochs == epoch)
         return int(found[0]) if len(found) else None
 
-    def cross_fit(
-        self, kept: np.ndarray, kept_epoch: int, *, patience: int | None = None, groups: np.ndarray | None = None
-    ) -> np.ndarray | None:
-        """Returns the kept model's score on each image, without the advantage that these images chose its epoch.
+    def last(self) -> "EpochAnswers":
+        """Returns the answers of the last epoch alone."""
+        kept = None if self.probabilities is None else self.probabilities[-1:]
+        return EpochAnswers(self.epochs[-1:], self.right[-1:], self.losses[-1:], kept)
 
-        It is the kept model's own answers, plus the cross-fitted answers less those of the kept epoch. The last two differ from the
-        first only if the saved model is not quite that of the epoch: if it averages over mirror images.
+    def measure(self, metric: Metric, labels: np.ndarray, class_names: tuple[str, ...]) -> np.ndarray | None:
+        """Returns the values of a metric for each epoch and image: float64 (E, N).
 
         Args:
-            kept: bool (N,), whether the kept model is right.
-            kept_epoch: the epoch with the highest accuracy, of equals the one with the lower loss.
+            metric: the metric.
+            labels: int (N,), the true classes.
+            class_names: the names of the classes.
+
+        Returns:
+            None if it needs probabilities that were not stored, or gives one number for all images.
+        """
+        found = []
+        for place in range(len(self)):
+            kept = None if self.probabilities is None else self.probabilities[place].astype(float)
+            answers = ModelAnswers(labels, class_names, self.right[place], self.losses[place].astype(float), kept)
+            values = metric.values_by_image(answers) if metric.is_known(answers) else None
+            if values is None:
+                return None
+            found.append(values)
+        return np.array(found)
+
+    def cross_fit(
+        self,
+        kept: Predictions,
+        kept_epoch: int,
+        *,
+        metric: Metric = ACCURACY,
+        keep_metric: Metric = ACCURACY,
+        patience: int | None = None,
+        groups: np.ndarray | None = None,
+    ) -> np.ndarray | None:
+        """Returns the kept model's values of a metric, without the advantage that these images chose its epoch.
+
+        They are the kept model's own values, plus the cross-fitted values less those of the kept epoch. The last two differ from
+        the first only if the saved model is not quite that of the epoch: if it averages over mirror images.
+
+        Args:
+            kept: the kept model's answers to the images.
+            kept_epoch: the best epoch by `keep_metric`, of equals the one with the lower loss.
+            metric: what is measured.
+            keep_metric: what the epoch was chosen by.
             patience: the training's `trainer.patience`.
             groups: int (N,), the group of each image; None: each is its own.
 
         Returns:
-            float64 (N,), 0 to 1 for most images; None if the answers are not those of this model's training.
+            float64 (N,); None if the answers are not those of this model's training, or if what is measured or what the epoch was
+            chosen by needs probabilities that were not stored.
 
         Source: `catdog.statistics.selection.cross_fit`.
         """
         place = self.place_of(kept_epoch)
-        if place is None or self.images != len(kept) or self.images < 2:
+        if place is None or self.images != len(kept) or self.images < 2 or (kept.label_indices == UNKNOWN).any():
             return None
-        fitted = cross_fit(
-            self.right, (self.right, -self.losses.astype(float)), patience=patience, epochs=self.epochs, groups=groups
-        )
-        return kept + (fitted - self.right[place])
+        measured = [self.measure(one, kept.label_indices, kept.class_names) for one in (metric, keep_metric)]
+        own = metric.values_by_image(kept.answers)
+        if measured[0] is None or measured[1] is None or own is None:
+            return None
+        criteria = (keep_metric.orient(measured[1]), -self.losses.astype(float))
+        fitted = cross_fit(measured[0], criteria, patience=patience, epochs=self.epochs, groups=groups)
+        return own + (fitted - measured[0][place])
 
     def to_bytes(self) -> bytes:
         """Returns the content of the artifact: the arrays as a compressed NumPy archive."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from catdog.statistics.metrics import LEAST_PROBABILITY, ModelAnswers
 from catdog.statistics.proportions import confusion_counts
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 # The columns of the table before those of the classes.
 COLUMNS = ("file", "label")
 UNKNOWN = -1
-# Keras clips at the same value: without it, a probability that underflowed to 0 would make the mean loss infinite.
-LEAST_PROBABILITY = 1e-7
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +140,17 @@ class Predictions:
         """The mean cross-entropy in nats; NaN without images."""
         of_label = self.probabilities[np.arange(len(self)), self.label_indices]
         return float(-np.log(np.clip(of_label, LEAST_PROBABILITY, 1)).mean()) if len(self) else float("nan")
+
+    @cached_property
+    def answers(self) -> ModelAnswers:
+        """The answers as metrics need them.
+
+        Raises:
+            ValueError: the model does not know one of the labels.
+        """
+        if (self.label_indices == UNKNOWN).any():
+            raise ValueError("an image has a class that the model does not know")
+        return ModelAnswers.from_probabilities(self.label_indices, self.class_names, self.probabilities)
 
     @property
     def confusion(self) -> np.ndarray:

@@ -8,7 +8,7 @@ from catdog.plots.curves import plot_accuracy_curves, plot_gap_curves, plot_loss
 from catdog.plots.glyphs import make_legible
 from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
 from catdog.plots.reliability import plot_reliabilities, plot_reliability
-from catdog.plots.rows import plot_differences, plot_final_accuracy, plot_parameters, plot_seconds
+from catdog.plots.rows import plot_differences, plot_final_accuracy, plot_parameters, plot_scores, plot_seconds
 from catdog.plots.single import plot_accuracy, plot_gap, plot_loss
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "plot_reliabilities",
     "plot_reliability",
     "plot_samples",
+    "plot_scores",
     "plot_seconds",
 ]

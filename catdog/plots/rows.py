@@ -85,23 +85,69 @@ def plot_final_accuracy(
 
 
 @styled
-def plot_differences(differences: Mapping[str, tuple[float, float, float]], title: str, margin: float) -> Figure:
-    """Differences in accuracy with their intervals, one row each, and the band within which they are as good as none.
+def plot_scores(
+    scores: Mapping[str, tuple[float, float, float]],
+    variants: Mapping[str, str],
+    title: str,
+    label: str,
+    seeds: Mapping[str, Sequence[float]] | None = None,
+    scale: float = 1.0,
+) -> Figure:
+    """A metric as points with their 95% intervals, one row each.
 
     Args:
-        differences: row -> value, low, high, fractions in [-1, 1].
+        scores: name -> value, low, high; low and high are NaN if there is no interval.
+        variants: name -> variant.
         title: the figure's title.
-        margin: half the band's width, a fraction.
+        label: of the axis: the metric, its unit and what is better.
+        seeds: name -> each seed's value, drawn as small points below; none for a single seed.
+        scale: what values are multiplied by.
+    """
+    looks = variant_looks(variants.values())
+    figure, axes = _row_figure(title, list(scores), extra_in=0.3)
+    for row, (name, measured) in enumerate(scores.items()):
+        colour, _ = looks[variants[name]]
+        value, low, high = (scale * number for number in measured)
+        axes.hlines(row, low, high, color=colour, linewidth=1.8)
+        axes.plot([value], [row], "D", color=colour, markersize=6)
+        single = (seeds or {}).get(name, [])
+        if len(single) > 1:
+            axes.plot(
+                [scale * value for value in single], [row + 0.3] * len(single), "|",
+                color=colour, markersize=7, markeredgewidth=1.6,
+            )  # fmt: skip
+    axes.set_xlabel(label)
+    return figure
+
+
+@styled
+def plot_differences(
+    differences: Mapping[str, tuple[float, float, float]],
+    title: str,
+    margin: float,
+    unit: str = "points",
+    scale: float = 100.0,
+) -> Figure:
+    """Differences with their intervals, one row each, and the band within which they are as good as none.
+
+    Args:
+        differences: row -> value, low, high; of accuracies fractions in [-1, 1].
+        title: the figure's title.
+        margin: half the band's width, in the same unit.
+        unit: of the axis, in words.
+        scale: what values are multiplied by: 100 for points.
     """
     figure, axes = _row_figure(title, list(differences), extra_in=0.3)
-    axes.axvspan(-100 * margin, 100 * margin, color=GRID, alpha=0.6, linewidth=0)
+    axes.axvspan(-scale * margin, scale * margin, color=GRID, alpha=0.6, linewidth=0)
     axes.axvline(0, color=MUTED, linewidth=1)
     for row, (value, low, high) in enumerate(differences.values()):
         decided = low > 0 or high < 0
         colour = PALETTE[0] if decided else MUTED
-        axes.hlines(row, 100 * low, 100 * high, color=colour, linewidth=1.8)
-        axes.plot([100 * value], [row], "o", color=colour, markerfacecolor=colour if decided else "white", markersize=6)
-    axes.set_xlabel(f"points; grey: as good as none (±{100 * margin:g})")
+        axes.hlines(row, scale * low, scale * high, color=colour, linewidth=1.8)
+        axes.plot(
+            [scale * value], [row], "o", color=colour, markerfacecolor=colour if decided else "white", markersize=6
+        )
+    axes.set_xlabel(f"{unit}; grey: as good as none (±{scale * margin:g})")
     return figure
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from catdog.config.command_lines import quote
 from catdog.config.schema import DEFAULT_STUDY, PromoteConfig
+from catdog.data.metrics import load_metric
 from catdog.registry.aliases import (
     CHAMPION,
     CHAMPION_ON,
@@ -25,6 +26,7 @@ from catdog.registry.aliases import (
 from catdog.registry.evidence import MANY_CHALLENGES, Challenge, Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import describe_count
 from catdog.statistics.judgements import Judgement
+from catdog.statistics.metrics import Metric
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
@@ -38,6 +40,7 @@ from catdog.tracking.records import (
     list_promoted_runs,
     log_registered_model,
 )
+from catdog.tracking.scores import load_score
 from catdog.tracking.store import store_command
 
 if TYPE_CHECKING:
@@ -79,9 +82,9 @@ def promote(
 ) -> list[Promotion]:
     """Registers the best of some finished runs; moves the alias `champion` if there is enough evidence against the champion.
 
-    The best variant is the one whose kept models have the highest mean validation accuracy. Its best run is registered; the lower
-    loss breaks ties. `catdog.registry.evidence` defines the evidence that is needed, and the version records it. The registered
-    model is that of the runs' study, unless `promote.registered_model` names another. A quick look
+    The best variant is the one whose kept models have the best mean validation accuracy, or what `promote.metric` names. Its best
+    run is registered; the lower loss breaks ties. `catdog.registry.evidence` defines the evidence that is needed, and the version
+    records it. The registered model is that of the runs' study, unless `promote.registered_model` names another. A quick look
     (`dataset.max_images_per_class`) goes to one whose name ends in -quick. Test results play no part.
 
     Models are compared on the same data only, so each data set of a sweep has its own best run. If the data is not that of the
@@ -104,18 +107,37 @@ def promote(
         by_digest.setdefault(run.data_digest, []).append(run)
     promotions = []
     for digest, runs in by_digest.items():
-        promotion = _promote_best(client, config, pick_best(runs), digest, by_digest, len(_group_variants(runs)))
+        promotion = _promote_best(
+            client, config, pick_best(client, runs, config), digest, by_digest, len(_group_variants(runs))
+        )
         for run_id in [*(run.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
             log_registered_model(client, run_id, promotion.name)
         promotions.append(promotion)
     return promotions
 
 
-def pick_best(runs: Sequence[StoredRun]) -> StoredRun:
-    """Returns the best run of the best variant: one lucky seed does not make a variant the best."""
+def pick_best(client: "MlflowClient", runs: Sequence[StoredRun], config: PromoteConfig) -> StoredRun:
+    """Returns the best run of the best variant by `promote.metric`: one lucky seed does not make a variant the best.
+
+    Raises:
+        UserError: the metric is not possible for these runs.
+    """
+    metric = load_metric(config.metric, "promote.metric")
+    ranks = {run.run_id: _rank(client, run, metric) for run in runs}
     variants = _group_variants(runs)
-    best = max(variants.values(), key=lambda seeds: tuple(np.mean([score(run) for run in seeds], axis=0)))
-    return max(best, key=score)
+    best = max(variants.values(), key=lambda seeds: tuple(np.mean([ranks[run.run_id] for run in seeds], axis=0)))
+    return max(best, key=lambda run: ranks[run.run_id])
+
+
+def _rank(client: "MlflowClient", run: StoredRun, metric: Metric) -> tuple[float, float]:
+    """Returns the key by which runs are ranked: the metric, the higher the better, then the negated val loss."""
+    if metric.is_accuracy:
+        return score(run)
+    predictions = run.load_predictions()
+    if not len(predictions):
+        # It cannot be compared, so every other run comes first.
+        return -float("inf"), 0.0
+    return float(metric.orient(load_score(client, run, predictions, metric=metric).mean)), score(run)[1]
 
 
 def _group_variants(runs: Sequence[StoredRun]) -> dict[str, list[StoredRun]]:
@@ -133,7 +155,9 @@ def _promote_best(
     name = (config.registered_model or name_registered_model(study)) + (QUICK if best.is_quick_look else "")
     _adopt_champions(client, name, study, quick=best.is_quick_look)
     version = _register(client, name, best, digest)
-    words = f"{name} version {version.version}: {best.name}, val accuracy {score(best)[0]:.3f}"
+    metric = load_metric(config.metric, "promote.metric")
+    value = metric.orient(_rank(client, best, metric)[0])
+    words = f"{name} version {version.version}: {best.name}, val {metric.words} {value:.3f}"
     title = find_title(client, config, name, study, digest, trained)
     promotion = Promotion(name, str(version.version), best.run_id, title.alias == CHAMPION)
     if title.leader is not None and title.leader.version == version.version:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog.config.schema import PromoteConfig
+from catdog.data.metrics import load_metric
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
+from catdog.statistics.metrics import ACCURACY, NAMED, Metric
 from catdog.statistics.proportions import CONFIDENCE
 from catdog.statistics.sequential import spend_on_challenge
-from catdog.system.wording import in_groups, points, signed, signed_interval
+from catdog.system.wording import in_groups
 from catdog.tracking import tags as tag
 from catdog.tracking.records import StoredRun, find_seeds
 from catdog.tracking.scores import Score, load_score
@@ -34,7 +36,7 @@ FIRST_SEEDS = 5
 
 
 class Reason(StrEnum):
-    """Why the alias moves or stays, in cases where no `Judgement` of the difference in accuracy says it."""
+    """Why the alias moves or stays, in cases where no `Judgement` of the difference says it."""
 
     FIRST = "first"
     """There was no champion."""
@@ -90,7 +92,7 @@ class Evidence:
     Attributes:
         outcome: the alias moves if this is one of MOVES; otherwise it stays.
         words: the reason, as a sentence without a full stop.
-        difference: in mean val accuracy, challenger minus champion; None if they were not compared.
+        difference: in the metric that is compared, challenger minus champion; None if they were not compared.
         low: lower bound of its interval, at `confidence`.
         high: upper bound.
         images: number of validation images that both predicted.
@@ -109,6 +111,7 @@ class Evidence:
         own_low: lower bound of its interval.
         own_high: upper bound.
         groups: the number of groups that these images come in; None if every image is a group of its own.
+        metric: `promote.metric`: what was compared.
     """
 
     outcome: Judgement | Reason
@@ -132,6 +135,7 @@ class Evidence:
     own_low: float | None = None
     own_high: float | None = None
     groups: int | None = None
+    metric: str = ACCURACY.name
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> "Evidence | None":
@@ -178,23 +182,34 @@ class Evidence:
         if self.difference is not None and self.low is not None and self.high is not None:
             images = in_groups(self.images, self.groups)
             kind = "seeds and images" if self.over_seeds else "images alone: each side is one model"
+            named, shown = self._describe_difference(self.difference, self.low, self.high)
             lines += [
                 "",
-                f"| val accuracy, challenger less champion | {100 * self.confidence:.4g}% interval | images | runs "
+                f"| val {named}, challenger less champion | {100 * self.confidence:.4g}% interval | images | runs "
                 "| calibration error |",
                 "|---|---|---|---|---|",
-                f"| {signed(self.difference)} points | {signed_interval(self.low, self.high)}, over {kind} | {images} "
+                f"| {shown[0]} | {shown[1]}, over {kind} | {images} "
                 f"| {len(self.challenger_runs)} against {len(self.champion_runs)} "
                 f"| {self.challenger_calibration_error:.3f} against {self.champion_calibration_error:.3f} |",
                 "",
                 f"Challenger: {', '.join(self.challenger_runs)}. Champion: {', '.join(self.champion_runs)}.",
             ]
             if self.own_difference is not None and self.own_low is not None and self.own_high is not None:
-                own = f"{signed(self.own_difference)} points {signed_interval(self.own_low, self.own_high)}"
-                lines += ["", f"The two models that are served, by their own answers: {own}."]
+                _, own = self._describe_difference(self.own_difference, self.own_low, self.own_high)
+                lines += ["", f"The two models that are served, by their own answers: {own[0]} {own[1]}."]
             if self.challenge:
                 lines += ["", self.describe_chain()]
         return "\n".join(lines)
+
+    def _describe_difference(self, difference: float, low: float, high: float) -> tuple[str, tuple[str, str]]:
+        """Returns the name of the metric, and the difference and its interval, in words."""
+        metric = NAMED.get(self.metric)
+        if metric is None:
+            return self.metric, (f"{difference:+.4g}", f"[{low:+.4g}, {high:+.4g}]")
+        bounds = sorted((metric.orient(low), metric.orient(high)))
+        name = metric.words if metric.higher_is_better else f"{metric.words} ({metric.direction})"
+        shown = f"{metric.show_difference(metric.orient(difference))} {metric.unit}".rstrip()
+        return name, (shown, metric.show_difference_interval(*bounds))
 
 
 def weigh(
@@ -203,6 +218,7 @@ def weigh(
     config: PromoteConfig,
     confidence: float = CONFIDENCE,
     own: Contrast | None = None,
+    metric: Metric = ACCURACY,
 ) -> tuple[Judgement | Reason, str]:
     """Returns the outcome and the reason in words, by the rule for replacing the champion.
 
@@ -212,30 +228,33 @@ def weigh(
     champion's by at most `promote.calibration_margin`.
 
     Args:
-        found: the difference in val accuracy, challenger minus champion.
+        found: the difference, challenger minus champion, by the metric: above 0 if the challenger is better.
         calibration: the calibration errors of the challenger and of the champion, in [0, 1].
         config: the rule and its margins.
         confidence: of the intervals; `Challenge.confidence` accounts for other challenges, and for a challenger that was picked as
             the best of several variants.
         own: the same difference between the two models that are served; None: `found` is that.
+        metric: what is compared.
     """
     low, high = (float(bound) for bound in found.interval(confidence))
     judged = judge(found, config.margin, confidence)
-    difference = f"{signed(float(found.estimate))} points {signed_interval(low, high)}"
+    difference = _show_difference(metric, found, confidence)
     seen = f"{difference} on {in_groups(found.images, found.groups, 'val image')}"
     if found.estimate <= 0:
         outcome = judged if judged == Judgement.WORSE else Reason.NOT_BETTER
         return outcome, f"not better than the champion: {seen}"
     if config.rule == "better" and low <= 0:
         if high <= config.margin:
-            return Judgement.EQUIVALENT, f"no better than the champion by more than {points(config.margin)}: {seen}"
+            return (
+                Judgement.EQUIVALENT,
+                f"no better than the champion by more than {metric.size(config.margin)}: {seen}",
+            )
         return Judgement.UNDECIDED, f"too little evidence: {seen} does not exclude that it is no better"
     if low <= -config.margin:
-        words = f"too little evidence: {seen} does not exclude that it is worse by {points(config.margin)}"
+        words = f"too little evidence: {seen} does not exclude that it is worse by {metric.size(config.margin)}"
         return Judgement.UNDECIDED, words
     if own is not None and (own.estimate <= 0 or own.interval(confidence)[0] <= -config.margin):
-        bounds = (float(bound) for bound in own.interval(confidence))
-        words = f"{signed(float(own.estimate))} points {signed_interval(*bounds)}"
+        words = _show_difference(metric, own, confidence)
         return Reason.OWN_ANSWERS, f"its variant is better ({seen}), but not the model that would be served: {words}"
     excess = calibration[0] - calibration[1]
     if excess > config.calibration_margin:
@@ -247,7 +266,8 @@ def weigh(
     if judged != Judgement.BETTER:
         return (
             Reason.NOT_WORSE,
-            f"higher in the mean than the champion, and not worse by {points(config.margin)} or more: {seen}",
+            f"{'higher' if metric.is_accuracy else 'better'} in the mean than the champion, and not worse by "
+            f"{metric.size(config.margin)} or more: {seen}",
         )
     return judged, f"better than the champion: {seen}"
 
@@ -270,7 +290,8 @@ def compare_runs(
         config: the rule and its margins.
         challenge: its place in the chain of challenges.
     """
-    sides = [_load_seeds(client, run) for run in (challenger, champion)]
+    metric = load_metric(config.metric, "promote.metric")
+    sides = [_load_seeds(client, run, metric) for run in (challenger, champion)]
     if not all(sides):
         whose = "the challenger's" if not sides[0] else "the champion's"
         return Evidence(Reason.NOT_COMPARABLE, f"not compared: {whose} answers to the validation images are gone"), None
@@ -294,24 +315,38 @@ def compare_runs(
         return Evidence(Reason.NOT_COMPARABLE, "not compared: all validation images are of one group"), None
     from catdog.statistics.contrasts import contrast
 
-    first, second = (scores[files].to_numpy(dtype=float) for _, scores, _ in arrays)
+    first, second = (metric.orient(scores[files].to_numpy(dtype=float)) for _, scores, _ in arrays)
     found = contrast(first, second, groups)
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
     number = challenge.number_for(tuple(sides[0]), tuple(sides[1]))
     confidence = challenge.confidence(number, config.error)
     served = (challenger.run_id, champion.run_id)
-    own = _compare_served(sides, served, arrays, files, groups) if found.over_seeds else None
-    outcome, words = weigh(found, calibration, config, confidence, own)
+    own = _compare_served(sides, served, arrays, files, groups, metric) if found.over_seeds else None
+    outcome, words = weigh(found, calibration, config, confidence, own, metric)
     if same_variant:
         words += ", as another seed of the same variant" if same_study else ", as the same variant in another study"
-    low, high = found.interval(confidence)
-    own_low, own_high = (None, None) if own is None else map(float, own.interval(confidence))
+    low, high = _turn(metric, found.interval(confidence))
+    own_low, own_high = (None, None) if own is None else _turn(metric, own.interval(confidence))
     evidence = Evidence(
-        outcome, words, float(found.estimate), float(low), float(high), found.images, bool(found.over_seeds),
+        outcome, words, float(metric.orient(found.estimate)), low, high, found.images, bool(found.over_seeds),
         tuple(sides[0]), tuple(sides[1]), *calibration, config.margin, config.rule, confidence, number, challenge.variants,
-        config.error, None if own is None else float(own.estimate), own_low, own_high, found.groups,
+        config.error, None if own is None else float(metric.orient(own.estimate)), own_low, own_high, found.groups, config.metric,
     )  # fmt: skip
     return evidence, found
+
+
+def _turn(metric: Metric, bounds: Sequence[Any]) -> tuple[float, float]:
+    """Returns the bounds of a difference with the metric's own sign, the lower one first."""
+    low, high = sorted(float(metric.orient(bound)) for bound in bounds)
+    return low, high
+
+
+def _show_difference(metric: Metric, found: Contrast, confidence: float) -> str:
+    """Returns a difference with its interval, its unit and, unless it is the accuracy, the metric's name."""
+    named = "" if metric.is_accuracy else f"{metric.words} "
+    unit = f" {metric.unit}" if metric.unit else ""
+    low, high = (float(bound) for bound in found.interval(confidence))
+    return f"{named}{metric.show_difference(float(found.estimate))}{unit} {metric.show_difference_interval(low, high)}"
 
 
 def _compare_served(
@@ -320,6 +355,7 @@ def _compare_served(
     arrays: "Sequence[tuple[Any, pd.DataFrame, Any]]",
     files: list[str],
     groups: np.ndarray | None,
+    metric: Metric,
 ) -> Contrast | None:
     """Returns the difference between the two models that are served, by their own answers; None if those of one are gone."""
     from catdog.statistics.contrasts import contrast
@@ -328,18 +364,19 @@ def _compare_served(
         return None
     rows = [[*side].index(run_id) for run_id, side in zip(served, sides, strict=True)]
     first, second = (
-        scores[files].to_numpy(dtype=float)[row : row + 1] for row, (_, scores, _) in zip(rows, arrays, strict=True)
+        metric.orient(scores[files].to_numpy(dtype=float)[row : row + 1])
+        for row, (_, scores, _) in zip(rows, arrays, strict=True)
     )
     return contrast(first, second, groups)
 
 
-def _load_seeds(client: "MlflowClient", run: StoredRun) -> "dict[str, tuple[Predictions, Score]]":
+def _load_seeds(client: "MlflowClient", run: StoredRun, metric: Metric) -> "dict[str, tuple[Predictions, Score]]":
     """Returns run id -> validation predictions and their score, of the finished runs of a run's variant, one for each seed."""
     stored = {}
     for other in find_seeds(client, run, MOST_RUNS):
         predictions = other.load_predictions()
         if len(predictions):
-            stored[other.run_id] = (predictions, load_score(client, other, predictions))
+            stored[other.run_id] = (predictions, load_score(client, other, predictions, metric=metric))
     return stored
 
 

@@ -10,17 +10,20 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from catdog.comparison.analysis import choose_margin
 from catdog.config.command_lines import next_command
 from catdog.config.commands import DecideConfig
 from catdog.config.composition import compose_sweep, explained
 from catdog.config.schema import TrackingConfig
+from catdog.data.metrics import load_metric
 from catdog.statistics.failures import answer_noise
 from catdog.statistics.judgements import Judgement, judge
+from catdog.statistics.metrics import ACCURACY, Metric
 from catdog.statistics.planning import plan_comparison
 from catdog.statistics.sequential import RESERVE, level_of_looks, plan_looks
 from catdog.system.errors import UserError
 from catdog.system.terminal import add_name_column, name_text
-from catdog.system.wording import at_least, at_most, in_groups, plural, signed, signed_interval
+from catdog.system.wording import in_groups, plural
 from catdog.tracking import tags as tag
 from catdog.tracking.records import log_decision
 
@@ -47,8 +50,9 @@ class Pair:
         second: name of the other variant.
         outcome: the judgement of the first variant against the second.
         seeds: number of seeds at the last look.
-        found: the difference in accuracy at the last look, first minus second.
+        found: the difference at the last look, in the metric that is compared: above 0 if the first is better.
         interval: its bounds; the intervals of all pairs at all looks hold simultaneously.
+        metric: what is compared.
     """
 
     first: str
@@ -57,6 +61,7 @@ class Pair:
     seeds: int = 0
     found: "Contrast | None" = None
     interval: tuple[float, float] = field(default=(float("nan"), float("nan")))
+    metric: Metric = ACCURACY
 
     @property
     def words(self) -> str:
@@ -64,9 +69,9 @@ class Pair:
         low, high = self.interval
         if self.outcome in (Judgement.BETTER, Judgement.WORSE):
             better, by = (self.first, low) if self.outcome == Judgement.BETTER else (self.second, -high)
-            return f"{better} is better by at least {at_least(by)}"
+            return f"{better} is better by at least {self.metric.at_least(by)}"
         if self.outcome == Judgement.EQUIVALENT:
-            return f"no difference of more than {at_most(max(-low, high))}"
+            return f"no difference of more than {self.metric.at_most(max(-low, high))}"
         if self.outcome == Judgement.FUTILE:
             assert self.found is not None
             return f"cannot be decided by more seeds: {in_groups(self.found.images, self.found.groups)} are too few"
@@ -84,7 +89,8 @@ class Decision:
 
     Attributes:
         pairs: all pairs of variants.
-        config: margin, error and numbers of seeds.
+        config: metric, error and numbers of seeds.
+        margin: differences up to this are as good as none.
         seeds: number of seeds trained of the variants that stayed open longest.
         sweep_id: the sweep of the last round.
         study: its study.
@@ -95,6 +101,7 @@ class Decision:
 
     pairs: list[Pair]
     config: DecideConfig
+    margin: float
     seeds: int
     sweep_id: str
     study: str
@@ -131,7 +138,10 @@ class Decision:
         ]
 
     def to_frame(self) -> "pd.DataFrame":
-        """Returns one row per pair: first, second, outcome, seeds, difference, low, high (as shares, not points), words."""
+        """Returns one row per pair: first, second, outcome, seeds, metric, difference, low, high, words.
+
+        The difference is first minus second, in the metric's own sign; shares are fractions, not points.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.describe())
@@ -141,8 +151,9 @@ class Decision:
         return [
             {
                 "first": pair.first, "second": pair.second, "outcome": pair.outcome, "seeds": pair.seeds,
-                "difference": float(pair.found.estimate) if pair.found else None,
-                "low": pair.interval[0], "high": pair.interval[1],
+                "metric": pair.metric.name,
+                "difference": float(pair.metric.orient(pair.found.estimate)) if pair.found else None,
+                "low": min(turned := [float(pair.metric.orient(bound)) for bound in pair.interval]), "high": max(turned),
                 "words": pair.words.replace("\N{NO-BREAK SPACE}", " "),
             }
             for pair in self.pairs
@@ -185,15 +196,17 @@ def decide(
     probability of at least 1 - `error`.
 
     Args:
-        config: margin, error and numbers of seeds.
+        config: metric, margin, error and numbers of seeds.
         train: trains a round.
         on_round: called before each round with a description of it.
         on_look: called with the current state after each look.
 
     Raises:
-        UserError: there are fewer than two variants, or they cannot be compared.
+        UserError: there are fewer than two variants, or they cannot be compared, or not by this metric.
         KeyboardInterrupt: Ctrl-C during a round.
     """
+    metric = load_metric(config.metric)
+    margin = choose_margin(metric, config.margin)
     looks = plan_looks(config.first_seeds, config.max_seeds)
     decision: Decision | None = None
     only: list[str] | None = None
@@ -201,17 +214,17 @@ def decide(
         wanted = ", ".join(only) if only else "all variants"
         on_round(f"round {number} of at most {len(looks)}: {seeds} seeds of {wanted}")
         trained = train(seeds, only)
-        study, variants = _load_variants(trained)
+        study, variants = _load_variants(trained, metric)
         if decision is None:
             names = [variant.name for variant in variants]
             if len(names) < 2:
                 raise too_few([])
-            pairs = [Pair(*both) for both in combinations(names, 2)]
+            pairs = [Pair(*both, metric=metric) for both in combinations(names, 2)]
             error = _spare_error(config.error, variants)
-            decision = Decision(pairs, config, seeds, trained.sweep_id, study, trained.tracking.uri, error)
+            decision = Decision(pairs, config, margin, seeds, trained.sweep_id, study, trained.tracking.uri, error)
         decision.seeds, decision.sweep_id = seeds, trained.sweep_id
         levels = level_of_looks(looks, decision.error / len(decision.pairs))
-        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], config.margin)
+        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], margin)
         _record(trained.client, decision)
         on_look(decision)
         if config.plan:
@@ -231,13 +244,13 @@ def decide(
 
 
 def _plan_pairs(pairs: Sequence[Pair], variants: "Mapping[str, Variant]") -> "list[list[Plan]]":
-    from catdog.comparison.variants import compare_accuracy
+    from catdog.comparison.variants import compare_merits
 
     plans = []
     for pair in pairs:
         sides = (variants[pair.first], variants[pair.second])
-        noise = [float(answer_noise(variant.scores)) for variant in sides]
-        plans.append(plan_comparison(compare_accuracy(*sides), noise))
+        noise = [float(answer_noise(variant.merits)) for variant in sides]
+        plans.append(plan_comparison(compare_merits(*sides), noise))
     return plans
 
 
@@ -318,12 +331,12 @@ class IncompleteRoundError(UserError):
     """A run of a round failed, so the round cannot be evaluated."""
 
 
-def _load_variants(trained: Round) -> "tuple[str, list[Variant]]":
+def _load_variants(trained: Round, metric: Metric) -> "tuple[str, list[Variant]]":
     from catdog.comparison.load import load_comparison
     from catdog.comparison.variants import group_by_variant
 
     # The next round names its variants as the sweep does.
-    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id, stored_names=True)
+    comparison = load_comparison(trained.client, sweep_id=trained.sweep_id, stored_names=True, metric=metric)
     if not comparison.same_data:
         raise UserError("decide: the variants saw different data, so their accuracies cannot be compared.")
     variants = group_by_variant(comparison)
@@ -348,11 +361,11 @@ def require_one_precision(variants: "Sequence[Variant]") -> None:
 
 
 def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: float, margin: float) -> None:
-    from catdog.comparison.variants import compare_accuracy
+    from catdog.comparison.variants import compare_merits
 
     for pair in pairs:
         if pair.is_open:
-            pair.found = compare_accuracy(variants[pair.first], variants[pair.second])
+            pair.found = compare_merits(variants[pair.first], variants[pair.second])
             low, high = pair.found.interval(1 - level)
             pair.interval, pair.seeds = (float(low), float(high)), seeds
             pair.outcome = judge(pair.found, margin, 1 - level)
@@ -361,8 +374,12 @@ def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: 
 def build_table(decision: Decision) -> Table:
     """Returns the state of the decision as a table for the terminal."""
     pairs = decision.pairs
+    metric = pairs[0].metric
+    unit = f", in {metric.unit}" if metric.unit else ""
+    direction = "" if metric.higher_is_better else f"; {metric.direction}"
+    together = f"all intervals hold together in {100 * (1 - decision.error):g} %"
     table = Table(
-        title=f"difference in fair val accuracy, in points; all intervals hold together in {100 * (1 - decision.error):g} %",
+        title=f"difference in fair val {metric.words}{unit}{direction}; {together}",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
     add_name_column(table, "pair", [name for pair in pairs for name in (pair.first, pair.second)])
@@ -372,7 +389,7 @@ def build_table(decision: Decision) -> Table:
         estimate = pair.found.estimate if pair.found else float("nan")
         table.add_row(
             name_text(f"{pair.first} \N{MINUS SIGN} {pair.second}"), str(pair.seeds),
-            Text(f"{signed(estimate)} {signed_interval(*pair.interval)}"), Text(pair.words),
+            Text(f"{metric.show_difference(estimate)} {metric.show_difference_interval(*pair.interval)}"), Text(pair.words),
         )  # fmt: skip
     return table
 
@@ -380,7 +397,7 @@ def build_table(decision: Decision) -> Table:
 def build_plans_table(decision: Decision) -> Table:
     """Returns what more seeds and more images would find, for the terminal, in points."""
     table = Table(
-        title="What more seeds or more validation images would find, in points, if these seeds are typical",
+        title="What more seeds or more validation images would find, if these seeds are typical",
         caption="\N{PLUS-MINUS SIGN}: half the 95% interval of the pair alone. found: the smallest true difference that is found "
         "in 80% of studies; in brackets, if seeds spread more than these few show.",
         title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
@@ -391,7 +408,7 @@ def build_plans_table(decision: Decision) -> Table:
     for pair, plans in zip(decision.pairs, decision.plans, strict=True):
         for place, plan in enumerate(plans):
             name = "" if place else f"{pair.first} \N{MINUS SIGN} {pair.second}"
-            numbers = [f"{100 * value:.1f}" for value in (plan.half_width, plan.detectable, plan.cautious)]
+            numbers = [pair.metric.size(value) for value in (plan.half_width, plan.detectable, plan.cautious)]
             table.add_row(
                 name_text(name), f"{plan.images:,}", str(plan.seeds), numbers[0], f"{numbers[1]} [{numbers[2]}]"
             )
@@ -402,7 +419,8 @@ def _record(client: "MlflowClient", decision: Decision) -> None:
     """Stores the state of the decision on the sweep, where MLflow shows it."""
     config = decision.config
     state = {
-        "margin": config.margin,
+        "metric": config.metric,
+        "margin": decision.margin,
         "error": decision.error,
         "max_seeds": config.max_seeds,
         "pairs": decision.describe(),

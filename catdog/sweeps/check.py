@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.schema import Config
+from catdog.data.metrics import require_possible_metrics
 from catdog.data.progress import reported_progress
 from catdog.sweeps.jobs import JobState, describe_death, start_process, start_server
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
@@ -49,6 +50,7 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
             log.info("%s", describe_dataset(loaded[key]))
         try:
             require_known_classes(config.trainer, loaded[key].classes)
+            require_possible_metrics(config, loaded[key].classes)
         except UserError as error:
             raise UserError(_in_job(str(error), name)) from error
     return [loaded[str(config.dataset)] for _, config in jobs]

@@ -12,11 +12,12 @@ import numpy as np
 from catdog.config.schema import AugmentationConfig
 from catdog.system.clock import Clock
 from catdog.system.errors import UserError
+from catdog.system.own_objects import explain
 from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS, RandomResizedCrop, build_block
 from catdog.training.fast.opencv_augmentation import AugmentationBlock, Step, build_generator, build_kernel, has_kernel
 from catdog.training.fast.pixel_operations import MAX_PIXEL, resize
 from catdog.training.model import build_layers
-from catdog.training.own_code import explain, load_class
+from catdog.training.own_code import load_class
 
 # More random draws than any layer makes for a batch.
 DRAWS_PER_BATCH = 64

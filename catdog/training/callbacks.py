@@ -10,7 +10,8 @@ import numpy as np
 
 from catdog.config.schema import TrainerConfig, list_callbacks
 from catdog.system.errors import UserError
-from catdog.training.own_code import call, explain, load_class
+from catdog.system.own_objects import explain
+from catdog.training.own_code import call, load_class
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from catdog.config.schema import BLOCKS, PACKAGE, Config, find_references
 from catdog.system.errors import UserError
+from catdog.system.own_objects import describe_failure
 from catdog.training.augmentation import build_augmentation, takes_seed
 from catdog.training.augmentation_blocks import AUGMENTATION_BLOCKS, build_block
 from catdog.training.blocks import Block
@@ -20,7 +21,7 @@ from catdog.training.callbacks import build_callbacks
 from catdog.training.losses import check_loss
 from catdog.training.model import build_kept_model, build_layers, build_model
 from catdog.training.optimizers import check_optimizer
-from catdog.training.own_code import describe_failure, quote_error
+from catdog.training.own_code import quote_error
 from catdog.training.own_models import check_saving, require_logits
 from catdog.training.precision import use_policy
 from catdog.training.sizes import check_sizes

@@ -11,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from catdog.config.metrics import ACCURACY, LOG_LOSS
 from catdog.config.schema import Config, TrainerConfig
 from catdog.data.epoch_answers import EpochAnswers
+from catdog.statistics.metrics import NAMED
 from catdog.system.clock import Clock
 from catdog.system.errors import UserError
 from catdog.system.memory import return_freed
@@ -42,7 +44,7 @@ class Fit:
 
     Attributes:
         epochs: one mapping per epoch, metric name -> value, with the key `epoch` from 1.
-        best_epoch: the epoch with the highest val accuracy; of equals, the one with the lower val loss.
+        best_epoch: the best epoch by `trainer.keep_metric` on val; of equals, the one with the lower val loss.
         weights: the variables to keep, in the order of `list_changing`.
         spent: wall and CPU seconds by stage, of the processes that trained before this one.
         threads: number of CPU threads used in training; sums in another order differ in their last bits.
@@ -207,6 +209,8 @@ def fit(
     own: Sequence[OwnCallback] = (),
     clean: Any = None,
     answers: ValidationAnswers | None = None,
+    labels: np.ndarray | None = None,
+    class_names: tuple[str, ...] = (),
 ) -> Fit:
     """Trains a compiled model and returns its history. Afterwards the model has the weights that `trainer.keep` names.
 
@@ -230,16 +234,32 @@ def fit(
         clean: batches of training images as they are, on which train/loss and train/accuracy are then measured after each epoch;
             None: these are the means over the epoch of what training saw.
         answers: collects the model's answer to each validation image.
+        labels: int (N,), the classes of the validation images in their order; needed if `trainer.keep_metric` is neither the
+            accuracy nor the loss.
+        class_names: the names of the classes.
 
     Raises:
         NonFiniteLossError: the loss is not finite; the message names the epoch and step.
+        UserError: the answers cannot be collected, which `trainer.keep_metric` needs.
     """
     result = result or Fit()
     if not result.is_done(config):
         clock = clock or Clock("training")
         validated = Validated() if own else None
         record = Record(
-            result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean, answers
+            result,
+            config,
+            train_count,
+            on_state,
+            on_epoch,
+            progress,
+            clock,
+            validated,
+            own,
+            clean,
+            answers,
+            labels,
+            class_names,
         )
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
@@ -326,8 +346,12 @@ class Record(keras.callbacks.Callback):
         own: Sequence[OwnCallback] = (),
         clean: Any = None,
         answers: ValidationAnswers | None = None,
+        labels: np.ndarray | None = None,
+        class_names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
+        self.labels = labels
+        self.class_names = class_names
         self.clean = clean
         self.answers = answers
         self.validated = validated
@@ -381,7 +405,7 @@ class Record(keras.callbacks.Callback):
         is_validated = self.config.is_validated(epoch + 1)
         if is_validated and self.answers is not None:
             self.result.answers = self.answers.add_to(self.result.answers, epoch + 1)
-        metrics = self._collect_accuracies(logs, epoch + 1) if is_validated else {}
+        metrics = self._collect_accuracies(logs, epoch + 1) | self._measure_choice() if is_validated else {}
         if not is_validated and self.clean is None:
             metrics = {"train/loss": float(logs["loss"]), "train/accuracy": float(logs["accuracy"])}
         metrics |= {
@@ -390,7 +414,8 @@ class Record(keras.callbacks.Callback):
             "learning_rate": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
         }
         self.result.epochs.append({"epoch": epoch + 1, **metrics})
-        is_best = is_validated and (not self.result.best_epoch or _score(metrics) > _score(self.result.best))
+        by = self.config.keep_metric
+        is_best = is_validated and (not self.result.best_epoch or _score(metrics, by) > _score(self.result.best, by))
         if is_best:
             self.result.best_epoch = epoch + 1
         if self.validated and is_validated and (is_best or self.config.keep == "last"):
@@ -405,6 +430,21 @@ class Record(keras.callbacks.Callback):
         self.on_epoch(epoch + 1, metrics)
         self.progress.finish_epoch(epoch + 1, metrics, self.result.best_accuracy)
         self.model.stop_training = self.result.is_done(self.config)
+
+    def _measure_choice(self) -> dict[str, float]:
+        """Returns the metric by which the best epoch is chosen, if it is neither the accuracy nor the loss."""
+        name = self.config.keep_metric
+        if name in (ACCURACY, LOG_LOSS):
+            return {}
+        answers = self.result.answers
+        if answers is None or self.labels is None:
+            raise UserError(
+                f"trainer.keep_metric: {name} needs the answer to each validation image, and the model's own test_step does not "
+                "call compute_metrics. Call it there, or use trainer.keep_metric=accuracy or log_loss."
+            )
+        values = answers.last().measure(NAMED[name], self.labels, self.class_names)
+        assert values is not None
+        return {f"val/{name}": float(values.mean())}
 
     def _collect_accuracies(self, logs: dict[str, Any], epoch: int) -> dict[str, float]:
         """Returns losses and accuracies after an epoch with a validation.
@@ -429,5 +469,11 @@ class Record(keras.callbacks.Callback):
         return metrics
 
 
-def _score(metrics: dict[str, float]) -> tuple[float, float]:
-    return metrics["val/accuracy"], -metrics["val/loss"]
+def _score(metrics: dict[str, float], by: str) -> tuple[float, float]:
+    """Returns what epochs are compared by, the higher the better: the metric of `trainer.keep_metric`, then the loss."""
+    return NAMED[by].orient(choice_of(metrics, by)), -metrics["val/loss"]
+
+
+def choice_of(metrics: Mapping[str, float], by: str) -> float:
+    """Returns the value of the metric that `trainer.keep_metric` names, given those of an epoch."""
+    return metrics["val/loss" if by == LOG_LOSS else f"val/{by}"]

@@ -10,7 +10,8 @@ import numpy as np
 
 from catdog.config.schema import LossConfig
 from catdog.system.errors import UserError
-from catdog.training.own_code import call, describe_type, explain, load_object
+from catdog.system.own_objects import describe_type, explain, load_object
+from catdog.training.own_code import call
 
 KEY = "loss.function"
 CONTRACT = (

@@ -13,10 +13,11 @@ from typing import Any
 
 from catdog.config.schema import BLOCKS, BackboneConfig, Config, HeadConfig, PreprocessingConfig, find_references
 from catdog.system.errors import UserError
+from catdog.system.own_objects import describe_failure
 from catdog.system.wording import plural
 from catdog.training.blocks import RESIDUAL, Block, Residual, SqueezeExcite
 from catdog.training.fast.batchnorm_folding import fold_norms
-from catdog.training.own_code import call, describe_failure, load_class, quote_error
+from catdog.training.own_code import call, load_class, quote_error
 from catdog.training.precision import use_policy
 
 log = logging.getLogger(__name__)

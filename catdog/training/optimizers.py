@@ -9,7 +9,8 @@ import keras
 
 from catdog.config.schema import OptimizerConfig
 from catdog.system.errors import UserError
-from catdog.training.own_code import call, explain, load_class, quote_error
+from catdog.system.own_objects import explain
+from catdog.training.own_code import call, load_class, quote_error
 
 # Options that are set elsewhere, and options with which the kept weights would differ from the validated ones.
 ELSEWHERE = {

@@ -12,8 +12,9 @@ import numpy as np
 
 from catdog.config.schema import BackboneConfig, ModelConfig
 from catdog.system.errors import UserError
+from catdog.system.own_objects import describe_type, explain, load_object
 from catdog.system.wording import plural
-from catdog.training.own_code import call, describe_type, explain, load_object, quote_error
+from catdog.training.own_code import call, quote_error
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from catdog.config.schema import Config, find_references
+from catdog.data.metrics import require_possible_metrics
 from catdog.system.clock import Clock
 from catdog.tracking import Job
 from catdog.training.own_code import require_planned_code
@@ -68,5 +69,6 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
     size = config.preprocessing.image_size
     with clock.stage("data"):
         train, val = (dataset.load_split(split, size, file_only=is_known) for split in ("train", "val"))
+    require_possible_metrics(config, dataset.classes)
     class_weights = weigh_classes(config.trainer, train.labels, dataset.classes)
     return Prepared(config, job, clock, dataset, train, val, class_weights, references)

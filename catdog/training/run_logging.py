@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from catdog.config.schema import Config
+from catdog.statistics.metrics import NAMED
 from catdog.system.clock import Clock, describe
 from catdog.tracking import Job, metric_names
 from catdog.tracking.artifacts import EPOCH_ANSWERS
@@ -110,8 +111,13 @@ def log_results(
         run.log_bytes(fitted.answers.to_bytes(), EPOCH_ANSWERS)
         score = None
         if config.trainer.keep == "best":
+            trainer = config.trainer
             score = fitted.answers.cross_fit(
-                predictions.right, fitted.best_epoch, patience=config.trainer.patience, groups=groups
+                predictions,
+                fitted.best_epoch,
+                keep_metric=NAMED[trainer.keep_metric],
+                patience=trainer.patience,
+                groups=groups,
             )
         if score is not None:
             run.log_metrics({metric_names.FAIR_VAL_ACCURACY: float(score.mean())})

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from catdog import tracking
+from catdog.config.metrics import ACCURACY
+from catdog.config.schema import TrainerConfig
 from catdog.registry.champion import promote
+from catdog.statistics.metrics import NAMED, PROBABILITIES
 from catdog.tracking.checkpoint import save_checkpoint
 from catdog.tracking.identity import Identity, identify
 from catdog.training import run_logging
@@ -20,7 +23,7 @@ from catdog.training.check import check_own_code
 from catdog.training.clean_sample import CleanSample
 from catdog.training.fast.feature_cache import compute_features, cut_head, cut_trained, keep_features
 from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
-from catdog.training.loop import Fit, capture, compile_model, fit, restore
+from catdog.training.loop import Fit, capture, choice_of, compile_model, fit, restore
 from catdog.training.mixing import build_mixing
 from catdog.training.model import build_kept_model, build_model, has_frozen_part, is_frozen
 from catdog.training.own_code import explain_training
@@ -238,9 +241,19 @@ def fit_model(
             own=built.callbacks,
             clean=None if clean_rows is None else build_eval_stream(clean_rows, **batches, one_hot=one_hot),
             answers=ValidationAnswers(
-                built.trained, len(prepared.val), classes, keep_probabilities=config.trainer.keep_probabilities
+                built.trained,
+                len(prepared.val),
+                classes,
+                keep_probabilities=_keeps_probabilities(config.trainer, classes),
             ),
+            labels=prepared.val.labels,
+            class_names=tuple(prepared.dataset.classes),
         )
+
+
+def _keeps_probabilities(config: TrainerConfig, classes: int) -> bool:
+    """Whether the probabilities after each epoch are collected: of two classes they follow from the losses."""
+    return config.keep_probabilities or (NAMED[config.keep_metric].needs == PROBABILITIES and classes > 2)
 
 
 def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> None:
@@ -261,8 +274,15 @@ def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> N
     run_logging.log_model(run, kept, prepared.val, built.identity.sources)
     clock.enter("tracking")
     run_logging.log_time(run, clock)
+    by = config.trainer.keep_metric
+    chosen = (
+        ""
+        if by == ACCURACY
+        else f" (best by {NAMED[by].words}, {NAMED[by].show_with_unit(choice_of(result.best, by))})"
+    )
     log.info(
-        "%s: best val accuracy %.3f at epoch %d; last epoch train %.3f, val %.3f; %.0f s",
-        prepared.job.name, result.best["val/accuracy"], result.best_epoch, result.last["train/accuracy"],
+        "%s: %s val accuracy %.3f at epoch %d%s; last epoch train %.3f, val %.3f; %.0f s",
+        prepared.job.name, "best" if by == ACCURACY else "kept", result.best["val/accuracy"], result.best_epoch, chosen,
+        result.last["train/accuracy"],
         result.last["val/accuracy"], clock.totals[0],
     )  # fmt: skip

@@ -85,7 +85,7 @@ def make_comparison() -> Callable[..., ComparedRuns]:
 
 @pytest.fixture
 def make_analysis(make_comparison) -> Callable[..., Analysis]:
-    def make(*records: RunRecord, margin: float = 0.02, **overrides) -> Analysis:
+    def make(*records: RunRecord, margin: float | None = 0.02, **overrides) -> Analysis:
         return analyse(make_comparison(*records, **overrides), margin)
 
     return make

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from catdog.data.epoch_answers import EpochAnswers
+from catdog.statistics.metrics import NAMED
 from catdog.tracking.artifacts import load_epoch_answers, load_predictions
 from catdog.training.validation_answers import ValidationAnswers
 
@@ -110,8 +111,37 @@ def test_a_run_stores_them_and_its_fair_accuracy(folder) -> None:
     import mlflow
 
     metrics = mlflow.get_run(outcome.run_id).data.metrics
-    fair = answers.cross_fit(predictions.right, outcome.best_epoch)
+    fair = answers.cross_fit(predictions, outcome.best_epoch)
     assert fair is not None
     assert metrics["fair_val_accuracy"] == pytest.approx(fair.mean())
     last = folder.train("model=cnn", "trainer.epochs=4", "trainer.keep=last")
     assert "fair_val_accuracy" not in mlflow.get_run(last.run_id).data.metrics, "nothing was chosen"
+
+
+@pytest.mark.slow
+def test_the_best_epoch_by_another_metric_goes_on_bit_for_bit(folder) -> None:
+    import mlflow
+
+    chosen = ("model=cnn", "trainer.epochs=4", "trainer.keep_metric=brier", "trainer.patience=2")
+    whole = folder.train(*chosen, store="whole")
+    with pytest.raises(KeyboardInterrupt):
+        folder.train(*chosen, stop_after=2)
+    resumed = folder.train(*chosen)
+    history = pd.read_csv(folder.artifacts(resumed) / "history.csv")
+    assert resumed.best_epoch == 1 + int(np.argmin(history["val/brier"]))
+    first, second = (load_predictions(str(path)) for path in (folder.artifacts(resumed), _artifacts(whole, folder)))
+    assert np.array_equal(first.probabilities, second.probabilities)
+    metrics = mlflow.MlflowClient(f"sqlite:///{folder.path}/store.db").get_run(resumed.run_id).data.metrics
+    answers = load_epoch_answers(str(folder.artifacts(resumed)))
+    assert answers is not None
+    assert answers.probabilities is None, "of two classes, the losses are enough"
+    fair = answers.cross_fit(first, resumed.best_epoch, keep_metric=NAMED["brier"], patience=2)
+    assert fair is not None
+    assert metrics["fair_val_accuracy"] == pytest.approx(fair.mean())
+
+
+def _artifacts(outcome, folder) -> str:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder.path}/whole.db")
+    return client.get_run(outcome.run_id).info.artifact_uri.removeprefix("file://")

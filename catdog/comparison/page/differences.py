@@ -53,7 +53,7 @@ class HeatMap:
         column_key: the other.
         columns: its values.
         rows: value of `row_key` -> a variant for each column; None if no variant has these values.
-        lowest: the lowest mean accuracy of a variant.
+        lowest: the lowest mean of a variant, by the metric that is compared, the higher the better.
         highest: the highest.
     """
 
@@ -65,8 +65,8 @@ class HeatMap:
     highest: float
 
     def part(self, variant: Variant) -> float:
-        """Returns where a variant's accuracy lies between the lowest, 0, and the highest, 1."""
-        return round((variant.accuracy - self.lowest) / ((self.highest - self.lowest) or 1), 3)
+        """Returns where a variant lies between the worst, 0, and the best, 1."""
+        return round((variant.merit - self.lowest) / ((self.highest - self.lowest) or 1), 3)
 
 
 def build_heat_map(analysis: Analysis) -> HeatMap | None:
@@ -90,8 +90,8 @@ def build_heat_map(analysis: Analysis) -> HeatMap | None:
     if len(placed) < len(analysis.variants):
         return None
     rows = {value: [placed.get((value, column)) for column in columns] for value in row_values}
-    accuracies = [variant.accuracy for variant in analysis.variants]
-    return HeatMap(row_key, column_key, columns, rows, min(accuracies), max(accuracies))
+    merits = [variant.merit for variant in analysis.variants]
+    return HeatMap(row_key, column_key, columns, rows, min(merits), max(merits))
 
 
 def _sorted(values: Sequence[str]) -> list[str]:

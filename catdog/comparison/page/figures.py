@@ -16,9 +16,11 @@ from catdog.plots import (
     plot_loss_curves,
     plot_parameters,
     plot_reliabilities,
+    plot_scores,
     plot_seconds,
 )
 from catdog.plots.style import variant_looks
+from catdog.statistics.metrics import Metric
 
 
 def build_figures(analysis: Analysis, atlas: Atlas | None = None) -> dict[str, Figure]:
@@ -43,7 +45,8 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
     """Returns the figures that show the variants in one chart: all variants, or only the best if there are many.
 
     Returns:
-        accuracy, loss, gap, final_accuracy, differences, effects, seconds and parameters -> Figure; those without data are omitted.
+        accuracy, loss, gap, final_accuracy, score (of another metric), differences, effects, seconds and parameters -> Figure;
+        those without data are omitted.
     """
     variants, figures = analysis.colours, {}
     trained = [variant for variant in analysis.drawn if variant.histories]
@@ -67,6 +70,14 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
             measured, variants, analysis.comparison.baseline, seeds,
             "kept model, validation, fair" if analysis.is_cross_fitted else "kept model, validation",
         )  # fmt: skip
+    metric = analysis.metric
+    if not metric.is_accuracy:
+        scores = {variant.name: (variant.value, *variant.value_interval) for variant in analysis.drawn}
+        figures["score"] = plot_scores(
+            scores, variants, f"{metric.words[0].upper()}{metric.words[1:]} with 95 % intervals",
+            f"{analysis.compared.removesuffix(metric.words)}{metric.heading}; {metric.direction}",
+            {variant.name: variant.values.tolist() for variant in analysis.drawn}, metric.scale,
+        )  # fmt: skip
     figures |= _build_differences(analysis)
     timed = {variant.name: variant.seconds_per_epoch for variant in trained}
     timed = {name: value for name, value in timed.items() if not np.isnan(value)}
@@ -86,21 +97,31 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
 def _build_differences(analysis: Analysis) -> dict[str, Figure]:
     drawn = {variant.name for variant in analysis.drawn}
     shown = [v for v in analysis.verdicts if {v.first.name, v.second.name} <= drawn]
-    figures = {}
+    metric, figures = analysis.metric, {}
+    unit = metric.unit or metric.words
+    axis = (analysis.margin, unit if metric.higher_is_better else f"{unit}, {metric.direction}", metric.scale)
     if shown:
         pairs = {
-            f"{v.first.name} \N{MINUS SIGN} {v.second.name}": (v.accuracy.estimate, v.accuracy.low, v.accuracy.high)
+            f"{v.first.name} \N{MINUS SIGN} {v.second.name}": _turn(
+                metric, (v.accuracy.estimate, v.accuracy.low, v.accuracy.high)
+            )
             for v in shown
         }
-        figures["differences"] = plot_differences(pairs, "Differences, 95 %", analysis.margin)
+        figures["differences"] = plot_differences(pairs, "Differences, 95 %", *axis)
     single = {
-        f"{effect.ingredients[0].words} ({effect.before.name})": effect.difference
+        f"{effect.ingredients[0].words} ({effect.before.name})": _turn(metric, effect.difference)
         for effect in analysis.effects
         if effect.is_single and {effect.before.name, effect.after.name} <= drawn
     }
     if single:
-        figures["effects"] = plot_differences(single, "One ingredient, 95 %", analysis.margin)
+        figures["effects"] = plot_differences(single, "One ingredient, 95 %", *axis)
     return figures
+
+
+def _turn(metric: Metric, difference: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Returns a difference and its bounds in the metric's own sign, given what is better about the first."""
+    value, low, high = difference
+    return difference if metric.higher_is_better else (-value, -high, -low)
 
 
 def _accuracies(variant: Variant, analysis: Analysis) -> dict[str, tuple[float, float, float]]:

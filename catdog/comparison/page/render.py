@@ -38,9 +38,11 @@ CAPTIONS = {
     "model overfits.",
     "final_accuracy": "The kept models' interval is over seeds and images, or with one seed over images alone. For the last "
     "epoch's models over several seeds, only the mean is shown.",
-    "differences": "Differences in kept validation accuracy. Each interval is for its pair alone, over seeds and images, or over "
+    "score": "Of the kept models. The interval is over seeds and images, or with one seed over images alone. The strokes are the "
+    "seeds.",
+    "differences": "Differences in {compared}. Each interval is for its pair alone, over seeds and images, or over "
     "images alone if a variant has one seed. Blue: the interval excludes zero.",
-    "effects": "What an ingredient adds to the kept validation accuracy, from pairs of variants that differ only in this "
+    "effects": "What an ingredient adds to the {compared}, from pairs of variants that differ only in this "
     "ingredient. The variant that it is added to is in brackets.",
     "seconds": "The median over epochs, because the first epoch also compiles and fills caches.",
     "parameters": "A frozen backbone counts in all parameters, but not in the trainable ones.",
@@ -50,8 +52,9 @@ DESCRIPTIONS = {
     "loss": "Line chart: training and validation loss by epoch for every variant",
     "gap": "Line chart: training minus validation accuracy by epoch for every variant",
     "final_accuracy": "Dot chart: last and kept accuracies of every variant with 95 percent intervals, as in the table",
-    "differences": "Dot chart: difference in kept validation accuracy of every pair with its interval, as in the table of pairs",
-    "effects": "Dot chart: what each single ingredient adds to the accuracy, with its interval, as in the list of ingredients",
+    "score": "Dot chart: {metric} of every variant with its 95 percent interval, as in the table",
+    "differences": "Dot chart: difference in {metric} of every pair with its interval, as in the table of pairs",
+    "effects": "Dot chart: what each single ingredient adds to the {metric}, with its interval, as in the list of ingredients",
     "seconds": "Bar chart: median seconds per epoch of every variant; the numbers are in the table",
     "parameters": "Dot chart: all and trainable parameters of every variant; the numbers are in the table",
 }
@@ -96,7 +99,7 @@ def render_page(
     # Of a search, only the pairs among the best.
     pairs = [verdict for verdict in analysis.verdicts if {verdict.first.name, verdict.second.name} <= drawn]
     effects = [effect for effect in analysis.effects if effect.verdict in pairs]
-    embedded = list(_embedded_figures(build_charts(analysis) if figures is None else figures))
+    embedded = list(_embedded_figures(build_charts(analysis) if figures is None else figures, analysis))
     several = len(analysis.variants)
     return environment.get_template("page.html.j2").render(
         analysis=analysis,
@@ -105,6 +108,8 @@ def render_page(
         drawn=drawn,
         configs={variant.name: _describe_config(variant) for variant in analysis.variants},
         best=analysis.best,
+        metric=analysis.metric,
+        balanced=comparison.shows_balanced,
         unfinished=analysis.unfinished,
         finished_names=[variant.name for variant in analysis.variants],
         pairs=pairs,
@@ -130,6 +135,7 @@ def render_page(
         view=view,
         gallery=gallery,
         calibrations=list(build_reliabilities(atlas, series)) if atlas else [],
+        recalls={variant.name: analysis.recalls[variant.name] for variant in analysis.examined},
         confusions=list(build_confusions(atlas)) if atlas else [],
         p_value=wording.p_value,
         signed_interval=wording.signed_interval,
@@ -152,11 +158,13 @@ def _describe_config(variant: Variant) -> str:
     return " ".join(overrides) if overrides else variant.name
 
 
-def _embedded_figures(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Markup, str]]:
+def _embedded_figures(figures: Mapping[str, Figure], analysis: Analysis) -> Iterator[tuple[str, Markup, str]]:
     """Yields name, SVG and caption of every chart. Figures that the page shows variant by variant are not among them."""
+    said = {"compared": analysis.compared, "metric": analysis.metric.words}
     for name, figure in figures.items():
         if name in CAPTIONS:
-            yield name, embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name]), CAPTIONS[name]
+            svg = embed_svg(figure, f"figure-{name}", DESCRIPTIONS[name].format(**said))
+            yield name, svg, CAPTIONS[name].format(**said)
 
 
 def _series(analysis: Analysis) -> dict[str, int]:

@@ -99,17 +99,29 @@ def _row(record: RunRecord, interval: tuple[float, float]) -> dict[str, object]:
 
 
 def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
-    """Returns one row per variant, best first, for CSV: means over its seeds; accuracies as fractions in [0, 1]."""
+    """Returns one row per variant, best first, for CSV: means over its seeds; accuracies as fractions in [0, 1].
+
+    `score` columns are of the metric that is compared; for the accuracy they are the `fair_` ones. `balanced_` columns are empty
+    unless the largest class has more than twice the images of the smallest.
+    """
     rows = [
         {
             "variant": variant.name,
             "seeds": len(variant.records),
+            "metric": analysis.metric.name,
+            "score": variant.value,
+            "score_low": variant.value_interval[0],
+            "score_high": variant.value_interval[1],
+            "score_seed_sd": variant.value_spread,
             "fair_val_accuracy": variant.accuracy,
             "fair_val_low": variant.interval[0],
             "fair_val_high": variant.interval[1],
             "fair_val_seed_sd": variant.spread,
             "fair_gap_accuracy": variant.gap,
             "kept_val_accuracy": variant.kept_accuracy,
+            "balanced_val_accuracy": variant.balanced[0],
+            "balanced_val_low": variant.balanced[1],
+            "balanced_val_high": variant.balanced[2],
             "last_train_accuracy": variant.mean_of("train/accuracy"),
             "last_val_accuracy": variant.mean_of("val/accuracy"),
             "last_gap_accuracy": variant.mean_of("gap/accuracy"),
@@ -122,35 +134,40 @@ def build_variants_frame(analysis: Analysis) -> pd.DataFrame:
 
 
 VARIANT_COLUMNS = (
-    "variant", "seeds", "fair_val_accuracy", "fair_val_low", "fair_val_high", "fair_val_seed_sd", "fair_gap_accuracy",
-    "kept_val_accuracy", "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images", "val_groups",
+    "variant", "seeds", "metric", "score", "score_low", "score_high", "score_seed_sd", "fair_val_accuracy", "fair_val_low",
+    "fair_val_high", "fair_val_seed_sd", "fair_gap_accuracy", "kept_val_accuracy", "balanced_val_accuracy", "balanced_val_low",
+    "balanced_val_high", "last_train_accuracy", "last_val_accuracy", "last_gap_accuracy", "val_images", "val_groups",
 )  # fmt: skip
 PAIR_COLUMNS = (
-    "first", "second", "seeds_first", "seeds_second", "images", "groups", "accuracy_difference", "low", "high", "simultaneous_low",
-    "simultaneous_high", "bootstrap_low", "bootstrap_high", "p_holm", "gap_difference", "gap_low", "gap_high", "differs_in",
-    "kind", "verdict",
+    "first", "second", "seeds_first", "seeds_second", "images", "groups", "metric", "score_difference", "accuracy_difference",
+    "low", "high", "simultaneous_low", "simultaneous_high", "bootstrap_low", "bootstrap_high", "p_holm", "gap_difference",
+    "gap_low", "gap_high", "differs_in", "kind", "verdict",
 )  # fmt: skip
 EFFECT_COLUMNS = (
-    "before", "after", "differs_in", "ingredients", "accuracy_difference", "low", "high", "gap_difference", "gap_low", "gap_high",
-    "steps", "commands",
+    "before", "after", "differs_in", "ingredients", "metric", "score_difference", "accuracy_difference", "low", "high",
+    "gap_difference", "gap_low", "gap_high", "steps", "commands",
 )  # fmt: skip
 
 
 def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
     """Returns one row per judged pair, for CSV: differences are first minus second, as fractions.
 
-    `low` and `high` are the 95% interval for the pair alone, `simultaneous_` the interval that holds for all pairs together,
-    `bootstrap_` the plain percentiles of the pigeonhole bootstrap, missing if images come in groups; `p_holm` is
+    `score_difference` is that of the metric that is compared, with its own sign; all bounds, `p_holm` and the verdict belong to it.
+    For the accuracy it is `accuracy_difference`. `low` and `high` are the 95% interval for the pair alone, `simultaneous_` the
+    interval that holds for all pairs together, `bootstrap_` the plain percentiles of the pigeonhole bootstrap, missing if images
+    come in groups; `p_holm` is
     corrected for the number of pairs.
     """
     rows = []
     judged = {variant.name: variant for verdict in analysis.verdicts for variant in (verdict.first, verdict.second)}
-    drawn = dict(zip(judged, bootstrap_means([variant.scores for variant in judged.values()]), strict=True))
+    drawn = dict(zip(judged, bootstrap_means([variant.merits for variant in judged.values()]), strict=True))
     for verdict in analysis.verdicts:
         # It resamples images, and has nothing to say of groups.
         is_grouped = verdict.accuracy.groups is not None
         of_both = (drawn[verdict.first.name], drawn[verdict.second.name])
-        bootstrap = NO_INTERVAL if is_grouped else bootstrap_interval(*of_both)
+        bootstrap = NO_INTERVAL if is_grouped else _turn(analysis, *bootstrap_interval(*of_both))
+        low, high = _turn(analysis, verdict.accuracy.low, verdict.accuracy.high)
+        together = _turn(analysis, verdict.low, verdict.high)
         ingredients = next((e.ingredients for e in analysis.effects if e.verdict is verdict), ())
         rows.append(
             {
@@ -160,11 +177,13 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
                 "seeds_second": len(verdict.second.records),
                 "images": verdict.accuracy.images,
                 "groups": verdict.accuracy.groups,
-                "accuracy_difference": verdict.accuracy.estimate,
-                "low": verdict.accuracy.low,
-                "high": verdict.accuracy.high,
-                "simultaneous_low": verdict.low,
-                "simultaneous_high": verdict.high,
+                "metric": analysis.metric.name,
+                "score_difference": analysis.metric.orient(verdict.accuracy.estimate),
+                "accuracy_difference": _accuracy_difference(verdict.first, verdict.second, verdict.accuracy.estimate),
+                "low": low,
+                "high": high,
+                "simultaneous_low": together[0],
+                "simultaneous_high": together[1],
                 "bootstrap_low": bootstrap[0],
                 "bootstrap_high": bootstrap[1],
                 "p_holm": verdict.p,
@@ -179,26 +198,60 @@ def build_pairs_frame(analysis: Analysis) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PAIR_COLUMNS))
 
 
+def _turn(analysis: Analysis, low: float, high: float) -> tuple[float, float]:
+    """Returns the bounds of a difference in the metric's own sign, given those of what is better about the first."""
+    return (low, high) if analysis.metric.higher_is_better else (-high, -low)
+
+
+def _accuracy_difference(first: Variant, second: Variant, estimate: float) -> float:
+    return estimate if first.metric.is_accuracy else float(first.scores.mean() - second.scores.mean())
+
+
 def build_effects_frame(analysis: Analysis) -> pd.DataFrame:
     """Returns one row per judged pair, with what changes between its variants: differences are after minus before, as fractions.
 
-    `ingredients` counts what changes. If it is 1, the difference is what this ingredient adds. If it is more, the pair is
-    confounded: `steps` are the variants that lead from one to the other by one ingredient at a time, or `commands` train them.
+    `low` and `high` are the bounds of `score_difference`, as in `build_pairs_frame`. `ingredients` counts what changes. If it is 1,
+    the difference is what this ingredient adds. If it is more, the pair is confounded: `steps` are the variants that lead from one
+    to the other by one ingredient at a time, or `commands` train them.
     """
     rows = []
     for effect in analysis.effects:
-        difference, low, high = effect.difference
+        gained, *bounds = effect.difference
+        low, high = _turn(analysis, *bounds)
+        difference = _accuracy_difference(effect.after, effect.before, gained)
         gap, gap_low, gap_high = effect.gap_difference
         differs_in = "; ".join(ingredient.words for ingredient in effect.ingredients)
         rows.append(
             {
                 "before": effect.before.name, "after": effect.after.name, "differs_in": differs_in,
-                "ingredients": len(effect.ingredients), "accuracy_difference": difference, "low": low, "high": high,
+                "ingredients": len(effect.ingredients), "metric": analysis.metric.name,
+                "score_difference": analysis.metric.orient(gained), "accuracy_difference": difference, "low": low, "high": high,
                 "gap_difference": gap, "gap_low": gap_low, "gap_high": gap_high,
                 "steps": list(effect.steps), "commands": list(effect.commands),
             }
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(EFFECT_COLUMNS))
+
+
+def build_classes_frame(analysis: Analysis) -> pd.DataFrame:
+    """Returns one row per variant and class, for CSV: variant, class, images, recall (the mean over seeds), low, high.
+
+    The recall is fair, as the accuracy is. The intervals are over seeds and images. They hold for all rows together in 95% of
+    studies (Bonferroni). Empty if the runs do not know the same classes.
+    """
+    rows = [
+        {
+            "variant": variant.name,
+            "class": one.name,
+            "images": one.images,
+            "recall": one.recall,
+            "low": one.low,
+            "high": one.high,
+        }
+        for variant in analysis.drawn
+        for one in analysis.recalls[variant.name]
+    ]
+    return pd.DataFrame(rows, columns=["variant", "class", "images", "recall", "low", "high"])
 
 
 def build_images_frame(atlas: Atlas | None) -> pd.DataFrame:
@@ -245,12 +298,14 @@ def build_table(analysis: Analysis) -> Table:
     )
     unfinished = analysis.unfinished
     add_name_column(table, "variant", [*(variant.name for variant in analysis.variants), *unfinished])
-    fair = analysis.is_cross_fitted
-    heads = ["seeds", "last\ntrain", "last\nval", "last\ngap", *_kept_heads(analysis, "\n"), "sd", "s per\nepoch"]
+    # Another column takes the place of what the page has as well.
+    wide = comparison.shows_balanced + (not analysis.metric.is_accuracy)
+    heads = [
+        "seeds", "last\ntrain", "last\nval", *(["last\ngap"] if wide < 2 else []), *_kept_heads(analysis, "\n"), "sd",
+        "s per\nepoch", "params", *(["train-\nable"] if not wide else []),
+    ]  # fmt: skip
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("params", justify="right", no_wrap=True)
-    table.add_column("train-\nable", justify="right", no_wrap=True)
     for variant in analysis.variants:
         shown = variant.representative
         table.add_row(
@@ -258,16 +313,14 @@ def build_table(analysis: Analysis) -> Table:
             variant.shown_seeds,
             percent(variant.mean_of("train/accuracy")),
             percent(variant.mean_of("val/accuracy")),
-            percent(variant.mean_of("gap/accuracy")),
-            *([percent(variant.kept_accuracy)] if fair else []),
-            _kept_cell(variant, analysis),
-            percent(variant.spread),
+            *([percent(variant.mean_of("gap/accuracy"))] if wide < 2 else []),
+            *_kept_cells(variant, analysis),
             seconds(variant.seconds_per_epoch),
             compact_count(shown.parameters),
-            compact_count(shown.trainable_parameters),
+            *([compact_count(shown.trainable_parameters)] if not wide else []),
         )
     for lost in _unmeasured(analysis):
-        table.add_row(_name_cell(lost, unfinished), "0", *[MISSING] * (9 if fair else 8), style="dim")
+        table.add_row(_name_cell(lost, unfinished), "0", *[MISSING] * (len(heads) - 1), style="dim")
     return table
 
 
@@ -290,9 +343,7 @@ def build_ranking(analysis: Analysis) -> Table:
             str(rank),
             _name_cell(variant.name, analysis.unfinished),
             variant.shown_seeds,
-            *([percent(variant.kept_accuracy)] if analysis.is_cross_fitted else []),
-            _kept_cell(variant, analysis),
-            percent(variant.spread),
+            *_kept_cells(variant, analysis),
             percent(variant.mean_of("train/accuracy")),
             percent(variant.mean_of("val/accuracy")),
         )
@@ -307,21 +358,50 @@ def _name_cell(name: str, unfinished: Mapping[str, list[RunRecord]]) -> Text:
 
 
 def _kept_heads(analysis: Analysis, gap: str) -> list[str]:
-    return [f"kept{gap}val", f"fair val{gap}[95 %]"] if analysis.is_cross_fitted else [f"kept val{gap}[95 %]"]
+    """Returns the heads of the columns about the kept models that `_kept_cells` fills, without that of the spread."""
+    balanced = [f"balanced{gap}val"] if analysis.comparison.shows_balanced else []
+    if not analysis.metric.is_accuracy:
+        fair = "fair val" if analysis.is_cross_fitted else "kept val"
+        return [fair.replace(" ", gap), *balanced, f"{analysis.metric.words}{gap}[95 %]"]
+    if analysis.is_cross_fitted:
+        return [f"kept{gap}val", *balanced, f"fair val{gap}[95 %]"]
+    return [*balanced, f"kept val{gap}[95 %]"]
+
+
+def _kept_cells(variant: Variant, analysis: Analysis) -> list[Text]:
+    """Returns the cells of a variant: its plain accuracy, or of another metric its accuracy; the metric; its spread over seeds."""
+    metric = analysis.metric
+    before = []
+    if not metric.is_accuracy:
+        before.append(percent(variant.accuracy))
+    elif analysis.is_cross_fitted:
+        before.append(percent(variant.kept_accuracy))
+    if analysis.comparison.shows_balanced:
+        before.append(percent(variant.balanced[0]))
+    kept = Text(metric.show(variant.value), style="bold" if variant is analysis.best else "")
+    bounds = ", ".join(metric.show(bound) for bound in variant.value_interval)
+    kept.append(f" [{bounds}]", style="not bold")
+    return [*map(Text, before), kept, Text(metric.show(variant.value_spread))]
 
 
 def _explain_kept(analysis: Analysis) -> str:
-    if not analysis.is_cross_fitted:
-        return "kept: the model of the kept epoch."
-    return (
-        "kept: the model of the kept epoch, on the images that chose the epoch, so it is a little too high. fair: each image "
-        "counted at the epoch that the other images choose."
-    )
-
-
-def _kept_cell(variant: Variant, analysis: Analysis) -> Text:
-    kept = Text(percent(variant.accuracy), style="bold" if variant is analysis.best else "")
-    return kept.append(f" [{percent(variant.interval[0])}, {percent(variant.interval[1])}]", style="not bold")
+    """Returns what the columns about the kept models mean, as one or more sentences."""
+    metric = analysis.metric
+    if analysis.is_fair:
+        said = "fair: each image counted at the epoch that the other images choose."
+        if metric.is_accuracy:
+            said = (
+                "kept: the model of the kept epoch, on the images that chose the epoch, so it is a little too high. "
+                + said
+            )
+    else:
+        said = "kept: the model of the kept epoch."
+    if not metric.is_accuracy:
+        unit = "in %, " if metric.is_in_percent else f"in {metric.unit}, " if metric.unit else ""
+        said = f"{metric.words}: {'fair, ' if analysis.is_fair else ''}{unit}{metric.direction}. {said}"
+    if analysis.comparison.shows_balanced:
+        said += " balanced: the mean of the classes' recalls, because the classes differ much in size."
+    return said
 
 
 def _unmeasured(analysis: Analysis) -> list[str]:
@@ -334,7 +414,7 @@ def build_pairs_table(analysis: Analysis) -> Table:
     """Returns the verdicts for a terminal of 100 columns; differences in percentage points."""
     images = len(analysis.comparison.outcomes)
     table = _empty_table(
-        f"Pairs, on the same {images:,} images: difference in {analysis.compared}, in points [95 %]",
+        f"Pairs, on the same {images:,} images: difference in {analysis.compared}{_in_unit(analysis)} [95 %]",
         "Each interval is for its pair alone; the verdict allows for "
         f"{plural(len(analysis.variants) * (len(analysis.variants) - 1) // 2, 'pair')}.",
     )
@@ -346,15 +426,17 @@ def build_pairs_table(analysis: Analysis) -> Table:
         found = verdict.accuracy
         table.add_row(
             name_text(f"{verdict.first.name} \N{MINUS SIGN} {verdict.second.name}"),
-            Text(f"{signed(found.estimate)} {signed_interval(found.low, found.high)}"),
+            Text(_show_difference(analysis, found.estimate, found.low, found.high)),
             Text(verdict.words),
         )
     return table
 
 
 def build_effects_table(analysis: Analysis) -> Table:
-    """Returns what single ingredients add, for a terminal of 100 columns; differences in percentage points."""
-    table = _empty_table("What one ingredient adds, in points [95 %]")
+    """Returns what single ingredients add, for a terminal of 100 columns; shares in percentage points."""
+    metric = analysis.metric
+    unit = "" if metric.is_in_percent else f" ({metric.unit or metric.direction}), gaps"
+    table = _empty_table(f"What one ingredient adds{unit}, in points [95 %]")
     single = [effect for effect in analysis.effects if effect.is_single]
     names = [f"{effect.ingredients[0].words} ({effect.before.name})" for effect in single]
     add_name_column(table, "ingredient", names)
@@ -362,10 +444,8 @@ def build_effects_table(analysis: Analysis) -> Table:
     table.add_column("gap of the kept models", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name, effect in zip(names, single, strict=True):
-        cells = [
-            f"{signed(value)} {signed_interval(low, high)}"
-            for value, low, high in (effect.difference, effect.gap_difference)
-        ]
+        gap, low, high = effect.gap_difference
+        cells = [_show_difference(analysis, *effect.difference), f"{signed(gap)} {signed_interval(low, high)}"]
         table.add_row(name_text(name), *map(Text, cells), Text(effect.caveat))
     return table
 
@@ -399,6 +479,18 @@ def list_set_verdicts(analysis: Analysis) -> list[dict[str, object]]:
         }
         for verdict in analysis.set_verdicts
     ]  # fmt: skip
+
+
+def _show_difference(analysis: Analysis, estimate: float, low: float, high: float) -> str:
+    metric = analysis.metric
+    return f"{metric.show_difference(estimate)} {metric.show_difference_interval(low, high)}"
+
+
+def _in_unit(analysis: Analysis) -> str:
+    """Returns the unit of differences in words, and the direction where lower is better."""
+    metric = analysis.metric
+    unit = f", in {metric.unit}" if metric.unit else ""
+    return unit if metric.higher_is_better else f"{unit}, {metric.direction}"
 
 
 CLEAN = (

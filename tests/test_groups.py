@@ -122,7 +122,7 @@ def test_recorded_runs_are_compared_by_group_and_decided_by_group(study: catdog.
     assert (low, high) == pytest.approx(by_scene)
     # A single run too.
     assert study.compare(runs=[run_id], gradcam="never").analysis.variants[0].interval[1] - found.runs[
-        "kept_val_high"
+        "fair_val_high"
     ].iloc[-1] == pytest.approx(0)
 
     decision = study.decide(

@@ -35,15 +35,20 @@ TRAINING = "catdog.training.run:train"
 WATCHERS = (
     # Rooms that read the config (its values have a digest of their own), that plan, watch, record and show runs, and that deal
     # with the machine.
-    "catdog.config", "catdog.sweeps", "catdog.tracking", "catdog.registry", "catdog.plots", "catdog.statistics", "catdog.system",
+    "catdog.config", "catdog.sweeps", "catdog.tracking", "catdog.registry", "catdog.plots", "catdog.system",
     "catdog.cli", "catdog.training_view", "catdog.study", "catdog.comparison", "catdog.training.run_logging",
     "catdog.training.progress",
     "catdog.training.preload", "catdog.training.check", "catdog.training.saved_code",
+    # All of `catdog.statistics` but the metrics, of which one may choose the epoch that is kept.
+    *(f"catdog.statistics.{name}" for name in (
+        "calibration", "clusters", "contrasts", "failures", "judgements", "planning", "posterior", "proportions", "selection",
+        "sequential", "summaries", "training_sets",
+    )),
     # They bring images to disk and divide them into splits. The result is in the data digest, file by file.
-    "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.duplicates", "catdog.data.synthetic",
-    "catdog.data.progress", "catdog.data.staging",
+    "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.groups", "catdog.data.duplicates",
+    "catdog.data.synthetic", "catdog.data.progress", "catdog.data.staging",
     # They hold the results of a training.
-    "catdog.data.history", "catdog.data.predictions",
+    "catdog.data.history", "catdog.data.predictions", "catdog.data.epoch_answers",
 )  # fmt: skip
 DIGITS = 12
 # Fields of syntax trees that change no result, or that some versions of Python lack.

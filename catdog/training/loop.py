@@ -209,8 +209,6 @@ def fit(
     own: Sequence[OwnCallback] = (),
     clean: Any = None,
     answers: ValidationAnswers | None = None,
-    labels: np.ndarray | None = None,
-    class_names: tuple[str, ...] = (),
 ) -> Fit:
     """Trains a compiled model and returns its history. Afterwards the model has the weights that `trainer.keep` names.
 
@@ -234,9 +232,6 @@ def fit(
         clean: batches of training images as they are, on which train/loss and train/accuracy are then measured after each epoch;
             None: these are the means over the epoch of what training saw.
         answers: collects the model's answer to each validation image.
-        labels: int (N,), the classes of the validation images in their order; needed if `trainer.keep_metric` is neither the
-            accuracy nor the loss.
-        class_names: the names of the classes.
 
     Raises:
         NonFiniteLossError: the loss is not finite; the message names the epoch and step.
@@ -247,19 +242,7 @@ def fit(
         clock = clock or Clock("training")
         validated = Validated() if own else None
         record = Record(
-            result,
-            config,
-            train_count,
-            on_state,
-            on_epoch,
-            progress,
-            clock,
-            validated,
-            own,
-            clean,
-            answers,
-            labels,
-            class_names,
+            result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean, answers
         )
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
@@ -346,12 +329,8 @@ class Record(keras.callbacks.Callback):
         own: Sequence[OwnCallback] = (),
         clean: Any = None,
         answers: ValidationAnswers | None = None,
-        labels: np.ndarray | None = None,
-        class_names: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.labels = labels
-        self.class_names = class_names
         self.clean = clean
         self.answers = answers
         self.validated = validated
@@ -436,15 +415,12 @@ class Record(keras.callbacks.Callback):
         name = self.config.keep_metric
         if name in (ACCURACY, LOG_LOSS):
             return {}
-        answers = self.result.answers
-        if answers is None or self.labels is None:
+        if self.answers is None or self.result.answers is None:
             raise UserError(
                 f"trainer.keep_metric: {name} needs the answer to each validation image, and the model's own test_step does not "
                 "call compute_metrics. Call it there, or use trainer.keep_metric=accuracy or log_loss."
             )
-        values = answers.last().measure(NAMED[name], self.labels, self.class_names)
-        assert values is not None
-        return {f"val/{name}": float(values.mean())}
+        return {f"val/{name}": self.answers.measure_last(self.result.answers, NAMED[name])}
 
     def _collect_accuracies(self, logs: dict[str, Any], epoch: int) -> dict[str, float]:
         """Returns losses and accuracies after an epoch with a validation.

@@ -240,15 +240,15 @@ def fit_model(
             class_weights=prepared.class_weights,
             own=built.callbacks,
             clean=None if clean_rows is None else build_eval_stream(clean_rows, **batches, one_hot=one_hot),
-            answers=ValidationAnswers(
-                built.trained,
-                len(prepared.val),
-                classes,
-                keep_probabilities=_keeps_probabilities(config.trainer, classes),
-            ),
-            labels=prepared.val.labels,
-            class_names=tuple(prepared.dataset.classes),
+            answers=_watch_validation(prepared, built.trained),
         )
+
+
+def _watch_validation(prepared: Prepared, model: Any) -> ValidationAnswers:
+    """Returns what collects a model's answers to the validation images."""
+    names, val = tuple(prepared.dataset.classes), prepared.val
+    kept = _keeps_probabilities(prepared.config.trainer, len(names))
+    return ValidationAnswers(model, len(val), len(names), keep_probabilities=kept, labels=val.labels, class_names=names)
 
 
 def _keeps_probabilities(config: TrainerConfig, classes: int) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from catdog.data.epoch_answers import EpochAnswers
+from catdog.statistics.metrics import Metric
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +22,25 @@ class ValidationAnswers:
         images: the number of validation images.
         classes: the number C of classes.
         keep_probabilities: whether to collect the probabilities as well.
+        labels: int (N,), the images' classes in their order, for `measure_last`.
+        class_names: the names of the classes, for the same.
     """
 
-    def __init__(self, model: Any, images: int, classes: int, *, keep_probabilities: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        images: int,
+        classes: int,
+        *,
+        keep_probabilities: bool = False,
+        labels: np.ndarray | None = None,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
         import tensorflow as tf
 
         self.images = images
+        self.labels = labels
+        self.class_names = class_names
         self.strategy = model.distribute_strategy
         self.classes = classes if keep_probabilities else 0
         with self.strategy.scope():
@@ -97,3 +111,10 @@ class ValidationAnswers:
             return None
         found = self.answers.numpy()
         return answers.append(epoch, found[:, 1] > 0, found[:, 0], found[:, 2:] if self.classes else None)
+
+    def measure_last(self, answers: EpochAnswers, metric: Metric) -> float:
+        """Returns a metric of the last epoch's answers."""
+        assert self.labels is not None
+        values = answers.last().measure(metric, self.labels, self.class_names)
+        assert values is not None
+        return float(values.mean())

@@ -1,15 +1,24 @@
-"""Simulates labels of which some are wrong: which of them the rule suspects, for models of any accuracy.
+"""Simulates labels of which some are wrong, or plants them among images: which of them the rule suspects.
 
-`python benchmarks/labels.py` prints the table of benchmarks/statistics.md.
+`python benchmarks/labels.py` prints the table of benchmarks/statistics.md, for models of any accuracy. `python benchmarks/labels.py
+FOLDER BACKBONE [FRACTION ...]` copies a folder of images, moves a fraction of them (0.02) to another class, and audits the copy.
 """
 
 import functools
+import random
+import shutil
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import optimize, special
 from scipy.stats import norm
 
+from catdog import Study
+from catdog.data.images import is_image_file
 from catdog.statistics.labels import doubt_labels
 
 IMAGES = 800
@@ -79,6 +88,46 @@ def measure(studies: int, **settings: float) -> tuple[list[tuple[float, float, f
     return [(shown / studies, hits / max(shown, 1), hits / max(wrong, 1)) for shown, hits in totals], findable
 
 
+def plant(source: Path, target: Path, fraction: float, seed: int) -> set[str]:
+    """Copies a folder of images, SPLIT/CLASS/FILE or CLASS/FILE, and moves a fraction to another class; returns their new names."""
+    generator = random.Random(seed)
+    shutil.copytree(source, target)
+    planted = set()
+    for path in sorted(path for path in target.rglob("*") if is_image_file(path)):
+        if generator.random() < fraction:
+            others = [
+                place for place in sorted(path.parent.parent.iterdir()) if place.is_dir() and place != path.parent
+            ]
+            moved = generator.choice(others) / f"{path.parent.name}-{path.name}"
+            planted.add(path.rename(moved).relative_to(target).as_posix())
+    return planted
+
+
+def print_planted(folder: str, backbone: str, fractions: Sequence[float], seeds: int = 3) -> None:
+    """Prints how many of the labels that were made wrong are suspect, and how many others are."""
+    print(
+        "| wrong labels | seed | planted | shown | planted among them | precision | recall | accuracy | findable | CPU s |"
+    )
+    print("|" + 10 * "---|")
+    for fraction in fractions:
+        for seed in range(seeds if fraction else 1):
+            with tempfile.TemporaryDirectory() as temporary:
+                planted = plant(Path(folder), Path(temporary, "images"), fraction, seed)
+                words = ("dataset=folder", f"dataset.archive={temporary}/images", f"dataset.cache={temporary}/cache")
+                start = time.process_time()
+                found = Study().audit(*words, labels=backbone)
+                spent = time.process_time() - start
+            images = found.images
+            planted &= set(images["file"][images["used"] & (images["split"] != "test")])
+            shown = set(found.labels.suspects["file"])
+            hits = len(shown & planted)
+            print(
+                f"| {fraction:.1%} | {seed} | {len(planted)} | {len(shown)} | {hits} | {hits / max(len(shown), 1):.2f} "
+                f"| {hits / max(len(planted), 1):.2f} | {found.labels.accuracy:.3f} | {found.labels.findable:.2f} | {spent:.0f} |",
+                flush=True,
+            )
+
+
 def main(studies: int = 20) -> None:
     print(
         "| classes | accuracy | model | wrong labels | before: shown, precision, recall | now: shown, precision, recall |"
@@ -100,4 +149,7 @@ def main(studies: int = 20) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    if len(sys.argv) > 2:
+        print_planted(sys.argv[1], sys.argv[2], [float(word) for word in sys.argv[3:]] or [0.02])
+    else:
+        main(*map(int, sys.argv[1:]))

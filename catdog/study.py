@@ -406,21 +406,27 @@ class Study:
             batch_size=batch_size, command=command or f"catdog.Study({self.name!r}).ensemble()",
         )  # fmt: skip
 
-    def audit(self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str) -> "DatasetFindings":
+    def audit(
+        self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str, labels: str | None = None
+    ) -> "DatasetFindings":
         """Looks for problems in a data set that would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.
 
         Args:
             dataset: the dataset section of a config, or its first override in Hydra's grammar: "dataset=folder".
             overrides: further overrides: "dataset.archive=path/to/images".
+            labels: the pre-trained backbone by which wrong labels are looked for, a file in `conf/backbone`, such as
+                "mobilenet_v2"; None: they are not.
 
         Raises:
-            UserError: the data set cannot be read or downloaded, or is not valid.
+            UserError: the data set cannot be read or downloaded, or is not valid; or the backbone is not available.
         """
         from catdog.auditing.result import audit_dataset
+        from catdog.config.commands import require_label_backbone
         from catdog.config.composition import compose_run
 
         config = compose_run([dataset, *overrides]).config.dataset if isinstance(dataset, str) else dataset
-        return audit_dataset(config)
+        require_label_backbone(labels)
+        return audit_dataset(config, labels)
 
     def audit_pipeline(self, pipeline: "str | Callable[[], Any]", epochs: int = 5) -> "PipelineFindings":
         """Looks for images that move between the splits of an input pipeline from epoch to epoch.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from catdog.auditing.inspection import ERROR, NOTE, Audit, Finding, inspect_images
+from catdog.auditing.findings import ERROR, NOTE, Finding, sort_findings
+from catdog.auditing.inspection import Audit, inspect_images
 from catdog.auditing.pipeline import Traffic, describe_traffic, load_pipeline, watch_pipeline
 from catdog.config.schema import DatasetConfig, hash_text
 from catdog.data.splits import SPLITS
@@ -19,6 +20,8 @@ from catdog.system.wording import plural
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from catdog.auditing.labels import LabelCheck
 
 # How many findings are shown of themselves, as in a Python session; the tables have all.
 MOST_SHOWN = 10
@@ -98,6 +101,11 @@ class DatasetFindings(Findings):
 
         return build_pairs_frame(self.audit)
 
+    @property
+    def labels(self) -> "LabelCheck | None":
+        """The check of the labels, with its table `suspects`; None if it was not asked for, or training refuses the data set."""
+        return self.audit.labels
+
     def save(self, path: str | Path) -> Path:
         """Writes the page, one self-contained HTML file, and returns its path.
 
@@ -109,7 +117,9 @@ class DatasetFindings(Findings):
         return save_page(path, render_page(self.audit, self.subject))
 
     def save_folder(self, parent: str | Path) -> Path:
-        """Writes audit.html, images.csv and pairs.csv into this data set's own folder, and returns that folder.
+        """Writes the page and the tables into this data set's own folder, and returns that folder.
+
+        They are audit.html, images.csv, pairs.csv and, if labels were checked, suspects.csv.
 
         Args:
             parent: where that folder is made; it is named after the data set and the place of its images.
@@ -121,6 +131,8 @@ class DatasetFindings(Findings):
         with saving_folder(folder):
             self.images.to_csv(folder / "images.csv", index=False)
             self.pairs.to_csv(folder / "pairs.csv", index=False)
+            if self.labels:
+                self.labels.suspects.to_csv(folder / "suspects.csv", index=False)
             self.save(folder / "audit.html")
         return folder
 
@@ -133,6 +145,7 @@ class DatasetFindings(Findings):
             "images": len(self.images),
             "splits": {str(split): int(count) for split, count in splits.items()},
             "pairs": self.pairs.to_dict("records"),
+            "labels": self.labels and self.labels.to_dict(),
         }
 
 
@@ -187,11 +200,15 @@ class PipelineFindings(Findings):
         }
 
 
-def audit_dataset(config: DatasetConfig) -> DatasetFindings:
+def audit_dataset(config: DatasetConfig, labels: str | None = None) -> DatasetFindings:
     """Audits a data set: the files as they are, and the splits that the splitter makes of them.
 
+    Args:
+        config: the data set.
+        labels: the pre-trained backbone by which labels are checked, a file in `conf/backbone`; None: they are not.
+
     Raises:
-        UserError: the data set cannot be read or downloaded, or is not valid.
+        UserError: the data set cannot be read or downloaded, or is not valid; or the backbone is not available.
     """
     from catdog.data.dataset import fetch_images, load_dataset, require_cats_and_dogs
     from catdog.data.splits import assign_splits, hash_files
@@ -201,13 +218,14 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
         root, holdout_fraction=config.holdout_fraction, test_fraction=config.test_fraction, split_seed=config.split_seed,
         shown=config.archive or str(root),
     )  # fmt: skip
-    problems = []
+    problems, dataset = [], None
     try:
         dataset = load_dataset(config)
         require_cats_and_dogs(dataset)
         used = dataset.manifest.images.set_index("file")["split"]
     except UserError as error:
-        # A data set that training refuses must still be audited.
+        # A data set that training refuses must still be audited, but for its labels: it may have no classes or splits.
+        dataset = None
         used = rows.set_index("file")["split"]
         problems = [Finding(ERROR, "refused", f"training refuses this data set: {error}")]
     rows = rows.sort_values("file", kind="stable").reset_index(drop=True)
@@ -216,8 +234,15 @@ def audit_dataset(config: DatasetConfig) -> DatasetFindings:
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)
     found = inspect_images(rows[["file", "label", "below", "split", "sha256", "used"]], root, Path(config.cache))
-    findings = [*problems, *found.findings]
-    return DatasetFindings(config.name, findings, replace(found, findings=findings), _name_folder(config))
+    findings, check = [*problems, *found.findings], None
+    if labels and dataset:
+        from catdog.auditing.labels import check_labels
+
+        files = found.images["file"]
+        check = check_labels(dataset, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
+        findings = sort_findings([*findings, check.finding])
+    audit = replace(found, findings=findings, labels=check)
+    return DatasetFindings(config.name, findings, audit, _name_folder(config))
 
 
 def _name_folder(config: DatasetConfig) -> str:

@@ -87,11 +87,11 @@ def test_a_label_is_suspect_where_it_is_more_likely_wrong_than_the_model(make_at
 
 
 def test_no_label_is_suspect_where_the_best_model_errs_as_often_as_it_expects_to(make_atlas):
-    # Probabilities of 0.9 to 0.99 and five mistakes in a hundred. The thresholds of confident learning would suspect 80 and 95.
-    mistakes = [5, 30, 55, 80, 95]
-    atlas = make_atlas({"a": [mistakes], "b": [[*mistakes, *range(40, 70)]]})
+    # Probabilities of 0.9 to 0.99 and seven mistakes in a hundred. The thresholds of confident learning would suspect 60.
+    mistakes = [1, 4, 9, 16, 25, 36, 60]
+    atlas = make_atlas({"a": [mistakes], "b": [[*mistakes, *range(70, 90)]]})
     assert (atlas.suspects == NO_CLASS).all()
-    assert atlas.listed[0] == 95
+    assert atlas.listed[0] == 60
 
 
 def test_files_are_matched_by_name_not_by_place(make_record, make_analysis):

@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 EXIT_FINDINGS = 3
 
 USAGE = """Looks for problems in the data that would spoil a comparison: unreadable files, copies and near-copies within and across
-splits and classes, wrong labels, imbalance, odd images. Trains nothing.
+splits and classes, near-copies with different labels, imbalance, odd images. Changes no file.
 
   python -m catdog.audit                                            the default data set
   python -m catdog.audit dataset=folder dataset.archive=path/to/images
+  python -m catdog.audit labels=mobilenet_v2                        also labels that a pre-trained backbone contradicts
   python -m catdog.audit pipeline=module:function                   any function that returns (train, val, test), of tf.data,
                                                                     PyTorch or as lists: finds images that move between them
   python -m catdog.audit pipeline=catdog.auditing.notebook:build    an example: the original notebook's pipeline
@@ -47,11 +48,17 @@ def audit(composed: DictConfig) -> None:
         print_pipeline(pipeline, console)
         steps = []
     else:
-        found = dataset = Study(config.study, tracking_uri=config.tracking.uri).audit(config.dataset)
+        found = dataset = Study(config.study, tracking_uri=config.tracking.uri).audit(
+            config.dataset, labels=config.labels
+        )
         folder = dataset.save_folder(config.output)
         print_dataset(dataset, console)
         page = folder / "audit.html"
-        log.info("page     %s\ntables   %s", page, folder / "{images,pairs}.csv")
+        log.info(
+            "page     %s\ntables   %s",
+            page,
+            folder / ("{images,pairs,suspects}.csv" if dataset.labels else "{images,pairs}.csv"),
+        )
         content, steps = {"page": str(page)}, [f"open {page} in a browser"]
     if config.format == "json":
         cli.show_json("audit", {**found.to_dict(), **content, "next": []})

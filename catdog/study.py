@@ -422,7 +422,9 @@ class Study:
             batch_size=batch_size, command=command or f"catdog.Study({self.name!r}).ensemble()",
         )  # fmt: skip
 
-    def audit(self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str) -> "DatasetFindings":
+    def audit(
+        self, dataset: "DatasetConfig | str" = "dataset=cats_dogs", *overrides: str, labels: str | None = None
+    ) -> "DatasetFindings":
         """Looks for problems in a data set that would spoil a comparison: copies, leaks, wrong labels, odd files. Trains nothing.
 
         If the study has finished runs on these images, their answers also say whether images belong together.
@@ -430,15 +432,19 @@ class Study:
         Args:
             dataset: the dataset section of a config, or its first override in Hydra's grammar: "dataset=folder".
             overrides: further overrides: "dataset.archive=path/to/images".
+            labels: the pre-trained backbone by which wrong labels are looked for, a file in `conf/backbone`, such as
+                "mobilenet_v2"; None: they are not.
 
         Raises:
-            UserError: the data set cannot be read or downloaded, or is not valid.
+            UserError: the data set cannot be read or downloaded, or is not valid; or the backbone is not available.
         """
         from catdog.auditing.result import audit_dataset
+        from catdog.config.commands import require_label_backbone
         from catdog.config.composition import compose_run
 
         config = compose_run([dataset, *overrides]).config.dataset if isinstance(dataset, str) else dataset
-        return audit_dataset(config, self._load_answers)
+        require_label_backbone(labels)
+        return audit_dataset(config, self._load_answers, labels)
 
     def _load_answers(self, data_digest: str) -> "list[Predictions]":
         """Returns the validation answers of the study's finished runs on this data; empty without a store or a study."""

@@ -5,40 +5,25 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_findings
 from catdog.data.description import IMBALANCE, describe_nested
 from catdog.data.duplicates import Pair, find_pairs
 from catdog.data.images import UnreadableImageError, decode_image, describe_hidden, is_image_file
 from catdog.data.splits import SPLITS, count_nested, find_hidden
 from catdog.system.wording import agree, plural
 
-# Severities: an error, such as a leak or a wrong label, spoils results; a warning may spoil them; a note is good to know.
-ERROR, WARNING, NOTE = "error", "warning", "note"
-SEVERITIES = (ERROR, WARNING, NOTE)
+if TYPE_CHECKING:
+    from catdog.auditing.labels import LabelCheck
+
 # An image smaller than this is enlarged a lot by every shipped preprocessing. One with a larger aspect ratio is badly distorted.
 TINY_PIXELS, WIDE_RATIO = 32, 4.0
 PLAIN_SPREAD = 2.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding of an audit.
-
-    Attributes:
-        severity: ERROR, WARNING or NOTE.
-        kind: a short name, for tables.
-        words: a description, and what to do about it.
-        files: the files concerned.
-    """
-
-    severity: str
-    kind: str
-    words: str
-    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +37,14 @@ class Audit:
             (whether training or evaluation reads it).
         pairs: pairs of images that show the same picture, as positions in `images`.
         findings: the findings, worst first.
+        labels: the check of the labels, None if it was not asked for.
     """
 
     root: Path
     images: pd.DataFrame
     pairs: Sequence[Pair]
     findings: Sequence[Finding]
+    labels: "LabelCheck | None" = None
 
 
 def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
@@ -77,7 +64,7 @@ def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
         *_find_unreadable(images), *_find_doubles(images, pairs), *_find_imbalance(images), *_find_odd(images),
         *_find_nested(images), *_find_ignored(root, set(images["file"])),
     ]  # fmt: skip
-    return Audit(root, images, pairs, sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+    return Audit(root, images, pairs, sort_findings(findings))
 
 
 def _look_at(path: Path) -> dict[str, object]:

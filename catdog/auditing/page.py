@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from catdog.auditing.inspection import ERROR, Audit
+from catdog.auditing.findings import ERROR
+from catdog.auditing.inspection import Audit
 from catdog.comparison.page import render
 from catdog.comparison.page.thumbnails import Gallery
 from catdog.data.images import UnreadableImageError, decode_image
@@ -14,7 +15,7 @@ from catdog.data.splits import SPLITS
 from catdog.system import wording
 
 PICTURE_BYTES = 7_000_000
-MOST_PAIRS, MOST_PICTURES = 300, 60
+MOST_PAIRS, MOST_SUSPECTS, MOST_PICTURES = 300, 120, 60
 # The kinds of findings whose files the page shows as pictures.
 SHOWN = ("plain", "tiny", "stretched", "grey")
 
@@ -54,6 +55,10 @@ def render_page(audit: Audit, name: str) -> str:
         for finding in audit.findings
         if finding.kind in SHOWN
     ]
+    suspects = [
+        (row, gallery.show(str(row.file)))
+        for row in (audit.labels.suspects.head(MOST_SUSPECTS).itertuples() if audit.labels else ())
+    ]
     folders = [Path(__file__).parent, Path(render.__file__).parent]
     environment = Environment(
         loader=FileSystemLoader(folders),
@@ -71,6 +76,7 @@ def render_page(audit: Audit, name: str) -> str:
         pairs=shown,
         all_pairs=len(pairs),
         odd=odd,
+        suspects=suspects,
         counts=counts,
         gallery=gallery,
         errors=errors,

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.text import Text
 
-from catdog.auditing.inspection import Finding
+from catdog.auditing.findings import Finding
 from catdog.auditing.result import DatasetFindings, PipelineFindings
 from catdog.system import wording
 

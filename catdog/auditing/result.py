@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from catdog.auditing.inspection import ERROR, NOTE, SEVERITIES, WARNING, Audit, Finding, inspect_images
+from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_findings
+from catdog.auditing.inspection import Audit, inspect_images
 from catdog.auditing.pipeline import Traffic, describe_traffic, load_pipeline, watch_pipeline
 from catdog.comparison.likeness import measure_clusters, measure_neighbours
 from catdog.config.schema import DatasetConfig, hash_text
@@ -24,6 +25,7 @@ from catdog.system.saving import save_page, saving_folder
 from catdog.system.wording import plural
 
 if TYPE_CHECKING:
+    from catdog.auditing.labels import LabelCheck
     from catdog.data.dataset import Dataset
     from catdog.data.predictions import Predictions
 
@@ -103,6 +105,11 @@ class DatasetFindings(Findings):
 
         return build_pairs_frame(self.audit)
 
+    @property
+    def labels(self) -> "LabelCheck | None":
+        """The check of the labels, with its table `suspects`; None if it was not asked for, or training refuses the data set."""
+        return self.audit.labels
+
     def save(self, path: str | Path) -> Path:
         """Writes the page, one self-contained HTML file, and returns its path.
 
@@ -114,7 +121,9 @@ class DatasetFindings(Findings):
         return save_page(path, render_page(self.audit, self.subject))
 
     def save_folder(self, parent: str | Path) -> Path:
-        """Writes audit.html, images.csv and pairs.csv into this data set's own folder, and returns that folder.
+        """Writes the page and the tables into this data set's own folder, and returns that folder.
+
+        They are audit.html, images.csv, pairs.csv and, if labels were checked, suspects.csv.
 
         Args:
             parent: where that folder is made; it is named after the data set and the place of its images.
@@ -126,6 +135,8 @@ class DatasetFindings(Findings):
         with saving_folder(folder):
             self.images.to_csv(folder / "images.csv", index=False)
             self.pairs.to_csv(folder / "pairs.csv", index=False)
+            if self.labels:
+                self.labels.suspects.to_csv(folder / "suspects.csv", index=False)
             self.save(folder / "audit.html")
         return folder
 
@@ -138,6 +149,7 @@ class DatasetFindings(Findings):
             "images": len(self.images),
             "splits": {str(split): int(count) for split, count in splits.items()},
             "pairs": self.pairs.to_dict("records"),
+            "labels": self.labels and self.labels.to_dict(),
         }
 
 
@@ -189,16 +201,19 @@ class PipelineFindings(Findings):
 
 
 def audit_dataset(
-    config: DatasetConfig, load_answers: "Callable[[str], Sequence[Predictions]]" = lambda _: ()
+    config: DatasetConfig,
+    load_answers: "Callable[[str], Sequence[Predictions]]" = lambda _: (),
+    labels: str | None = None,
 ) -> DatasetFindings:
     """Audits a data set: the files as they are, and the splits that the splitter makes of them.
 
     Args:
         config: of the data set.
         load_answers: returns the validation answers of runs on the data of a digest, which say whether images belong together.
+        labels: the pre-trained backbone by which labels are checked, a file in `conf/backbone`; None: they are not.
 
     Raises:
-        UserError: the data set cannot be read or downloaded, or is not valid.
+        UserError: the data set cannot be read or downloaded, or is not valid; or the backbone is not available.
     """
     from catdog.data.dataset import fetch_images, load_dataset, require_cats_and_dogs
     from catdog.data.splits import assign_splits, hash_files
@@ -215,7 +230,8 @@ def audit_dataset(
         require_cats_and_dogs(dataset)
         used = dataset.manifest.images.set_index("file")["split"]
     except UserError as error:
-        # A data set that training refuses must still be audited.
+        # A data set that training refuses must still be audited, but for its labels: it may have no classes or splits.
+        dataset = None
         used = rows.set_index("file")["split"]
         problems = [Finding(ERROR, "refused", f"training refuses this data set: {error}")]
     rows = rows.sort_values("file", kind="stable").reset_index(drop=True)
@@ -228,9 +244,15 @@ def audit_dataset(
     described = describe_groups(dataset.manifest) if dataset else []
     # First what groups there are, then what is wrong with them.
     noted = [Finding(WARNING if place else NOTE, "groups", words) for place, words in enumerate(described)]
-    findings = [*problems, *found.findings, *likeness, *noted]
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return DatasetFindings(config.name, findings, replace(found, findings=findings), _name_folder(config))
+    check = None
+    if labels and dataset:
+        from catdog.auditing.labels import check_labels
+
+        files = found.images["file"]
+        check = check_labels(dataset, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
+    findings = sort_findings([*problems, *found.findings, *([check.finding] if check else []), *likeness, *noted])
+    audit = replace(found, findings=findings, labels=check)
+    return DatasetFindings(config.name, findings, audit, _name_folder(config))
 
 
 def _find_likeness(dataset: "Dataset", found: Audit, answers: "Sequence[Predictions]") -> list[Finding]:

@@ -25,6 +25,7 @@ from catdog.comparison.analysis import Analysis
 from catdog.comparison.records import RunRecord
 from catdog.comparison.variants import Variant
 from catdog.statistics.calibration import Calibration, measure_calibration
+from catdog.statistics.labels import Doubts, doubt_labels
 
 NEARLY_ALL, NEARLY_NONE = 0.8, 0.2
 WRONG, FIXED, BROKEN, NOISE, RIGHT = range(5)
@@ -132,24 +133,18 @@ class Atlas:
     def suspects(self) -> np.ndarray:
         """The class that a suspect label should perhaps be, or NO_CLASS if the label is not suspect: int (N,).
 
-        This is confident learning. Each class has a threshold: the mean probability of the class over the images with that label.
-        An image belongs to the most probable of the classes that reach their threshold. If that is not its own label, the label is
-        suspect. The probabilities are the mean over the best variant's seeds, on images that it was not trained on. Its kept epochs
-        were chosen on these images, so it trusts their labels a little too much.
-
-        Source: Northcutt, Jiang and Chuang (2021), "Confident learning: estimating uncertainty in dataset labels", Journal of
-        Artificial Intelligence Research 70:1373-1411.
+        A label is suspect if it is more likely wrong than right (`doubts`).
         """
-        mean = self.answers[self.best].probabilities.mean(axis=0)
-        images = np.arange(len(self.labels))
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
-        sums = np.bincount(self.labels, mean[images, self.labels], minlength=len(self.class_names))
-        # A class without images has no threshold.
-        usual = np.divide(sums, counts, out=np.full(len(counts), np.inf), where=counts > 0)
-        confident = np.where(mean >= usual, mean, -1.0)
-        belongs = confident.argmax(axis=1)
-        suspect = (confident[images, belongs] > 0) & (belongs != self.labels)
-        return np.where(suspect, belongs, NO_CLASS)
+        return np.where(self.doubts.suspect, self.doubts.suggested, NO_CLASS)
+
+    @cached_property
+    def doubts(self) -> Doubts:
+        """How probable it is that each label is wrong, by the best variant; see `catdog.statistics.labels.doubt_labels`.
+
+        The probabilities are the mean over the variant's seeds, on images that it was not trained on. Its kept epochs may have been
+        chosen on these images, so it trusts their labels a little too much.
+        """
+        return doubt_labels(self.answers[self.best].probabilities.mean(axis=0), self.labels)
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:

@@ -188,13 +188,31 @@ class AuditConfig:
     )
     format: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
     output: str = option("folder for the page and the tables", "audits")
+    labels: str | None = option(
+        "also look for wrong labels by this pre-trained backbone, a file in conf/backbone such as mobilenet_v2; null: do not",
+        None,
+    )
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
         require_choice("format", ("table", "json"), self.format)
         require(self.epochs >= 2, "epochs", "2 or more", self.epochs, "A leak between epochs takes two to see.")
         require_choice("fail_on", ("error", "warning", "never"), self.fail_on)
+        require_label_backbone(self.labels)
+        require(
+            self.labels is None or self.pipeline is None, "labels", "null where a pipeline is audited", self.labels,
+            "Labels are checked in a data set: dataset=folder dataset.archive=PATH.",
+        )  # fmt: skip
         require_no_archive_of_drawn(self.dataset)
+
+
+def require_label_backbone(received: str | None) -> None:
+    """Raises a UserError unless it is None or names a file in `conf/backbone` with pre-trained weights."""
+    if received is None:
+        return
+    files = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
+    trained = tuple(name for name, content in files.items() if "weights" in content)
+    require(received in trained, "labels", f"null or one of {', '.join(trained)}", received)
 
 
 @dataclass

@@ -29,14 +29,19 @@ def build_history(epochs: int, train: float, val: float) -> History:
 
 
 def build_predictions(
-    wrong: Sequence[int], files: Sequence[str], classes: Sequence[str], sure: float = 0.9
+    wrong: Sequence[int], files: Sequence[str], classes: Sequence[str], sure: float = 0.9, decades: float | None = None
 ) -> Predictions:
-    """Answers that are right except at the positions `wrong`, which take the next class; later images are surer."""
+    """Answers that are right except at the positions `wrong`, which take the next class; later images are surer.
+
+    With `decades`, the probability of being wrong falls from a half to this many powers of ten less.
+    """
     labels = [file.partition("/")[0] for file in files]
     rows = []
     for position, label in enumerate(labels):
         answer = (classes.index(label) + (position in wrong)) % len(classes)
         probability = sure + 0.09 * position / len(files)
+        if decades is not None:
+            probability = 1 - 0.5 * 10 ** (-decades * position / len(files))
         probabilities = [(1 - probability) / (len(classes) - 1)] * len(classes)
         probabilities[answer] = probability
         rows.append(probabilities)
@@ -48,13 +53,13 @@ def make_record() -> Callable[..., RunRecord]:
     def make(
         name: str = "cnn", variant: str | None = None, seed: int = 1, status: str = "FINISHED", epochs: int = 3,
         wrong: Sequence[int] = (), files: Sequence[str] = FILES, classes: Sequence[str] = ("cats", "dogs"),
-        params: dict[str, str] | None = None, tags: dict[str, str] | None = None, **overrides,
+        params: dict[str, str] | None = None, tags: dict[str, str] | None = None, decades: float | None = None, **overrides,
     ) -> RunRecord:  # fmt: skip
         accuracy = 1 - len(wrong) / len(files)
         fields = {
             "run_id": f"{name}-{seed}".encode().hex().ljust(32, "0")[-32:],
             "history": build_history(epochs, 0.98, accuracy),
-            "predictions": build_predictions(wrong, files, classes),
+            "predictions": build_predictions(wrong, files, classes, decades=decades),
             "metrics": {
                 "best_epoch": float(epochs), "kept_epoch": float(epochs), "clean_train_accuracy": 0.99,
                 "model_parameters": 2257984.0, "model_trainable_parameters": 128210.0, "run_seconds": 13.0,

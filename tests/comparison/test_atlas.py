@@ -77,13 +77,21 @@ def test_lists_take_turns_where_not_all_images_can_be_listed(make_atlas):
     assert kinds[:3].tolist() == [WRONG, FIXED, BROKEN]
 
 
-def test_a_label_is_suspect_where_the_model_is_as_sure_of_another_class_as_usual(make_atlas):
-    # Its answers have probabilities of 0.9 to 0.99, 0.945 on average: mistake 95 is surer than that, mistake 5 is not.
-    atlas = make_atlas({"a": [[5, 95]], "b": [[5, 95, *range(30, 60)]]})
+def test_a_label_is_suspect_where_it_is_more_likely_wrong_than_the_model(make_atlas):
+    # The probability of a mistake falls from a half to one in two million: mistake 5 is to be expected, mistake 95 is not.
+    atlas = make_atlas({"a": [[5, 95]], "b": [[5, 95, *range(30, 60)]]}, decades=6)
     assert np.flatnonzero(atlas.suspects != NO_CLASS).tolist() == [95]
     assert atlas.class_names[atlas.suspects[95]] == "dogs"
     assert atlas.class_names[atlas.labels[95]] == "cats"
     assert atlas.listed[0] == 95
+
+
+def test_no_label_is_suspect_where_the_best_model_errs_as_often_as_it_expects_to(make_atlas):
+    # Probabilities of 0.9 to 0.99 and seven mistakes in a hundred. The thresholds of confident learning would suspect 60.
+    mistakes = [1, 4, 9, 16, 25, 36, 60]
+    atlas = make_atlas({"a": [mistakes], "b": [[*mistakes, *range(70, 90)]]})
+    assert (atlas.suspects == NO_CLASS).all()
+    assert atlas.listed[0] == 60
 
 
 def test_files_are_matched_by_name_not_by_place(make_record, make_analysis):

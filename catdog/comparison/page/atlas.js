@@ -146,7 +146,7 @@
     const kind = describe(image);
     facts.replaceChildren(element("p", `${kind[0].toUpperCase()}${kind.slice(1)}${kind.startsWith("fixed") || kind.startsWith("broken") ? ", as seen from " + data.variants[reference()].name : ""}.`));
     if (suspects[image] !== NOTHING) {
-      facts.append(element("p", `The label is suspect: ${data.best} is as confident that this is ${data.classes[suspects[image]]} as it usually is for that class.`, "warning"));
+      facts.append(element("p", `The label is suspect: by the answers of ${data.best} it is more likely wrong than right. Perhaps it is ${data.classes[suspects[image]]}.`, "warning"));
     }
     const summary = element("ul");
     data.variants.forEach((variant, number) => {

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from catdog.auditing.labels import LabelCheck
+    from catdog.data.dataset import Dataset
 
 # How many findings are shown of themselves, as in a Python session; the tables have all.
 MOST_SHOWN = 10
@@ -235,14 +236,25 @@ def audit_dataset(config: DatasetConfig, labels: str | None = None) -> DatasetFi
     rows["used"] = rows["file"].isin(used.index)
     found = inspect_images(rows[["file", "label", "below", "split", "sha256", "used"]], root, Path(config.cache))
     findings, check = [*problems, *found.findings], None
-    if labels and dataset:
-        from catdog.auditing.labels import check_labels
-
-        files = found.images["file"]
-        check = check_labels(dataset, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
-        findings = sort_findings([*findings, check.finding])
+    if labels:
+        check, finding = _check_labels(dataset, labels, found)
+        findings = sort_findings([*findings, finding])
     audit = replace(found, findings=findings, labels=check)
     return DatasetFindings(config.name, findings, audit, _name_folder(config))
+
+
+def _check_labels(dataset: "Dataset | None", labels: str, found: Audit) -> tuple["LabelCheck | None", Finding]:
+    from catdog.auditing.labels import check_labels, load_checked
+
+    if dataset is None:
+        return None, Finding(NOTE, "labels", "labels were not checked, because training refuses this data set")
+    try:
+        splits = load_checked(dataset)
+    except UserError as error:
+        return None, Finding(NOTE, "labels", f"labels were not checked: {error}")
+    files = found.images["file"]
+    check = check_labels(splits, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
+    return check, check.finding
 
 
 def _name_folder(config: DatasetConfig) -> str:

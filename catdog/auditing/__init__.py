@@ -1,1 +1,1 @@
-"""Inspects data before training: broken files, duplicates, wrong labels, and leaks."""
+"""Inspects data before training: broken files, duplicates, suspect labels, and leaks."""

@@ -16,7 +16,7 @@ from catdog.system.wording import agree, plural
 
 if TYPE_CHECKING:
     from catdog.config.schema import BackboneConfig
-    from catdog.data.dataset import Dataset
+    from catdog.data.dataset import Dataset, SplitImages
 
 log = logging.getLogger(__name__)
 
@@ -75,21 +75,30 @@ class LabelCheck:
         }  # fmt: skip
 
 
-def check_labels(dataset: "Dataset", backbone: str, pairs: Sequence[tuple[str, str]]) -> LabelCheck:
+def load_checked(dataset: "Dataset") -> "dict[str, SplitImages]":
+    """Returns the splits whose labels are checked: train and val.
+
+    Raises:
+        UserError: more images are unreadable than `dataset.max_unreadable_fraction` allows.
+    """
+    return {name: dataset.load_split(name, IMAGE_SIZE) for name in ("train", "val")}
+
+
+def check_labels(splits: "dict[str, SplitImages]", backbone: str, pairs: Sequence[tuple[str, str]]) -> LabelCheck:
     """Returns the labels of train and val that are more likely wrong than right.
 
     A multinomial logistic regression on the backbone's features, averaged over the image, is trained on four fifths of the images
     and asked about the rest, five times; `catdog.statistics.labels.doubt_labels` judges its answers. The test split is left alone.
 
     Args:
-        dataset: the data set.
+        splits: the images of train and val, as `load_checked` returns them.
         backbone: the name of a file in `conf/backbone` with pre-trained weights.
         pairs: files that show the same picture; they stay in one fold, so that none confirms the label of another.
 
     Raises:
-        UserError: the weights are not available, or images cannot be decoded.
+        UserError: the weights are not available.
     """
-    splits = {name: dataset.load_split(name, IMAGE_SIZE) for name in ("train", "val")}
+    classes = splits["train"].classes
     files = [file for split in splits.values() for file in split.files]
     labels = np.concatenate([split.labels for split in splits.values()])
     where = [name for name, split in splits.items() for _ in split.files]
@@ -99,11 +108,11 @@ def check_labels(dataset: "Dataset", backbone: str, pairs: Sequence[tuple[str, s
         for split in splits.values()
         for start in range(0, len(split), BATCH)
     ]
-    probabilities = predict_held_out(np.concatenate(parts), labels, group_files(files, pairs), len(dataset.classes))
+    probabilities = predict_held_out(np.concatenate(parts), labels, group_files(files, pairs), len(classes))
     doubts = doubt_labels(probabilities, labels)
     order = np.flatnonzero(doubts.suspect)
     order = order[np.argsort(-doubts.wrong[order], kind="stable")]
-    names = np.array(dataset.classes, dtype=object)
+    names = np.array(classes, dtype=object)
     suspects = pd.DataFrame(
         {
             "file": [files[place] for place in order], "label": names[labels[order]],
@@ -139,7 +148,7 @@ def _build_extractor(config: "BackboneConfig") -> Callable[[np.ndarray], np.ndar
         raise UserError(f"labels: {config.name} is not available. {error}") from error
     backbone.trainable = False
     extract = build_extractor(build_preprocessing(preprocessing), backbone)
-    return lambda images: np.asarray(extract(images), np.float32).mean(axis=(1, 2))
+    return lambda images: extract(images).numpy().astype(np.float32).mean(axis=(1, 2))
 
 
 def group_files(files: Sequence[str], pairs: Sequence[tuple[str, str]]) -> np.ndarray:

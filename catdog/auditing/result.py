@@ -244,13 +244,11 @@ def audit_dataset(
     described = describe_groups(dataset.manifest) if dataset else []
     # First what groups there are, then what is wrong with them.
     noted = [Finding(WARNING if place else NOTE, "groups", words) for place, words in enumerate(described)]
-    check = None
-    if labels and dataset:
-        from catdog.auditing.labels import check_labels
-
-        files = found.images["file"]
-        check = check_labels(dataset, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
-    findings = sort_findings([*problems, *found.findings, *([check.finding] if check else []), *likeness, *noted])
+    check, checked = None, []
+    if labels:
+        check, finding = _check_labels(dataset, labels, found)
+        checked = [finding]
+    findings = sort_findings([*problems, *found.findings, *checked, *likeness, *noted])
     audit = replace(found, findings=findings, labels=check)
     return DatasetFindings(config.name, findings, audit, _name_folder(config))
 
@@ -269,6 +267,20 @@ def _find_likeness(dataset: "Dataset", found: Audit, answers: "Sequence[Predicti
         places = pd.Index(found.images["file"]).get_indexer(pd.Index(first.files))
         measured.append(measure_clusters(right, first.files, labels, clusters[places]))
     return [Finding(WARNING, "alike", each.words) for each in measured if each.is_significant]
+
+
+def _check_labels(dataset: "Dataset | None", labels: str, found: Audit) -> tuple["LabelCheck | None", Finding]:
+    from catdog.auditing.labels import check_labels, load_checked
+
+    if dataset is None:
+        return None, Finding(NOTE, "labels", "labels were not checked, because training refuses this data set")
+    try:
+        splits = load_checked(dataset)
+    except UserError as error:
+        return None, Finding(NOTE, "labels", f"labels were not checked: {error}")
+    files = found.images["file"]
+    check = check_labels(splits, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
+    return check, check.finding
 
 
 def _name_folder(config: DatasetConfig) -> str:

@@ -42,12 +42,14 @@ def test_planted_labels_are_found_and_shown(stripes: Path, tmp_path: Path, catdo
     result = json.loads(done.out)
     check = result["labels"]
     assert check["backbone"] == "drawn_mini"
-    assert check["accuracy"] > 0.85
-    planted &= {f for f in planted if f in set(pd.read_csv(Path(result["page"]).parent / "images.csv")["file"])}
+    assert check["accuracy"] > 0.8
+    folder = tmp_path / Path(result["page"]).parent
+    images = pd.read_csv(folder / "images.csv")
+    planted &= set(images["file"][images["used"] & (images["split"] != "test")])
     suspects = [one["file"] for one in check["suspects"]]
     hits = len(planted & set(suspects))
-    assert hits >= 0.5 * len(suspects)
-    assert hits >= 0.3 * len(planted)
+    assert hits >= 0.6 * len(suspects)
+    assert hits >= 0.5 * len(planted)
     wrong = [one["wrong"] for one in check["suspects"]]
     assert wrong == sorted(wrong, reverse=True)
     assert all(one["label"] != one["suggested"] for one in check["suspects"])
@@ -55,7 +57,6 @@ def test_planted_labels_are_found_and_shown(stripes: Path, tmp_path: Path, catdo
     (finding,) = (one for one in result["findings"] if one["kind"] == "suspect label")
     assert finding["severity"] == "warning"
     assert finding["files"] == suspects
-    folder = Path(result["page"]).parent
     assert list(pd.read_csv(folder / "suspects.csv")["file"]) == suspects
     page = (folder / "audit.html").read_text()
     assert "<h2>Suspect labels</h2>" in page
@@ -86,6 +87,7 @@ def test_a_wrong_value_is_named(words: tuple[str, ...], said: str, catdog) -> No
     assert done.err.count("error:") == 1
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_there_are_named(stripes: Path, catdog) -> None:
     done = catdog(
         "audit", "dataset=folder", f"dataset.archive={stripes}", "labels=mobilenet_v2", CATDOG_WEIGHTS="no.h5"
@@ -115,3 +117,15 @@ def test_no_image_is_judged_by_a_classifier_that_has_seen_it_or_its_copy() -> No
 def test_copies_of_copies_are_one_group() -> None:
     groups = group_files(["a", "b", "c", "d"], [("a", "b"), ("b", "c"), ("d", "elsewhere")])
     assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+def test_labels_of_a_data_set_that_training_refuses_are_not_checked(stripes: Path, catdog) -> None:
+    for number in range(60):
+        (stripes / "flat" / f"{number}.png").write_bytes(b"no image")
+    done = catdog("audit", "dataset=folder", f"dataset.archive={stripes}", "labels=drawn_mini")
+    assert done.code == 0, done.text
+    assert "60 files cannot be read" in done.out
+    assert "note: labels were not checked" in done.out
+    refused = catdog("audit", f"dataset.archive={stripes}", "labels=drawn_mini")
+    assert refused.code == 0, refused.text
+    assert "labels were not checked, because training refuses this data set" in refused.out

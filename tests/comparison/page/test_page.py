@@ -179,6 +179,17 @@ def test_the_atlas_stands_without_its_script(two):
     assert parsed.all("form", **{"class": "filters"})[0].keys() >= {"hidden"}
 
 
+def test_page_says_why_no_label_is_suspect_and_what_it_would_take(make_record, make_analysis):
+    weak = Page(render_page(make_analysis(make_record("cnn", wrong=range(0, 100, 3)))))
+    assert "No label is suspect: the mistakes that cnn, the best variant, is expected to make explain" in weak.text
+    assert "If 2 % of the labels were wrong, it would find about 0 % of those" in weak.text
+    assert "it takes an accuracy of about 90 % to find a third" in weak.text
+    sure = Page(render_page(make_analysis(make_record("cnn", wrong=[1, 95], decades=6))))
+    assert "No label is suspect" not in sure.text
+    assert "more likely wrong than right" in sure.html
+    assert sure.text.count("label? perhaps") == 1
+
+
 def test_calibration_and_confusion_are_in_words_and_numbers(two):
     parsed = Page(render_page(two))
     # Of 100 answers with 94.5 % on average, 70 and 98 are right.

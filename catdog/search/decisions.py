@@ -225,11 +225,13 @@ def decide(
         decision.seeds, decision.sweep_id = seeds, trained.sweep_id
         levels = level_of_looks(looks, decision.error / len(decision.pairs))
         _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], margin)
+        if config.plan:
+            # Nothing is decided, so nothing is recorded.
+            decision.plans = _plan_pairs(decision.pairs, {variant.name: variant for variant in variants})
+            on_look(decision)
+            return decision
         _record(trained.client, decision)
         on_look(decision)
-        if config.plan:
-            decision.plans = _plan_pairs(decision.pairs, {variant.name: variant for variant in variants})
-            return decision
         if not decision.is_open:
             break
         only = list(dict.fromkeys(name for p in decision.pairs if p.is_open for name in (p.first, p.second)))

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import optimize, special
 
 from catdog.auditing.findings import NOTE, WARNING, Finding
+from catdog.data.duplicates import connect
 from catdog.statistics.labels import PLANNED, doubt_labels
 from catdog.system.errors import UserError
 from catdog.system.wording import agree, plural
@@ -154,12 +155,8 @@ def _build_extractor(config: "BackboneConfig") -> Callable[[np.ndarray], np.ndar
 def group_files(files: Sequence[str], pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     """Returns a group for each file, int64 (N,): files that show the same picture, directly or by way of others, share one."""
     place = {file: number for number, file in enumerate(files)}
-    group = np.arange(len(files))
-    for first, second in pairs:
-        if first in place and second in place:
-            old, new = group[place[first]], group[place[second]]
-            group[group == old] = new
-    return group
+    known = [(place[first], place[second]) for first, second in pairs if first in place and second in place]
+    return connect([first for first, _ in known], [second for _, second in known], len(files))
 
 
 def predict_held_out(features: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: int) -> np.ndarray:

@@ -279,7 +279,12 @@ def _check_labels(dataset: "Dataset | None", labels: str, found: Audit) -> tuple
     except UserError as error:
         return None, Finding(NOTE, "labels", f"labels were not checked: {error}")
     files = found.images["file"]
-    check = check_labels(splits, labels, [(files[pair.first], files[pair.second]) for pair in found.pairs])
+    pairs = [(files[pair.first], files[pair.second]) for pair in found.pairs]
+    images = dataset.manifest.images
+    if "group" in images:
+        # The images of a group confirm each other's labels like copies do.
+        pairs += list(zip(images.groupby("group")["file"].transform("first"), images["file"], strict=True))
+    check = check_labels(splits, labels, pairs)
     return check, check.finding
 
 

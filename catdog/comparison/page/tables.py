@@ -441,12 +441,14 @@ def build_effects_table(analysis: Analysis) -> Table:
     names = [f"{effect.ingredients[0].words} ({effect.before.name})" for effect in single]
     add_name_column(table, "ingredient", names)
     table.add_column(analysis.compared, justify="right", no_wrap=True)
-    table.add_column("gap of the kept models", justify="right", no_wrap=True)
+    # What is said about the accuracy stands beside it, not behind the gap.
     table.add_column("", no_wrap=True)
+    table.add_column("gap of the kept models", justify="right", no_wrap=True)
     for name, effect in zip(names, single, strict=True):
         gap, low, high = effect.gap_difference
-        cells = [_show_difference(analysis, *effect.difference), f"{signed(gap)} {signed_interval(low, high)}"]
-        table.add_row(name_text(name), *map(Text, cells), Text(effect.caveat))
+        gaps = f"{signed(gap)} {signed_interval(low, high)}"
+        cells = [_show_difference(analysis, *effect.difference), effect.caveat, gaps]
+        table.add_row(name_text(name), *map(Text, cells))
     return table
 
 

@@ -183,7 +183,7 @@ def test_page_says_why_no_label_is_suspect_and_what_it_would_take(make_record, m
     weak = Page(render_page(make_analysis(make_record("cnn", wrong=range(0, 100, 3)))))
     assert "No label is suspect: the mistakes that cnn, the best variant, is expected to make explain" in weak.text
     assert "If 2 % of the labels were wrong, it would find about 0 % of those" in weak.text
-    assert "it takes an accuracy of about 90 % to find a third" in weak.text
+    assert "(at an accuracy of 95 %, two thirds)" in weak.text
     sure = Page(render_page(make_analysis(make_record("cnn", wrong=[1, 95], decades=6))))
     assert "No label is suspect" not in sure.text
     assert "more likely wrong than right" in sure.html

@@ -8,7 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from catdog.comparison.records import ComparedRuns, RunRecord
-from catdog.comparison.settings import read_settings
+from catdog.comparison.settings import counts, read_settings
+from catdog.comparison.variants import key_of
 from catdog.statistics.contrasts import contrast
 from catdog.statistics.judgements import Judgement
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
@@ -47,7 +48,7 @@ def has_training_sets(comparison: ComparedRuns) -> bool:
         tuple(
             (key, value)
             for key, value in sorted(record.params.items())
-            if key.startswith("dataset.") and key != REFRESH
+            if key.startswith("dataset.") and (counts(key) or key == "dataset.name") and key != REFRESH
         )
         for record in records
     }
@@ -66,11 +67,15 @@ def judge_over_sets(comparison: ComparedRuns, margin: float) -> list[SetVerdict]
     """
     if not has_training_sets(comparison) or not comparison.complete:
         return []
-    scores = _group_by_set(comparison.ranked)
+    scores = _group_by_set(comparison.finished)
+    groups = {
+        record.params.get(REFRESH, "0"): comparison.code_groups(record.predictions.files)
+        for record in comparison.finished
+    }
     found: list[tuple[str, str, SetContrast]] = []
     for one, other in combinations(scores, 2):
         of_sets = [
-            contrast(np.stack(scores[one][key]), np.stack(scores[other][key]))
+            contrast(np.stack(scores[one][key]), np.stack(scores[other][key]), groups[key])
             for key in sorted(set(scores[one]) & set(scores[other]))
         ]
         if len(of_sets) < FEWEST_SETS:
@@ -108,10 +113,11 @@ def _judge(first: str, found: SetContrast, p: float, together: float, margin: fl
 
 
 def _group_by_set(records: Sequence[RunRecord]) -> dict[str, dict[str, list[np.ndarray]]]:
-    """Returns variant -> training set -> what each seed's answers count for."""
+    """Returns variant -> training set -> what each seed's answers count for; of several runs of a seed, the last one's."""
     names: dict[tuple[tuple[str, str], ...], str] = {}
     found: dict[str, dict[str, list[np.ndarray]]] = {}
-    for record in sorted(records, key=lambda record: record.run_id):
+    latest = {(key_of(record), record.seed): record for record in records}
+    for record in sorted(latest.values(), key=lambda record: (record.seed, record.run_id)):
         settings = tuple(sorted((key, value) for key, value in read_settings(record).items() if key != REFRESH))
         name = re.sub(r"\s*\b(dataset\.)?refresh=\d+", "", record.variant).strip() or "default"
         if settings not in names:

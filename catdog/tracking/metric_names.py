@@ -20,7 +20,7 @@ KEPT_EPOCH = "kept_epoch"
 KEPT_VAL_ACCURACY = "kept_val_accuracy"
 KEPT_VAL_LOSS = "kept_val_loss"
 # The kept model's accuracy on val without the advantage that val chose its epoch: the epoch is chosen on one half of the images and
-# counted on the other. It is what comparisons go by. Runs that keep the last epoch have none: nothing was chosen.
+# counted on the other. It is what comparisons go by. If the last epoch is kept, nothing was chosen, and it is the plain accuracy.
 FAIR_VAL_ACCURACY = "fair_val_accuracy"
 # The kept model's accuracy on the training images, without augmentation and dropout.
 CLEAN_TRAIN_ACCURACY = "clean_train_accuracy"

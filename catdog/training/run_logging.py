@@ -109,8 +109,8 @@ def log_results(
     )
     if fitted.answers:
         run.log_bytes(fitted.answers.to_bytes(), EPOCH_ANSWERS)
-        score = None
-        if config.trainer.keep == "best":
+        score = predictions.right if config.trainer.keep == "last" else None
+        if score is None:
             trainer = config.trainer
             score = fitted.answers.cross_fit(
                 predictions,

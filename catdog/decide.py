@@ -56,7 +56,7 @@ def run(composed: DictConfig, overrides: Sequence[str]) -> None:
     try:
         decision = decide(
             config,
-            SweepTrainer(overrides, train_sweep),
+            SweepTrainer(overrides, train_sweep, config.metric),
             on_round=lambda words: console.print(Text(f"\n{words}", style="bold")),
             on_look=lambda state: show_table(build_table(state)),
         )

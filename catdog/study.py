@@ -219,6 +219,7 @@ class Study:
         trainer = SweepTrainer(
             [*overrides, *self._place()],
             lambda runs, options, arguments: plan_sweep(runs, options, arguments).run(display),
+            metric,
         )
         return decide(config, trainer)
 

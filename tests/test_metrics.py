@@ -185,6 +185,7 @@ def test_more_evidence_in_the_metric_is_needed_for_another_champion(study, train
         (("compare", "metric=mine:kappa"), "margin: must be given with metric=mine:kappa"),
         (("compare", "metric=cost:"), "metric: must be accuracy"),
         (("decide", "model=cnn,augmented", "metric=aucc"), "metric: must be accuracy"),
+        (("decide", "experiment=quickstart", "metric=top_5"), "metric: top_5 needs more than 5 classes, and there are 2."),
         (("train", "-m", "model=cnn,augmented", "trainer.keep_metric=log-loss"), "trainer.keep_metric: must be one of accuracy, "
          "balanced_accuracy, log_loss, brier, auc, f1, top_5, received 'log-loss'. Did you mean log_loss?"),
         (("train", "-m", "model=cnn,augmented", "promote.metric=cost"), "promote.metric: must be accuracy"),

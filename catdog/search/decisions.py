@@ -127,10 +127,13 @@ class Decision:
         """Returns the commands to type next."""
         if self.plans:
             return []
-        return [next_command("compare", self.study, self.uri, f"sweep={self.sweep_id}")]
+        metric = self.pairs[0].metric
+        more = [] if metric.is_accuracy else [f"metric={metric.name}"]
+        more += [] if self.margin == metric.margin else [f"margin={self.margin:g}"]
+        return [next_command("compare", self.study, self.uri, f"sweep={self.sweep_id}", *more)]
 
     def describe_plans(self) -> list[dict[str, Any]]:
-        """Returns one mapping for each pair, number of images and number of seeds: what they would find, as shares, not points."""
+        """Returns one mapping for each pair, number of images and number of seeds: what they would find, in its unit."""
         return [
             {"first": pair.first, "second": pair.second, **asdict(plan)}
             for pair, plans in zip(self.pairs, self.plans, strict=True)
@@ -287,28 +290,39 @@ def too_few(overrides: Sequence[str]) -> UserError:
     )
 
 
+def _require_classes(metric: Metric, runs: "Sequence[ComposedRun]") -> None:
+    """Raises a UserError if the classes of a data set of these runs do not allow a metric."""
+    from catdog.data.dataset import load_dataset
+
+    for dataset in {repr(run.config.dataset): run.config.dataset for run in runs}.values():
+        metric.require_classes("metric", load_dataset(dataset).classes)
+
+
 class SweepTrainer:
     """Trains each round as a sweep of catdog's own runs.
 
     Args:
         overrides: the overrides that define the variants, without seeds: "model=cnn,augmented".
         run: trains a sweep, given its runs, options and arguments, and returns the result.
+        metric: by which they will be compared; whether the classes allow it is checked before anything is trained.
     """
 
     def __init__(
         self,
         overrides: Sequence[str],
         run: "Callable[[list[ComposedRun], LauncherOptions, list[str]], SweepResult]",
+        metric: str = ACCURACY.name,
     ) -> None:
         require_sweep(overrides)
         self.overrides = list(overrides)
         self.run = run
+        self.metric = load_metric(metric)
 
     def __call__(self, seeds: int, only: list[str] | None) -> Round:
         """Trains the seeds 0 to `seeds` - 1 of the variants in `only`, or of all variants; existing runs are reused.
 
         Raises:
-            UserError: a run failed, or the tracking store does not have all runs.
+            UserError: the classes do not allow the metric, a run failed, or the tracking store does not have all runs.
             KeyboardInterrupt: Ctrl-C.
         """
         from catdog import tracking
@@ -316,6 +330,8 @@ class SweepTrainer:
 
         words = [*self.overrides, f"seed={','.join(map(str, range(seeds)))}"]
         runs, launcher = compose_sweep(words)
+        if not self.metric.is_accuracy:
+            _require_classes(self.metric, runs)
         result = self.run(runs, build_options(launcher, {"only": only}), ["-m", *words])
         if result.interrupted:
             raise KeyboardInterrupt

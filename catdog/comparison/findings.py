@@ -7,7 +7,7 @@ from catdog.comparison.likeness import measure_neighbours
 from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
 from catdog.comparison.training_sets import has_training_sets
 from catdog.comparison.variants import Variant
-from catdog.comparison.verdicts import NoVerdict
+from catdog.comparison.verdicts import MORE_SEEDS, NoVerdict
 from catdog.config.metrics import is_own
 from catdog.statistics.judgements import Judgement
 from catdog.statistics.metrics import Metric
@@ -38,11 +38,7 @@ def headline(analysis: Analysis) -> str:
     if not analysis.variants:
         return "No finished run has predictions, so only the curves can be compared"
     if analysis.best is None and has_training_sets(comparison):
-        verdicts = analysis.set_verdicts
-        decided = [verdict for verdict in verdicts if verdict.kind == Judgement.BETTER]
-        return f"Over {decided[0].found.sets} training sets, {decided[0].words}" if decided else (
-            "Over these training sets, no difference is decided"
-        )  # fmt: skip
+        return _headline_of_sets(analysis)
     if analysis.best is None:
         return "These runs saw different data: their accuracies cannot be compared"
     best = analysis.best
@@ -66,9 +62,23 @@ def headline(analysis: Analysis) -> str:
     return f"{best.name} is the best: {score}"
 
 
+def _headline_of_sets(analysis: Analysis) -> str:
+    verdicts = analysis.set_verdicts
+    decided = [verdict for verdict in verdicts if verdict.kind == Judgement.BETTER]
+    if decided:
+        return f"Over {decided[0].found.sets} training sets, {decided[0].words}"
+    if verdicts:
+        return "Over these training sets, no difference is decided"
+    why = "runs are missing, or variants have fewer than two sets in common"
+    return f"Nothing is decided over training sets: {why if analysis.metric.is_accuracy else 'they are compared by accuracy'}"
+
+
 def _word_score(variant: Variant, images: int) -> str:
     """Returns a variant's score in words: "97.4 % of 800 validation images right", "a log loss of 0.412 nats on ..."."""
     on = plural(images, "validation image")
+    if variant.metric.is_accuracy and variant.is_cross_fitted:
+        # It is no share of images.
+        return f"a fair accuracy of {percent_with_unit(variant.accuracy)} on {on}"
     if variant.metric.is_accuracy:
         return f"{percent_with_unit(variant.accuracy)} of {on} right"
     return f"{_article(variant.metric.words)} of {variant.metric.show_with_unit(variant.value)} on {on}"
@@ -91,9 +101,8 @@ def sentences(analysis: Analysis) -> list[str]:
         said += _about_failures(analysis)
     if comparison.decided:
         said.append(
-            "decide trained these seeds, and its statements allow for all of its looks: "
-            + "; ".join(comparison.decided)
-            + "."
+            f"decide trained these seeds, and its statements, by metric={comparison.decided_by}, allow for all of its looks: "
+            f"{'; '.join(comparison.decided)}."
         )
     said += _about_groups(comparison)
     said += _about_training_sets(analysis)
@@ -111,7 +120,7 @@ def sentences(analysis: Analysis) -> list[str]:
 def may_need_seeds(analysis: Analysis) -> bool:
     """Returns whether a pair is undecided that more seeds may decide."""
     undecided = [verdict for verdict in analysis.verdicts if verdict.kind == Judgement.UNDECIDED]
-    return any(verdict.accuracy.seeds_to_decide(analysis.margin) is not None for verdict in undecided)
+    return any(verdict.words == MORE_SEEDS for verdict in undecided)
 
 
 def _about_training_sets(analysis: Analysis) -> list[str]:

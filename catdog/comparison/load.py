@@ -133,8 +133,9 @@ def _build_compared(
         groups_by=groups_by,
         decided=[
             f"{pair['first']} \N{MINUS SIGN} {pair['second']}: {pair['words']}"
-            for pair in (sweep.tags.decision if sweep else ())
+            for pair in (sweep.tags.decision.get("pairs", ()) if sweep else ())
         ],
+        decided_by=str(sweep.tags.decision.get("metric", ACCURACY.name)) if sweep else ACCURACY.name,
         metric=metric,
     )
 

@@ -111,7 +111,7 @@ class RunRecord:
 
     @property
     def picked(self) -> bool:
-        """Whether the kept model was chosen by its validation accuracy, which is then slightly optimistic."""
+        """Whether the kept model was chosen by its results on the validation images, which are then slightly optimistic."""
         return self.params.get("trainer.keep") != "last"
 
     @property
@@ -303,6 +303,7 @@ class ComparedRuns:
         groups: the group of each image by file, if images come in groups; empty otherwise.
         groups_by: who named the groups: a pattern, a file, or near_duplicates; "" if nobody did.
         decided: what `decide` found out about the pairs of the sweep, in sentences; none if it did not train the sweep.
+        decided_by: the metric by which it did.
         metric: what is compared.
     """
 
@@ -325,6 +326,7 @@ class ComparedRuns:
     groups: Mapping[str, str] = field(default_factory=dict)
     groups_by: str = ""
     decided: Sequence[str] = ()
+    decided_by: str = ACCURACY.name
     metric: Metric = ACCURACY
 
     def __post_init__(self) -> None:

@@ -225,7 +225,10 @@ class Comparison:
             return []
         own = ("-m", "--multirun", "seed=", "study=", "tracking.uri=", "hydra.launcher.")
         seeds = max(len(variant.records) for variant in self.analysis.variants)
-        more = [f"first_seeds={seeds}", f"max_seeds={max(12, 2 * seeds)}"]
+        metric = self.analysis.metric
+        more = [] if metric.is_accuracy else [f"metric={metric.name}"]
+        more += [] if self.analysis.margin == metric.margin else [f"margin={self.analysis.margin:g}"]
+        more += [f"first_seeds={seeds}", f"max_seeds={max(12, 2 * seeds)}"]
         overrides = [word for word in words[3:] if not word.startswith(own)]
         return [next_command("decide", compared.study, uri, *overrides, *more)]
 

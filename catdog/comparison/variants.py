@@ -12,7 +12,7 @@ from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
 from catdog.comparison.settings import read_settings
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
-from catdog.statistics.metrics import ACCURACY, BALANCED, Metric
+from catdog.statistics.metrics import ACCURACY, BALANCED, Metric, step_of_smallest_class
 from catdog.statistics.summaries import SeedSummary, summarize_seeds
 from catdog.system.wording import MISSING
 
@@ -28,6 +28,7 @@ class Variant:
         scores: float64 or bool (S, N), what these answers count for: the accuracy goes by them. They differ from
             `right` if the validation images chose the kept epochs; see `catdog.statistics.selection`.
         groups: int (N,), the group of each of these images; None if every image is a group of its own.
+        class_step: what one answer in the smallest class changes in a mean over classes.
         single_interval: the accuracy's 95% interval of the only run, if there is only one; None: over its images.
         metric: what is compared.
         measured: float64 (S, N), the values of the metric; None: it is the accuracy, and they are `scores`.
@@ -41,6 +42,7 @@ class Variant:
     measured: np.ndarray | None = None
     groups: np.ndarray | None = None
     single_interval: tuple[float, float] | None = None
+    class_step: float = 0.0
 
     @property
     def units(self) -> int:
@@ -79,12 +81,12 @@ class Variant:
 
     @cached_property
     def accuracy(self) -> float:
-        """Their mean."""
+        """The mean of `accuracies`."""
         return float(self.accuracies.mean())
 
     @cached_property
     def spread(self) -> float:
-        """Their standard deviation from seed to seed; NaN with one seed."""
+        """The standard deviation of `accuracies` from seed to seed; NaN with one seed."""
         return float(self.accuracies.std(ddof=1)) if len(self.records) > 1 else NAN
 
     @cached_property
@@ -135,7 +137,7 @@ class Variant:
         """The metric's 95% interval over seeds and images, or over images alone with one seed; NaN without common images."""
         if self.measured is None:
             return self.interval
-        return interval_of(self.metric, self.measured, self.groups)
+        return interval_of(self.metric, self.measured, self.groups, self.class_step)
 
     @property
     def is_fair(self) -> bool:
@@ -146,9 +148,10 @@ class Variant:
     def balanced(self) -> tuple[float, float, float]:
         """The balanced accuracy, the mean over seeds, and its 95% interval; NaN where it was not measured."""
         values = [record.score_by(BALANCED).values for record in self.records]
-        if len({len(one) for one in values}) > 1:
+        if any(len(one) != self.right.shape[1] for one in values):
+            # The runs answered other images than those that all of them did.
             return (float(np.mean([one.mean() for one in values])), *NO_INTERVAL)
-        return (float(np.mean(values)), *interval_of(BALANCED, np.array(values), self.groups))
+        return (float(np.mean(values)), *interval_of(BALANCED, np.array(values), self.groups, self.class_step))
 
     @cached_property
     def gaps(self) -> np.ndarray:
@@ -212,6 +215,7 @@ def group_by_variant(comparison: ComparedRuns) -> list[Variant]:
             outcomes.measured_of([record.name for record in runs]),
             comparison.groups_of_outcomes,
             comparison.interval_of(runs[0]) if len(runs) == 1 else None,
+            step_of_smallest_class(comparison.class_counts.values()),
         )
         for key, by_seed in chosen.items()
     ]
@@ -252,7 +256,7 @@ def count_looks(comparison: ComparedRuns, variants: Sequence[Variant]) -> int:
     A sweep of `decide` is always at its first one: its looks were planned, and its decision, which allows for them, is shown.
     """
     looks = 1
-    if comparison.decided:
+    if comparison.decided and comparison.decided_by == comparison.metric.name:
         return looks
     for variant in variants:
         seen = [record.tags.compared for record in variant.records]
@@ -262,16 +266,20 @@ def count_looks(comparison: ComparedRuns, variants: Sequence[Variant]) -> int:
 
 def compare_merits(first: Variant, second: Variant) -> Contrast:
     """Returns the difference of two variants on the same images, by the metric that is compared: above 0 if the first is better."""
-    return contrasts.contrast(first.merits, second.merits, first.groups)
+    found = contrasts.contrast(first.merits, second.merits, first.groups)
+    return found.at_least(first.class_step) if first.metric.weighs_classes else found
 
 
-def interval_of(metric: Metric, values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
+def interval_of(
+    metric: Metric, values: np.ndarray, groups: np.ndarray | None = None, class_step: float = 0.0
+) -> tuple[float, float]:
     """Returns the 95% interval of a metric over seeds and images; NaN with fewer than two images.
 
     Args:
         metric: the metric.
         values: float64 (S, N), its values.
         groups: int (N,), the group of each image; None: each is its own.
+        class_step: as of a `Variant`.
     """
     units = values.shape[1] if groups is None else len(np.unique(groups))
     if units < 2 or np.isnan(values).any():
@@ -280,6 +288,9 @@ def interval_of(metric: Metric, values: np.ndarray, groups: np.ndarray | None = 
         low, high = contrasts.accuracy_interval(values, groups=groups)
     else:
         low, high = contrasts.mean(values, groups).interval()
+    if metric.weighs_classes:
+        least, most = contrasts.mean(values, groups).at_least(class_step).interval()
+        low, high = max(min(low, least), 0.0), min(max(high, most), 1.0)
     return max(float(low), metric.least), float(high)
 
 

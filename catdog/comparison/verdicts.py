@@ -16,6 +16,8 @@ from catdog.statistics.sequential import spend_on_unplanned_look
 from catdog.statistics.summaries import PairSummary, summarize_pair
 from catdog.system.wording import in_groups, listed
 
+# The words of a verdict that more seeds may decide.
+MORE_SEEDS = "undecided; more seeds may decide it: decide trains as many as it takes"
 # With more variants than this, only pairs with the best one are judged; the correction still counts all pairs.
 MOST_VARIANTS = 8
 
@@ -151,7 +153,7 @@ def _word(
     if needed is None:
         # This assumes that the difference stays as it is, which it need not.
         return f"undecided; more images would help more than seeds: {images}"
-    return "undecided; more seeds may decide it: decide trains as many as it takes"
+    return MORE_SEEDS
 
 
 def _explain_one(first: Variant, second: Variant, one_seed: str) -> str:

@@ -144,6 +144,9 @@ class EpochAnswers:
         Source: `catdog.statistics.selection.cross_fit`.
         """
         place = self.place_of(kept_epoch)
+        if groups is not None and len(np.unique(groups)) < 2:
+            # There are no other images to choose by.
+            return None
         if place is None or self.images != len(kept) or self.images < 2 or (kept.label_indices == UNKNOWN).any():
             return None
         measured = [self.measure(one, kept.label_indices, kept.class_names) for one in (metric, keep_metric)]

@@ -229,11 +229,16 @@ def name_ensemble(members: Sequence[StoredRun]) -> str:
 
 
 def _align(client: "MlflowClient", members: Sequence[StoredRun]) -> tuple[list[Predictions], list[np.ndarray]]:
-    """Returns the members' stored answers and what they count for, in the order of the first member's files."""
+    """Returns the members' stored answers and what they count for, in the order of the first member's files.
+
+    If what one of them is flattered by is not known, they all count as they are, as in `catdog.tracking.scores`.
+    """
     found = [run.load_predictions() for run in members]
     first = found[0]
     problems = []
-    aligned, scores = [], []
+    aligned: list[Predictions] = []
+    scores: list[np.ndarray] = []
+    is_flattered = False
     for run, one in zip(members, found, strict=True):
         place = {file: row for row, file in enumerate(one.files)}
         if not len(one):
@@ -243,10 +248,12 @@ def _align(client: "MlflowClient", members: Sequence[StoredRun]) -> tuple[list[P
         else:
             order = np.array([place[file] for file in first.files])
             aligned.append(Predictions(first.files, one.labels[order], one.class_names, one.probabilities[order]))
-            scores.append(load_score(client, run, one).values[order])
+            score = load_score(client, run, one)
+            is_flattered |= score.is_flattered
+            scores.append(score.values[order])
     if problems:
         raise UserError(f"runs: {MAY_HAVE}: {'; '.join(problems)}. Leave {'it' if len(problems) == 1 else 'them'} out.")
-    return aligned, scores
+    return aligned, [one.right.astype(float) for one in aligned] if is_flattered else scores
 
 
 def _subtract(scores: np.ndarray, others: np.ndarray, to: str, groups: np.ndarray | None) -> Difference:

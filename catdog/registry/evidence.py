@@ -3,6 +3,7 @@
 import json
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -14,7 +15,7 @@ from catdog.config.schema import PromoteConfig
 from catdog.data.metrics import load_metric
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.judgements import Judgement, judge
-from catdog.statistics.metrics import ACCURACY, NAMED, Metric
+from catdog.statistics.metrics import ACCURACY, NAMED, Metric, step_of_smallest_class
 from catdog.statistics.proportions import CONFIDENCE
 from catdog.statistics.sequential import spend_on_challenge
 from catdog.system.wording import in_groups
@@ -73,12 +74,14 @@ class Challenge:
     variants: int = 1
     former: "Evidence | None" = None
 
-    def number_for(self, challenger: "Sequence[str]", champion: "Sequence[str]") -> int:
-        """Returns the number for a comparison of these runs: repeating a comparison is no new challenge."""
+    def number_for(self, challenger: "Sequence[str]", champion: "Sequence[str]", config: PromoteConfig) -> int:
+        """Returns the number for a comparison of these runs: repeating a comparison, by the same rule, is no new challenge."""
         former = self.former
-        if former and former.challenge and (former.challenger_runs, former.champion_runs) == (challenger, champion):
-            return former.challenge
-        return self.number
+        if former is None or not former.challenge:
+            return self.number
+        same_runs = (former.challenger_runs, former.champion_runs) == (challenger, champion)
+        same_rule = (former.metric, former.rule, former.margin) == (config.metric, config.rule, config.margin)
+        return former.challenge if same_runs and same_rule else self.number
 
     def confidence(self, number: int, error: float) -> float:
         """Returns the confidence of the two-sided interval whose lower bound is wrong as rarely as the challenge may be."""
@@ -317,8 +320,10 @@ def compare_runs(
 
     first, second = (metric.orient(scores[files].to_numpy(dtype=float)) for _, scores, _ in arrays)
     found = contrast(first, second, groups)
+    if metric.weighs_classes:
+        found = found.at_least(step_of_smallest_class(Counter(arrays[0][0][file] for file in files).values()))
     calibration = (float(np.mean(arrays[0][2])), float(np.mean(arrays[1][2])))
-    number = challenge.number_for(tuple(sides[0]), tuple(sides[1]))
+    number = challenge.number_for(tuple(sides[0]), tuple(sides[1]), config)
     confidence = challenge.confidence(number, config.error)
     served = (challenger.run_id, champion.run_id)
     own = _compare_served(sides, served, arrays, files, groups, metric) if found.over_seeds else None

@@ -6,7 +6,7 @@ the same kind, not only about those that happened to be used.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,10 @@ class Contrast:
         variance, freedom = self._choose(seeds or self.seeds)
         half = special.stdtrit(freedom, 0.5 + confidence / 2) * np.sqrt(variance)
         return self.estimate - half, self.estimate + half
+
+    def at_least(self, error: float) -> "Contrast":
+        """Returns the same contrast with a standard error of at least this."""
+        return replace(self, _floor=np.maximum(self._floor, error))
 
     @property
     def low(self) -> Number:

@@ -9,7 +9,7 @@ Source: Hampel (1974), "The influence curve and its role in robust estimation", 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,6 +117,8 @@ class Metric:
         least: its least value, if it cannot leave that either; -inf: there is none.
         needs: what must be known of an answer: RIGHT, LOSSES or PROBABILITIES.
         chance: of a model that knows nothing, for a number of classes; None: that depends on the images.
+        weighs_classes: whether every class counts the same, however few its images are; then the images of a small class say little
+            together, and intervals are at least as wide as `step_of_smallest_class` says.
         refuse: says what is wrong with these class names, as "needs more than 5 classes"; "" if nothing is.
     """
 
@@ -131,6 +133,7 @@ class Metric:
     least: float = -math.inf
     needs: str = PROBABILITIES
     chance: Callable[[int], float] | None = None
+    weighs_classes: bool = False
     refuse: Callable[[tuple[str, ...]], str] = lambda _: ""
 
     def require_classes(self, key: str, class_names: tuple[str, ...]) -> None:
@@ -235,6 +238,15 @@ class Metric:
     @staticmethod
     def _sign(text: str) -> str:
         return text.replace("-", "\N{MINUS SIGN}")
+
+
+def step_of_smallest_class(counts: Iterable[int]) -> float:
+    """Returns what one answer in the smallest class changes in a mean over classes, given the images of each class.
+
+    No standard error of such a mean is smaller: if all few images of a class are right, they show no spread, and that may be luck.
+    """
+    present = [count for count in counts if count]
+    return 1 / (len(present) * min(present)) if present else 0.0
 
 
 def measure_balanced(answers: ModelAnswers) -> np.ndarray:
@@ -419,7 +431,7 @@ def build_class_f1(name: str, class_name: str) -> Metric:
     def measure(answers: ModelAnswers) -> np.ndarray:
         return measure_f1(answers, (answers.class_names.index(class_name),))
 
-    return Metric(name, f"F1 of {class_name}", measure, refuse=refuse)
+    return Metric(name, f"F1 of {class_name}", measure, refuse=refuse, weighs_classes=True)
 
 
 def _jackknife(measure: Callable[[ModelAnswers], np.ndarray], answers: ModelAnswers, whole: float) -> np.ndarray:
@@ -446,8 +458,9 @@ def _refuse_few(class_names: tuple[str, ...]) -> str:
 
 ACCURACY = Metric(names.ACCURACY, "accuracy", lambda answers: np.asarray(answers.right, dtype=float), needs=RIGHT)
 BALANCED = Metric(
-    "balanced_accuracy", "balanced accuracy", measure_balanced, needs=RIGHT, chance=lambda classes: 1 / classes
-)
+    "balanced_accuracy", "balanced accuracy", measure_balanced, needs=RIGHT, chance=lambda classes: 1 / classes,
+    weighs_classes=True,
+)  # fmt: skip
 NAMED = {
     metric.name: metric
     for metric in (
@@ -461,8 +474,8 @@ NAMED = {
             "brier", "Brier score", measure_brier, higher_is_better=False, unit="", margin=0.01, scale=1, in_unit_interval=False,
             least=0.0,
         ),
-        Metric("auc", "AUC", measure_auc, unit="", margin=0.01, scale=1, chance=lambda _: 0.5),
-        Metric("f1", "macro F1", measure_f1),
+        Metric("auc", "AUC", measure_auc, unit="", margin=0.01, scale=1, chance=lambda _: 0.5, weighs_classes=True),
+        Metric("f1", "macro F1", measure_f1, weighs_classes=True),
         Metric("top_5", "top-5 accuracy", measure_top, refuse=_refuse_few),
     )
 }  # fmt: skip

@@ -87,7 +87,8 @@ def _more(found: Contrast, noise: Sequence[float], times: float, factors: Sequen
     ]
     return replace(
         found, seed_variances=tuple(variances), image_variance=found.image_variance / times,
-        images=round(found.images * times), _floor=found._floor / times,
+        images=round(found.images * times), groups=None if found.groups is None else round(found.groups * times),
+        _floor=found._floor / times,
     )  # fmt: skip
 
 

@@ -113,9 +113,9 @@ class Tags(dict[str, str]):
         return self.get(IDENTITY, "")
 
     @property
-    def decision(self) -> list[dict[str, Any]]:
-        """What `decide` found out about each pair of a sweep: first, second, words and more; empty without a decision."""
-        return list(_read_mapping(self.get(DECISION)).get("pairs", ()))
+    def decision(self) -> dict[str, Any]:
+        """What `decide` found out about a sweep: its metric, and `pairs` with first, second, words and more; empty without it."""
+        return _read_mapping(self.get(DECISION))
 
     @property
     def compared(self) -> int:

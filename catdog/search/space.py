@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial as Asked
 
+# Other keys, and the values of each.
+When = tuple[tuple[str, tuple[str, ...]], ...]
 # Values are rounded to so many digits: more say nothing, and cannot be typed again.
 DIGITS = 4
 EXAMPLES = "head.units=64,128,256, head.dropout=interval(0,0.7) or trainer.learning_rate=tag(log,interval(1e-4,1e-2))"
@@ -37,6 +39,7 @@ class Dimension:
         log: whether values are spread evenly in their logarithm.
         whole: whether the values are whole numbers.
         when: other keys -> values: it is varied only where each of these keys has one of its values.
+        prefix: what stands before the key on the command line: "+" adds a key that the config lacks, "++" sets it in any case.
     """
 
     key: str
@@ -46,7 +49,8 @@ class Dimension:
     step: float | None = None
     log: bool = False
     whole: bool = False
-    when: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    when: When = ()
+    prefix: str = ""
 
     def applies(self, settings: Mapping[str, str]) -> bool:
         """Whether it is varied beside these settings."""
@@ -146,6 +150,10 @@ class Space:
     def size(self) -> float:
         """The number of its configurations."""
         return sum(1 for _ in self.list_settings()) if self.is_finite else math.inf
+
+    def word(self, settings: Mapping[str, str]) -> list[str]:
+        """Returns settings as overrides, in the order of the space: "trainer.learning_rate=0.001"."""
+        return [f"{each.prefix}{each.key}={settings[each.key]}" for each in self if each.key in settings]
 
     def list_settings(self) -> Iterator[dict[str, str]]:
         """Yields every configuration of a finite space once, the last key changing fastest."""
@@ -247,58 +255,60 @@ def _as_list(value: Any) -> list[Any]:
 
 def _word(value: Any) -> str:
     """Returns a value of a YAML file as typed on a command line."""
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, int | float) or isinstance(value, bool)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return str(value)
 
 
-def _read_override(
-    override: Override, loader: "ConfigLoader", when: tuple[tuple[str, tuple[str, ...]], ...]
-) -> Dimension:
-    key = override.get_key_element().lstrip("+~")
+def _read_override(override: Override, loader: "ConfigLoader", when: When) -> Dimension:
+    typed = override.get_key_element()
+    key = typed.lstrip("+~")
+    prefix = typed.removesuffix(key)
     value = override.value()
+    if prefix == "~":
+        raise UserError(
+            f"{key}: a search cannot take a key away, received {override.input_line}. Give it values: {EXAMPLES}."
+        )
     if not override.is_sweep_override():
         raise UserError(
             f"{key}: a search needs several values, received one, {override.input_line}. Give it more: {EXAMPLES}."
         )
     if isinstance(value, IntervalSweep):
-        return _read_interval(key, value, when)
+        return replace(_read_interval(key, value), when=when, prefix=prefix)
     if isinstance(value, RangeSweep) and not value.shuffle:
-        return _read_range(key, value, when)
+        return replace(_read_range(key, value), when=when, prefix=prefix)
     override.config_loader = loader
     with explained():
         words = tuple(dict.fromkeys(unescape(word) for word in override.sweep_string_iterator()))
     if len(words) < 2:
-        raise UserError(
-            f"{key}: a search needs several values, received {', '.join(words) or 'none'}. Give it more, or leave it out."
-        )
-    return Dimension(key, words, when=when)
+        received = ", ".join(words) or "none"
+        raise UserError(f"{key}: a search needs several values, received {received}. Give it more, or leave it out.")
+    return Dimension(key, words, when=when, prefix=prefix)
 
 
-def _read_interval(key: str, value: IntervalSweep, when: tuple[tuple[str, tuple[str, ...]], ...]) -> Dimension:
+def _read_interval(key: str, value: IntervalSweep) -> Dimension:
     low, high = float(value.start or 0.0), float(value.end or 0.0)
     whole = isinstance(value.start, int) and isinstance(value.end, int)
     log = "log" in value.tags
     _check_bounds(key, low, high, log, value.tags)
-    return Dimension(key, low=low, high=high, log=log, whole=whole, when=when)
+    return Dimension(key, low=low, high=high, log=log, whole=whole)
 
 
-def _read_range(key: str, value: RangeSweep, when: tuple[tuple[str, tuple[str, ...]], ...]) -> Dimension:
+def _read_range(key: str, value: RangeSweep) -> Dimension:
     start, stop, step = float(value.start or 0.0), float(value.stop or 0.0), float(value.step)
+    given = f"range({start:g},{stop:g},{step:g})"
     if step <= 0:
-        raise UserError(f"{key}: the step of range({start:g},{stop:g},{step:g}) must be more than 0.")
-    # Like Python's range, Hydra's does not include its end.
-    count = math.ceil((stop - start) / step - 1e-9)
-    whole = all(isinstance(part, int) for part in (value.start, value.stop, value.step))
-    log = "log" in value.tags
-    if log:
+        raise UserError(f"{key}: the step of a range must be more than 0, received {given}.")
+    if "log" in value.tags:
         raise UserError(
-            f"{key}: a range has even steps. For values that are even in their logarithm, use tag(log,int(interval(...)))."
+            f"{key}: a range has even steps, received {given}. For values that are even in their logarithm, use "
+            "tag(log,int(interval(16,256)))."
         )
-    _check_bounds(key, start, start + (count - 1) * step, log, value.tags)
-    return Dimension(key, low=start, high=start + (count - 1) * step, step=step, whole=whole, when=when)
+    # Like Python's range, Hydra's does not include its end.
+    last = start + (math.ceil((stop - start) / step - 1e-9) - 1) * step
+    whole = all(isinstance(part, int) for part in (value.start, value.stop, value.step))
+    _check_bounds(key, start, last, False, value.tags)
+    return Dimension(key, low=start, high=last, step=step, whole=whole)
 
 
 def _check_bounds(key: str, low: float, high: float, log: bool, tags: set[str]) -> None:

@@ -25,7 +25,7 @@ from catdog.tracking.identity import (
     describe_libraries_change,
     describe_runtime_change,
 )
-from catdog.tracking.outbox import Entry, entry_for, list_entries
+from catdog.tracking.outbox import PAUSED, Entry, entry_for, list_entries
 from catdog.tracking.records import (
     RUNNING,
     StoredRun,
@@ -175,7 +175,7 @@ def _plan_resume(planned: PlannedRun, client: "MlflowClient | None") -> bool:
         planned.discard = True
         return False
     planned.run_id = run_id
-    word = "failed" if entry.read_journal().last_status == "FAILED" else "interrupted"
+    word = {"FAILED": "failed", PAUSED: "paused"}.get(entry.read_journal().last_status, "interrupted")
     checkpoint = load_checkpoint(entry.checkpoints)
     planned.state = "resume"
     if checkpoint is None:

@@ -236,6 +236,7 @@ def fit_model(
             ),
             on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
             result=result,
+            until=prepared.job.until,
             clock=clock,
             class_weights=prepared.class_weights,
             own=built.callbacks,

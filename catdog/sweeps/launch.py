@@ -20,14 +20,14 @@ from catdog.sweeps.display import Display
 from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
+from catdog.sweeps.parent import open_parent
 from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs, restore_commands
 from catdog.sweeps.summary import describe_outcomes
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
-from catdog.tracking.identity import describe_origin, hash_before_data, identify
-from catdog.tracking.outbox import entry_for
-from catdog.tracking.ownership import BusyError, Owner
+from catdog.tracking.identity import hash_before_data, identify
+from catdog.tracking.ownership import Owner
 from catdog.tracking.records import RUNNING, StoredRun, find_by_identity, find_latest_sweep, get_run
 
 if TYPE_CHECKING:
@@ -225,42 +225,13 @@ class PlannedSweep:
 
     def _open(self, client: "MlflowClient") -> "OutboxRun":
         """Returns the sweep's MLflow run, a new one or that of the interrupted sweep, once MLflow has it."""
-        from catdog.tracking import OutboxRun
-
-        tracking, earlier = self.config.tracking, self.earlier if self.resumes else None
-        command = shlex.join(["python", "-m", "catdog.train", *self.arguments])
-        name = f"sweep of {len(self.jobs)}"
-        entry = entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "sweep", self.identity)
-        facts = {"kind": "sweep", "name": name, "study": self.config.study, "tracking": asdict(tracking),
-                 "identity": self.identity, "before_data": hash_before_data([job.config for job in self.jobs])}  # fmt: skip
-        try:
-            entry.claim(facts)
-        except BusyError as busy:
-            raise busy_sweep(busy.owner) from None
-        if earlier and not entry.state["run_id"]:
-            entry.save_state(run_id=earlier.run_id)
-        sweep = OutboxRun(client, entry, promote=promote)
-        now_ms = int(time.time() * 1000)
-        if earlier:
-            sweep.append("status", status="RUNNING", time_ms=now_ms)
-            sweep.log_tags({tag.COMMAND: command, **Owner.current().tags})
-        else:
-            tags = {
-                tag.KIND: tag.SWEEP,
-                tag.COMMAND: command,
-                tag.IDENTITY: self.identity,
-                tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs)),
-                **Owner.current().tags,
-                **describe_origin(command),
-            }
-            sweep.append("create", name=name, tags=tags, time_ms=now_ms)
-        if not sweep.delivery.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
-            sweep.delivery.stop()
-            entry.remove()
-            raise UserError(
-                f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.delivery.problem}). Nothing was started."
-            )
-        return sweep
+        return open_parent(
+            client, self.config.tracking, self.config.study, identity=self.identity, name=f"sweep of {len(self.jobs)}",
+            command=shlex.join(["python", "-m", "catdog.train", *self.arguments]),
+            tags={tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs))},
+            before_data=hash_before_data([job.config for job in self.jobs]),
+            earlier=self.earlier if self.resumes else None,
+        )  # fmt: skip
 
     def _prepare_jobs(self, sweep: "OutboxRun", sweep_id: str) -> None:
         """Sets where each job's run belongs, and tags each reused run as a member of this sweep."""

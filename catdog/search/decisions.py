@@ -189,6 +189,7 @@ def decide(
     config: DecideConfig,
     train: Trainer,
     *,
+    against: str | None = None,
     on_round: Callable[[str], None] = lambda _: None,
     on_look: Callable[[Decision], None] = lambda _: None,
 ) -> Decision:
@@ -201,6 +202,7 @@ def decide(
     Args:
         config: metric, margin, error and numbers of seeds.
         train: trains a round.
+        against: the variant that each other one is compared with; None: every pair.
         on_round: called before each round with a description of it.
         on_look: called with the current state after each look.
 
@@ -222,7 +224,8 @@ def decide(
             names = [variant.name for variant in variants]
             if len(names) < 2:
                 raise too_few([])
-            pairs = [Pair(*both, metric=metric) for both in combinations(names, 2)]
+            compared = [(name, against) for name in names if name != against] if against else combinations(names, 2)
+            pairs = [Pair(*both, metric=metric) for both in compared]
             error = _spare_error(config.error, variants)
             decision = Decision(pairs, config, margin, seeds, trained.sweep_id, study, trained.tracking.uri, error)
         decision.seeds, decision.sweep_id = seeds, trained.sweep_id

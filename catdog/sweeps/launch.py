@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog.config import schema
-from catdog.config.command_lines import next_command, train_command
+from catdog.config.command_lines import next_command, repeat_command
 from catdog.config.composition import ComposedRun
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
 from catdog.registry.champion import has_champion_to_test, promote
@@ -51,12 +51,13 @@ class SweepResult:
         study: its study.
         tracking: where its runs are stored.
         sweep_id: run id of the sweep in MLflow.
-        arguments: its arguments, as after `python -m catdog.train`.
+        arguments: its arguments, as after `python -m catdog.train`, or another command.
         jobs: its runs, in order: the plan for each, and its outcome or error.
         interrupted: whether somebody stopped it.
         is_promoted: whether its best run competed for champion, and the study has a champion to be tested.
         undelivered: why the tracking store does not have all of it, in words; "" if the store has everything.
         is_latest: whether it is the study's latest sweep.
+        command: the command that trained it.
     """
 
     study: str
@@ -68,6 +69,7 @@ class SweepResult:
     is_promoted: bool = False
     undelivered: str = ""
     is_latest: bool = True
+    command: str = "train"
 
     @property
     def outcomes(self) -> list["Outcome"]:
@@ -102,7 +104,7 @@ class SweepResult:
         place = (self.study, self.tracking.uri)
         # What was discarded when the sweep began cannot be resumed any more.
         lost = [job.planned for job in self.jobs if not job.outcome and not job.planned.discard]
-        again = [] if self.is_complete else [*restore_commands(lost), train_command(self.arguments)]
+        again = [] if self.is_complete else [*restore_commands(lost), repeat_command(self.command, self.arguments)]
         if self.undelivered:
             return [next_command("deliver", DEFAULT_STUDY, self.tracking.uri), *([] if self.has_ended else again)]
         if not self.has_ended:
@@ -129,6 +131,7 @@ class PlannedSweep:
         client: of the tracking store; None if there is none yet.
         earlier: the newest sweep of exactly these runs; None if there is none.
         resumes: whether to resume that one: it was interrupted, or its best run is not registered.
+        command: the command that trains it: train, or tune.
     """
 
     jobs: list[JobState]
@@ -139,6 +142,7 @@ class PlannedSweep:
     client: "MlflowClient | None" = field(repr=False)
     earlier: StoredRun | None = field(repr=False)
     resumes: bool
+    command: str = "train"
 
     @property
     def config(self) -> Config:
@@ -221,13 +225,14 @@ class PlannedSweep:
             promoted,
             undelivered,
             latest,
+            self.command,
         )
 
     def _open(self, client: "MlflowClient") -> "OutboxRun":
         """Returns the sweep's MLflow run, a new one or that of the interrupted sweep, once MLflow has it."""
         return open_parent(
             client, self.config.tracking, self.config.study, identity=self.identity, name=f"sweep of {len(self.jobs)}",
-            command=shlex.join(["python", "-m", "catdog.train", *self.arguments]),
+            command=shlex.join(["python", "-m", f"catdog.{self.command}", *self.arguments]),
             tags={tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs))},
             before_data=hash_before_data([job.config for job in self.jobs]),
             earlier=self.earlier if self.resumes else None,
@@ -251,7 +256,14 @@ class PlannedSweep:
                 job.error = job.planned.why
 
 
-def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments: Sequence[str]) -> PlannedSweep:
+def plan_sweep(
+    runs: Sequence[ComposedRun],
+    options: LauncherOptions,
+    arguments: Sequence[str],
+    *,
+    command: str = "train",
+    names: Sequence[tuple[str, str]] | None = None,
+) -> PlannedSweep:
     """Returns the plan for each run of a sweep (reuse, resume or run) and the reason.
 
     What earlier processes have left behind is delivered and closed, unless only the plan is wanted.
@@ -260,6 +272,8 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         runs: the composed runs.
         options: the launcher's.
         arguments: the sweep's arguments, as after `python -m catdog.train`; stored with it, and used in suggested commands.
+        command: the command that these are arguments of.
+        names: each run's name, with and without its seed; None: what distinguishes it in the sweep.
 
     Raises:
         UserError: a run cannot be trained, or a store or data set is not available.
@@ -267,7 +281,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     from catdog import tracking
     from catdog.tracking.settlement import settle_earlier
 
-    names = _name_runs(runs)
+    names = _name_runs(runs) if names is None else list(names)
     if options.only is not None:
         kept = _select([variant for _, variant in names], options.only)
         runs, names = [runs[index] for index in kept], [names[index] for index in kept]
@@ -304,7 +318,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     unregistered = earlier is not None and first.promote.enabled and not earlier.registered_model
     resumes = earlier is not None and (not earlier.is_finished or unregistered)
     plan_runs(client, [job.planned for job in jobs], earlier.run_id if earlier and resumes else "")
-    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes)
+    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes, command)
 
 
 def _identify_sweep(jobs: Sequence[JobState]) -> str:

@@ -126,6 +126,19 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
         _offer_restoration(client, gone)
 
 
+def plan_run(client: "MlflowClient", planned: PlannedRun, own_sweep: str = "") -> None:
+    """Sets state, why and run id of one run, without a comparison with other runs that would explain why it is new.
+
+    Args:
+        client: of the tracking store.
+        planned: the run.
+        own_sweep: run id of the sweep or search that it belongs to: its finished runs count whatever `reuse` says.
+    """
+    found = find_by_identity(client, planned.config.study, planned.identity.digest)
+    if not _plan_reuse(planned, found, own_sweep):
+        _plan_resume(planned, client)
+
+
 def _offer_restoration(client: "MlflowClient", gone: Sequence[tuple[PlannedRun, StoredRun]]) -> None:
     """Sets what restores deleted runs: each by its id, or several of one sweep with that sweep."""
     by_sweep = Counter(run.sweep_id for _, run in gone)

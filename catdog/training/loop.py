@@ -22,7 +22,7 @@ from catdog.tracking.checkpoint import Checkpoint
 from catdog.training.callbacks import OwnCallback, capture_states, restore_states
 from catdog.training.losses import build_loss, measures_cross_entropy
 from catdog.training.optimizers import build_optimizer, scale_rate
-from catdog.training.outcome import NonFiniteLossError
+from catdog.training.outcome import NonFiniteLossError, choice_of
 from catdog.training.progress import Progress
 from catdog.training.validation_answers import ValidationAnswers
 
@@ -453,8 +453,3 @@ class Record(keras.callbacks.Callback):
 def _score(metrics: dict[str, float], by: str) -> tuple[float, float]:
     """Returns what epochs are compared by, the higher the better: the metric of `trainer.keep_metric`, then the loss."""
     return NAMED[by].orient(choice_of(metrics, by)), -metrics["val/loss"]
-
-
-def choice_of(metrics: Mapping[str, float], by: str) -> float:
-    """Returns the value of the metric that `trainer.keep_metric` names, given those of an epoch."""
-    return metrics["val/loss" if by == LOG_LOSS else f"val/{by}"]

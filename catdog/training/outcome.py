@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from catdog.config.metrics import LOG_LOSS
 from catdog.system.errors import UserError
 from catdog.tracking import metric_names
 
@@ -66,3 +67,8 @@ def read_outcome(run: "StoredRun") -> Outcome:
         run.run_id, run.name, int(metrics[metric_names.BEST_EPOCH]), metrics[metric_names.BEST_VAL_ACCURACY],
         metrics[metric_names.FINAL["train/accuracy"]], metrics[metric_names.FINAL["val/accuracy"]], metrics.get("run_seconds", 0.0),
     )  # fmt: skip
+
+
+def choice_of(metrics: Mapping[str, float], by: str) -> float:
+    """Returns the value of the metric that `trainer.keep_metric` names, given those of an epoch."""
+    return metrics["val/loss" if by == LOG_LOSS else f"val/{by}"]

@@ -61,7 +61,7 @@ Look first:
 
 
 # Commands that, typed again after an interrupt, continue where they stopped: the name of each by that of its primary config.
-RESUMABLE = {"config": "train", "decide": "decide", "deliver": "deliver"}
+RESUMABLE = {"config": "train", "decide": "decide", "tune": "tune", "deliver": "deliver"}
 
 
 def run_app(

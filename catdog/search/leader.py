@@ -1,8 +1,8 @@
 """Leads a search: trains its trials step by step as `Halving` says, and records in MLflow what cannot be read from their runs.
 
-Each trial is a run like any other. What it tries is recorded on the search's own MLflow run before it begins. How far it has come is
-read from its checkpoint while it is unfinished, and from its run in MLflow afterwards. So the same command goes on where the search
-stopped, whatever stopped it.
+Each trial is a run like any other. What it tries is recorded on the search's own MLflow run before it begins. How far it has come
+is read from its checkpoint while it is unfinished, and from its run in MLflow afterwards. So the same command goes on where the
+search stopped, whatever stopped it.
 """
 
 import json
@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catdog.config.command_lines import repeat_command
+import numpy as np
+
 from catdog.config.names import shorten_keys
 from catdog.search.halving import Step
 from catdog.search.planning import DEFAULT, PlannedSearch
@@ -38,6 +39,7 @@ from catdog.training.outcome import choice_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.search.tuned import Tuning
     from catdog.sweeps.display import Display
     from catdog.sweeps.launch import MakeDisplay
     from catdog.tracking import OutboxRun
@@ -100,6 +102,10 @@ class Leader:
         self.parent = parent
         self.trials: list[Trial] = []
         self.jobs: list[JobState] = []
+        # What each finished trial counts for on each validation image; the higher the better.
+        self.values: dict[int, np.ndarray] = {}
+        # The validation images.
+        self.files = np.zeros(0, dtype=str)
         self.undelivered = ""
         self.was_given_up = False
         self._running: set[int] = set()
@@ -324,13 +330,16 @@ class Leader:
         """Reads the results of a finished trial from its run."""
         run = get_run(self.client, run_id)
         metric = self.planned.metric
-        score = load_score(self.client, run, run.load_predictions(), metric)
+        predictions = run.load_predictions()
+        self.files = predictions.files
+        score = load_score(self.client, run, predictions, metric)
         history = read_history(self.client, run)
         epochs = [
             {"epoch": float(epoch), **{key: float(values[place]) for key, values in history.columns.items()}}
             for place, epoch in enumerate(history.epochs)
         ]
         self._advance(trial, epochs)
+        self.values[trial.number] = np.asarray(metric.orient(score.values))
         trial.score, trial.run_id, trial.state = float(metric.orient(score.mean)), run_id, TrialState.FINISHED
         trial.seconds = run.metrics.get("run_seconds", 0.0)
 
@@ -390,9 +399,21 @@ class Leader:
         self.parent.append("status", status=status, time_ms=int(time.time() * 1000))
         return hand_in(self.parent, self.planned.base_config.tracking.wait_s)
 
-    def repeat(self, overrides: Sequence[str]) -> str:
-        """Returns the command that goes on with the search."""
-        return repeat_command("tune", overrides)
+    def describe_undelivered(self) -> str:
+        """Returns why the tracking store does not have everything."""
+        from catdog.tracking import describe_undelivered
+
+        return describe_undelivered(self.planned.base_config.tracking, self.parent.delivery)
+
+    def log_result(self, tuning: "Tuning") -> None:
+        """Records what the search has found on its run in MLflow."""
+        best, winner = tuning.best, tuning.winner
+        self.parent.log_tags({tag.NOTE: "\n\n".join(tuning.sentences())})
+        if best is not None:
+            self.parent.log_tags(
+                {tag.SEARCH_BEST: best.run_id, tag.SEARCH_WINNER: winner.run_id if winner else DEFAULT}
+            )
+        self.parent.log_text(tuning.to_frame().to_csv(index=False), "trials.csv")
 
 
 def _word_state(trial: Trial) -> str:

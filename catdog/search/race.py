@@ -1,6 +1,6 @@
 """The race: the best configurations of a search against the default, with seeds that the search did not use.
 
-The scores of a search are the best of many noisy ones, so they prove nothing. Only the fresh seeds of the race count in its verdict.
+A search's best score is the best of many noisy ones, so it proves nothing. In the verdict only the fresh seeds count.
 """
 
 from collections.abc import Sequence

@@ -68,6 +68,9 @@ DECISION = "catdog.decision"
 # On a search: what must not change while it goes on, how long it was led, and what each trial tries, as JSON.
 SEARCH = "catdog.search"
 SEARCH_SECONDS = "catdog.search_seconds"
+# The run of its best trial, and that of the trial that beat the default; "default" if none did.
+SEARCH_BEST = "catdog.search_best"
+SEARCH_WINNER = "catdog.search_winner"
 TRIAL = "catdog.trial."
 # On a run: at how many looks of `compare` its variant has been judged, each time with more seeds.
 COMPARED = "catdog.compared"

@@ -88,7 +88,7 @@ def main() -> None:
     typed = sys.argv[1:]
     try:
         if not {"--help", "-h", "--version"} & set(sys.argv[1:]):
-            cli.check_arguments(sys.argv[1:], "config", sweeps=True, taken=OWN_KEYS)
+            cli.check_arguments(sys.argv[1:], "config", sweeps=True, taken=OWN_KEYS, intervals=True)
         own, overrides = split_arguments(sys.argv[1:])
     except UserError as error:
         show_error(str(error))

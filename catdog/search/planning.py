@@ -10,7 +10,7 @@ from omegaconf import open_dict
 
 from catdog.config import schema
 from catdog.config.composition import ComposedRun, compose_sweep
-from catdog.config.metrics import METRICS
+from catdog.config.metrics import ACCURACY, METRICS
 from catdog.config.names import shorten_keys, show_value
 from catdog.config.schema import Config
 from catdog.data.metrics import load_metric
@@ -178,7 +178,11 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     space = read_space(varied, Path(config.space) if config.space else None)
     require_sampler(config.sampler, space)
     metric = load_metric(config.metric)
-    if config.metric in METRICS and not any(item.startswith("trainer.keep_metric=") for item in fixed):
+    if (
+        config.metric in METRICS
+        and config.metric != ACCURACY
+        and not any(item.startswith("trainer.keep_metric=") for item in fixed)
+    ):
         fixed.append(f"trainer.keep_metric={config.metric}")
     runs, launcher = compose_sweep(fixed)
     if len(runs) != 1:

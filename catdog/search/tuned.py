@@ -8,8 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.config.command_lines import next_command, train_command
+from catdog.config.command_lines import next_command, quote, train_command
 from catdog.config.names import shorten_keys
+from catdog.config.schema import DEFAULT_STUDY
 from catdog.search.race import find_winner
 from catdog.search.space import Space
 from catdog.search.trials import Trial, TrialState, find_best
@@ -99,19 +100,19 @@ class Tuning:
         short = shorten_keys(self.space.keys)
         return " ".join(f"{short[key]}={value}" for key, value in trial.settings.items())
 
-    def train_command(self, trial: Trial | None) -> str:
-        """Returns the command that trains a trial's configuration, or the default's, with the search's own seed."""
-        words = [] if trial is None else self.space.word(trial.settings)
-        place = [] if any(item.startswith("study=") for item in self.fixed) else [f"study={self.study}"]
-        kept = [*self.fixed, *words]
-        return train_command(kept if self.study == "cats_vs_dogs" else [*kept, *place])
+    def train_command(self, trial: Trial) -> str:
+        """Returns the command that trains a trial's configuration with the search's own seed."""
+        words = [*self.fixed, *self.space.word(trial.settings)]
+        if self.study != DEFAULT_STUDY and not any(item.startswith(("study=", "experiment=")) for item in words):
+            words.append(f"study={quote(self.study)}")
+        return train_command(words)
 
     def next_commands(self) -> list[str]:
-        """Returns the commands to type next."""
-        commands = [self.train_command(self.winner)] if self.decision else []
-        if self.decision:
-            commands.append(next_command("compare", self.study, self.uri, f"sweep={self.decision.sweep_id}"))
-        return commands
+        """Returns the commands to type next: to train the winner, and to see the race."""
+        if self.decision is None:
+            return []
+        trained = [self.train_command(self.winner)] if self.winner else []
+        return [*trained, next_command("compare", self.study, self.uri, f"sweep={self.decision.sweep_id}")]
 
     def sentences(self) -> list[str]:
         """Returns what was found, in sentences."""

@@ -61,6 +61,17 @@ class Halving:
     factor: int
     finishers: int
 
+    def describe(self, trials: int) -> str:
+        """Returns the rule in a sentence."""
+        *early, last = self.rungs
+        if not early:
+            return f"{trials} trials of {last} epochs"
+        words = ", ".join(map(str, early[:-1])) + (" and " if early[:-1] else "") + str(early[-1])
+        return (
+            f"{trials} trials of at most {last} epochs, compared after {words}: at each, one of {self.factor} goes on, and the "
+            "others are paused"
+        )
+
     def next_step(self, trials: Sequence[Trial], *, may_add: bool, may_go_on: bool = True) -> Step | None:
         """Returns what to do next; None if there is nothing to do as long as no running trial reports.
 

@@ -74,8 +74,9 @@ def lead_search(planned: PlannedSearch, make_display: "MakeDisplay", command: Se
     )  # fmt: skip
     leader = Leader(planned, client, parent)
     try:
+        log.info("%s", planned.halving.describe(planned.config.trials))
         leader.restore()
-        with make_display([job.name for job in leader.jobs], planned.options.n_jobs) as display:
+        with make_display([], planned.options.n_jobs) as display:
             leader.train(processes, gpus, display)
     except BaseException as error:
         leader.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=not leader.was_given_up)
@@ -186,6 +187,7 @@ class Leader:
         self._display = display
         display.summary = self.summarize
         for trial in self.trials:
+            display.add(f"{trial.name}: {self.word_settings(trial)}", trial.name)
             if trial.state != TrialState.RUNNING:
                 display.finish(trial.number, _word_state(trial))
         self._supervisor = Supervisor(processes, self.client, self.jobs, self.planned.options, gpus, display, self)
@@ -266,7 +268,7 @@ class Leader:
         self._record(trial)
         self.trials.append(trial)
         assert self._display is not None
-        self._display.add(f"{trial.name}: {self.word_settings(trial)}")
+        self._display.add(f"{trial.name}: {self.word_settings(trial)}", trial.name)
         try:
             job = self.planned.build_job(trial)
         except UserError as error:

@@ -105,11 +105,11 @@ class Display:
         # What the last line says, where jobs are added while others run; None: how many of the jobs are done.
         self.summary: Callable[[], str] | None = None
 
-    def add(self, name: str) -> None:
-        """Adds a job after the others."""
+    def add(self, name: str, short: str) -> None:
+        """Adds a job after the others; `short` stands before its plain lines and messages."""
         with self._lock:
             self._jobs.append(_Job(name))
-            self._prefixes.append(f"[{name}] " if self._n_jobs > 1 else "")
+            self._prefixes.append(f"[{short}] " if self._n_jobs > 1 else "")
 
     def __enter__(self) -> Self:
         if self._live:

@@ -69,10 +69,10 @@ class Trial:
         return self.curve[max(self.curve)] if self.curve else None
 
     def score_at(self, epoch: int) -> float | None:
-        """Returns the best score up to an epoch; None if it has not come that far. A trial that diverged has the lowest."""
+        """Returns the best score up to an epoch; None if it has not come that far, or failed. One that diverged has the lowest."""
         if self.state == TrialState.DIVERGED:
             return float("-inf")
-        if self.epochs < epoch:
+        if self.epochs < epoch or self.state == TrialState.FAILED:
             return None
         known = [number for number in self.curve if number <= epoch]
         return self.curve[max(known)] if known else None

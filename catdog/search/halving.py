@@ -117,4 +117,5 @@ class Halving:
 
     def target_of(self, trial: Trial) -> int:
         """Returns the rung that an unfinished trial trains to when it goes on."""
-        return next(rung for rung in self.rungs if rung > trial.epochs)
+        # A run may have been interrupted after its last epoch, before its results were recorded.
+        return next((rung for rung in self.rungs if rung > trial.epochs), self.rungs[-1])

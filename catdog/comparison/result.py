@@ -110,7 +110,7 @@ class Comparison:
 
         first, second, metric, score_difference (first minus second) with its own 95% interval from low to high, the simultaneous
         interval for all pairs (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better",
-        "equivalent", "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
+        "equivalent", "undecided", "futile", "one seed", "incomplete", "search"), verdict (in words), and more:
         `catdog.comparison.page.tables.build_pairs_frame`.
         """
         return build_pairs_frame(self.analysis)

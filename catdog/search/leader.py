@@ -105,8 +105,10 @@ class Leader:
         self.jobs: list[JobState] = []
         # What each finished trial counts for on each validation image; the higher the better.
         self.values: dict[int, np.ndarray] = {}
-        # The validation images.
+        # The validation images, their true classes, and the names of the classes.
         self.files = np.zeros(0, dtype=str)
+        self.labels = np.zeros(0, dtype=int)
+        self.class_names: tuple[str, ...] = ()
         self.undelivered = ""
         self.was_given_up = False
         self._running: set[int] = set()
@@ -333,7 +335,8 @@ class Leader:
         run = get_run(self.client, run_id)
         metric = self.planned.metric
         predictions = run.load_predictions()
-        self.files = predictions.files
+        self.files, self.labels = predictions.files, predictions.label_indices
+        self.class_names = predictions.class_names
         score = load_score(self.client, run, predictions, metric)
         history = read_history(self.client, run)
         epochs = [

@@ -1,6 +1,6 @@
 """The result of a search: its trials, what the best is worth, the verdict of the race, and the command that trains the winner."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,9 @@ class Tuning:
         metric: by which.
         seeds: most seeds of the race.
         seconds: how long the search was led, without the race.
-        values: what each finished trial counts for on each validation image, by its number: float64 (N,), the higher the better.
         correction: what the best score is worth; None if no trial has finished.
+        found_curve: the best score after each trial: float64 (K,), NaN before the first that finished, the higher the better.
+        corrected_curve: the same, corrected.
         decision: the race; None if there was none.
     """
 
@@ -61,8 +62,9 @@ class Tuning:
     metric: Metric
     seeds: int
     seconds: float
-    values: "Mapping[int, np.ndarray]" = field(repr=False)
     correction: "Correction | None" = None
+    found_curve: "np.ndarray | None" = field(default=None, repr=False)
+    corrected_curve: "np.ndarray | None" = field(default=None, repr=False)
     decision: "Decision | None" = None
 
     def __repr__(self) -> str:

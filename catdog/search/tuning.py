@@ -4,15 +4,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from catdog.search.answers import collect_final, collect_rungs
 from catdog.search.decisions import Decision, decide
 from catdog.search.leader import Leader, lead_search
 from catdog.search.planning import DEFAULT, plan_search
 from catdog.search.race import RaceTrainer, RunSweep, build_race_config, choose_entrants
-from catdog.search.trials import TrialState
 from catdog.search.tuned import Tuning
-from catdog.statistics.optimism import correct_selection
+from catdog.statistics.optimism import correct_selection, trace_selection
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,13 +69,14 @@ def tune(
 
 def _collect(leader: Leader) -> Tuning:
     planned = leader.planned
-    finished = [trial.number for trial in leader.trials if trial.state == TrialState.FINISHED]
-    correction = None
-    if finished:
+    correction = found = corrected = None
+    if leader.values:
         groups = planned.dataset.manifest.code_groups(leader.files)
-        correction = correct_selection(np.stack([leader.values[number] for number in finished]), groups)
+        final, rungs = collect_final(leader), collect_rungs(leader)
+        correction = correct_selection(final, groups, rungs=rungs)
+        found, corrected = trace_selection(final, groups, rungs=rungs)
     return Tuning(
         planned.base_config.study, planned.base_config.tracking.uri, leader.run_id, planned.name, planned.space,
         planned.fixed, leader.trials, planned.halving.rungs, planned.metric, planned.config.seeds, leader.seconds,
-        leader.values, correction,
+        correction, found, corrected,
     )  # fmt: skip

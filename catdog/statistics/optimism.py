@@ -150,8 +150,8 @@ class Allowance:
     """By how much a race with fresh seeds flatters configurations that were chosen, on the same images, for racing.
 
     Attributes:
-        search: the luck of the search: chosen configurations suit these images better than others. A claim that one of them is better
-            than the default holds only if its lower bound is above this.
+        search: the luck of the search: chosen configurations suit these images better than others. A claim that one of them is
+            better than the default holds only if its lower bound is above this.
         race: the luck of the race: the best of those that race is the luckiest of them. It matters only where that one is named and
             its difference is shown; intervals of all pairs that hold together do not need it.
     """

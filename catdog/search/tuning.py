@@ -10,7 +10,7 @@ from catdog.search.leader import Leader, lead_search
 from catdog.search.planning import DEFAULT, plan_search
 from catdog.search.race import RaceTrainer, RunSweep, build_race_config, choose_entrants
 from catdog.search.tuned import Tuning
-from catdog.statistics.optimism import correct_selection, trace_selection
+from catdog.statistics.optimism import allow_for_selection, correct_selection, trace_selection
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,11 +52,13 @@ def tune(
     try:
         tuning = _collect(leader)
         on_found(tuning)
-        entrants = choose_entrants(leader.trials, config.top, planned.read_defaults())
+        default = planned.read_defaults()
+        entrants = choose_entrants(leader.trials, config.top, default)
         if config.seeds and entrants:
+            tried = sum(trial.settings != default for trial in leader.trials)
             tuning.decision = decide(
-                build_race_config(planned), RaceTrainer(planned, entrants, command, run), against=DEFAULT, on_round=on_round,
-                on_look=on_look,
+                build_race_config(planned), RaceTrainer(planned, entrants, command, run), against=DEFAULT,
+                luck=lambda found: allow_for_selection(found, tried).search, on_round=on_round, on_look=on_look,
             )  # fmt: skip
         leader.log_result(tuning)
     except BaseException as error:

@@ -246,7 +246,7 @@ def _check_ends(space: Space, fixed: list[str]) -> None:
 def _check_earlier(planned: PlannedSearch, earlier: StoredRun) -> None:
     """Raises a UserError if somebody leads the search right now, or if it began with another space or another rule."""
     if earlier.status == RUNNING:
-        raise busy_sweep(earlier.owner)
+        raise busy_sweep(earlier.owner, "search")
     before, now = earlier.tags.search, planned.describe()
     advice = f"Give the same, or another name to begin another search: search={planned.name.split()[0]}2."
     spaces = (before.get("space", {}), now["space"])

@@ -58,7 +58,7 @@ def open_parent(
     try:
         entry.claim(facts)
     except BusyError as busy:
-        raise busy_sweep(busy.owner) from None
+        raise busy_sweep(busy.owner, name.split()[0]) from None
     if earlier and not entry.state["run_id"]:
         entry.save_state(run_id=earlier.run_id)
     parent = OutboxRun(client, entry, promote=promote)

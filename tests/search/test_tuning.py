@@ -7,6 +7,11 @@ import pytest
 from support import TINY, Study, run_catdog
 from torture import SEARCH, Torture, await_end, describe_store, find_differences
 
+from catdog.config.commands import TuneConfig
+from catdog.search.planning import plan_search
+from catdog.sweeps.parent import open_parent
+from catdog.tracking.run import hand_in
+
 SPACE = ("trainer.learning_rate=tag(log,interval(1e-4,1e-2))", "head.units=16,32")
 
 
@@ -87,6 +92,29 @@ def test_a_search_does_not_go_on_with_another_space_or_rule(searched, arguments,
     )
     assert done.code == 2, done.text
     assert said in done.err + done.out
+
+
+@pytest.mark.slow
+def test_the_second_of_two_commands_says_who_leads(searched, cache, monkeypatch) -> None:
+    words = ("model=cnn", *SPACE, *TINY, "trainer.epochs=3", "study=tuned")
+    monkeypatch.chdir(searched.folder)
+    monkeypatch.setenv("CATDOG_CACHE", str(cache))
+    monkeypatch.setattr("catdog.config.schema.DEFAULT_URI", searched.uri)
+    planned = plan_search(TuneConfig(min_epochs=1), words)
+    assert planned.earlier is not None
+    config = planned.base_config
+    client = mlflow.MlflowClient(searched.uri)
+    parent = open_parent(
+        client, config.tracking, config.study, identity=planned.search_identity, name="search x", command="", tags={},
+        before_data="", earlier=planned.earlier,
+    )  # fmt: skip
+    try:
+        done = searched.run("tune", *words, "min_epochs=1")
+    finally:
+        parent.append("status", status="FINISHED", time_ms=1)
+        hand_in(parent, 20)
+    assert done.code == 2, done.text
+    assert "is running this search right now. Wait for it, or stop it." in done.text
 
 
 @pytest.mark.slow

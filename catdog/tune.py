@@ -40,9 +40,6 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             continue
         if key in ("hydra.launcher.plan_only", "hydra.launcher.only", "hydra.launcher.result_file"):
             raise UserError(f"{key}: has no meaning in a search, received {item!r}. Leave it out.")
-        if key == "space":
-            # Hydra's + adds a key; here it is one of the command's own.
-            item = item.lstrip("+")
         (own if key in OWN_KEYS or item.startswith("-") else rest).append(item)
     return own, rest
 
@@ -86,10 +83,12 @@ def run(composed: DictConfig, overrides: Sequence[str], typed: Sequence[str]) ->
 def main() -> None:
     """Runs the command."""
     typed = sys.argv[1:]
+    # Hydra's plus sign adds a key to the config; here it adds keys to the space.
+    arguments = [item.removeprefix("+") if item.startswith("+space=") else item for item in typed]
     try:
-        if not {"--help", "-h", "--version"} & set(sys.argv[1:]):
-            cli.check_arguments(sys.argv[1:], "config", sweeps=True, taken=OWN_KEYS, intervals=True)
-        own, overrides = split_arguments(sys.argv[1:])
+        if not {"--help", "-h", "--version"} & set(arguments):
+            cli.check_arguments(arguments, "config", sweeps=True, taken=OWN_KEYS, intervals=True)
+        own, overrides = split_arguments(arguments)
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)

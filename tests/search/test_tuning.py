@@ -152,7 +152,7 @@ def test_a_search_killed_again_and_again_equals_an_uninterrupted_one(tmp_path) -
         (("head.units=64,128", "sampler=tpee"), "sampler: must be one of tpe, random, gp, cmaes, grid"),
         (("head.dropout=interval(0,0.5)", "sampler=grid"), "sampler: grid tries every combination, and head.dropout"),
         (("head.units=64,128", "seeds=1"), "seeds: must be 0, or 2 or more, received 1."),
-        (("head.units=64,128", "space=nowhere.yaml"), "space: there is no file nowhere.yaml."),
+        (("head.units=64,128", "+space=nowhere.yaml"), "space: there is no file nowhere.yaml."),
         (("head.units=64,128", "min_epochs=30", *TINY), "min_epochs: must be at most trainer.epochs=2, received 30."),
         (("head.units=64,128", "hydra/sweeper=optuna"), "python -m catdog.tune searches"),
     ],

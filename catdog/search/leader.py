@@ -146,9 +146,7 @@ class Leader:
                 # A trial is recorded before it begins, so there are no gaps; a later one was begun by a search that is lost.
                 break
             state = TrialState(record.get("state", TrialState.RUNNING))
-            trial = Trial(
-                number, record["settings"], state, origin=record["origin"], attributes=record.get("attributes", {})
-            )
+            trial = Trial(number, record["settings"], state, origin=record["origin"])
             trial.why, trial.epochs = record.get("why", ""), int(record.get("epochs", 0))
             self.trials.append(trial)
             self.jobs.append(self._rebuild(trial))
@@ -266,7 +264,7 @@ class Leader:
                 self._is_exhausted = True
                 log.info("the space has no more than %s", plural(number, "configuration"))
                 return None
-            trial = Trial(number, found.settings, origin=found.origin, attributes=found.attributes)
+            trial = Trial(number, found.settings, origin=found.origin)
         self._record(trial)
         self.trials.append(trial)
         assert self._display is not None
@@ -371,8 +369,6 @@ class Leader:
     def _record(self, trial: Trial) -> None:
         """Records what a trial tries, or that it has failed, so that it is on the disk before anything follows from it."""
         content: dict[str, Any] = {"settings": dict(trial.settings), "origin": trial.origin}
-        if trial.attributes:
-            content["attributes"] = trial.attributes
         if trial.state in (TrialState.DIVERGED, TrialState.FAILED):
             content |= {"state": str(trial.state), "why": trial.why[:500], "epochs": trial.epochs}
         self.parent.log_tags({tag.trial_tag(trial.number): json.dumps(content)})

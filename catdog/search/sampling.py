@@ -7,8 +7,9 @@ So a search that was killed goes on with the trials that it would have had.
 import hashlib
 import importlib.util
 import random
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from catdog.search.space import Space
@@ -16,6 +17,7 @@ from catdog.search.trials import Trial, TrialState
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
+    from optuna import Study as OptunaStudy
     from optuna.samplers import BaseSampler
     from optuna.trial import FrozenTrial
 
@@ -35,12 +37,10 @@ class Suggestion:
     Attributes:
         settings: key -> value, as typed.
         origin: random or sampler.
-        attributes: what the sampler wants to find on the trial later.
     """
 
     settings: dict[str, str]
     origin: str
-    attributes: dict[str, str] = field(default_factory=dict)
 
 
 def require_sampler(sampler: str, space: Space) -> None:
@@ -103,22 +103,31 @@ def _ask(space: Space, trials: Sequence[Trial], sampler: str, seed: int) -> Sugg
 
     # Its messages speak of trials that are only rebuilt here.
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(direction="maximize", sampler=_build_sampler(sampler, seed))
-    worst = min(
-        (score for trial in trials if (score := trial.last) is not None and trial.state != TrialState.DIVERGED),
-        default=0.0,
-    )
-    study.add_trials([_freeze(space, trial, worst) for trial in trials if trial.state != TrialState.FAILED])
+    with warnings.catch_warnings():
+        # The versions are pinned, and the tests show that what is experimental works.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        built = _build_sampler(sampler, seed)
+    study = optuna.create_study(direction="maximize", sampler=built)
+    known = [trial for trial in trials if trial.state != TrialState.FAILED]
+    worst = min((trial.last for trial in known if trial.last is not None), default=0.0)
+    for trial in known:
+        attributes = _ask_again(space, study) if sampler == "cmaes" and trial.origin == "sampler" else {}
+        study.add_trial(_freeze(space, trial, worst, attributes))
+    settings = space.ask(study.ask())
+    return Suggestion(settings, "random" if sampler == "random" or _is_startup(trials, sampler) else "sampler")
+
+
+def _ask_again(space: Space, study: "OptunaStudy") -> dict[str, Any]:
+    """Returns what the sampler stores with the trial that it suggests now: CMA-ES finds its generations by that."""
+    from optuna.trial import TrialState as State
+
     asked = study.ask()
-    settings = space.ask(asked)
-    attributes = {
-        key: str(value)
-        for key, value in study.get_trials(deepcopy=False)[-1].system_attrs.items()
-        if isinstance(value, str | int)
-    }
-    return Suggestion(
-        settings, "random" if sampler == "random" or _is_startup(trials, sampler) else "sampler", attributes
-    )
+    # The sampler works when it is asked for the first value.
+    space.ask(asked)
+    attributes = dict(study.get_trials(deepcopy=False)[-1].system_attrs)
+    # A trial that failed is no obstacle to the sampler.
+    study.tell(asked, state=State.FAIL)
+    return attributes
 
 
 def _is_startup(trials: Sequence[Trial], sampler: str) -> bool:
@@ -137,7 +146,7 @@ def _build_sampler(sampler: str, seed: int) -> "BaseSampler":
     return samplers.RandomSampler(seed=seed)
 
 
-def _freeze(space: Space, trial: Trial, worst: float) -> "FrozenTrial":
+def _freeze(space: Space, trial: Trial, worst: float, attributes: dict[str, Any]) -> "FrozenTrial":
     """Returns a trial as Optuna knows it. One that waits is pruned, with the scores it has; one that diverged has the worst."""
     from optuna.trial import TrialState as State
     from optuna.trial import create_trial
@@ -158,7 +167,6 @@ def _freeze(space: Space, trial: Trial, worst: float) -> "FrozenTrial":
         state = State.PRUNED
     frozen = create_trial(
         state=state, value=value, params=params, distributions=distributions, intermediate_values=dict(trial.curve),
-        system_attrs=dict(trial.attributes),
+        system_attrs=attributes,
     )  # fmt: skip
-    frozen.number = trial.number
     return frozen

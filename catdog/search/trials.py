@@ -36,7 +36,6 @@ class Trial:
         seconds: how long it has trained.
         why: what went wrong, if it failed or diverged.
         origin: default, random, sampler, or reused if the run existed before the search.
-        attributes: what the sampler stored with it.
     """
 
     number: int
@@ -49,7 +48,6 @@ class Trial:
     seconds: float = 0.0
     why: str = ""
     origin: str = "sampler"
-    attributes: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -18,20 +18,35 @@ def search(space: Space, count: int, sampler: str = "tpe", seed: int = 0, share:
         found = suggest(space, trials, number=number, sampler=sampler, seed=seed, random_share=share)
         if found is None:
             break
-        trial = Trial(number, found.settings, TrialState.FINISHED, 1, origin=found.origin, attributes=found.attributes)
+        trial = Trial(number, found.settings, TrialState.FINISHED, 1, origin=found.origin)
         rate = float(found.settings.get("rate", 0.003))
         trial.score = 1 - (math.log10(rate / 0.003)) ** 2 - 0.1 * (found.settings["units"] != "32")
         trials.append(trial)
     return trials
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
 def test_what_is_tried_follows_from_the_trials_so_far_alone(sampler) -> None:
     trials = search(SPACE, 15, sampler)
     again = suggest(SPACE, trials[:12], number=12, sampler=sampler, seed=0, random_share=0.0)
     assert again is not None
     assert again.settings == trials[12].settings
     assert trials != search(SPACE, 15, sampler, seed=1)
+
+
+def test_cmaes_finds_the_region_although_it_is_built_anew_for_each_trial() -> None:
+    pytest.importorskip("cmaes", reason="needs the extra cmaes")
+    space = Space((Dimension("rate", low=1e-4, high=1e-1, log=True), Dimension("drop", low=0.0, high=1.0)))
+    trials: list[Trial] = []
+    for number in range(80):
+        found = suggest(space, trials, number=number, sampler="cmaes", seed=0, random_share=0.0)
+        assert found is not None
+        trial = Trial(number, found.settings, TrialState.FINISHED, 1)
+        rate, drop = float(found.settings["rate"]), float(found.settings["drop"])
+        trial.score = 1 - math.log10(rate / 0.003) ** 2 - (drop - 0.3) ** 2
+        trials.append(trial)
+    scores = [trial.score or 0.0 for trial in trials]
+    assert sum(scores[-20:]) > sum(scores[:20]) + 5
 
 
 def test_tpe_finds_the_region() -> None:

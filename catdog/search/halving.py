@@ -72,6 +72,14 @@ class Halving:
             "others are paused"
         )
 
+    def expect_epochs(self, trials: int) -> int:
+        """Returns how many epochs a search of so many trials takes in all, about."""
+        total, before, alive = 0, 0, trials
+        for rung in self.rungs:
+            total += alive * (rung - before)
+            before, alive = rung, min(alive, max(alive // self.factor, self.finishers))
+        return total
+
     def next_step(self, trials: Sequence[Trial], *, may_add: bool, may_go_on: bool = True) -> Step | None:
         """Returns what to do next; None if there is nothing to do as long as no running trial reports.
 

@@ -385,8 +385,20 @@ class Leader:
         ended = sum(trial.state == TrialState.FINISHED for trial in trials)
         best = find_best(trials)
         found = f", best {self.planned.metric.show(best.score or 0.0)} ({best.name})" if best else ""
-        epochs = sum(trial.epochs for trial in trials)
-        return f"search  {len(trials)} of {wanted} trials, {ended} trained to the end{found}, {plural(epochs, 'epoch')}"
+        return f"search  {len(trials)} of {wanted} trials, {ended} trained to the end{found}{self._word_eta(trials, wanted)}"
+
+    def _word_eta(self, trials: Sequence[Trial], wanted: int) -> str:
+        """Returns about how long the search will take, once an epoch has shown its time."""
+        known = [trial for trial in trials if trial.seconds and trial.epochs]
+        if not known:
+            return ""
+        epoch_s = sum(trial.seconds for trial in known) / sum(trial.epochs for trial in known)
+        left = max(0, self.planned.halving.expect_epochs(wanted) - sum(trial.epochs for trial in trials))
+        minutes = left * epoch_s / self.planned.options.n_jobs / 60
+        budget = self.planned.config.budget_minutes
+        if budget is not None:
+            minutes = min(minutes, max(0.0, budget - self.seconds / 60))
+        return f", about {minutes:.0f} min left"
 
     # Ending.
 

@@ -87,3 +87,9 @@ def test_without_rungs_every_trial_is_trained_to_the_end() -> None:
 
 def test_an_interrupted_trial_goes_on_to_its_rung() -> None:
     assert [RULE.target_of(trial(0, epochs, 0.5)) for epochs in (0, 1, 2, 3, 8, 9)] == [1, 3, 3, 9, 9, 9]
+
+
+def test_how_many_epochs_a_search_takes() -> None:
+    assert Halving((2, 7, 20), 3, finishers=4).expect_epochs(40) == 40 * 2 + 13 * 5 + 4 * 13
+    assert Halving((20,), 3, finishers=4).expect_epochs(40) == 800
+    assert Halving((2, 7, 20), 3, finishers=4).expect_epochs(2) == 40

@@ -12,7 +12,8 @@ from catdog.search.planning import DEFAULT, plan_search
 from catdog.search.race import RaceTrainer, RunSweep, build_race_config, choose_entrants
 from catdog.search.trials import TrialState
 from catdog.search.tuned import Tuning
-from catdog.statistics.optimism import correct_selection
+from catdog.statistics.metrics import NAMED
+from catdog.statistics.optimism import correct_selection, trace_selection
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,12 +73,14 @@ def tune(
 def _collect(leader: Leader) -> Tuning:
     planned = leader.planned
     finished = [trial.number for trial in leader.trials if trial.state == TrialState.FINISHED]
-    correction = None
+    correction, traced = None, np.zeros(0)
     if finished:
         groups = planned.dataset.manifest.code_groups(leader.files)
-        correction = correct_selection(np.stack([leader.values[number] for number in finished]), groups)
+        values = np.stack([leader.values[number] for number in finished])
+        correction = correct_selection(values, groups)
+        _, traced = trace_selection(values, groups)
     return Tuning(
         planned.base_config.study, planned.base_config.tracking.uri, leader.run_id, planned.name, planned.space,
         planned.fixed, leader.trials, planned.halving.rungs, planned.metric, planned.config.seeds, leader.seconds,
-        leader.values, correction,
+        leader.values, correction, curve_metric=NAMED[planned.base_config.trainer.keep_metric], traced=traced,
     )  # fmt: skip

@@ -382,7 +382,7 @@ def true_score(settings: dict[str, str], epoch: float = np.inf) -> float:
 
 
 def search_surface(seed: int, halving: Halving = HALVED) -> tuple[bool, float, float]:
-    """Returns what a search of catdog finds: whether the region, the loss against the best, and the share of epochs that it needs."""
+    """Returns what a search of catdog finds: whether the region, the loss against the best, the share of epochs."""
     from catdog.search.sampling import suggest
 
     space, generator = read_surface(), np.random.default_rng([15, 7, seed])

@@ -1,5 +1,6 @@
 """The command `tune`: searches for good settings, and checks that they are better. `python -m catdog.tune --help` explains it."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -12,6 +13,8 @@ from catdog.config.commands import TuneConfig
 from catdog.config.schema import load_config
 from catdog.system.errors import EXIT_DEFECT, EXIT_USER_ERROR, UserError
 from catdog.system.terminal import console, show_error, show_next, show_table
+
+log = logging.getLogger(__name__)
 
 USAGE = """Searches for good settings of one model, and checks with fresh seeds whether the best of them beat the default.
 Most trials stop early, at a checkpoint; only those that do well go on. After an interruption the same command resumes.
@@ -49,7 +52,7 @@ def run(composed: DictConfig, overrides: Sequence[str], typed: Sequence[str]) ->
     config = load_config(composed, TuneConfig)
     from catdog.search.decisions import IncompleteRoundError
     from catdog.search.decisions import build_table as build_race
-    from catdog.search.tuned import build_table
+    from catdog.search.tuned import PAGE, build_table
     from catdog.search.tuning import tune
     from catdog.sweeps.display import Display
     from catdog.sweeps.options import LauncherOptions
@@ -72,12 +75,15 @@ def run(composed: DictConfig, overrides: Sequence[str], typed: Sequence[str]) ->
     except IncompleteRoundError as error:
         show_error(str(error))
         sys.exit(EXIT_DEFECT)
+    folder = tuning.save_folder(config.output)
+    page, steps = folder / PAGE, tuning.next_commands()
     if config.format == "json":
-        cli.show_json("tune", {**tuning.describe(), "next": tuning.next_commands()})
+        cli.show_json("tune", {**tuning.describe(), "page": str(page), "next": steps})
         return
     for sentence in tuning.sentences():
         console.print(Text(sentence), soft_wrap=True)
-    show_next(*tuning.next_commands())
+    log.info("page     %s\ntable    %s\nfigures  %s", page, folder / "trials.csv", folder / "figures")
+    show_next(f"open {page} in a browser", *steps)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from catdog.search.halving import Step
 from catdog.search.planning import DEFAULT, PlannedSearch
 from catdog.search.sampling import suggest
 from catdog.search.trials import Trial, TrialState, find_best
+from catdog.search.tuned import PAGE
 from catdog.statistics.metrics import NAMED
 from catdog.sweeps.check import check_models, decode_images
 from catdog.sweeps.jobs import INTERRUPTED, JobState, Supervisor, start_server
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
     from catdog.tracking import OutboxRun
 
 log = logging.getLogger(__name__)
+
+# The folder of the page and its figures among the artifacts of the search's run.
+ARTIFACTS = "search"
 
 
 def lead_search(planned: PlannedSearch, make_display: "MakeDisplay", command: Sequence[str]) -> "Leader":
@@ -421,12 +425,23 @@ class Leader:
     def log_result(self, tuning: "Tuning") -> None:
         """Records what the search has found on its run in MLflow."""
         best, winner = tuning.best, tuning.winner
-        self.parent.log_tags({tag.NOTE: "\n\n".join(tuning.sentences())})
+        self.parent.log_tags({tag.NOTE: "\n\n".join([*tuning.sentences(), self._link_page()])})
+        metrics = {"search_epochs": float(tuning.epochs)}
         if best is not None:
             self.parent.log_tags(
                 {tag.SEARCH_BEST: best.run_id, tag.SEARCH_WINNER: winner.run_id if winner else DEFAULT}
             )
-        self.parent.log_text(tuning.to_frame().to_csv(index=False), "trials.csv")
+            metrics["search_best_score"] = float(tuning.metric.orient(best.score or 0.0))
+        if tuning.correction is not None:
+            metrics["search_corrected_score"] = float(tuning.metric.orient(tuning.correction.corrected))
+        self.parent.log_metrics(metrics)
+        for path, content in tuning.files.items():
+            self.parent.log_bytes(content, f"{ARTIFACTS}/{path}")
+
+    def _link_page(self) -> str:
+        """Returns a link, in Markdown, to the page of the search on MLflow's pages."""
+        experiment = get_run(self.client, self.run_id).experiment_id
+        return f"[The page of the search](#/experiments/{experiment}/runs/{self.run_id}/artifacts/{ARTIFACTS}/{PAGE})"
 
 
 def _word_state(trial: Trial) -> str:

@@ -1,13 +1,19 @@
 """The result of a search: its trials, what the best is worth, the verdict of the race, and the command that trains the winner."""
 
-from collections.abc import Sequence
+import html
+import io
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from catdog.comparison.result import DRAWING, FIGURE_DPI
 from catdog.config.command_lines import next_command, quote, train_command
 from catdog.config.names import shorten_keys
 from catdog.config.schema import DEFAULT_STUDY
@@ -15,18 +21,23 @@ from catdog.search.race import find_winner
 from catdog.search.space import Space
 from catdog.search.trials import Trial, TrialState, find_best
 from catdog.statistics.judgements import Judgement
-from catdog.statistics.metrics import Metric
+from catdog.statistics.metrics import ACCURACY, Metric
+from catdog.system.errors import UserError
+from catdog.system.saving import save_page, saving_folder
 from catdog.system.wording import plural
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from catdog.search.decisions import Decision
+    from catdog.search.importance import Importance
     from catdog.statistics.optimism import Correction
 
 # The table of the terminal has no more rows.
 MOST_ROWS = 12
+PAGE = "search.html"
 
 
 @dataclass
@@ -46,9 +57,11 @@ class Tuning:
         seeds: most seeds of the race.
         seconds: how long the search was led, without the race.
         correction: what the best score is worth; None if no trial has finished.
-        found_curve: the best score after each trial: float64 (K,), NaN before the first that finished, the higher the better.
-        corrected_curve: the same, corrected.
         decision: the race; None if there was none.
+        curve_metric: by which the epochs of a trial, and so unfinished trials, are judged.
+        traced: what the best of the finished trials was worth after each of them, the higher the better: float64 (finished,); empty
+            if it is not known.
+        importances: of each key; empty if too few trials have a score.
     """
 
     study: str
@@ -63,9 +76,10 @@ class Tuning:
     seeds: int
     seconds: float
     correction: "Correction | None" = None
-    found_curve: "np.ndarray | None" = field(default=None, repr=False)
-    corrected_curve: "np.ndarray | None" = field(default=None, repr=False)
     decision: "Decision | None" = None
+    curve_metric: Metric = ACCURACY
+    traced: "Sequence[float] | np.ndarray" = ()
+    importances: "Mapping[str, Importance]" = field(default_factory=dict)
 
     def __repr__(self) -> str:
         head = f"Tuning({self.name!r}, {plural(len(self.trials), 'trial')}, search_id={self.search_id!r})"
@@ -73,7 +87,7 @@ class Tuning:
 
     def _repr_html_(self) -> str:
         """Returns what a notebook shows: the verdict and the table of trials."""
-        said = "".join(f"<p>{sentence}</p>" for sentence in self.sentences())
+        said = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in self.sentences())
         return said + str(self.to_frame().to_html(index=False, border=0, float_format="{:.4g}".format))
 
     @property
@@ -115,6 +129,76 @@ class Tuning:
             return []
         trained = [self.train_command(self.winner)] if self.winner else []
         return [*trained, next_command("compare", self.study, self.uri, f"sweep={self.decision.sweep_id}")]
+
+    @property
+    def figure_names(self) -> list[str]:
+        """The names that `figure` accepts: the figures that these trials allow."""
+        return list(self._figures)
+
+    def figure(self, name: str) -> "Figure":
+        """Returns a figure: "history", "curves", "rungs", "slices", "parallel", "importance" or "race".
+
+        Raises:
+            UserError: there is no such figure for these trials.
+        """
+        if name not in self._figures:
+            raise UserError(f"figure: must be one of {', '.join(self._figures) or 'none'}, received {name!r}.")
+        return self._figures[name]
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page, one self-contained HTML file, and returns its path.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        return save_page(path, self._page)
+
+    def save_folder(self, parent: str | Path) -> Path:
+        """Writes page, table and figures to this search's own folder, and returns it: search.html, trials.csv, figures/.
+
+        Args:
+            parent: where that folder is made; it is named after the search's run in MLflow.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(parent) / self.search_id
+        with saving_folder(folder):
+            # An earlier page of the same search may have had other figures.
+            shutil.rmtree(folder / "figures", ignore_errors=True)
+            for name, content in self.files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(content)
+        return folder
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """What `save_folder` writes: the content of each file by its path."""
+        from catdog.plots import make_legible
+
+        # Before the PNGs: in the page the reader's browser chooses the fonts, and no text is replaced.
+        files = {PAGE: self._page.encode(), "trials.csv": self.to_frame().to_csv(index=False).encode()}
+        with DRAWING:
+            for name, figure in self._figures.items():
+                buffer = io.BytesIO()
+                make_legible(figure).savefig(buffer, format="png", dpi=FIGURE_DPI)
+                files[f"figures/{name}.png"] = buffer.getvalue()
+        return files
+
+    @cached_property
+    def _figures(self) -> "dict[str, Figure]":
+        from catdog.search.page.figures import build_figures
+
+        with DRAWING:
+            return build_figures(self)
+
+    @cached_property
+    def _page(self) -> str:
+        from catdog.search.page.render import render_page
+
+        figures = self._figures
+        with DRAWING:
+            return render_page(self, figures)
 
     def sentences(self) -> list[str]:
         """Returns what was found, in sentences."""

@@ -4,12 +4,16 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from catdog.search.answers import collect_final, collect_rungs
 from catdog.search.decisions import Decision, decide
+from catdog.search.importance import measure_importances
 from catdog.search.leader import Leader, lead_search
 from catdog.search.planning import DEFAULT, plan_search
 from catdog.search.race import RaceTrainer, RunSweep, build_race_config, choose_entrants
 from catdog.search.tuned import Tuning
+from catdog.statistics.metrics import NAMED
 from catdog.statistics.optimism import allow_for_selection, correct_selection, trace_selection
 from catdog.system.errors import UserError
 
@@ -71,14 +75,16 @@ def tune(
 
 def _collect(leader: Leader) -> Tuning:
     planned = leader.planned
-    correction = found = corrected = None
+    correction, traced = None, np.zeros(0)
     if leader.values:
         groups = planned.dataset.manifest.code_groups(leader.files)
         final, rungs = collect_final(leader), collect_rungs(leader)
         correction = correct_selection(final, groups, rungs=rungs)
-        found, corrected = trace_selection(final, groups, rungs=rungs)
+        _, corrected = trace_selection(final, groups, rungs=rungs)
+        traced = corrected[sorted(leader.values)]
     return Tuning(
         planned.base_config.study, planned.base_config.tracking.uri, leader.run_id, planned.name, planned.space,
         planned.fixed, leader.trials, planned.halving.rungs, planned.metric, planned.config.seeds, leader.seconds,
-        correction, found, corrected,
+        correction, curve_metric=NAMED[planned.base_config.trainer.keep_metric], traced=traced,
+        importances=measure_importances(planned.space, leader.trials, planned.halving.rungs),
     )  # fmt: skip

@@ -17,6 +17,7 @@ from catdog.data.metrics import load_metric
 from catdog.registry.champion import promote
 from catdog.search.halving import Halving, plan_rungs
 from catdog.search.sampling import require_sampler
+from catdog.search.saved import require_free
 from catdog.search.space import Dimension, Space, read_space, split_overrides
 from catdog.search.trials import Trial
 from catdog.statistics.metrics import Metric
@@ -211,6 +212,7 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
         config, fixed, space, base, base_config, identity, dataset, runtime, build_options(launcher, {}),
         Halving(rungs, config.factor, config.top), metric, name, client, None,
     )  # fmt: skip
+    require_free(config.save, planned.search_identity)
     if client:
         settle_earlier(client, base_config.tracking, promote)
         close_dead(client, base_config)

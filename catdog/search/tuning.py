@@ -12,6 +12,7 @@ from catdog.search.importance import measure_importances
 from catdog.search.leader import Leader, lead_search
 from catdog.search.planning import DEFAULT, plan_search
 from catdog.search.race import RaceTrainer, RunSweep, build_race_config, choose_entrants
+from catdog.search.saved import save_winner
 from catdog.search.tuned import Tuning
 from catdog.statistics.metrics import NAMED
 from catdog.statistics.optimism import allow_for_selection, correct_selection, trace_selection
@@ -65,6 +66,8 @@ def tune(
                 luck=lambda found: allow_for_selection(found, tried).search, on_round=on_round, on_look=on_look,
             )  # fmt: skip
         leader.log_result(tuning)
+        if config.save is not None:
+            save_winner(tuning, config.save, planned.search_identity)
     except BaseException as error:
         leader.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise

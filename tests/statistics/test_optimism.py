@@ -7,8 +7,6 @@ import tuning
 from catdog.statistics.contrasts import Contrast, contrast
 from catdog.statistics.optimism import allow_for_selection, correct_selection, expect_highest, trace_selection
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
 
 def draw_equal(count: int, images: int = 800, seed: int = 0) -> np.ndarray:
     """Right or wrong answers of configurations that are all right on 70 % of images."""

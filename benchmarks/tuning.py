@@ -393,7 +393,7 @@ def search_surface(seed: int, halving: Halving = HALVED) -> tuple[bool, float, f
         if trial.number == len(known):
             suggested = suggest(space, known, number=trial.number, sampler="tpe", seed=seed, random_share=0.1)
             assert suggested is not None
-            trial.settings, trial.attributes = suggested.settings, dict(suggested.attributes)
+            trial.settings = suggested.settings
             noise[trial.number] = SEED_NOISE * generator.standard_normal()
             known.append(trial)
         for epoch in range(trial.epochs + 1, until + 1):

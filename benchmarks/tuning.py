@@ -1,6 +1,6 @@
 """Simulated searches whose truth is known: what the best score is worth, what a race proves, what halving saves.
 
-`python benchmarks/tuning.py` prints the tables of benchmarks/tuning.md; it takes about four CPU minutes. With the names of tables
+`python benchmarks/tuning.py` prints the tables of benchmarks/tuning.md; it takes about six CPU minutes. With the names of tables
 as arguments it prints only those: `python benchmarks/tuning.py race surface`.
 
 An image is easy, so that every model gets it right, or hard. A hard image has a difficulty, each configuration has a taste for it,

@@ -235,7 +235,7 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
             continue
         if name == "history.csv":
             artifacts[name] = pd.read_csv(file).drop(columns=list(TIMED[:2])).to_csv()
-        elif name == "trials.csv":
+        elif name.endswith("trials.csv"):
             artifacts[name] = pd.read_csv(file).drop(columns=["seconds", "run_id"]).to_csv()
         elif name != "time.csv" and file.suffix in (".csv", ".yaml"):
             # Where the cache is, is no part of a run.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
@@ -426,7 +426,7 @@ def list_choices(group: str, places: Iterable[Path] = ()) -> list[str]:
 
 def list_groups(root: str) -> list[str]:
     """Returns the config groups of which a command takes a choice, in the order of `--help`."""
-    hints = get_type_hints(schema_of(root))
+    hints = schema.read_hints(schema_of(root))
     groups = [group for group, kind in schema.GROUPS.items() if hints.get(group) is kind]
     return ["model", "without", *groups, "experiment"] if root == "config" else groups
 
@@ -442,7 +442,7 @@ def _is_open(key: str, root: str) -> bool:
 
 
 def _list_mappings(kind: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(kind)
+    hints = schema.read_hints(kind)
     for each in fields(kind):
         nested = schema.nested_schema(kind, each.name)
         if nested:

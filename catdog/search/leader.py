@@ -278,7 +278,9 @@ class Leader:
         except UserError as error:
             # Such as two values that do not go together.
             job = JobState(
-                self.planned.base.composed, [], PlannedRun(trial.name, self.planned.base_config, self.planned.identity)
+                self.planned.base_run.run.composed,
+                [],
+                PlannedRun(trial.name, self.planned.base_config, self.planned.identity),
             )
             self.jobs.append(job)
             self._give_up(trial, TrialState.FAILED, str(error))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import open_dict
 
 from catdog.config import schema
-from catdog.config.composition import ComposedRun, compose_sweep
+from catdog.config.composition import BaseRun, ComposedRun, compose_sweep
 from catdog.config.metrics import ACCURACY, METRICS
 from catdog.config.names import shorten_keys, show_value
 from catdog.config.schema import Config
@@ -53,7 +53,7 @@ class PlannedSearch:
         config: the options of the search.
         fixed: the overrides that all trials share.
         space: what is varied.
-        base: the run with the default settings, as composed.
+        base_run: composes the runs of trials.
         base_config: its config, fitted to the data.
         identity: of that run.
         dataset: the data set of all trials.
@@ -69,7 +69,7 @@ class PlannedSearch:
     config: "TuneConfig"
     fixed: list[str]
     space: Space
-    base: ComposedRun
+    base_run: BaseRun
     base_config: Config
     identity: Any
     dataset: "Dataset" = field(repr=False)
@@ -99,16 +99,14 @@ class PlannedSearch:
         Raises:
             UserError: its settings do not go together.
         """
-        runs, _ = compose_sweep([*self.fixed, *self.space.word(trial.settings)])
-        if len(runs) != 1:
-            raise UserError(f"{' '.join(self.space.word(trial.settings))}: makes {len(runs)} runs where one is wanted.")
-        composed = runs[0].composed
+        run = self.base_run.vary(self.space.word(trial.settings))
+        composed = run.composed
         with open_dict(composed):
-            composed.hydra.sweep.dir = self.base.composed.hydra.sweep.dir
+            composed.hydra.sweep.dir = self.base_run.run.composed.hydra.sweep.dir
             composed.hydra.sweep.subdir = trial.name.replace(" ", "-")
             composed.hydra.job.num = trial.number
             composed.hydra.job.id = f"{trial.number}"
-        return runs[0]
+        return run
 
     def build_job(self, trial: Trial, name: str = "") -> JobState:
         """Returns the job of a trial, with its identity.
@@ -130,7 +128,7 @@ class PlannedSearch:
 
     def read_defaults(self) -> dict[str, str] | None:
         """Returns the default settings, if they lie in the space."""
-        choices = self.base.composed.hydra.runtime.choices
+        choices = self.base_run.run.composed.hydra.runtime.choices
         leaves = schema.flatten(self.base_config)
         settings: dict[str, str] = {}
         for dimension in self.space:
@@ -185,12 +183,8 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
         and not any(item.startswith("trainer.keep_metric=") for item in fixed)
     ):
         fixed.append(f"trainer.keep_metric={config.metric}")
-    runs, launcher = compose_sweep(fixed)
-    if len(runs) != 1:
-        raise UserError(
-            f"tune: {' '.join(fixed)} makes {len(runs)} runs where a search needs one. Give each key one value."
-        )
-    base = runs[0]
+    base_run = BaseRun(fixed)
+    base = base_run.run
     _check_kinds(space, base.config)
     _check_ends(space, fixed)
     tracking.check_store(base.config.tracking)
@@ -209,7 +203,7 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     rungs = plan_rungs(trainer.epochs, fewest, config.factor, trainer.is_validated)
     name = config.search or " ".join(shorten_keys(space.keys).values())
     planned = PlannedSearch(
-        config, fixed, space, base, base_config, identity, dataset, runtime, build_options(launcher, {}),
+        config, fixed, space, base_run, base_config, identity, dataset, runtime, build_options(base_run.launcher, {}),
         Halving(rungs, config.factor, config.top), metric, name, client, None,
     )  # fmt: skip
     require_free(config.save, planned.search_identity)

@@ -1,6 +1,7 @@
 """catdog: a research harness for image classification whose comparisons can be believed."""
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+# MLflow imports a progress bar that, in a notebook without ipywidgets, warns that it has none.
+warnings.filterwarnings("ignore", "IProgress not found")
 
 # Imported when they are first used: every command starts with `import catdog`, so it has to be fast.
 _PUBLIC = {"Comparison": "catdog.comparison.result", "Study": "catdog.study", "UserError": "catdog.system.errors"}

@@ -61,7 +61,7 @@ Look first:
 
 
 # Commands that, typed again after an interrupt, continue where they stopped: the name of each by that of its primary config.
-RESUMABLE = {"config": "train", "decide": "decide", "deliver": "deliver"}
+RESUMABLE = {"config": "train", "decide": "decide", "tune": "tune", "deliver": "deliver"}
 
 
 def run_app(
@@ -140,7 +140,9 @@ def _describe_interrupt(root: str, typed: Sequence[str]) -> str:
     return f"interrupted. The same command resumes:\n  {repeat_command(RESUMABLE[root], typed)}"
 
 
-def check_arguments(arguments: list[str], root: str, *, sweeps: bool, taken: Iterable[str] = ()) -> None:
+def check_arguments(
+    arguments: list[str], root: str, *, sweeps: bool, taken: Iterable[str] = (), intervals: bool = False
+) -> None:
     """Raises UserError for the first mistake that can be seen before Hydra reads the arguments.
 
     Args:
@@ -148,6 +150,7 @@ def check_arguments(arguments: list[str], root: str, *, sweeps: bool, taken: Ite
         root: as in `run_app`.
         sweeps: whether `-m` makes sense here.
         taken: further keys that the command knows.
+        intervals: whether a key may be given an interval.
     """
     parser = get_args_parser()
 
@@ -171,7 +174,7 @@ def check_arguments(arguments: list[str], root: str, *, sweeps: bool, taken: Ite
         )
     if not (given.config_path or given.config_name or given.hydra_help or given.experimental_rerun):
         folders = [Path(given.config_dir)] if given.config_dir else []
-        require_valid([*given.overrides, *unknown], root, folders=folders, taken=taken)
+        require_valid([*given.overrides, *unknown], root, folders=folders, taken=taken, intervals=intervals)
 
 
 def _expand_home(argument: str) -> str:

@@ -49,7 +49,7 @@ def compare(composed: DictConfig) -> None:
     found = comparison.analysis.comparison
     # Restoring is cheaper than training again.
     restore = [found.restore] if found.restore else []
-    resume = [found.command] if found.sweep_id and found.command and not found.complete else []
+    resume = [found.command] if found.sweep_id and found.command and not found.complete and not found.of_search else []
     # What is left of an incomplete sweep is no reason to look at test images, or to train other variants.
     more = [*comparison.suggest_partners(config.tracking.uri), *comparison.suggest_decision(config.tracking.uri)]
     further = [] if found.is_partial else [*more, *steps]

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from catdog.registry.deletion import Deletion
     from catdog.registry.ledger import OpenLook
     from catdog.search.decisions import Decision
+    from catdog.search.tuned import Tuning
     from catdog.sweeps.launch import PlannedSweep
     from catdog.sweeps.result import Sweep
     from catdog.tracking.recording import RecordedRun, Recording
@@ -222,6 +223,72 @@ class Study:
             metric,
         )
         return decide(config, trainer)
+
+    def tune(
+        self,
+        *overrides: str,
+        trials: int = 40,
+        budget_minutes: float | None = None,
+        top: int = 4,
+        seeds: int = 5,
+        metric: str = "accuracy",
+        margin: float | None = None,
+        error: float = 0.05,
+        sampler: str = "tpe",
+        random_share: float = 0.1,
+        factor: int = 3,
+        min_epochs: int | None = None,
+        space: str | Path | None = None,
+        search: str | None = None,
+        quiet: bool = False,
+    ) -> "Tuning":
+        """Searches for good settings of one model, and lets the best race against the default with fresh seeds.
+
+        Most trials stop early, at a checkpoint; those that do well go on there. A search that was interrupted goes on where it
+        stopped, and one that has ended goes on if `trials` is larger.
+
+        Args:
+            overrides: in Hydra's grammar. Keys with several values, or an interval, make the space:
+                "trainer.learning_rate=tag(log,interval(1e-4,1e-2))", "head.units=64,128"; the others hold for all trials.
+            trials: configurations to try.
+            budget_minutes: begin no further training after so many minutes of searching; None: all trials.
+            top: the best configurations that race; so many trials at least are trained to the end.
+            seeds: most seeds of each configuration in the race; 0: no race.
+            metric: what is searched for, as for `compare`.
+            margin: a difference up to this is as good as none; None: as for `compare`.
+            error: highest probability that a verdict of the race is wrong, over all configurations and looks.
+            sampler: tpe, random, gp, cmaes or grid.
+            random_share: so often the next configuration is drawn at random instead.
+            factor: one of so many trials that come to a rung goes on to the next.
+            min_epochs: every trial is trained for at least so many epochs; None: two, or one more than the warm-up.
+            space: YAML file with more keys to vary, which may depend on others.
+            search: name of the search; None: the keys that it varies.
+            quiet: show no progress.
+
+        Raises:
+            UserError: something is wrong with the search, found before anything is trained; or a run of the race failed.
+            KeyboardInterrupt: Ctrl-C; the same call goes on.
+        """
+        from catdog.config.commands import TuneConfig
+        from catdog.search.tuning import tune
+        from catdog.sweeps.display import QuietDisplay, choose_display
+        from catdog.sweeps.launch import plan_sweep
+
+        display = QuietDisplay if quiet else choose_display()
+        config = TuneConfig(
+            trials, budget_minutes, top, seeds, metric, margin, error, sampler, random_share, factor, min_epochs,
+            None if space is None else str(space), search,
+        )  # fmt: skip
+        words = [*overrides, *self._place()]
+        return tune(
+            config,
+            words,
+            command=words,
+            make_display=display,
+            run=lambda runs, options, arguments, *, command="train", names=None: plan_sweep(
+                runs, options, arguments, command=command, names=names
+            ).run(display),
+        )
 
     def _plan(self, overrides: Sequence[str], options: Mapping[str, Any]) -> "PlannedSweep":
         from catdog.config.composition import compose_sweep

@@ -38,7 +38,14 @@ def prepare(options: "LauncherOptions") -> None:
     interrupts.listen(once=False)
 
 
-def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", arguments: Sequence[str]) -> "SweepResult":
+def train_sweep(
+    runs: "Sequence[ComposedRun]",
+    options: "LauncherOptions",
+    arguments: Sequence[str],
+    *,
+    command: str = "train",
+    names: "Sequence[tuple[str, str]] | None" = None,
+) -> "SweepResult":
     """Trains a sweep, shows plan, progress and outcome, and returns the result. With `plan_only` it shows the plan and exits."""
     from catdog.sweeps.display import Display
     from catdog.sweeps.launch import plan_sweep
@@ -46,7 +53,7 @@ def train_sweep(runs: "Sequence[ComposedRun]", options: "LauncherOptions", argum
     from catdog.sweeps.summary import build_summary
 
     prepare(options)
-    planned = plan_sweep(runs, options, arguments)
+    planned = plan_sweep(runs, options, arguments, command=command, names=names)
     plan = [job.planned for job in planned.jobs]
     if options.plan_only:
         cli.finish_plan(plan, train_command(arguments, without=PLAN_OPTIONS), options.format)

@@ -29,12 +29,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image, ImageOps
 from support import PROJECT, TINY, Study, run_catdog, run_python
 
-from catdog import reference
+from catdog import reference, tune
 from catdog.config import commands, schema
 from catdog.config.commands import split_paths
 from catdog.config.composition import bracket_list
 from catdog.data.images import decode_image
 from catdog.decide import OWN_KEYS
+from catdog.search.space import read_space, split_overrides
 from catdog.sweeps.options import LauncherOptions
 
 README = PROJECT / "README.md"
@@ -138,6 +139,9 @@ def compose_command(line: str) -> None:
     command, arguments = parse_command(line)
     if command.isupper():
         return
+    if command == "tune":
+        compose_search(arguments)
+        return
     sweeps = command == "decide" or any(word in ("-m", "--multirun") for word in arguments)
     if command == "predict":
         _, arguments = split_paths(arguments)
@@ -159,6 +163,16 @@ def compose_command(line: str) -> None:
         values.append([f"{key}={value}" for value in several] or [override.input_line])
     for number in range(max(map(len, values), default=1)):
         compose_once(root, tuple(some[number % len(some)] for some in values))
+
+
+def compose_search(arguments: list[str]) -> None:
+    """Composes what a search asks for, with both ends of each range, and each of the values."""
+    own, rest = tune.split_arguments(arguments)
+    compose_once("tune", tuple(own))
+    fixed, varied = split_overrides(rest)
+    for dimension in read_space(varied):
+        for value in dimension.choices or (dimension.show(dimension.low), dimension.show(dimension.high)):
+            compose_once("config", (*fixed, f"{dimension.key}={value}"))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Tortures a sweep: kills it again and again, types the same command, and compares what is left with an uninterrupted sweep.
+"""Tortures a sweep or a search: kills it again and again, types the same command, compares what is left with an uninterrupted one.
 
 `make torture` runs it; tests/sweep/test_torture.py runs a small one. Kills come at named moments, by a hook in the processes of
 the sweep (`sitecustomize` in a folder on PYTHONPATH), and at random ones, to the whole process group or its leader alone.
@@ -33,12 +33,15 @@ from support import OURS, PROJECT
 TIMED = ("epoch_seconds", "images_per_second", "run_seconds", "run_cpu_seconds", "model_ms_per_image",
          "model_ms_per_image_without_flip")  # fmt: skip
 OWN_TAGS = ("catdog.key", "catdog.owner", "catdog.sweep", "catdog.model_uri", "mlflow.parentRunId",
-            "catdog.command", "catdog.retries", "mlflow.user", "mlflow.source.git.commit", "mlflow.note.content",
+            "catdog.command", "catdog.retries", "catdog.search_seconds", "catdog.search_best",
+            "catdog.search_winner", "mlflow.user", "mlflow.source.git.commit", "mlflow.note.content",
             "mlflow.source.name")  # fmt: skip
 STUDY = "tortured"
 SWEEP = ("-m", "dataset=synthetic", "dataset.drawing.train_per_class=24", "dataset.drawing.validation_per_class=20",
          "preprocessing.image_size=48", "trainer.batch_size=16", "trainer.epochs=4", f"study={STUDY}",
          "tracking.wait_s=20")  # fmt: skip
+SEARCH = ("model=cnn", *SWEEP[1:], "trainer.learning_rate=tag(log,interval(1e-4,1e-2))", "head.units=16,32", "min_epochs=1",
+          "factor=2", "top=1", "seeds=0")  # fmt: skip
 # module:function:which call of it, in any one process; the process group is killed at that moment.
 MOMENTS = (
     "catdog.data.images:decode_image:20",
@@ -65,6 +68,8 @@ MOMENTS = (
     "mlflow.tracking.client:MlflowClient.create_model_version:1",
     "mlflow.tracking.client:MlflowClient.set_registered_model_alias:1",
 )
+# What a search does not do.
+NOT_IN_SEARCHES = ("champion", "model_version", "registered_model", "Entry.remove")
 HOOK = """
 import importlib.abc, importlib.util, os, signal, sys
 MOMENT = os.environ.get("TORTURE")
@@ -114,12 +119,14 @@ class Torture:
     Attributes:
         folder: where the command is typed.
         cache: CATDOG_CACHE.
-        arguments: the command line after `python -m catdog.train`.
+        arguments: the command line after `python -m catdog.train`, or another command.
+        command: the command.
     """
 
     folder: Path
     cache: Path
     arguments: list[str]
+    command: str = "train"
     # Its own, and short: multiprocessing's sockets lie below it.
     temporary: Path = field(default_factory=make_temporary)
 
@@ -135,7 +142,7 @@ class Torture:
             env |= {"TORTURE": moment, "TORTURE_MARK": str(self.mark)}
         with (self.folder / "terminal.txt").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "catdog.train", *self.arguments], cwd=self.folder, env=env, stdout=output,
+                [sys.executable, "-m", f"catdog.{self.command}", *self.arguments], cwd=self.folder, env=env, stdout=output,
                 stderr=output, start_new_session=True,
             )  # fmt: skip
 
@@ -228,6 +235,8 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
             continue
         if name == "history.csv":
             artifacts[name] = pd.read_csv(file).drop(columns=list(TIMED[:2])).to_csv()
+        elif name.endswith("trials.csv"):
+            artifacts[name] = pd.read_csv(file).drop(columns=["seconds", "run_id"]).to_csv()
         elif name != "time.csv" and file.suffix in (".csv", ".yaml"):
             # Where the cache is, is no part of a run.
             lines = file.read_text().splitlines()
@@ -274,10 +283,16 @@ def find_differences(expected: Any, found: Any, where: str = "") -> Iterator[str
         yield f"{where}: {str(expected)[:200]} became {str(found)[:200]}"
 
 
-def find_leftovers(torture: Torture) -> list[str]:
-    """Returns what should not be there when all is done: open runs, outbox entries, temporary files, processes."""
+def find_leftovers(torture: Torture, *, paused: bool = False) -> list[str]:
+    """Returns what should not be there when all is done: open runs, outbox entries, temporary files, processes.
+
+    Args:
+        torture: where.
+        paused: whether entries of runs may stay: those of paused trials hold their checkpoints.
+    """
     folder = torture.folder
-    left = [f"entry {path.name}" for path in (folder / "mlruns" / "outbox").glob("*")]
+    entries = (folder / "mlruns" / "outbox").glob("*")
+    left = [f"entry {path.name}" for path in entries if not (paused and path.name.startswith("run-"))]
     left += [str(path) for root in (folder / "mlruns", torture.cache) for path in root.rglob("*.partial*")]
     left += [str(path) for path in torture.temporary.iterdir()]
     client = connect(folder)
@@ -309,21 +324,26 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="kills at random moments, besides those at named ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--models", default="cnn,augmented,drawn_mini")
+    parser.add_argument("--trials", type=int, default=0, help="torture a search of so many trials instead of a sweep")
     parser.add_argument("overrides", nargs="*", help="further overrides of the sweep")
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    arguments = [*SWEEP, f"model={options.models}", *options.overrides]
+    command = "tune" if options.trials else "train"
+    arguments = [*SEARCH, f"trials={options.trials}"] if options.trials else [*SWEEP, f"model={options.models}"]
+    arguments += options.overrides
     with tempfile.TemporaryDirectory(prefix="torture") as name:
         root = Path(name)
-        calm = Torture(root / "calm", root / "calm-cache", arguments)
+        calm = Torture(root / "calm", root / "calm-cache", arguments, command)
         (root / "calm").mkdir()
         (root / "tortured").mkdir()
         started = time.monotonic()
         assert calm.run() == 0, calm.terminal
         duration_s = time.monotonic() - started
         print(f"uninterrupted: {duration_s:.1f} s", flush=True)
-        tortured = Torture(root / "tortured", root / "cache", arguments)
-        moments = [*MOMENTS]
+        tortured = Torture(root / "tortured", root / "cache", arguments, command)
+        moments = [
+            moment for moment in MOMENTS if command == "train" or not any(word in moment for word in NOT_IN_SEARCHES)
+        ]
         struck = killed = ended = 0
         while moments:
             moment = moments.pop(0)
@@ -351,7 +371,10 @@ def main() -> None:
         for folder in folders:
             tortured.folder = folder
             code = tortured.run()
-            differences = [*find_differences(expected, describe_store(folder)), *find_leftovers(tortured)]
+            differences = [
+                *find_differences(expected, describe_store(folder)),
+                *find_leftovers(tortured, paused=command == "tune"),
+            ]
             bad += bool(differences) or code != 0
             print(f"{folder.name}: exit code {code}, {len(differences)} differences", *differences[:20], sep="\n  ")
         print(f"{struck} of {len(MOMENTS)} named moments struck, {killed} random kills, {ended} runs ended before theirs; "

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from catdog.comparison.analysis import Analysis
 from catdog.comparison.likeness import measure_neighbours
-from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord
+from catdog.comparison.records import DELETED, FINISHED, PAUSED, ComparedRuns, RunRecord
 from catdog.comparison.training_sets import has_training_sets
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import MORE_SEEDS, NoVerdict
@@ -12,6 +12,7 @@ from catdog.config.metrics import is_own
 from catdog.statistics.judgements import Judgement
 from catdog.statistics.metrics import Metric
 from catdog.system.wording import (
+    agree,
     in_groups,
     listed,
     percent_interval,
@@ -208,6 +209,17 @@ def warnings(comparison: ComparedRuns) -> list[str]:
         if not record.finished:
             by_status[record.status].append(record.name)
     deleted = by_status.pop(DELETED, [])
+    paused = by_status.pop(PAUSED, [])
+    if comparison.of_search:
+        waiting = (
+            f" {plural(len(paused), 'trial')} of it {agree(len(paused), 'is', 'are')} paused: {_some(paused)}."
+            if paused
+            else ""
+        )
+        found.append(
+            f"These are the trials of a search, one seed each: the best of them is the luckiest too.{waiting} Its race, a sweep of "
+            "its own with fresh seeds, decides whether the best are better than the default."
+        )
     if deleted or comparison.removed:
         found.append(_about_deleted(comparison, deleted))
     for status, names in by_status.items():
@@ -347,6 +359,10 @@ def standing(analysis: Analysis) -> list[str]:
     best, count = analysis.best, len(analysis.verdicts)
     if best is None or not count:
         return []
+    if analysis.comparison.of_search:
+        return [
+            f"There is no verdict on {best.name}: trials were chosen by these scores. The race of the search decides."
+        ]
     if not analysis.comparison.complete:
         return [f"There is no verdict on {best.name}: the sweep is incomplete."]
     names: dict[str, list[str]] = defaultdict(list)

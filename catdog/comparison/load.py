@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from catdog.comparison.names import name_by_differences
-from catdog.comparison.records import DELETED, FINISHED, ComparedRuns, RunRecord, is_imbalanced
+from catdog.comparison.records import DELETED, FINISHED, PAUSED, ComparedRuns, RunRecord, is_imbalanced
 from catdog.config.schema import DEFAULT_STUDY, default_cache
 from catdog.data.history import History
 from catdog.data.predictions import Predictions
@@ -18,6 +18,7 @@ from catdog.registry.ledger import digest_test, read_looks
 from catdog.statistics.metrics import ACCURACY, BALANCED, Metric
 from catdog.system.errors import TRAIN_COMMAND, UserError
 from catdog.system.wording import plural
+from catdog.tracking import outbox
 from catdog.tracking.artifacts import load_table
 from catdog.tracking.records import (
     StoredRun,
@@ -137,6 +138,7 @@ def _build_compared(
         ],
         decided_by=str(sweep.tags.decision.get("metric", ACCURACY.name)) if sweep else ACCURACY.name,
         metric=metric,
+        of_search=bool(sweep and sweep.tags.search),
     )
 
 
@@ -231,7 +233,7 @@ def _load_record(client: "MlflowClient", run: StoredRun, sweep: StoredRun | None
         name=name,
         variant=variant,
         seed=run.seed,
-        status=DELETED if run.is_deleted else run.status,
+        status=DELETED if run.is_deleted else PAUSED if run.status == outbox.PAUSED else run.status,
         params=run.params,
         tags=run.tags,
         metrics=run.metrics,

@@ -28,6 +28,8 @@ FINISHED = "FINISHED"
 IMBALANCED = 2
 # The status here of a run that was deleted in MLflow, whatever its status was there.
 DELETED = "DELETED"
+# A trial of a search that waits at its checkpoint.
+PAUSED = "PAUSED"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class RunRecord:
         name: its unique name in this comparison, "cnn" or "cnn seed=1".
         variant: the name of its variant, which is its config without the seed.
         seed: the run's seed.
-        status: MLflow's status: FINISHED, FAILED, KILLED or RUNNING; or DELETED.
+        status: MLflow's status: FINISHED, FAILED, KILLED or RUNNING; or DELETED, or PAUSED.
         params: every leaf of the composed config, "trainer.epochs": "20".
         tags: MLflow's tags.
         metrics: last values, "kept_epoch", "final_val_loss", "model_parameters" and so on; "test/accuracy" only after
@@ -305,6 +307,7 @@ class ComparedRuns:
         decided: what `decide` found out about the pairs of the sweep, in sentences; none if it did not train the sweep.
         decided_by: the metric by which it did.
         metric: what is compared.
+        of_search: whether the runs are the trials of a search.
     """
 
     study: str
@@ -328,6 +331,7 @@ class ComparedRuns:
     decided: Sequence[str] = ()
     decided_by: str = ACCURACY.name
     metric: Metric = ACCURACY
+    of_search: bool = False
 
     def __post_init__(self) -> None:
         times = Counter(record.name for record in self.records)

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 FIGURE_DPI = 150
 SMALL_DPI = 80
 MOST_ROWS = 20
-# Matplotlib's settings are global to the process.
-_drawing = threading.Lock()
+# Matplotlib's settings are global to the process: whoever builds or saves figures holds this lock.
+DRAWING = threading.Lock()
 
 
 class Comparison:
@@ -110,7 +110,7 @@ class Comparison:
 
         first, second, metric, score_difference (first minus second) with its own 95% interval from low to high, the simultaneous
         interval for all pairs (simultaneous_low, simultaneous_high), p_holm, gap_difference, differs_in, kind ("better",
-        "equivalent", "undecided", "futile", "one seed", "incomplete"), verdict (in words), and more:
+        "equivalent", "undecided", "futile", "one seed", "incomplete", "search"), verdict (in words), and more:
         `catdog.comparison.page.tables.build_pairs_frame`.
         """
         return build_pairs_frame(self.analysis)
@@ -270,7 +270,7 @@ class Comparison:
             # An earlier comparison may have left other figures.
             shutil.rmtree(folder / "figures", ignore_errors=True)
             (folder / "figures").mkdir(exist_ok=True)
-            with _drawing:
+            with DRAWING:
                 for name, figure in self._figures.items():
                     make_legible(figure).savefig(folder / "figures" / f"{name}.png", dpi=FIGURE_DPI)
         if self.sweep_id:
@@ -299,7 +299,7 @@ class Comparison:
         parts += [_as_html(_shorten_variants(self.analysis)), _as_html(_shorten_pairs(self.analysis))]
         if "accuracy" in self._figures:
             buffer = io.BytesIO()
-            with _drawing:
+            with DRAWING:
                 make_legible(self._figures["accuracy"]).savefig(buffer, format="png", dpi=SMALL_DPI)
             encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
             parts.append(f'<img alt="accuracy by epoch" src="data:image/png;base64,{encoded}">')
@@ -322,7 +322,7 @@ class Comparison:
     def _figures(self) -> "dict[str, Figure]":
         from catdog.comparison.page.figures import build_figures
 
-        with _drawing:
+        with DRAWING:
             return build_figures(self.analysis, self._atlas)
 
     @cached_property
@@ -332,7 +332,7 @@ class Comparison:
 
         cams = collect_cams(self._client, self._atlas, self._gradcam)
         figures = self._figures
-        with _drawing:
+        with DRAWING:
             return render_page(self.analysis, self._atlas, cams, figures)
 
 

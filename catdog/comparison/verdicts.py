@@ -28,6 +28,8 @@ class NoVerdict(StrEnum):
     ONE_SEED = "one seed"
     """The result is about these two models, not about the variants."""
     INCOMPLETE = "incomplete"
+    # Trials of a search were chosen by the scores that would be compared.
+    SEARCH = "search"
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,8 @@ def judge_pairs(comparison: ComparedRuns, variants: Sequence[Variant], margin: f
 def _decide(
     comparison: ComparedRuns, accuracy: Contrast, p: float, margin: float, together: float, error: float
 ) -> Judgement | NoVerdict:
+    if comparison.of_search:
+        return NoVerdict.SEARCH
     if not comparison.complete:
         return NoVerdict.INCOMPLETE
     if not accuracy.over_seeds:
@@ -134,6 +138,8 @@ def _word(
 ) -> str:
     if kind == NoVerdict.INCOMPLETE:
         return "no verdict: the sweep is incomplete"
+    if kind == NoVerdict.SEARCH:
+        return "no verdict: these are trials of a search, which its race decides"
     if kind == NoVerdict.ONE_SEED:
         if low > 0:
             return f"on these images {first.name} is better; other seeds may differ, as {_explain_one(first, second, 'one')}"

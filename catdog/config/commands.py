@@ -3,6 +3,7 @@
 They are separate from the schema of a run (`catdog.config.schema`) because they do not affect any run's result or identity.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,6 +242,55 @@ class DecideConfig:
 
 
 @dataclass
+class TuneConfig:
+    """The options of `tune`."""
+
+    trials: int = option("configurations to try", 40)
+    budget_minutes: float | None = option(
+        "begin no further training after so many minutes of searching; null: all trials", None
+    )
+    top: int = option(
+        "the best configurations that race against the default; so many trials at least are trained to the end", 4
+    )
+    seeds: int = option("most seeds of each configuration in the race, none of them the search's; 0: no race", 5)
+    metric: str = option(f"what is searched for: {FORMS}", ACCURACY)
+    margin: float | None = option(MARGIN, None)
+    error: float = option(
+        "highest probability that a verdict of the race is wrong, over all configurations and looks", 0.05
+    )
+    sampler: str = option("how the next configuration is chosen: tpe, random, gp, cmaes or grid", "tpe")
+    random_share: float = option("so often the next configuration is drawn at random instead", 0.1)
+    factor: int = option("one of so many trials that come to a rung goes on to the next", 3)
+    min_epochs: int | None = option(
+        "every trial is trained for at least so many epochs; null: two, or one more than the warm-up", None
+    )
+    space: str | None = option("YAML file with more keys to vary, which may depend on others", None)
+    search: str | None = option("name of the search; null: the keys that it varies", None)
+    save: str | None = option("write the winner to conf/experiment/NAME.yaml", None)
+    output: str = option("folder for the page and the tables", "searches")
+    format: str = option("table, or json: one document on stdout", "table")
+
+    def __post_init__(self) -> None:
+        require_choice("format", ("table", "json"), self.format)
+        require_metric("metric", self.metric)
+        require_margin("margin", self.margin, self.metric)
+        require_choice("sampler", ("tpe", "random", "gp", "cmaes", "grid"), self.sampler)
+        require(self.trials >= 1, "trials", "1 or more", self.trials)
+        minutes = self.budget_minutes
+        require(minutes is None or minutes > 0, "budget_minutes", "more than 0, or null", minutes)
+        require(self.top >= 1, "top", "1 or more", self.top)
+        require(self.seeds == 0 or self.seeds >= 2, "seeds", "0, or 2 or more", self.seeds, "One seed shows no spread.")
+        require(0 < self.error <= 0.5, "error", "more than 0 and at most 0.5", self.error)
+        require(0 <= self.random_share <= 1, "random_share", "from 0 to 1", self.random_share)
+        require(self.factor >= 2, "factor", "2 or more", self.factor)
+        require(self.min_epochs is None or self.min_epochs >= 1, "min_epochs", "1 or more, or null", self.min_epochs)
+        require(
+            self.save is None or bool(re.fullmatch(r"[A-Za-z0-9][\w-]*", self.save)), "save",
+            "a name of letters, digits, _ and -", self.save,
+        )  # fmt: skip
+
+
+@dataclass
 class DeleteConfig:
     """The options of `delete`."""
 
@@ -287,6 +337,7 @@ ROOTS: dict[str, type] = {
     "audit": AuditConfig,
     "compare": CompareConfig,
     "decide": DecideConfig,
+    "tune": TuneConfig,
     "evaluate": EvaluateConfig,
     "ensemble": EnsembleConfig,
     "predict": PredictConfig,

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import get_type_hints
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -73,6 +72,39 @@ def compose_sweep(overrides: Sequence[str]) -> tuple[list[ComposedRun], DictConf
         # Resolved here, once: the folder's name contains the current time, and all runs must share the folder.
         _ = base.hydra.sweep.dir
         return expand_sweep(loader, base, _split(loader, base)), base.hydra.launcher
+
+
+class BaseRun:
+    """A composed run whose variations are composed quickly: what they share has been checked, and read from files, once.
+
+    Args:
+        overrides: in Hydra's grammar, what all variations share.
+
+    Raises:
+        UserError: they make no config, or several.
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self.overrides = list(overrides)
+        runs, self.launcher = compose_sweep(overrides)
+        if len(runs) != 1:
+            raise UserError(
+                f"{' '.join(overrides)}: makes {len(runs)} runs where one is wanted. Give each key one value."
+            )
+        self.run = runs[0]
+        with open_hydra() as loader, explained():
+            self._base = loader.load_configuration("config", self.overrides, run_mode=RunMode.MULTIRUN)
+            # Resolved here, once: the folder's name contains the current time.
+            _ = self._base.hydra.sweep.dir
+
+    def vary(self, overrides: Sequence[str]) -> ComposedRun:
+        """Returns the run with further overrides.
+
+        Raises:
+            UserError: a value is out of range, or values contradict each other.
+        """
+        with open_hydra() as loader, explained():
+            return expand_sweep(loader, self._base, [[*self.overrides, *overrides]])[0]
 
 
 def compose_run(overrides: Sequence[str]) -> ComposedRun:
@@ -191,7 +223,7 @@ def explained() -> Iterator[None]:
 def bracket_list(argument: str, root: str) -> str:
     """Returns KEY=A,B as KEY=['A','B'] where KEY takes a list of names: Hydra would refuse a single one, and sweep over several."""
     key, _, value = argument.partition("=")
-    names = {name for name, kind in get_type_hints(schema_of(root)).items() if kind == list[str] | None}
+    names = {name for name, kind in schema.read_hints(schema_of(root)).items() if kind == list[str] | None}
     if key not in {*names, "hydra.launcher.only"} or value in ("", "null") or set(value) & set("[]'\""):
         return argument
     items = (item.strip() for item in value.split(","))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
@@ -16,6 +16,7 @@ from catdog.system.wording import listed
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
 HOW = "Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
+SEARCHES = "python -m catdog.tune searches: 'KEY=interval(LOW,HIGH)', 'KEY=tag(log,interval(LOW,HIGH))' or KEY=A,B,C."
 SWEEPS = (
     "catdog sweeps lists and ranges of values, with -m: KEY=A,B,C, 'KEY=range(START,STOP,STEP)' or 'KEY=choice(A,B)', such as "
     "-m trainer.learning_rate=0.001,0.0003 'seed=range(0,5)'."
@@ -39,7 +40,14 @@ NUMBER = re.compile(r"\d*\.?\d+(e-?\d+)?", re.I)
 FUNCTION = re.compile(r"\b(interval|glob)\(")
 
 
-def require_valid(words: Sequence[str], root: str, *, folders: Iterable[Path] = (), taken: Iterable[str] = ()) -> None:
+def require_valid(
+    words: Sequence[str],
+    root: str,
+    *,
+    folders: Iterable[Path] = (),
+    taken: Iterable[str] = (),
+    intervals: bool = False,
+) -> None:
     """Raises UserError for the first mistake that can be seen without composing: in spaces, keys, groups, choices and prefixes.
 
     Args:
@@ -47,11 +55,12 @@ def require_valid(words: Sequence[str], root: str, *, folders: Iterable[Path] = 
         root: `config` for training, or a key of `commands.ROOTS`.
         folders: further folders with config groups.
         taken: further keys that exist, those of a command that passes the others on.
+        intervals: whether a key may be given an interval, as in a search.
     """
     _require_no_spaces(words)
     places = [schema.CONF, *folders]
     for word in words:
-        _require_valid_word(word, root, places, list(taken))
+        _require_valid_word(word, root, places, list(taken), intervals=intervals)
 
 
 def _require_no_spaces(words: Sequence[str]) -> None:
@@ -66,12 +75,12 @@ def _require_no_spaces(words: Sequence[str]) -> None:
             raise UserError(f"{key}: write it without spaces: {key}={value.lstrip('=')}")
 
 
-def _require_valid_word(word: str, root: str, places: list[Path], taken: list[str]) -> None:
+def _require_valid_word(word: str, root: str, places: list[Path], taken: list[str], *, intervals: bool) -> None:
     match = WORD.fullmatch(word)
     assert match is not None
     prefix, key, value = match["prefix"] or "", match["key"], match["value"]
     if key == "hydra/sweeper" and value != "basic":
-        raise UserError(f"{word}: catdog has no such sweeper. {SWEEPS}")
+        raise UserError(f"{word}: catdog has no such sweeper. {SEARCHES} {SWEEPS}")
     if key.startswith("hydra"):
         return
     if not key:
@@ -83,7 +92,7 @@ def _require_valid_word(word: str, root: str, places: list[Path], taken: list[st
     if match["sign"] is None and prefix != "~":
         raise UserError(f"cannot read {word!r}: {_explain_lone(word, groups, known, places)}")
     if _is_open(key, root):
-        _require_searchless(word, key, value or "", is_group=False)
+        _require_possible(word, key, value or "", is_group=False, intervals=intervals)
         return
     is_group = key in groups or any((place / key).is_dir() for place in places if root == "config")
     is_known = is_group or key in known or any(each.startswith(f"{key}.") for each in known)
@@ -94,17 +103,20 @@ def _require_valid_word(word: str, root: str, places: list[Path], taken: list[st
         raise UserError(f"~{key}: this cannot be removed, only changed. {advice}")
     if prefix == "+" and key != "experiment":
         raise UserError(f"+{key}: exists already; leave out the plus sign: {key}={value}")
-    _require_searchless(word, key, value or "", is_group=is_group)
+    _require_possible(word, key, value or "", is_group=is_group, intervals=intervals)
     if is_group:
         _require_choice(key, value or "", groups, places)
 
 
-def _require_searchless(word: str, key: str, value: str, *, is_group: bool) -> None:
-    """Raises UserError for Hydra's functions that other sweepers need, and for `glob`, which only groups have."""
+def _require_possible(word: str, key: str, value: str, *, is_group: bool, intervals: bool) -> None:
+    """Raises UserError for an interval outside of a search, and for `glob`, which only groups have."""
     found = FUNCTION.search(value)
-    if found and not value.startswith(("'", '"')) and not (found[1] == "glob" and is_group):
-        what = "has no search within an interval" if found[1] == "interval" else f"has no files for {key}"
-        raise UserError(f"{word}: catdog {what}. {SWEEPS}")
+    if not found or value.startswith(("'", '"')) or (found[1] == "glob" and is_group):
+        return
+    if found[1] != "interval":
+        raise UserError(f"{word}: catdog has no files for {key}. {SWEEPS}")
+    if not intervals:
+        raise UserError(f"{word}: only a search takes an interval. {SEARCHES} {SWEEPS}")
 
 
 def _require_choice(group: str, value: str, groups: list[str], places: list[Path]) -> None:
@@ -414,7 +426,7 @@ def list_choices(group: str, places: Iterable[Path] = ()) -> list[str]:
 
 def list_groups(root: str) -> list[str]:
     """Returns the config groups of which a command takes a choice, in the order of `--help`."""
-    hints = get_type_hints(schema_of(root))
+    hints = schema.read_hints(schema_of(root))
     groups = [group for group, kind in schema.GROUPS.items() if hints.get(group) is kind]
     return ["model", "without", *groups, "experiment"] if root == "config" else groups
 
@@ -430,7 +442,7 @@ def _is_open(key: str, root: str) -> bool:
 
 
 def _list_mappings(kind: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(kind)
+    hints = schema.read_hints(kind)
     for each in fields(kind):
         nested = schema.nested_schema(kind, each.name)
         if nested:

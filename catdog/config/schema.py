@@ -948,9 +948,13 @@ def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:
     return loaded
 
 
+# A schema never changes, and reading its hints takes a while.
+read_hints = functools.cache(get_type_hints)
+
+
 def nested_schema(schema: type, name: str) -> type | None:
     """Returns the dataclass that the field `name` of a schema holds, or None for a plain value."""
-    hint = get_type_hints(schema)[name]
+    hint = read_hints(schema)[name]
     return hint if isinstance(hint, type) and is_dataclass(hint) else None
 
 

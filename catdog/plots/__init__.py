@@ -9,9 +9,19 @@ from catdog.plots.glyphs import make_legible
 from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
 from catdog.plots.reliability import plot_reliabilities, plot_reliability
 from catdog.plots.rows import plot_differences, plot_final_accuracy, plot_parameters, plot_scores, plot_seconds
+from catdog.plots.search import (
+    SearchAxis,
+    plot_importances,
+    plot_parallel,
+    plot_rungs,
+    plot_search_history,
+    plot_slices,
+    plot_trial_curves,
+)
 from catdog.plots.single import plot_accuracy, plot_gap, plot_loss
 
 __all__ = [
+    "SearchAxis",
     "make_legible",
     "plot_accuracy",
     "plot_accuracy_curves",
@@ -23,12 +33,18 @@ __all__ = [
     "plot_final_accuracy",
     "plot_gap",
     "plot_gap_curves",
+    "plot_importances",
     "plot_loss",
     "plot_loss_curves",
+    "plot_parallel",
     "plot_parameters",
     "plot_reliabilities",
     "plot_reliability",
+    "plot_rungs",
     "plot_samples",
     "plot_scores",
+    "plot_search_history",
     "plot_seconds",
+    "plot_slices",
+    "plot_trial_curves",
 ]

@@ -51,7 +51,7 @@ def plot_final_accuracy(
         ("val", "last epoch, validation", "o", "full"),
         ("kept val", kept, "D", "full"),
     ]
-    figure, axes = _row_figure("Accuracy with 95 % intervals", list(accuracies), row_in=0.52, extra_in=0.55)
+    figure, axes = row_figure("Accuracy with 95 % intervals", list(accuracies), row_in=0.52, extra_in=0.55)
     for row, (name, measured) in enumerate(accuracies.items()):
         colour, _ = looks[variants[name]]
         for offset, (kind, _, marker, fill) in zip((-0.25, 0, 0.25), kinds, strict=True):
@@ -104,7 +104,7 @@ def plot_scores(
         scale: what values are multiplied by.
     """
     looks = variant_looks(variants.values())
-    figure, axes = _row_figure(title, list(scores), extra_in=0.3)
+    figure, axes = row_figure(title, list(scores), extra_in=0.3)
     for row, (name, measured) in enumerate(scores.items()):
         colour, _ = looks[variants[name]]
         value, low, high = (scale * number for number in measured)
@@ -137,7 +137,7 @@ def plot_differences(
         unit: of the axis, in words.
         scale: what values are multiplied by: 100 for points.
     """
-    figure, axes = _row_figure(title, list(differences), extra_in=0.3)
+    figure, axes = row_figure(title, list(differences), extra_in=0.3)
     axes.axvspan(-scale * margin, scale * margin, color=GRID, alpha=0.6, linewidth=0)
     axes.axvline(0, color=MUTED, linewidth=1)
     for row, (value, low, high) in enumerate(differences.values()):
@@ -155,7 +155,7 @@ def plot_differences(
 def plot_seconds(epoch_seconds: Mapping[str, float], variants: Mapping[str, str]) -> Figure:
     """Seconds per epoch as bars, one row each: name -> seconds (the median over epochs)."""
     looks = variant_looks(variants.values())
-    figure, axes = _row_figure("Time per epoch", list(epoch_seconds))
+    figure, axes = row_figure("Time per epoch", list(epoch_seconds))
     for row, (name, value) in enumerate(epoch_seconds.items()):
         axes.barh(row, value, height=0.5, color=looks[variants[name]][0])
         axes.annotate(seconds(value), (value, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=10)
@@ -168,7 +168,7 @@ def plot_seconds(epoch_seconds: Mapping[str, float], variants: Mapping[str, str]
 def plot_parameters(parameters: Mapping[str, tuple[float, float]], variants: Mapping[str, str]) -> Figure:
     """Parameter counts on a logarithmic scale, one row each: name -> (all, trainable)."""
     looks = variant_looks(variants.values())
-    figure, axes = _row_figure("Parameters", list(parameters), extra_in=0.3)
+    figure, axes = row_figure("Parameters", list(parameters), extra_in=0.3)
     for row, (name, (total, trainable)) in enumerate(parameters.items()):
         colour, _ = looks[variants[name]]
         # A logarithmic axis cannot show 0 trainable parameters, but it can show the total.
@@ -202,7 +202,7 @@ def plot_parameters(parameters: Mapping[str, tuple[float, float]], variants: Map
     return figure
 
 
-def _row_figure(title: str, names: list[str], row_in: float = 0.42, extra_in: float = 0.0) -> tuple[Figure, Axes]:
+def row_figure(title: str, names: list[str], row_in: float = 0.42, extra_in: float = 0.0) -> tuple[Figure, Axes]:
     """Returns a figure with one row per name from the top down, tall enough for all names."""
     labels = [wrapped(name) for name in names]
     lines = sum(max(1.0, 0.45 * (1 + label.count("\n"))) for label in labels)

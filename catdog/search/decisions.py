@@ -189,6 +189,8 @@ def decide(
     config: DecideConfig,
     train: Trainer,
     *,
+    against: str | None = None,
+    luck: "Callable[[Sequence[Contrast]], float]" = lambda _: 0.0,
     on_round: Callable[[str], None] = lambda _: None,
     on_look: Callable[[Decision], None] = lambda _: None,
 ) -> Decision:
@@ -201,6 +203,9 @@ def decide(
     Args:
         config: metric, margin, error and numbers of seeds.
         train: trains a round.
+        against: the variant that each other one is compared with; None: every pair.
+        luck: returns how much of the first sides' advantage may be luck, because these images chose them, given the differences of
+            all pairs; lower bounds are lowered by it.
         on_round: called before each round with a description of it.
         on_look: called with the current state after each look.
 
@@ -222,12 +227,13 @@ def decide(
             names = [variant.name for variant in variants]
             if len(names) < 2:
                 raise too_few([])
-            pairs = [Pair(*both, metric=metric) for both in combinations(names, 2)]
+            compared = [(name, against) for name in names if name != against] if against else combinations(names, 2)
+            pairs = [Pair(*both, metric=metric) for both in compared]
             error = _spare_error(config.error, variants)
             decision = Decision(pairs, config, margin, seeds, trained.sweep_id, study, trained.tracking.uri, error)
         decision.seeds, decision.sweep_id = seeds, trained.sweep_id
         levels = level_of_looks(looks, decision.error / len(decision.pairs))
-        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], margin)
+        _look(decision.pairs, {variant.name: variant for variant in variants}, seeds, levels[number - 1], margin, luck)
         if config.plan:
             # Nothing is decided, so nothing is recorded.
             decision.plans = _plan_pairs(decision.pairs, {variant.name: variant for variant in variants})
@@ -241,8 +247,8 @@ def decide(
     assert decision is not None
     if decision.is_open:
         log.info(
-            "%s not decided after %d seeds: more validation images would help, or a wider margin. Starting again with a larger "
-            "max_seeds would be a second test of the same question, with an error of its own",
+            "%s not decided after %d seeds: more validation images would help, or a wider margin. Starting again with more "
+            "seeds would be a second test of the same question, with an error of its own",
             plural(sum(pair.is_open for pair in decision.pairs), "pair"), config.max_seeds,
         )  # fmt: skip
     return decision
@@ -378,15 +384,27 @@ def require_one_precision(variants: "Sequence[Variant]") -> None:
             )
 
 
-def _look(pairs: list[Pair], variants: "dict[str, Variant]", seeds: int, level: float, margin: float) -> None:
+def _look(
+    pairs: list[Pair],
+    variants: "dict[str, Variant]",
+    seeds: int,
+    level: float,
+    margin: float,
+    luck: "Callable[[Sequence[Contrast]], float]",
+) -> None:
     from catdog.comparison.variants import compare_merits
 
-    for pair in pairs:
-        if pair.is_open:
-            pair.found = compare_merits(variants[pair.first], variants[pair.second])
-            low, high = pair.found.interval(1 - level)
-            pair.interval, pair.seeds = (float(low), float(high)), seeds
-            pair.outcome = judge(pair.found, margin, 1 - level)
+    looked_at = [pair for pair in pairs if pair.is_open]
+    for pair in looked_at:
+        pair.found, pair.seeds = compare_merits(variants[pair.first], variants[pair.second]), seeds
+    lucky = luck([pair.found for pair in pairs if pair.found is not None])
+    for pair in looked_at:
+        assert pair.found is not None
+        low, high = (float(bound) for bound in pair.found.interval(1 - level))
+        pair.interval, pair.outcome = (low - lucky, high), judge(pair.found, margin, 1 - level)
+        lowered = {Judgement.BETTER: low > lucky, Judgement.EQUIVALENT: low - lucky > -margin}
+        if not lowered.get(pair.outcome, True):
+            pair.outcome = Judgement.UNDECIDED
 
 
 def build_table(decision: Decision) -> Table:

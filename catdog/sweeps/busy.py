@@ -52,9 +52,9 @@ def busy_run(name: str, why: str, config: Config) -> UserError:
     return UserError(f"{name}: {why}. Wait for it, or train another seed: seed={config.seed + 1}.")
 
 
-def busy_sweep(owner: Owner | None) -> UserError:
-    """Returns the error for a sweep that a living process runs."""
-    return UserError(f"{owner or 'another process'} is running this sweep right now. Wait for it, or stop it.")
+def busy_sweep(owner: Owner | None, kind: str = "sweep") -> UserError:
+    """Returns the error for a sweep, or a search, that a living process runs."""
+    return UserError(f"{owner or 'another process'} is running this {kind} right now. Wait for it, or stop it.")
 
 
 def _find_owner(entry: Entry) -> Owner | None:

@@ -102,6 +102,14 @@ class Display:
         # If stderr is redirected, errors stay there; on the terminal they would break up the live lines.
         live = Live(self, console=console, transient=True, redirect_stderr=sys.stderr.isatty())
         self._live = live if console.is_terminal and console.is_interactive else None
+        # What the last line says, where jobs are added while others run; None: how many of the jobs are done.
+        self.summary: Callable[[], str] | None = None
+
+    def add(self, name: str, short: str) -> None:
+        """Adds a job after the others; `short` stands before its plain lines and messages."""
+        with self._lock:
+            self._jobs.append(_Job(name))
+            self._prefixes.append(f"[{short}] " if self._n_jobs > 1 else "")
 
     def __enter__(self) -> Self:
         if self._live:
@@ -117,7 +125,10 @@ class Display:
         with self._lock:
             job = self._jobs[number] = _Job(self._jobs[number].name, words, running=True, started=self._clock())
         if not self._live:
-            console.print(Text(f"run {number + 1} of {len(self._jobs)}: {job.name}", style="bold"), soft_wrap=True)
+            place = (
+                f"run {number + 1} of {len(self._jobs)}: {job.name}" if self.summary is None else f"{job.name}: {words}"
+            )
+            console.print(Text(place, style="bold"), soft_wrap=True)
 
     def finish(self, number: int, state: str) -> None:
         """Shows how a job ended: "finished", "reused", "failed", "stopped", "timed out", "same as cnn"."""
@@ -191,6 +202,8 @@ class Display:
 
     def _describe_sweep(self) -> Text:
         """Returns how many jobs are done, how many of them failed, and the ETA."""
+        if self.summary is not None:
+            return Text(self.summary(), "bold", no_wrap=True, overflow="ellipsis")
         with self._lock:
             over = [job for job in self._jobs if job.ended is not None]
             failed = sum(STATE_STYLES.get(job.state) == "red" for job in over)

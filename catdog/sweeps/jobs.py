@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 from omegaconf import DictConfig
@@ -28,7 +28,7 @@ from catdog.sweeps.worker import OUTPUT, WorkOrder, work
 from catdog.system.errors import UserError
 from catdog.tracking import tags as tag
 from catdog.tracking.identity import list_training_modules
-from catdog.tracking.outbox import Entry
+from catdog.tracking.outbox import CLOSED, Entry
 from catdog.tracking.ownership import BusyError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from catdog.tracking import Job
     from catdog.tracking.delivery import DeliveryWorker
-    from catdog.training.outcome import Outcome
+    from catdog.training.outcome import Outcome, Pause
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,10 @@ class JobState:
         planned: the plan for its run: name, config, identity, and whether it is reused, resumed or trained.
         job: the name of its run, and where that belongs; set once the sweep has its MLflow run.
         outcome: the result, if the run has finished, now or earlier.
+        pause: where it waits, if it was to pause.
         error: the message, if it has not.
+        has_diverged: whether the error is a loss that is not finite.
+        has_crashed: whether the error is no message for the user: its process died, or there was an exception.
         retries: how often its process died and was restarted.
     """
 
@@ -66,7 +69,10 @@ class JobState:
     planned: PlannedRun
     job: "Job | None" = None
     outcome: "Outcome | None" = None
+    pause: "Pause | None" = None
     error: str = ""
+    has_diverged: bool = False
+    has_crashed: bool = False
     retries: int = 0
 
     @property
@@ -169,6 +175,16 @@ def _call_in(folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -
     target(*args)
 
 
+class Feed(Protocol):
+    """Decides during the run which jobs are trained, and adds to the list of jobs; called from one thread."""
+
+    def next_job(self) -> int | None:
+        """Returns the place of a job to start now; None if there is none until a running one ends."""
+
+    def ended(self, number: int) -> None:
+        """Learns that the process of a job has ended: its outcome, pause or error is set."""
+
+
 class Supervisor:
     """Trains the jobs that need training, `n_jobs` at a time, until all have ended or somebody stops it.
 
@@ -179,6 +195,7 @@ class Supervisor:
         options: the launcher's.
         gpus: names of the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES has them; empty: do not assign GPUs.
         display: shows the jobs.
+        feed: decides what is trained next, instead of the order of the jobs.
     """
 
     def __init__(
@@ -189,18 +206,22 @@ class Supervisor:
         options: LauncherOptions,
         gpus: list[str],
         display: Display,
+        feed: Feed | None = None,
     ) -> None:
         self.processes = processes
         self.client = client
         self.jobs = jobs
         self.options = options
         # Counted over all jobs of the sweep, not over those left to train: a resumed run then has as many CPU threads as before.
-        self.n_jobs = min(options.n_jobs, len(jobs))
+        self.n_jobs = options.n_jobs if feed else min(options.n_jobs, len(jobs))
+        self.feed = feed
         self.gpus = gpus
         self.display = display
         self.interrupts = 0
         self.running: list[Worker] = []
-        self.waiting = deque(number for number, job in enumerate(jobs) if job.is_to_train and not job.outcome)
+        self.waiting = deque[int]()
+        if feed is None:
+            self.waiting.extend(number for number, job in enumerate(jobs) if job.is_to_train and not job.outcome)
         # Deliveries that a run's own process could not finish, each with its entry.
         self.delivery_workers: list[tuple[Entry, DeliveryWorker]] = []
         self.stopping = False
@@ -234,9 +255,13 @@ class Supervisor:
 
     def _work(self, failure: list[BaseException], ended: threading.Event) -> None:
         try:
-            while not self.given_up and (self.running or (self.waiting and not self.stopping)):
-                while self.waiting and not self.stopping and len(self.running) < self.n_jobs:
-                    self._start(self.waiting.popleft())
+            while not self.given_up:
+                while (
+                    not self.stopping and len(self.running) < self.n_jobs and (number := self._take_next()) is not None
+                ):
+                    self._start(number)
+                if not self.running:
+                    break
                 for receiver in wait([worker.receiver for worker in self.running], timeout=LOOK_EVERY_S):
                     worker = next(each for each in self.running if each.receiver is receiver)
                     self._receive(worker)
@@ -249,10 +274,16 @@ class Supervisor:
                 worker.process.kill()
             ended.set()
 
+    def _take_next(self) -> int | None:
+        if self.waiting:
+            return self.waiting.popleft()
+        return self.feed.next_job() if self.feed else None
+
     def _start(self, number: int) -> None:
         job = self.jobs[number]
         assert job.job is not None
         slot = min(set(range(self.n_jobs)) - {worker.slot for worker in self.running})
+        self._stop_delivering(number)
         order = WorkOrder(
             job.composed, job.job, *share_machine(slot, self.n_jobs, self.gpus, job.config.trainer.devices)
         )
@@ -274,12 +305,15 @@ class Supervisor:
                     self.display.message(worker.number, *value)
                 elif kind == "outcome":
                     job.outcome = value
+                elif kind == "pause":
+                    job.pause = value
                 elif kind == "busy":
                     job.planned.state, job.error = "busy", value
                 elif kind == "traceback":
+                    job.has_crashed = True
                     self.display.error(worker.number, f"\n{value}")
                 else:
-                    job.error = value
+                    job.error, job.has_diverged = value, kind == "diverged"
         except (EOFError, OSError):
             self._end(worker)
 
@@ -315,6 +349,8 @@ class Supervisor:
         self.running.remove(worker)
         if job.outcome:
             self.display.finish(worker.number, "finished")
+        elif job.pause:
+            self.display.finish(worker.number, f"paused at {len(job.pause.epochs)}")
         elif self.interrupts:
             job.error = INTERRUPTED
             self.display.finish(worker.number, "stopped")
@@ -326,12 +362,14 @@ class Supervisor:
             if job.retries < self.options.retries and not worker.verdict:
                 self._retry(worker.number, death)
                 return
-            job.error = death
+            job.error, job.has_crashed = death, True
             self.display.error(worker.number, f"{death}{_read_tail(job.job.output_dir / OUTPUT)}")
             self.display.finish(worker.number, "timed out" if "timeout_s" in death else "failed")
         if job.error and self.options.on_error == "stop":
             self.stopping = True
         self._take_over(worker.number)
+        if self.feed:
+            self.feed.ended(worker.number)
 
     def _retry(self, number: int, death: str) -> None:
         from dataclasses import replace
@@ -360,7 +398,7 @@ class Supervisor:
             if not entry.operations:
                 entry.remove()
                 return
-            if entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
+            if entry.last_status not in CLOSED:
                 assert job.job is not None
                 for file in [*sorted(job.job.output_dir.glob("*.log")), job.job.output_dir / OUTPUT]:
                     if file.exists() and file.stat().st_size:
@@ -377,6 +415,14 @@ class Supervisor:
             self.delivery_workers.append((entry, DeliveryWorker(self.client, entry)))
         else:
             entry.release()
+
+    def _stop_delivering(self, number: int) -> None:
+        """Gives up an entry that was taken over, because its run goes on: its own process delivers what is left."""
+        folder = self.jobs[number].planned.entry.folder
+        for entry, delivery in [pair for pair in self.delivery_workers if pair[0].folder == folder]:
+            delivery.stop()
+            entry.release()
+            self.delivery_workers.remove((entry, delivery))
 
     def hand_in(self, patience_s: float) -> int:
         """Waits for the deliveries that were taken over; returns how many entries remain undelivered."""

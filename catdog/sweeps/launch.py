@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catdog.config import schema
-from catdog.config.command_lines import next_command, train_command
+from catdog.config.command_lines import next_command, repeat_command
 from catdog.config.composition import ComposedRun
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
 from catdog.registry.champion import has_champion_to_test, promote
@@ -20,14 +20,14 @@ from catdog.sweeps.display import Display
 from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState, Supervisor, start_server
 from catdog.sweeps.options import LauncherOptions
+from catdog.sweeps.parent import open_parent
 from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs, restore_commands
 from catdog.sweeps.summary import describe_outcomes
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
-from catdog.tracking.identity import describe_origin, hash_before_data, identify
-from catdog.tracking.outbox import entry_for
-from catdog.tracking.ownership import BusyError, Owner
+from catdog.tracking.identity import hash_before_data, identify
+from catdog.tracking.ownership import Owner
 from catdog.tracking.records import RUNNING, StoredRun, find_by_identity, find_latest_sweep, get_run
 
 if TYPE_CHECKING:
@@ -51,12 +51,13 @@ class SweepResult:
         study: its study.
         tracking: where its runs are stored.
         sweep_id: run id of the sweep in MLflow.
-        arguments: its arguments, as after `python -m catdog.train`.
+        arguments: its arguments, as after `python -m catdog.train`, or another command.
         jobs: its runs, in order: the plan for each, and its outcome or error.
         interrupted: whether somebody stopped it.
         is_promoted: whether its best run competed for champion, and the study has a champion to be tested.
         undelivered: why the tracking store does not have all of it, in words; "" if the store has everything.
         is_latest: whether it is the study's latest sweep.
+        command: the command that trained it.
     """
 
     study: str
@@ -68,6 +69,7 @@ class SweepResult:
     is_promoted: bool = False
     undelivered: str = ""
     is_latest: bool = True
+    command: str = "train"
 
     @property
     def outcomes(self) -> list["Outcome"]:
@@ -102,7 +104,7 @@ class SweepResult:
         place = (self.study, self.tracking.uri)
         # What was discarded when the sweep began cannot be resumed any more.
         lost = [job.planned for job in self.jobs if not job.outcome and not job.planned.discard]
-        again = [] if self.is_complete else [*restore_commands(lost), train_command(self.arguments)]
+        again = [] if self.is_complete else [*restore_commands(lost), repeat_command(self.command, self.arguments)]
         if self.undelivered:
             return [next_command("deliver", DEFAULT_STUDY, self.tracking.uri), *([] if self.has_ended else again)]
         if not self.has_ended:
@@ -129,6 +131,7 @@ class PlannedSweep:
         client: of the tracking store; None if there is none yet.
         earlier: the newest sweep of exactly these runs; None if there is none.
         resumes: whether to resume that one: it was interrupted, or its best run is not registered.
+        command: the command that trains it: train, or tune.
     """
 
     jobs: list[JobState]
@@ -139,6 +142,7 @@ class PlannedSweep:
     client: "MlflowClient | None" = field(repr=False)
     earlier: StoredRun | None = field(repr=False)
     resumes: bool
+    command: str = "train"
 
     @property
     def config(self) -> Config:
@@ -221,46 +225,18 @@ class PlannedSweep:
             promoted,
             undelivered,
             latest,
+            self.command,
         )
 
     def _open(self, client: "MlflowClient") -> "OutboxRun":
         """Returns the sweep's MLflow run, a new one or that of the interrupted sweep, once MLflow has it."""
-        from catdog.tracking import OutboxRun
-
-        tracking, earlier = self.config.tracking, self.earlier if self.resumes else None
-        command = shlex.join(["python", "-m", "catdog.train", *self.arguments])
-        name = f"sweep of {len(self.jobs)}"
-        entry = entry_for(Path(tracking.outbox), tracking.uri, self.config.study, "sweep", self.identity)
-        facts = {"kind": "sweep", "name": name, "study": self.config.study, "tracking": asdict(tracking),
-                 "identity": self.identity, "before_data": hash_before_data([job.config for job in self.jobs])}  # fmt: skip
-        try:
-            entry.claim(facts)
-        except BusyError as busy:
-            raise busy_sweep(busy.owner) from None
-        if earlier and not entry.state["run_id"]:
-            entry.save_state(run_id=earlier.run_id)
-        sweep = OutboxRun(client, entry, promote=promote)
-        now_ms = int(time.time() * 1000)
-        if earlier:
-            sweep.append("status", status="RUNNING", time_ms=now_ms)
-            sweep.log_tags({tag.COMMAND: command, **Owner.current().tags})
-        else:
-            tags = {
-                tag.KIND: tag.SWEEP,
-                tag.COMMAND: command,
-                tag.IDENTITY: self.identity,
-                tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs)),
-                **Owner.current().tags,
-                **describe_origin(command),
-            }
-            sweep.append("create", name=name, tags=tags, time_ms=now_ms)
-        if not sweep.delivery.wait(tracking.wait_s, until=lambda: bool(entry.state["run_id"]) and not entry.pending):
-            sweep.delivery.stop()
-            entry.remove()
-            raise UserError(
-                f"tracking.uri: {tracking.uri!r} stopped answering ({sweep.delivery.problem}). Nothing was started."
-            )
-        return sweep
+        return open_parent(
+            client, self.config.tracking, self.config.study, identity=self.identity, name=f"sweep of {len(self.jobs)}",
+            command=shlex.join(["python", "-m", f"catdog.{self.command}", *self.arguments]),
+            tags={tag.RUNS: str(sum(job.planned.same_as is None for job in self.jobs))},
+            before_data=hash_before_data([job.config for job in self.jobs]),
+            earlier=self.earlier if self.resumes else None,
+        )  # fmt: skip
 
     def _prepare_jobs(self, sweep: "OutboxRun", sweep_id: str) -> None:
         """Sets where each job's run belongs, and tags each reused run as a member of this sweep."""
@@ -280,7 +256,14 @@ class PlannedSweep:
                 job.error = job.planned.why
 
 
-def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments: Sequence[str]) -> PlannedSweep:
+def plan_sweep(
+    runs: Sequence[ComposedRun],
+    options: LauncherOptions,
+    arguments: Sequence[str],
+    *,
+    command: str = "train",
+    names: Sequence[tuple[str, str]] | None = None,
+) -> PlannedSweep:
     """Returns the plan for each run of a sweep (reuse, resume or run) and the reason.
 
     What earlier processes have left behind is delivered and closed, unless only the plan is wanted.
@@ -289,6 +272,8 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
         runs: the composed runs.
         options: the launcher's.
         arguments: the sweep's arguments, as after `python -m catdog.train`; stored with it, and used in suggested commands.
+        command: the command that these are arguments of.
+        names: each run's name, with and without its seed; None: what distinguishes it in the sweep.
 
     Raises:
         UserError: a run cannot be trained, or a store or data set is not available.
@@ -296,7 +281,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     from catdog import tracking
     from catdog.tracking.settlement import settle_earlier
 
-    names = _name_runs(runs)
+    names = _name_runs(runs) if names is None else list(names)
     if options.only is not None:
         kept = _select([variant for _, variant in names], options.only)
         runs, names = [runs[index] for index in kept], [names[index] for index in kept]
@@ -333,7 +318,7 @@ def plan_sweep(runs: Sequence[ComposedRun], options: LauncherOptions, arguments:
     unregistered = earlier is not None and first.promote.enabled and not earlier.registered_model
     resumes = earlier is not None and (not earlier.is_finished or unregistered)
     plan_runs(client, [job.planned for job in jobs], earlier.run_id if earlier and resumes else "")
-    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes)
+    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes, command)
 
 
 def _identify_sweep(jobs: Sequence[JobState]) -> str:

@@ -25,7 +25,7 @@ from catdog.tracking.identity import (
     describe_libraries_change,
     describe_runtime_change,
 )
-from catdog.tracking.outbox import Entry, entry_for, list_entries
+from catdog.tracking.outbox import PAUSED, Entry, entry_for, list_entries
 from catdog.tracking.records import (
     RUNNING,
     StoredRun,
@@ -126,6 +126,19 @@ def plan_runs(client: "MlflowClient | None", runs: Sequence[PlannedRun], own_swe
         _offer_restoration(client, gone)
 
 
+def plan_run(client: "MlflowClient", planned: PlannedRun, own_sweep: str = "") -> None:
+    """Sets state, why and run id of one run, without a comparison with other runs that would explain why it is new.
+
+    Args:
+        client: of the tracking store.
+        planned: the run.
+        own_sweep: run id of the sweep or search that it belongs to: its finished runs count whatever `reuse` says.
+    """
+    found = find_by_identity(client, planned.config.study, planned.identity.digest)
+    if not _plan_reuse(planned, found, own_sweep):
+        _plan_resume(planned, client)
+
+
 def _offer_restoration(client: "MlflowClient", gone: Sequence[tuple[PlannedRun, StoredRun]]) -> None:
     """Sets what restores deleted runs: each by its id, or several of one sweep with that sweep."""
     by_sweep = Counter(run.sweep_id for _, run in gone)
@@ -175,7 +188,7 @@ def _plan_resume(planned: PlannedRun, client: "MlflowClient | None") -> bool:
         planned.discard = True
         return False
     planned.run_id = run_id
-    word = "failed" if entry.read_journal().last_status == "FAILED" else "interrupted"
+    word = {"FAILED": "failed", PAUSED: "paused"}.get(entry.read_journal().last_status, "interrupted")
     checkpoint = load_checkpoint(entry.checkpoints)
     planned.state = "resume"
     if checkpoint is None:

@@ -62,6 +62,7 @@ class SingleRun:
         from catdog.sweeps.check import check_single
         from catdog.sweeps.plan import discard_entries
         from catdog.tracking import BusyError, Job
+        from catdog.training.outcome import Pause
         from catdog.training.run import train
 
         planned = self.planned
@@ -74,10 +75,12 @@ class SingleRun:
         log.info("%s: %s", {"run": "new", "resume": "resuming"}[planned.state], planned.why)
         job = Job(planned.name, self.variant, self.overrides, output_dir, identity=planned.identity)
         try:
-            return train(self.config, job, dataset=self.dataset)
+            outcome = train(self.config, job, dataset=self.dataset)
         except BusyError as busy:
             why = f"{busy.owner or 'another process'} trains it right now"
             raise busy_run(planned.name, why, planned.config) from None
+        assert not isinstance(outcome, Pause)
+        return outcome
 
     def next_commands(self, outcome: "Outcome | None" = None) -> list[str]:
         """Returns the commands to type next, after the run was trained or found finished."""

@@ -58,7 +58,10 @@ class WorkOrder:
 
 
 def work(order: WorkOrder, sender: Connection) -> None:
-    """Trains the run, and sends (kind, value) pairs: progress, log, and at the end outcome, error, busy or traceback."""
+    """Trains the run, and sends (kind, value) pairs.
+
+    These are progress and log, and at the end outcome, pause, error, diverged, busy or traceback.
+    """
     own_process()
     # While a run closes, only SIGKILL interrupts it.
     interrupts.listen(once=True)
@@ -77,17 +80,18 @@ def work(order: WorkOrder, sender: Connection) -> None:
 
     def task(composed: DictConfig) -> None:
         from catdog.tracking import BusyError
+        from catdog.training.outcome import NonFiniteLossError, Pause
         from catdog.training.run import train
 
         try:
             outcome = train(
                 load_config(composed, Config), order.job, lambda _name, *figures: PipedProgress(link, *figures)
             )
-            link.send("outcome", outcome)
+            link.send("pause" if isinstance(outcome, Pause) else "outcome", outcome)
         except UserError as error:
             # The leader shows the error; here it goes to the run's log only.
             log.error("%s", error, extra={"file_only": True})
-            link.send("error", str(error))
+            link.send("diverged" if isinstance(error, NonFiniteLossError) else "error", str(error))
         except BusyError as busy:
             link.send("busy", f"{busy.owner or 'another process'} trains it right now")
         except Exception as error:

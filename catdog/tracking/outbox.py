@@ -35,6 +35,9 @@ HEARTBEAT_S = 15.0
 # An owner on another host counts as dead after this long without a heartbeat; on this host, its process is checked.
 DEAD_AFTER_S = 120.0
 ORPHAN_PATIENCE_S = 30.0
+# MLflow's statuses of a run that no process works on. A paused run waits at its checkpoint until somebody resumes it.
+PAUSED = "SCHEDULED"
+CLOSED = ("FINISHED", "FAILED", "KILLED", PAUSED)
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +104,7 @@ class Entry:
 
     @property
     def last_status(self) -> str:
-        """The last status that was journaled: RUNNING, FINISHED, FAILED or KILLED; "" before the first."""
+        """The last status that was journaled: RUNNING, FINISHED, FAILED, KILLED or PAUSED; "" before the first."""
         found = [item["status"] for item in self.operations if item["op"] == "status"]
         return found[-1] if found else ""
 

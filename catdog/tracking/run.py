@@ -18,7 +18,7 @@ from catdog.tracking import tags as tag
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
 from catdog.tracking.delivery import DeliveryWorker, Promote
 from catdog.tracking.identity import Identity, describe_origin, hash_before_data, read_git
-from catdog.tracking.outbox import Entry, end_orphan, entry_for
+from catdog.tracking.outbox import PAUSED, Entry, end_orphan, entry_for
 from catdog.tracking.ownership import Owner
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Job:
         retries: how often its process died before and was restarted.
         leader: (pid, start time) of the process that leads the sweep, or None.
         identity: its identity when the sweep was planned; None: computed when the run starts.
+        until: the epoch after which it pauses at its checkpoint; None: it trains to its end.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Job:
     retries: int = 0
     leader: tuple[int, float] | None = None
     identity: Identity | None = None
+    until: int | None = None
 
 
 class TrackedRun:
@@ -127,6 +129,11 @@ class OutboxRun(TrackedRun):
         self.delivery = DeliveryWorker(client, entry, promote)
         self.state: dict[str, Any] = {}
         self.has_arrived = False
+        self.is_paused = False
+
+    def pause(self) -> None:
+        """Makes the run close as PAUSED instead of FINISHED, at its last checkpoint."""
+        self.is_paused = True
 
     def append(self, op: str, **content: Any) -> None:
         """Adds an operation for `catdog.tracking.delivery`."""
@@ -179,7 +186,7 @@ def open_run(
     runtime: Mapping[str, Any],
     promote: Promote | None = None,
 ) -> Iterator[OutboxRun]:
-    """Opens a run, or resumes an interrupted one, and closes it as FINISHED, KILLED (Ctrl-C) or FAILED.
+    """Opens a run, or resumes an interrupted one, and closes it as FINISHED, PAUSED, KILLED (Ctrl-C) or FAILED.
 
     An exception is re-raised to the caller; its traceback becomes an artifact.
 
@@ -241,7 +248,7 @@ def open_run(
 
 @contextlib.contextmanager
 def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], None]) -> Iterator[None]:
-    """Closes a run as FINISHED, KILLED (Ctrl-C) or FAILED when the block ends, and delivers it.
+    """Closes a run as FINISHED, PAUSED, KILLED (Ctrl-C) or FAILED when the block ends, and delivers it.
 
     An exception is re-raised to the caller; its traceback becomes an artifact.
 
@@ -253,6 +260,7 @@ def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], Non
     status = "FINISHED"
     try:
         yield
+        status = PAUSED if run.is_paused else status
     except BaseException as error:
         status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         with contextlib.suppress(Exception):
@@ -262,7 +270,7 @@ def closed_at_end(run: OutboxRun, patience_s: float, finish: Callable[[str], Non
         raise
     finally:
         # If closing a failed run fails too, perhaps on a full disk, that must not hide the first error.
-        with contextlib.nullcontext() if status == "FINISHED" else contextlib.suppress(Exception):
+        with contextlib.nullcontext() if status in ("FINISHED", PAUSED) else contextlib.suppress(Exception):
             finish(status)
             run.append("status", status=status, time_ms=_now_ms())
         hand_in(run, patience_s)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
-from catdog.tracking.outbox import Entry, clear_remains, end_orphan, list_entries
+from catdog.tracking.outbox import CLOSED, PAUSED, Entry, clear_remains, end_orphan, list_entries
 from catdog.tracking.ownership import BusyError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def settle_entries(
             entry.refusal = deleted[entry.study]
             left.append(entry)
             continue
-        if not entry.pending and entry.last_status in ("FAILED", "KILLED") and facts["kind"] == "run":
+        if not entry.pending and entry.last_status in ("FAILED", "KILLED", PAUSED) and facts["kind"] == "run":
             _forget(entry)
             continue
         end_orphan(entry)
@@ -124,7 +124,7 @@ def settle(
         entry.remove()
         return True
     try:
-        if entry.operations and entry.last_status not in ("FINISHED", "FAILED", "KILLED"):
+        if entry.operations and entry.last_status not in CLOSED:
             entry.append("tags", values={tag.ERROR: error})
             entry.append("status", status="KILLED", time_ms=int(time.time() * 1000))
         arrived = deliver_all(client, entry, patience_s, promote)

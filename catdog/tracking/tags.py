@@ -65,6 +65,13 @@ MODEL_URI = "catdog.model_uri"
 REGISTERED_MODEL = "catdog.registered_model"
 TEST_LOOKS = "catdog.test_looks"
 DECISION = "catdog.decision"
+# On a search: what must not change while it goes on, how long it was led, and what each trial tries, as JSON.
+SEARCH = "catdog.search"
+SEARCH_SECONDS = "catdog.search_seconds"
+# The run of its best trial, and that of the trial that beat the default; "default" if none did.
+SEARCH_BEST = "catdog.search_best"
+SEARCH_WINNER = "catdog.search_winner"
+TRIAL = "catdog.trial."
 # On a run: at how many looks of `compare` its variant has been judged, each time with more seeds.
 COMPARED = "catdog.compared"
 
@@ -116,6 +123,22 @@ class Tags(dict[str, str]):
     def decision(self) -> dict[str, Any]:
         """What `decide` found out about a sweep: its metric, and `pairs` with first, second, words and more; empty without it."""
         return _read_mapping(self.get(DECISION))
+
+    @property
+    def search(self) -> dict[str, Any]:
+        """What a search must not change while it goes on: name, space, sampler and more; empty on anything else."""
+        return _read_mapping(self.get(SEARCH))
+
+    @property
+    def search_seconds(self) -> float:
+        """How long a search was led."""
+        return float(self.get(SEARCH_SECONDS, 0.0))
+
+    @property
+    def trials(self) -> dict[int, dict[str, Any]]:
+        """What each trial of a search tries, by its number: settings, origin and more."""
+        found = {key.removeprefix(TRIAL): value for key, value in self.items() if key.startswith(TRIAL)}
+        return {int(number): _read_mapping(value) for number, value in found.items()}
 
     @property
     def compared(self) -> int:
@@ -227,6 +250,11 @@ def gather(tags: Mapping[str, str]) -> dict[str, str]:
         fits = len(json.dumps({**together, key: value})) <= MOST_CHARACTERS
         (together if fits else apart)[key] = value
     return {DETAILS: json.dumps(together), **apart}
+
+
+def trial_tag(number: int) -> str:
+    """Returns the name of a search's tag that says what a trial tries."""
+    return f"{TRIAL}{number}"
 
 
 def member_tag(sweep_id: str) -> str:

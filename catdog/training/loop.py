@@ -22,6 +22,7 @@ from catdog.tracking.checkpoint import Checkpoint
 from catdog.training.callbacks import OwnCallback, capture_states, restore_states
 from catdog.training.losses import build_loss, measures_cross_entropy
 from catdog.training.optimizers import build_optimizer, scale_rate
+from catdog.training.outcome import NonFiniteLossError, choice_of
 from catdog.training.progress import Progress
 from catdog.training.validation_answers import ValidationAnswers
 
@@ -32,10 +33,6 @@ log = logging.getLogger(__name__)
 CROSS_ENTROPY = "cross_entropy"
 # How the names of a checkpoint's arrays begin that hold the answers of each epoch.
 ANSWERS = "answers/"
-
-
-class NonFiniteLossError(UserError):
-    """The loss became NaN or infinite: further training would be meaningless."""
 
 
 @dataclass
@@ -78,6 +75,10 @@ class Fit:
     def last(self) -> dict[str, float]:
         """The metrics of the last epoch."""
         return self.epochs[-1]
+
+    def is_due(self, config: TrainerConfig, until: int | None) -> bool:
+        """Whether to stop: the training is done, or has come to the epoch after which it pauses."""
+        return self.is_done(config) or (until is not None and len(self.epochs) >= until)
 
     def is_done(self, config: TrainerConfig) -> bool:
         """Whether all epochs are trained, patience has run out, or a callback has stopped the training."""
@@ -204,6 +205,7 @@ def fit(
     on_epoch: Callable[[int, dict[str, float]], None],
     on_state: Callable[[Fit], None] = lambda _: None,
     result: Fit | None = None,
+    until: int | None = None,
     clock: Clock | None = None,
     class_weights: Mapping[int, float] | None = None,
     own: Sequence[OwnCallback] = (),
@@ -226,6 +228,7 @@ def fit(
         on_epoch: called after each epoch with its number, from 1, and its metrics.
         on_state: called just before `on_epoch`, when the model is as the next epoch will find it: the moment for a checkpoint.
         result: what `restore` returned, to resume from there; None starts from the beginning.
+        until: the epoch after which to pause; None: train to the end.
         clock: where the time of training, validation, checkpoints and tracking is counted.
         class_weights: the weight of each class in the training loss, by class index; None gives all the same weight.
         own: the custom callbacks.
@@ -238,11 +241,11 @@ def fit(
         UserError: the answers cannot be collected, which `trainer.keep_metric` needs.
     """
     result = result or Fit()
-    if not result.is_done(config):
+    if not result.is_due(config, until):
         clock = clock or Clock("training")
         validated = Validated() if own else None
         record = Record(
-            result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean, answers
+            result, config, train_count, on_state, on_epoch, progress, clock, validated, own, clean, answers, until
         )
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
@@ -254,7 +257,7 @@ def fit(
                 callbacks=callbacks, shuffle=False, verbose=0, class_weight=class_weights,
                 validation_freq=[epoch for epoch in range(1, config.epochs + 1) if config.is_validated(epoch)],
             )  # fmt: skip
-    if result.weights:
+    if result.weights and result.is_done(config):
         for variable, value in zip(list_changing(model), result.weights, strict=True):
             variable.assign(value)
     return result
@@ -329,8 +332,10 @@ class Record(keras.callbacks.Callback):
         own: Sequence[OwnCallback] = (),
         clean: Any = None,
         answers: ValidationAnswers | None = None,
+        until: int | None = None,
     ) -> None:
         super().__init__()
+        self.until = until
         self.clean = clean
         self.answers = answers
         self.validated = validated
@@ -408,7 +413,7 @@ class Record(keras.callbacks.Callback):
         self.clock.enter("tracking")
         self.on_epoch(epoch + 1, metrics)
         self.progress.finish_epoch(epoch + 1, metrics, self.result.best_accuracy)
-        self.model.stop_training = self.result.is_done(self.config)
+        self.model.stop_training = self.result.is_due(self.config, self.until)
 
     def _measure_choice(self) -> dict[str, float]:
         """Returns the metric by which the best epoch is chosen, if it is neither the accuracy nor the loss."""
@@ -448,8 +453,3 @@ class Record(keras.callbacks.Callback):
 def _score(metrics: dict[str, float], by: str) -> tuple[float, float]:
     """Returns what epochs are compared by, the higher the better: the metric of `trainer.keep_metric`, then the loss."""
     return NAMED[by].orient(choice_of(metrics, by)), -metrics["val/loss"]
-
-
-def choice_of(metrics: Mapping[str, float], by: str) -> float:
-    """Returns the value of the metric that `trainer.keep_metric` names, given those of an epoch."""
-    return metrics["val/loss" if by == LOG_LOSS else f"val/{by}"]

@@ -1,12 +1,34 @@
-"""The outcome of a finished run."""
+"""The outcome of a finished run, and of one that has paused."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from catdog.config.metrics import LOG_LOSS
+from catdog.system.errors import UserError
 from catdog.tracking import metric_names
 
 if TYPE_CHECKING:
     from catdog.tracking.records import StoredRun
+
+
+class NonFiniteLossError(UserError):
+    """The loss became NaN or infinite: further training would be meaningless."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Where a run has paused; it can be resumed there.
+
+    Attributes:
+        epochs: the metrics of each epoch so far, as `catdog.training.loop.Fit.epochs`.
+        seconds: wall time so far, of all processes that trained it.
+        has_arrived: whether all of it is in MLflow; if not, the outbox has the rest.
+    """
+
+    epochs: Sequence[Mapping[str, float]]
+    seconds: float
+    has_arrived: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,3 +67,8 @@ def read_outcome(run: "StoredRun") -> Outcome:
         run.run_id, run.name, int(metrics[metric_names.BEST_EPOCH]), metrics[metric_names.BEST_VAL_ACCURACY],
         metrics[metric_names.FINAL["train/accuracy"]], metrics[metric_names.FINAL["val/accuracy"]], metrics.get("run_seconds", 0.0),
     )  # fmt: skip
+
+
+def choice_of(metrics: Mapping[str, float], by: str) -> float:
+    """Returns the value of the metric that `trainer.keep_metric` names, given those of an epoch."""
+    return metrics["val/loss" if by == LOG_LOSS else f"val/{by}"]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from catdog.config.schema import Config
 from catdog.system.clock import Clock
 from catdog.tracking import Job, describe_undelivered
-from catdog.training.outcome import Outcome
+from catdog.training.outcome import Outcome, Pause
 from catdog.training.preparation import prepare
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ def train(
     job: Job,
     make_progress: "Callable[[str, int, int, int], Progress] | None" = None,
     dataset: "Dataset | None" = None,
-) -> Outcome:
+) -> Outcome | Pause:
     """Trains and tracks one model as the config says; an interrupted training of it is resumed where it stopped.
+
+    It returns a Pause if `job.until` says so, and otherwise the Outcome.
 
     Args:
         config: the run's config.
@@ -45,7 +47,13 @@ def train(
     with open_tracked(prepared, built) as run:
         fit = start_or_resume(prepared, built, run)
         fit_model(prepared, built, run, fit, make_progress)
-        finish(prepared, built, run, fit)
+        is_done = fit.is_done(config.trainer)
+        if is_done:
+            finish(prepared, built, run, fit)
+        else:
+            run.pause()
+    if not is_done:
+        return Pause(fit.epochs, clock.totals[0], run.has_arrived)
     delivered = run.delivered_state
     return Outcome(
         delivered["run_id"], job.name, fit.best_epoch, fit.best["val/accuracy"], fit.last["train/accuracy"],

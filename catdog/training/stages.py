@@ -23,9 +23,10 @@ from catdog.training.check import check_own_code
 from catdog.training.clean_sample import CleanSample
 from catdog.training.fast.feature_cache import compute_features, cut_head, cut_trained, keep_features
 from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
-from catdog.training.loop import Fit, capture, choice_of, compile_model, fit, restore
+from catdog.training.loop import Fit, capture, compile_model, fit, restore
 from catdog.training.mixing import build_mixing
 from catdog.training.model import build_kept_model, build_model, has_frozen_part, is_frozen
+from catdog.training.outcome import choice_of
 from catdog.training.own_code import explain_training
 from catdog.training.precision import (
     Precision,
@@ -236,6 +237,7 @@ def fit_model(
             ),
             on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
             result=result,
+            until=prepared.job.until,
             clock=clock,
             class_weights=prepared.class_weights,
             own=built.callbacks,

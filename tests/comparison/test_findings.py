@@ -80,6 +80,15 @@ def test_a_variant_with_one_seed_among_others_is_named(make_seeds, make_analysis
     assert headline(analysis).startswith("a leads, though not all ran with several seeds")
 
 
+def test_trials_of_a_search_get_no_verdict(make_seeds, make_record, make_analysis):
+    trials = [make_record(f"trial {number}", wrong=range(40 * number)) for number in range(2)]
+    analysis = make_analysis(*trials, of_search=True)
+    assert {verdict.kind for verdict in analysis.verdicts} == {"search"}
+    assert "these are trials of a search, which its race decides" in analysis.verdicts[0].words
+    warned = " ".join(findings.warnings(analysis.comparison))
+    assert "the best of them is the luckiest too" in warned
+
+
 def test_an_incomplete_sweep_gets_no_verdict(make_seeds, make_record, make_analysis):
     runs = [*make_seeds("a", 0.1), *make_seeds("b", 0.5)]
     failed = make_record("b seed=9", "b", seed=9, status="FAILED")

@@ -49,9 +49,9 @@ HYDRA = (
         (["ema=true"], "ema: no such key. Did you mean trainer.ema?"),
         (["trainer.optimizer=adamw"], "is called optimizer=NAME, a group of its own: optimizer=adamw."),
         # What Hydra has and catdog does not.
-        (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: catdog has no such sweeper. catdog sweeps lists and ranges"),
-        (["trainer.learning_rate=interval(0.1,1)"], "catdog has no search within an interval. catdog sweeps lists and ranges"),
-        (["trainer.learning_rate=tag(a, interval(0.1,1))"], "catdog has no search within an interval"),
+        (["hydra/sweeper=optuna"], "hydra/sweeper=optuna: catdog has no such sweeper. python -m catdog.tune searches"),
+        (["trainer.learning_rate=interval(0.1,1)"], "only a search takes an interval. python -m catdog.tune searches"),
+        (["trainer.learning_rate=tag(a, interval(0.1,1))"], "only a search takes an interval"),
         (["trainer.learning_rate=glob(*)"], "catdog has no files for trainer.learning_rate"),
         # Spaces, and words without a value.
         (["trainer.epochs", "=", "3"], "trainer.epochs: write it without spaces: trainer.epochs=3"),
@@ -127,7 +127,7 @@ def test_a_flag_says_which_key_it_is(flag: str, following: str, said: str) -> No
 def test_a_key_of_another_command_is_said_to_be_one() -> None:
     assert "trainer.epochs: no such key of compare, but of train." in explain_unknown("trainer.epochs", "compare")
     assert "model: no such key of compare, but of train, evaluate and predict." in explain_unknown("model", "compare")
-    assert "margin: no such key of evaluate, but of compare and decide." in explain_unknown("margin", "evaluate")
+    assert "margin: no such key of evaluate, but of compare, decide and tune." in explain_unknown("margin", "evaluate")
     assert "Allowed: discard; the group tracking, and its keys, such as tracking.uri" in explain_unknown(
         "study", "deliver"
     )
@@ -212,7 +212,7 @@ def test_every_other_command_explains_the_same_mistakes(tmp_path, command: str) 
         assert done.code == 2, words
         assert said in done.err, words
         assert not [name for name in HYDRA if name in done.text], words
-    if command not in ("decide", "predict"):
+    if command not in ("decide", "predict", "tune"):
         done = run_catdog(tmp_path, tmp_path, command, "-m", f"{key}=a,b")
         assert (done.code, f"-m: {command} makes no sweep; leave it out." in done.err) == (2, True)
     assert not list(tmp_path.iterdir())
@@ -224,7 +224,7 @@ def test_every_other_command_explains_the_same_mistakes(tmp_path, command: str) 
         (["max_seed=3", "model=cnn,augmented"], "max_seed: no such key. Did you mean max_seeds?"),
         (["model=cnn,augmentd"], "model=augmentd: no such option"),
         (["model=cnn,augmented", "--max-seeds", "3"], "Write max_seeds=3."),
-        (["model=cnn,augmented", "trainer.learning_rate=interval(0.1,1)"], "catdog has no search within an interval"),
+        (["model=cnn,augmented", "trainer.learning_rate=interval(0.1,1)"], "only a search takes an interval"),
     ],
 )
 def test_decide_finds_mistakes_in_what_it_passes_on_before_its_first_round(

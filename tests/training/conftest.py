@@ -46,6 +46,8 @@ class Folder:
         if not (self.path / f"{store}.db").exists():
             shutil.copy(self.empty_store, self.path / f"{store}.db")
         mlflow.set_tracking_uri(config.tracking.uri)
+        # Another test may have set it, and then it does not follow the tracking address.
+        mlflow.set_registry_uri(config.tracking.uri)
         make = Silent if stop_after is None else (lambda *figures: Silent(*figures, stop_after=stop_after))
         return train(config, Job("run", "run", list(overrides), self.path / "output"), make)
 

@@ -93,7 +93,7 @@ def render_page(
         compact=wording.compact_count,
         seconds=wording.seconds,
         plural=wording.plural,
-        breakable=_breakable,
+        breakable=breakable,
     )
     drawn = {variant.name for variant in analysis.drawn}
     # Of a search, only the pairs among the best.
@@ -143,7 +143,7 @@ def render_page(
     )
 
 
-def _breakable(name: str) -> Markup:
+def breakable(name: str) -> Markup:
     """Returns a name as HTML. Long words of several parts stay whole, unless their column is narrower than they are."""
     return Markup(" ").join(
         Markup('<span class="word">{}</span>').format(Markup("<wbr>").join(parts)) if len(parts) > 1 else word

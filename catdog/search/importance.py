@@ -1,13 +1,18 @@
 """How much each key of a space matters: the share of the variance of the scores that it explains, with an interval."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog.search.space import Space
+from catdog.search.space import Dimension, Space
 from catdog.search.trials import Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 # With fewer trials a forest has little to learn from.
 FEWEST_TRIALS = 15
@@ -87,8 +92,8 @@ def _explain(space: Space, known: Sequence[tuple[Trial, float]], keys: Sequence[
     study = optuna.create_study(direction="maximize")
     study.add_trials([
         create_trial(
-            params={key: sides[key].read(trial.settings[key]) for key in varied},
-            distributions={key: sides[key].distribution for key in varied}, value=score,
+            params={key: _place(sides[key], trial.settings[key]) for key in varied},
+            distributions={key: _spread(sides[key]) for key in varied}, value=score,
         )
         for trial, score in known
     ])  # fmt: skip
@@ -96,3 +101,15 @@ def _explain(space: Space, known: Sequence[tuple[Trial, float]], keys: Sequence[
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         found = FanovaImportanceEvaluator(n_trees=TREES, seed=seed).evaluate(study, params=varied)
     return {key: float(found.get(key, 0.0)) for key in keys}
+
+
+def _place(side: Dimension, text: str) -> Any:
+    """Returns a value as the forest sees it: its logarithm where values are spread evenly in that, or low decades hardly count."""
+    value = side.read(text)
+    return math.log10(float(value)) if side.log and value is not None else value
+
+
+def _spread(side: Dimension) -> "BaseDistribution":
+    from optuna.distributions import FloatDistribution
+
+    return FloatDistribution(math.log10(side.low), math.log10(side.high)) if side.log else side.distribution

@@ -175,6 +175,7 @@ class Leader:
             checkpoint = load_checkpoint(job.planned.entry.checkpoints)
             if checkpoint is not None:
                 self._advance(trial, checkpoint.facts["epochs"])
+                trial.seconds = sum(float(wall_s) for wall_s, *_ in checkpoint.facts["spent"].values())
                 if trial.epochs in self.planned.halving.rungs[:-1]:
                     trial.state = TrialState.PAUSED
         return job

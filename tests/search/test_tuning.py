@@ -95,6 +95,20 @@ def test_a_search_does_not_go_on_with_another_space_or_rule(searched, arguments,
 
 
 @pytest.mark.slow
+def test_a_trial_that_diverges_is_a_bad_one_and_a_small_space_ends(catdog) -> None:
+    done = catdog(
+        "tune", "model=cnn", *TINY, "optimizer=sgd", "trainer.learning_rate=1e30,1e-3", "sampler=grid", "min_epochs=1", "top=1",
+        "seeds=0", "study=bad", "format=json",
+    )  # fmt: skip
+    assert done.code == 0, done.text
+    found = json.loads(done.out)
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "diverged"], "the default is trial 0"
+    assert "the loss became" in found["trials"][1]["why"]
+    assert found["best"] == 0
+    assert "the space has no more than 2 configurations" in done.err
+
+
+@pytest.mark.slow
 def test_the_second_of_two_commands_says_who_leads(searched, cache, monkeypatch) -> None:
     words = ("model=cnn", *SPACE, *TINY, "trainer.epochs=3", "study=tuned")
     monkeypatch.chdir(searched.folder)

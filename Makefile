@@ -36,6 +36,7 @@ test: $(VENV)/.installed-dev ## run the tests
 torture: $(VENV)/.installed-dev ## kill sweeps again and again and compare with uninterrupted ones; a server away for a minute (a quarter of an hour)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 20
 	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 10 --trials 12
+	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 10 --trials 12 --jobs 2
 	CATDOG_TEST_AWAY_S=60 CATDOG_TEST_SWEEPS=8 $(BIN)/python -m pytest tests/tracking/test_server.py
 	CATDOG_TEST_APPLICATIONS=1 $(BIN)/python -m pytest tests/training/test_check.py -k application
 

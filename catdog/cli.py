@@ -177,6 +177,19 @@ def check_arguments(
         require_valid([*given.overrides, *unknown], root, folders=folders, taken=taken, intervals=intervals)
 
 
+def pass_config_dir(arguments: Sequence[str]) -> list[str]:
+    """Returns the arguments with `--config-dir DIR` as an override, for a command that composes the runs itself."""
+    parser = get_args_parser()
+    given, _ = parser.parse_known_args(arguments)
+    if not given.config_dir:
+        return list(arguments)
+    words = [item for item in arguments if not item.startswith(("--config-dir=", "-cd="))]
+    for flag in {"--config-dir", "-cd"} & set(words):
+        place = words.index(flag)
+        del words[place : place + 2]
+    return [*words, f"hydra.searchpath=['{Path(given.config_dir).absolute()}']"]
+
+
 def _expand_home(argument: str) -> str:
     """Returns KEY=~/PATH with ~ replaced by the home folder: shells expand ~ only at the start of a word, and Hydra refuses it."""
     key, separator, value = argument.partition("=~")

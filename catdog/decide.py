@@ -85,7 +85,7 @@ def main() -> None:
     try:
         if not {"--help", "-h", "--version"} & set(sys.argv[1:]):
             cli.check_arguments(sys.argv[1:], "config", sweeps=True, taken=OWN_KEYS)
-        own, overrides = split_arguments(sys.argv[1:])
+        own, overrides = split_arguments(cli.pass_config_dir(sys.argv[1:]))
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)

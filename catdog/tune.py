@@ -94,7 +94,7 @@ def main() -> None:
     try:
         if not {"--help", "-h", "--version"} & set(arguments):
             cli.check_arguments(arguments, "config", sweeps=True, taken=OWN_KEYS, intervals=True)
-        own, overrides = split_arguments(arguments)
+        own, overrides = split_arguments(cli.pass_config_dir(arguments))
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)

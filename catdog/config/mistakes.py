@@ -53,14 +53,21 @@ def require_valid(
     Args:
         words: the overrides, as typed after the command.
         root: `config` for training, or a key of `commands.ROOTS`.
-        folders: further folders with config groups.
+        folders: further folders with config groups, besides those of hydra.searchpath.
         taken: further keys that exist, those of a command that passes the others on.
         intervals: whether a key may be given an interval, as in a search.
     """
     _require_no_spaces(words)
-    places = [schema.CONF, *folders]
+    places = [schema.CONF, *folders, *_read_search_path(words)]
     for word in words:
         _require_valid_word(word, root, places, list(taken), intervals=intervals)
+
+
+def _read_search_path(words: Sequence[str]) -> list[Path]:
+    """Returns the folders that `hydra.searchpath=[DIR,...]` names."""
+    values = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("hydra.searchpath=")]
+    items = [item.strip(" '\"") for value in values for item in value.strip("[]").split(",")]
+    return [Path(item.removeprefix("file://")) for item in items if item and not item.startswith("pkg://")]
 
 
 def _require_no_spaces(words: Sequence[str]) -> None:

@@ -328,7 +328,7 @@ class Leader:
             self._give_up(trial, TrialState.DIVERGED, job.error)
         elif job.error == INTERRUPTED or not job.error:
             pass
-        elif job.has_crashed and number not in self._crashed:
+        elif job.has_crashed and not job.retries and number not in self._crashed:
             self._crashed.add(number)
             log.warning("%s: %s: it is tried once more", trial.name, job.error)
         else:

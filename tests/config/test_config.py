@@ -7,9 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 from support import compose_config
 
+from catdog.cli import pass_config_dir
 from catdog.config import schema
 from catdog.config.command_lines import next_command
-from catdog.config.composition import compose_sweep
+from catdog.config.composition import compose_run, compose_sweep
 from catdog.config.schema import CONF, GROUPS, flatten, hash_config
 from catdog.system.errors import UserError
 
@@ -331,3 +332,17 @@ def test_compare_evaluate_and_predict_refuse_unknown_keys(catdog) -> None:
         done = catdog(command, "studdy=x")
         assert done.code == 2
         assert "Did you mean study?" in done.err
+
+
+def test_runs_that_a_command_composes_find_the_folder_of_config_dir(tmp_path) -> None:
+    (tmp_path / "backbone").mkdir()
+    text = (CONF / "backbone" / "conv3.yaml").read_text()
+    (tmp_path / "backbone" / "mine.yaml").write_text(text)
+    for typed in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)]):
+        (passed,) = pass_config_dir(typed)
+        assert (
+            compose_run(["model=cnn", "backbone=mine", passed]).config.backbone
+            == compose_run(["model=cnn"]).config.backbone
+        )
+    with pytest.raises(UserError, match="backbone=mine: no such option"):
+        compose_run(["backbone=mine"])

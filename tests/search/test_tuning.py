@@ -14,6 +14,18 @@ from catdog.tracking.run import hand_in
 
 SPACE = ("trainer.learning_rate=tag(log,interval(1e-4,1e-2))", "head.units=16,32")
 
+DEADLY = """
+import os, signal
+import keras
+
+class Deadly(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        if any(getattr(layer, "units", 0) == 32 for layer in self.model.layers):
+            with open("deaths", "a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory, cache) -> Study:
@@ -106,6 +118,23 @@ def test_a_trial_that_diverges_is_a_bad_one_and_a_small_space_ends(catdog) -> No
     assert "the loss became" in found["trials"][1]["why"]
     assert found["best"] == 0
     assert "the space has no more than 2 configurations" in done.err
+
+
+@pytest.mark.slow
+def test_a_trial_that_crashes_is_tried_once_more_and_the_search_goes_on(catdog, tmp_path) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    done = catdog(
+        "tune", "model=cnn", *TINY, "head.units=16,32", "trainer.callbacks=[deadly:Deadly]", "sampler=grid", "min_epochs=1",
+        "top=1", "seeds=0", "study=crashing", "format=json",
+    )  # fmt: skip
+    found = json.loads(done.out)
+    states = {trial["head.units"]: (trial["state"], trial["why"]) for trial in found["trials"]}
+    assert states["16"][0] == "finished"
+    assert states["32"][0] == "failed"
+    assert "SIGKILL" in states["32"][1]
+    assert done.err.count("starting it again from its last checkpoint, 1 of 1") == 1
+    assert (tmp_path / "deaths").read_text() == "xx"
+    assert done.code == 0, done.text
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from support import OURS, PROJECT
 # What is measured with a clock, and what names a process or a moment.
 TIMED = ("epoch_seconds", "images_per_second", "run_seconds", "run_cpu_seconds", "model_ms_per_image",
          "model_ms_per_image_without_flip")  # fmt: skip
-OWN_TAGS = ("catdog.key", "catdog.owner", "catdog.sweep", "catdog.model_uri", "mlflow.parentRunId",
+OWN_TAGS = ("catdog.key", "catdog.owner", "catdog.sign_of_life", "catdog.sweep", "catdog.model_uri", "mlflow.parentRunId",
             "catdog.command", "catdog.retries", "catdog.search_seconds", "catdog.search_best",
             "catdog.search_winner", "mlflow.user", "mlflow.source.git.commit", "mlflow.note.content",
             "mlflow.source.name")  # fmt: skip

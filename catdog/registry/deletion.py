@@ -101,7 +101,7 @@ class Deletion:
             UserError: a process works on one of the runs; nothing is deleted then.
         """
         for run in self.runs:
-            if run.is_running_here:
+            if run.is_worked_on:
                 raise UserError(f"{run.owner} works on {run.name} ({run.run_id}). Stop it first.")
         with claimed_entries(self.entries):
             for version in self.champions:

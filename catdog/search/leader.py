@@ -300,12 +300,11 @@ class Leader:
 
     def _place(self, job: JobState, trial: Trial) -> Any:
         from catdog import tracking
-        from catdog.tracking.ownership import Owner
+        from catdog.tracking.ownership import Leader
 
         output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))
-        leader = (Owner.current().pid, Owner.current().started)
         return tracking.Job(
-            trial.name, trial.name, job.overrides, output, self.run_id, trial.number, trial.number, leader=leader,
+            trial.name, trial.name, job.overrides, output, self.run_id, trial.number, trial.number, leader=Leader.current(),
             identity=job.planned.identity,
         )  # fmt: skip
 

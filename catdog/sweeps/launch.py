@@ -27,7 +27,7 @@ from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.identity import hash_before_data, identify
-from catdog.tracking.ownership import Owner
+from catdog.tracking.ownership import Leader
 from catdog.tracking.records import RUNNING, StoredRun, find_by_identity, find_latest_sweep, get_run
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class PlannedSweep:
         """Sets where each job's run belongs, and tags each reused run as a member of this sweep."""
         from catdog import tracking
 
-        leader = (Owner.current().pid, Owner.current().started)
+        leader = Leader.current()
         variants = [*dict.fromkeys(variant for _, variant in self.names)]
         for number, (job, (name, variant)) in enumerate(zip(self.jobs, self.names, strict=True)):
             output = Path(str(job.composed.hydra.sweep.dir), str(job.composed.hydra.sweep.subdir))

@@ -1,5 +1,6 @@
 """Delivery: sends what entries of the outbox hold to MLflow, in order, once each, whenever the store is available."""
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -13,6 +14,7 @@ from catdog.config import schema
 from catdog.tracking import tags as tag
 from catdog.tracking.metric_names import rename_former
 from catdog.tracking.outbox import Entry
+from catdog.tracking.ownership import LostError, sign_of_life
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 15.0
+LIFE_EVERY_S = 300.0
 # MLflow's error codes that another attempt cannot change.
 FINAL_ERRORS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "PERMISSION_DENIED",
                 "UNAUTHENTICATED", "BAD_REQUEST", "FEATURE_DISABLED", "ENDPOINT_NOT_FOUND")  # fmt: skip
@@ -56,12 +59,14 @@ def deliver_next(client: "MlflowClient", entry: Entry, promote: Promote | None =
 
     Raises:
         RefusedError: MLflow will never accept the operation.
+        LostError: another process has taken over the entry.
         Exception: any other failure, which may be temporary.
     """
     from mlflow.exceptions import MlflowException
 
     from catdog.tracking.store import DeletedStudyError
 
+    entry.lease.require()
     state = entry.state
     count = int(state["count"])
     if count >= len(entry.operations):
@@ -121,6 +126,7 @@ class DeliveryWorker:
         self.problem = ""
         self.refused = False
         self.charge: Callable[[str, float], None] | None = None
+        self._shown = time.monotonic()
         self._more = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="delivery")
@@ -170,6 +176,9 @@ class DeliveryWorker:
                         log.info("the tracking store is available again")
                     self.problem, wait_s, warned = "", FIRST_WAIT_S, False
                     continue
+            except LostError as error:
+                self.problem = str(error)
+                return
             except RefusedError as error:
                 self.problem, self.refused = str(error), True
                 self.entry.refusal = self.problem
@@ -192,8 +201,18 @@ class DeliveryWorker:
                 self._stop.wait(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_WAIT_S)
                 continue
+            self._show_life()
             self._more.wait(1.0)
             self._more.clear()
+
+    def _show_life(self) -> None:
+        """Tells the store now and then that this process works on the run, for hosts that do not share the outbox."""
+        run_id = self.entry.state["run_id"]
+        if run_id and time.monotonic() - self._shown > LIFE_EVERY_S and self.entry.lease.is_held:
+            self._shown = time.monotonic()
+            with contextlib.suppress(Exception):
+                for key, value in sign_of_life().items():
+                    self.client.set_tag(run_id, key, value)
 
 
 def deliver_all(client: "MlflowClient", entry: Entry, patience_s: float, promote: Promote | None = None) -> bool:

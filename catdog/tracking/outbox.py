@@ -17,26 +17,26 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
-from filelock import FileLock, Timeout
 
 from catdog.system.errors import UserError
 from catdog.system.files import DISK_FULL, sync_file, sync_folder, write_atomically
 from catdog.system.interrupts import held
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
-from catdog.tracking.ownership import BusyError, Owner
+from catdog.tracking.lease import Lease
+from catdog.tracking.ownership import BusyError, Leader, Owner
 
-HEARTBEAT_S = 15.0
-# An owner on another host counts as dead after this long without a heartbeat; on this host, its process is checked.
-DEAD_AFTER_S = 120.0
 ORPHAN_PATIENCE_S = 30.0
 # MLflow's statuses of a run that no process works on. A paused run waits at its checkpoint until somebody resumes it.
 PAUSED = "SCHEDULED"
+# The key of a journal's line for the generation of the lease under which it was written.
+GENERATION = "generation"
+# The beginning of the name of a folder that is being removed.
+GONE = "gone-"
 CLOSED = ("FINISHED", "FAILED", "KILLED", PAUSED)
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,9 @@ class Entry:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = FileLock(folder.with_name(folder.name + ".lock"), thread_local=False)
+        self.lease = Lease(folder)
         self._journal: Any = None
         self._write = threading.Lock()
-        self._stop_beating = threading.Event()
         self._points: set[tuple[str, int]] = set()
         self.operations: list[dict[str, Any]] = []
         # Why the store will never accept the next operation; "" if it may.
@@ -87,7 +86,12 @@ class Entry:
         return {"count": 0, "run_id": "", **_read_json(self.folder / "delivered.json")}
 
     def save_state(self, **changes: Any) -> dict[str, Any]:
-        """Replaces parts of `state` on disk; returns the new state."""
+        """Replaces parts of `state` on disk; returns the new state.
+
+        Raises:
+            LostError: another process has taken over the entry.
+        """
+        self.lease.require()
         state = {**self.state, **changes}
         write_atomically(self.folder / "delivered.json", json.dumps(state).encode())
         return state
@@ -124,8 +128,10 @@ class Entry:
         self.append("status", status="KILLED", time_ms=int(time.time() * 1000))
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         aside = self.folder.with_name(f"{self.folder.name}-{self.facts['key'][:8]}")
+        former, self.lease.folder = self.folder, aside
+        former.rename(aside)
         self.release()
-        self.folder.rename(aside)
+        self.lease = Lease(former)
 
     @property
     def is_aside(self) -> bool:
@@ -134,92 +140,79 @@ class Entry:
 
     # Its owner.
 
-    def claim(self, facts: dict[str, Any] | None = None, leader: "tuple[int, float] | None" = None) -> "Entry":
+    def claim(self, facts: dict[str, Any] | None = None, leader: Leader | None = None) -> "Entry":
         """Makes this process the owner, creating the entry if needed; returns the entry with its journal read.
 
         Args:
             facts: those of a new entry; an existing entry keeps its own.
-            leader: (pid, start time) of the process that leads the sweep; None: this process.
+            leader: the process that leads the sweep; None: this process.
 
         Raises:
             BusyError: another living process owns it.
+            FileNotFoundError: there is no such entry, and no facts are given.
             UserError: the outbox cannot be written.
         """
         with _disk_errors_named(self.folder.parent):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                raise BusyError(self.read_owner()) from None
-            owner = self.read_owner()
-            # File locks may not work across hosts, so an owner on another host is judged by its heartbeat.
-            if owner and not owner.is_here and not self._is_silent():
-                self._lock.release()
-                raise BusyError(owner)
+            if facts is None and not (self.folder / "entry.json").exists():
+                raise _no_such_entry(self.folder)
+            while True:
+                (self.folder / "files").mkdir(parents=True, exist_ok=True)
+                try:
+                    self.lease.acquire(leader)
+                    break
+                except FileNotFoundError:
+                    # Its owner has removed it this moment.
+                    if facts is None:
+                        raise
             try:
                 if not (self.folder / "entry.json").exists():
                     if facts is None:
-                        raise FileNotFoundError(errno.ENOENT, "no such entry", str(self.folder))
-                    shutil.rmtree(self.folder, ignore_errors=True)
-                    (self.folder / "files").mkdir(parents=True)
-                    self._points.clear()
+                        raise _no_such_entry(self.folder)
+                    self._clear()
                     content = {"key": uuid.uuid4().hex, **facts}
                     write_atomically(self.folder / "entry.json", json.dumps(content).encode())
-                write_atomically(self.folder / "owner.json", json.dumps(asdict(Owner.current(leader))).encode())
                 self._open_journal()
             except BaseException:
-                self._lock.release()
+                self.lease.release()
                 raise
-        self._stop_beating.clear()
-        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
         return self
+
+    def _clear(self) -> None:
+        """Removes what an owner that was killed while creating the entry has left."""
+        self._points.clear()
+        for path in self.folder.iterdir():
+            if path.name == "files":
+                for staged in path.iterdir():
+                    shutil.rmtree(staged, ignore_errors=True)
+            elif path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path != self.lease.path:
+                path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Gives up ownership, so that another process may claim the entry."""
-        self._stop_beating.set()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        with contextlib.suppress(OSError):
-            (self.folder / "owner.json").unlink(missing_ok=True)
-        self._lock.release()
+        self._close_journal()
+        self.lease.release()
 
     def remove(self) -> None:
-        """Removes the entry, which this process owns."""
-        self._stop_beating.set()
-        if self._journal is not None:
-            self._journal.close()
-            self._journal = None
-        # entry.json goes first: a folder without it belongs to nobody, and the next claim clears it.
-        (self.folder / "entry.json").unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
+        """Removes the entry, if this process owns it."""
+        self._close_journal()
+        self.lease.end()
+        if self.lease.is_held:
+            # In one step: whoever wants an entry of this name meanwhile begins a new one.
+            gone = self.folder.with_name(f"{GONE}{uuid.uuid4().hex}")
+            with contextlib.suppress(FileNotFoundError):
+                self.folder.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+        self.lease = Lease(self.folder)
 
     def read_owner(self) -> Owner | None:
         """Returns the process that claimed the entry last and did not release it, dead or alive."""
-        content = _read_json(self.folder / "owner.json")
-        return Owner(**content) if content else None
+        return self.lease.read_owner()
 
     def find_living_owner(self) -> Owner | None:
-        """Returns the owner if it is alive: judged by its process on this host, by its heartbeat on another."""
-        owner = self.read_owner()
-        if owner is None:
-            return None
-        alive = owner.lives if owner.is_here else not self._is_silent()
-        return owner if alive else None
-
-    def _is_silent(self) -> bool:
-        try:
-            return time.time() - (self.folder / "owner.json").stat().st_mtime > DEAD_AFTER_S
-        except OSError:
-            return True
-
-    def _beat(self) -> None:
-        while not self._stop_beating.wait(HEARTBEAT_S):
-            with contextlib.suppress(OSError):
-                os.utime(self.folder / "owner.json")
+        """Returns the owner if it is alive: judged by its process where that can be seen, by its lease elsewhere."""
+        return self.lease.find_living_owner()
 
     # The journal: what the entry has to deliver.
 
@@ -227,6 +220,11 @@ class Entry:
         """Reads the journal without owning the entry; returns the entry."""
         self.operations, _ = _parse_journal(self.folder / "journal")
         return self
+
+    def _close_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
     def _open_journal(self) -> None:
         path = self.folder / "journal"
@@ -243,11 +241,13 @@ class Entry:
 
         Raises:
             UserError: the disk is full.
+            LostError: another process has taken over the entry.
         """
         item = {"op": op, **content}
-        text = json.dumps(item)
+        text = json.dumps({**item, GENERATION: self.lease.generation})
         # An interrupt between writing the line and adding the item in memory would make the two counts differ.
         with held(), self._write, _disk_errors_named(self.folder):
+            self.lease.require()
             size = self._journal.seek(0, os.SEEK_END)
             line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
             try:
@@ -275,6 +275,7 @@ class Entry:
 
     def append_file(self, content: bytes | Path, path: str) -> None:
         """Adds the artifact `path`, given its bytes or a local file, which is copied."""
+        self.lease.require()
         with self.staged_folder() as folder:
             # MLflow names artifacts after their local file.
             target = folder / PurePosixPath(path).name
@@ -330,15 +331,20 @@ def list_entries(root: Path) -> list[Entry]:
 
 def clear_remains(root: Path) -> None:
     """Removes what is left of entries whose owner was killed while creating or removing them."""
-    for path in root.glob("*-*"):
-        folder = path.with_suffix("")
-        if (folder / "entry.json").exists():
-            continue
-        lock = FileLock(folder.with_name(folder.name + ".lock"), thread_local=False)
-        with contextlib.suppress(Timeout, OSError), lock.acquire(timeout=0):
-            if not (folder / "entry.json").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
+    for path in root.glob(f"{GONE}*"):
+        shutil.rmtree(path, ignore_errors=True)
+    for folder in [*root.glob("run-*"), *root.glob("sweep-*")]:
+        if folder.suffix == ".lock":
+            # An earlier version's.
+            folder.unlink(missing_ok=True)
+        elif not (folder / "entry.json").exists():
+            entry = Entry(folder)
+            with contextlib.suppress(BusyError, UserError, OSError):
+                entry.claim({}).remove()
+
+
+def _no_such_entry(folder: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, "no such entry", str(folder))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -356,13 +362,18 @@ def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
     except OSError:
         return [], 0
     operations = []
-    length = 0
+    length = newest = 0
     for line in content.splitlines(keepends=True):
         checksum, _, text = line[:-1].partition(b" ")
         if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(text):
             break
-        operations.append(json.loads(text))
+        item = json.loads(text)
         length += len(line)
+        # What a former owner wrote in the moment in which another one took over does not count.
+        generation = item.pop(GENERATION, newest)
+        if generation >= newest:
+            newest = generation
+            operations.append(item)
     return operations, length
 
 

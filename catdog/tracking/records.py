@@ -37,8 +37,11 @@ FINISHED, RUNNING = "FINISHED", "RUNNING"
 MOST_RUNS = 50_000
 # Metrics of the machine, recorded over time: their last value is of no use in a table of runs.
 MACHINE = "system/"
-# A run of another host that is RUNNING counts as dead after this long without a sign of life.
-SILENT_AFTER_S = 24 * 3600
+# A run of another host that is RUNNING counts as dead after this long without a sign of life, which comes every five minutes. The
+# hosts' clocks may differ by the rest.
+SILENT_AFTER_S = 20 * 60
+# The same for a run of an older catdog, which gave no signs of life but its metrics.
+FORMER_SILENT_AFTER_S = 24 * 3600
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,24 +203,29 @@ class StoredRun:
         return Owner.from_tag(self.tags.get(tag.OWNER))
 
     @property
-    def is_running_here(self) -> bool:
-        """Whether it is being trained: by a living process of this machine, or possibly by one of another machine."""
-        owner = self.owner
-        return self.status == RUNNING and owner is not None and (not owner.is_here or owner.lives)
+    def is_worked_on(self) -> bool:
+        """Whether a living process works on it, as far as is known."""
+        return self.status == RUNNING and self.owner is not None and not self.is_dead
+
+    @property
+    def last_sign_of_life(self) -> float:
+        """When its process last recorded that it works on it, in seconds since 1970, by its own clock."""
+        times_ms = [self.run.info.start_time, *(metric.timestamp for metric in self.run.data._metric_objs)]
+        return max(self.tags.sign_of_life, *(time_ms / 1000 for time_ms in times_ms))
 
     @property
     def is_dead(self) -> bool:
         """Whether its process is gone, although it is RUNNING.
 
-        On this host, the process is checked by its pid and start time; on another host, the time of the last metric decides.
+        Where the process can be seen, its pid and start time decide; elsewhere, the time of its last sign of life.
         """
         owner = self.owner
         if owner is None:
             return False
         if owner.is_here:
             return not owner.lives
-        last_ms = max([self.run.info.start_time, *(metric.timestamp for metric in self.run.data._metric_objs)])
-        return time.time() - last_ms / 1000 > SILENT_AFTER_S
+        limit_s = SILENT_AFTER_S if self.tags.sign_of_life else FORMER_SILENT_AFTER_S
+        return time.time() - self.last_sign_of_life > limit_s
 
     @property
     def is_quick_look(self) -> bool:

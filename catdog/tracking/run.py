@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from catdog.config import schema
 from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking import tags as tag
-from catdog.tracking.checkpoint import Checkpoint, load_checkpoint
+from catdog.tracking.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from catdog.tracking.delivery import DeliveryWorker, Promote
 from catdog.tracking.identity import Identity, describe_origin, hash_before_data, read_git
 from catdog.tracking.outbox import PAUSED, Entry, end_orphan, entry_for
-from catdog.tracking.ownership import Owner
+from catdog.tracking.ownership import Leader, Owner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ class Job:
         number: its place in the sweep, from 0.
         variant_number: the place of its variant among the sweep's variants, from 0.
         retries: how often its process died before and was restarted.
-        leader: (pid, start time) of the process that leads the sweep, or None.
+        leader: the process that leads the sweep, or None.
         identity: its identity when the sweep was planned; None: computed when the run starts.
         until: the epoch after which it pauses at its checkpoint; None: it trains to its end.
     """
@@ -64,7 +64,7 @@ class Job:
     number: int = 0
     variant_number: int = 0
     retries: int = 0
-    leader: tuple[int, float] | None = None
+    leader: Leader | None = None
     identity: Identity | None = None
     until: int | None = None
 
@@ -134,6 +134,15 @@ class OutboxRun(TrackedRun):
     def pause(self) -> None:
         """Makes the run close as PAUSED instead of FINISHED, at its last checkpoint."""
         self.is_paused = True
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Saves what it needs to resume after an epoch.
+
+        Raises:
+            UserError: the disk is full, or another process has taken over the run.
+        """
+        self.entry.lease.require()
+        save_checkpoint(self.entry.checkpoints, checkpoint)
 
     def append(self, op: str, **content: Any) -> None:
         """Adds an operation for `catdog.tracking.delivery`."""

@@ -40,6 +40,8 @@ MEMBER = "catdog.member."
 RUNS = "catdog.runs"
 KEY = "catdog.key"
 OWNER = "catdog.owner"
+# When that process last said that it works on the run, in seconds since 1970.
+SIGN_OF_LIFE = "catdog.sign_of_life"
 COMMAND = "catdog.command"
 RETRIES = "catdog.retries"
 ERROR = "catdog.error"
@@ -128,6 +130,11 @@ class Tags(dict[str, str]):
     def search(self) -> dict[str, Any]:
         """What a search must not change while it goes on: name, space, sampler and more; empty on anything else."""
         return _read_mapping(self.get(SEARCH))
+
+    @property
+    def sign_of_life(self) -> float:
+        """When its process last said that it works on it, in seconds since 1970; 0 if it never did."""
+        return float(self.get(SIGN_OF_LIFE, "0"))
 
     @property
     def search_seconds(self) -> float:

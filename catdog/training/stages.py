@@ -14,7 +14,6 @@ from catdog.config.metrics import ACCURACY
 from catdog.config.schema import TrainerConfig
 from catdog.registry.champion import promote
 from catdog.statistics.metrics import NAMED, PROBABILITIES
-from catdog.tracking.checkpoint import save_checkpoint
 from catdog.tracking.identity import Identity, identify
 from catdog.training import run_logging
 from catdog.training.augmentation import build_augmentation
@@ -232,9 +231,7 @@ def fit_model(
             steps=built.steps,
             train_count=len(prepared.train),
             progress=progress,
-            on_state=lambda state: save_checkpoint(
-                run.entry.checkpoints, capture(built.trained, state, clock.spent, built.callbacks)
-            ),
+            on_state=lambda state: run.save_checkpoint(capture(built.trained, state, clock.spent, built.callbacks)),
             on_epoch=lambda epoch, metrics: run.log_metrics(metrics, step=epoch),
             result=result,
             until=prepared.job.until,

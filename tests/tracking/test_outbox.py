@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -43,8 +44,10 @@ def client(uri: str, tmp_path: Path) -> mlflow.MlflowClient:
 
 
 @pytest.fixture
-def entry(tmp_path: Path, uri: str) -> Entry:
-    return entry_for(tmp_path / "outbox", uri, "spooled", "run", "i").claim(facts(uri))
+def entry(tmp_path: Path, uri: str) -> Iterator[Entry]:
+    entry = entry_for(tmp_path / "outbox", uri, "spooled", "run", "i").claim(facts(uri))
+    yield entry
+    entry.release()
 
 
 def journal(entry: Entry) -> None:
@@ -157,6 +160,7 @@ def test_a_resumed_run_doubles_no_step(entry, client) -> None:
     again.append_metrics({"val/loss": 0.25}, step=3)
     assert deliver_all(client, again, patience_s=5)
     assert read_run(client)["points"]["val/loss"] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    again.release()
 
 
 def test_an_entry_has_one_owner(entry) -> None:
@@ -192,11 +196,12 @@ def test_a_killed_owner_is_dead(entry) -> None:
     holder.stdout.close()
     assert other.find_living_owner() is None
     assert other.claim().read_owner().pid == os.getpid()
+    other.release()
 
 
 def test_an_owner_on_another_host_lives_as_long_as_its_heart_beats(entry) -> None:
     entry.release()
-    owner = entry.folder / "owner.json"
+    owner = entry.folder / "lease-7"
     owner.write_text(
         json.dumps({"host": "elsewhere", "pid": 1, "started": 0.0, "leader_pid": 1, "leader_started": 0.0})
     )
@@ -204,7 +209,9 @@ def test_an_owner_on_another_host_lives_as_long_as_its_heart_beats(entry) -> Non
         Entry(entry.folder).claim()
     long_ago = time.time() - 3600
     os.utime(owner, (long_ago, long_ago))
-    assert Entry(entry.folder).claim().read_owner() == Owner.current()
+    other = Entry(entry.folder).claim()
+    assert other.read_owner() == Owner.current()
+    other.release()
 
 
 def test_a_run_that_a_kill_left_open_is_closed_and_delivered(entry, client, uri) -> None:

@@ -13,6 +13,7 @@ from catdog.system.errors import EXIT_DEFECT
 from catdog.system.wording import plural
 from catdog.tracking.outbox import list_entries
 from catdog.tracking.settlement import discard_entries_of, settle_entries
+from catdog.tracking.store import is_same_store
 
 USAGE = """Delivers metrics, tags, figures and models that a tracking server did not accept during training.
 
@@ -34,11 +35,11 @@ def deliver(composed: DictConfig) -> None:
             console.print(f"given up: {words}", highlight=False, soft_wrap=True)
         return
     entries = list_entries(root)
-    mine = [entry for entry in entries if entry.uri == config.tracking.uri]
+    mine = [entry for entry in entries if is_same_store(entry.uri, config.tracking.uri)]
     # Delivery removes an entry, so read what is printed afterwards now.
     study = mine[0].study if mine else DEFAULT_STUDY
     command = "compare" if any(entry.folder.name.startswith("sweep") for entry in mine) else "evaluate"
-    others = sorted({entry.uri for entry in entries} - {config.tracking.uri, ""})
+    others = sorted({entry.uri for entry in entries if entry not in mine} - {""})
     if mine:
         client = tracking.connect(config.tracking)
         delivered, left = settle_entries(client, root, config.tracking.uri, config.tracking.wait_s, promote)

@@ -24,6 +24,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from catdog.config.addresses import canonical_address
 from catdog.config.metrics import ACCURACY, FORMS, METRICS, require_keep_metric, require_metric
 from catdog.system.errors import UserError
 
@@ -715,6 +716,7 @@ class TrackingConfig:
     wait_s: float = option("how long a finished command waits for a tracking server that does not answer", 60.0)
 
     def __post_init__(self) -> None:
+        self.uri = canonical_address(self.uri)
         require(self.wait_s >= 0, "tracking.wait_s", "0 or more seconds", self.wait_s)
 
 

@@ -21,7 +21,7 @@ from catdog.tracking.delivery import is_gone
 from catdog.tracking.outbox import Entry, list_entries
 from catdog.tracking.records import StoredRun, list_studies, search
 from catdog.tracking.settlement import claimed_entries
-from catdog.tracking.store import absolute_uri, store_command
+from catdog.tracking.store import is_same_store, store_command
 from catdog.tracking.tags import SWEEP, WITH_MODEL
 
 if TYPE_CHECKING:
@@ -255,11 +255,7 @@ def _find_in_outbox(
     client: "MlflowClient | None", found: Findings, root: Path, uri: str, older_than_s: float, study: str | None
 ) -> None:
     for entry in list_entries(root):
-        if (
-            absolute_uri(entry.uri or uri) != absolute_uri(uri)
-            or study not in (None, entry.study)
-            or entry.find_living_owner()
-        ):
+        if not is_same_store(entry.uri or uri, uri) or study not in (None, entry.study) or entry.find_living_owner():
             continue
         if time.time() - entry.folder.stat().st_mtime < older_than_s:
             continue

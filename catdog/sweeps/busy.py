@@ -12,6 +12,7 @@ from catdog.system.errors import UserError
 from catdog.tracking.identity import hash_before_data
 from catdog.tracking.outbox import Entry
 from catdog.tracking.ownership import Owner
+from catdog.tracking.store import is_same_store
 
 
 def require_idle(configs: Sequence[Config], *, sweep: bool) -> None:
@@ -30,11 +31,7 @@ def require_idle(configs: Sequence[Config], *, sweep: bool) -> None:
         entry = Entry(folder)
         owner = _find_owner(entry)
         facts = entry.facts
-        if (
-            owner is None
-            or facts.get("study") != configs[0].study
-            or facts.get("tracking", {}).get("uri") != tracking.uri
-        ):
+        if owner is None or facts.get("study") != configs[0].study or not is_same_store(entry.uri, tracking.uri):
             continue
         try:
             known = known or hash_before_data(configs)

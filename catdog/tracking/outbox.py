@@ -29,6 +29,7 @@ from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.lease import Lease
 from catdog.tracking.ownership import BusyError, Leader, Owner
+from catdog.tracking.store import relative_uri
 
 ORPHAN_PATIENCE_S = 30.0
 # MLflow's statuses of a run that no process works on. A paused run waits at its checkpoint until somebody resumes it.
@@ -317,6 +318,7 @@ def end_orphan(entry: Entry) -> None:
 
 def entry_for(root: Path, uri: str, study: str, kind: str, identity: str) -> Entry:
     """Returns the entry of a run or sweep, which may not exist yet; the same identity in the same study gives the same entry."""
+    uri = relative_uri(uri)
     name = hashlib.sha256("\n".join([uri, study, kind, identity]).encode()).hexdigest()[:20]
     return Entry(root / f"{kind}-{name}")
 

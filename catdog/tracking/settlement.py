@@ -12,6 +12,7 @@ from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.outbox import CLOSED, PAUSED, Entry, clear_remains, end_orphan, list_entries
 from catdog.tracking.ownership import BusyError
+from catdog.tracking.store import is_same_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -62,7 +63,7 @@ def settle_entries(
     clear_remains(root)
     for entry in list_entries(root):
         facts = entry.facts
-        if entry.uri != uri:
+        if not is_same_store(entry.uri, uri):
             continue
         if entry.pending and entry.study not in deleted:
             deleted[entry.study] = _explain_deleted(client, entry.study)
@@ -148,7 +149,7 @@ def discard_entries_of(root: Path, uri: str, wanted: str) -> list[str]:
     Raises:
         UserError: there is no such entry, or a living process works on one; nothing is removed then.
     """
-    mine = [entry for entry in list_entries(root) if entry.uri == uri]
+    mine = [entry for entry in list_entries(root) if is_same_store(entry.uri, uri)]
     chosen = [entry for entry in mine if wanted in (entry.study, entry.folder.name)]
     if not chosen:
         known = ", ".join(sorted({entry.study for entry in mine} | {entry.folder.name for entry in mine})) or "nothing"

@@ -154,6 +154,19 @@ def absolute_uri(uri: str) -> str:
     return uri if database is None else f"sqlite:///{database.absolute()}"
 
 
+def relative_uri(uri: str) -> str:
+    """Returns the address with the database's path below the current folder, if it is there: a project may be moved as a whole."""
+    database = _database_file(uri)
+    if database is None or not database.is_absolute() or not database.is_relative_to(Path.cwd()):
+        return uri
+    return f"sqlite:///{database.relative_to(Path.cwd())}"
+
+
+def is_same_store(uri: str, other: str) -> bool:
+    """Returns whether two addresses, each as `TrackingConfig` holds it, name one store."""
+    return absolute_uri(uri) == absolute_uri(other)
+
+
 def _require_server(uri: str) -> None:
     import requests
 

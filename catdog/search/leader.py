@@ -436,7 +436,9 @@ class Leader:
             metrics["search_best_score"] = float(tuning.metric.orient(best.score or 0.0))
         if tuning.correction is not None:
             metrics["search_corrected_score"] = float(tuning.metric.orient(tuning.correction.corrected))
-        self.parent.log_metrics(metrics)
+        # A finished search that is typed again finds the same.
+        known = get_run(self.client, self.run_id).metrics
+        self.parent.log_metrics({key: value for key, value in metrics.items() if known.get(key) != value})
         for path, content in tuning.files.items():
             self.parent.log_bytes(content, f"{ARTIFACTS}/{path}")
 

@@ -25,7 +25,8 @@ from catdog.search.trials import Trial, TrialState, find_best
 from catdog.search.tuned import PAGE
 from catdog.statistics.metrics import NAMED
 from catdog.sweeps.check import check_models, decode_images
-from catdog.sweeps.jobs import INTERRUPTED, JobState, Supervisor, start_server
+from catdog.sweeps.executors.local import LocalExecutor, start_server
+from catdog.sweeps.jobs import INTERRUPTED, JobState, Supervisor
 from catdog.sweeps.parent import open_parent
 from catdog.sweeps.plan import PlannedRun, plan_run
 from catdog.system.errors import UserError
@@ -195,7 +196,8 @@ class Leader:
             display.add(f"{trial.name}: {self.word_settings(trial)}", trial.name)
             if trial.state != TrialState.RUNNING:
                 display.finish(trial.number, _word_state(trial))
-        self._supervisor = Supervisor(processes, self.client, self.jobs, self.planned.options, gpus, display, self)
+        executor = LocalExecutor(processes, self.planned.options.n_jobs, gpus)
+        self._supervisor = Supervisor(executor, self.client, self.jobs, self.planned.options, display, self)
         try:
             self._supervisor.run()
         except KeyboardInterrupt:

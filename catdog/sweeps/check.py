@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from catdog.config.schema import Config
 from catdog.data.metrics import require_possible_metrics
 from catdog.data.progress import reported_progress
-from catdog.sweeps.jobs import JobState, describe_death, start_process, start_server
+from catdog.sweeps.executors.local import describe_death, start_process, start_server
+from catdog.sweeps.jobs import JobState
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.tracking.identity import Identity
 from catdog.training.class_weights import require_known_classes

@@ -1,33 +1,23 @@
-"""The jobs of a sweep: starts their processes, supervises them, retries them and, if necessary, kills them."""
+"""The jobs of a sweep: gives them to an executor, supervises them, retries them and, if necessary, kills them."""
 
-import contextlib
 import logging
-import multiprocessing
-import os
-import signal
-import sys
 import threading
 import time
-import types
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import psutil
 from omegaconf import DictConfig
 
 from catdog.config.schema import Config
-from catdog.data.cache import count_cpus
 from catdog.sweeps.display import Display
+from catdog.sweeps.executors.executor import Executor, Handle, Task
 from catdog.sweeps.options import LauncherOptions
 from catdog.sweeps.plan import PlannedRun
-from catdog.sweeps.worker import OUTPUT, WorkOrder, work
+from catdog.sweeps.worker import OUTPUT
 from catdog.system.errors import UserError
 from catdog.tracking import tags as tag
-from catdog.tracking.identity import list_training_modules
 from catdog.tracking.outbox import CLOSED, Entry
 from catdog.tracking.ownership import BusyError
 
@@ -113,66 +103,21 @@ class JobState:
 
 @dataclass
 class Worker:
-    """A process that trains a job.
+    """A job that an executor has.
 
     Attributes:
         number: the job's place in the sweep, from 0.
-        process: the process.
-        receiver: the end of the pipe on which it reports.
-        slot: its place among the jobs that run at once, from 0.
+        handle: the executor's.
         started: when it was started, by the monotonic clock.
         stopped: when it was told to stop; None if it was not.
         verdict: why it was killed; "" if it was not.
     """
 
     number: int
-    process: Any
-    receiver: Connection
-    slot: int
+    handle: Handle
     started: float = field(default_factory=time.monotonic)
     stopped: float | None = None
     verdict: str = ""
-
-
-def list_preloaded() -> list[str]:
-    """Returns the modules that the server imports for all jobs: some libraries, and all of catdog's code that trains.
-
-    A run then uses the code that was planned, even if the files change during the sweep.
-    """
-    libraries = ["catdog.training.process", "mlflow", "mlflow.tensorflow"]
-    return [*libraries, *list_training_modules(), "catdog.plots", "catdog.training.run_logging", "catdog.sweeps.worker"]
-
-
-def start_server() -> Any:
-    """Returns the context that starts processes: forks of a server that has TensorFlow imported, if the system can fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    processes = multiprocessing.get_context("forkserver")
-    # A job then starts in well under a second. Otherwise each job would import TensorFlow again, which takes five CPU seconds.
-    processes.set_forkserver_preload(list_preloaded())
-    return processes
-
-
-def start_process(processes: Any, target: Callable[..., None], *args: Any) -> Any:
-    """Starts a process that calls a function in the current folder; returns the process.
-
-    Unlike multiprocessing by default, the process does not import the main program: a script without `if __name__ == "__main__"`
-    would train again there. Nothing sent to such a process may be defined in the main program.
-    """
-    process = processes.Process(target=_call_in, args=(Path.cwd(), target, args))
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        process.start()
-    finally:
-        sys.modules["__main__"] = main
-    return process
-
-
-def _call_in(folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    # Multiprocessing uses the folder that was current when it was imported.
-    os.chdir(folder)
-    target(*args)
 
 
 class Feed(Protocol):
@@ -186,36 +131,31 @@ class Feed(Protocol):
 
 
 class Supervisor:
-    """Trains the jobs that need training, `n_jobs` at a time, until all have ended or somebody stops it.
+    """Trains the jobs that need training, as many at a time as the executor takes, until all have ended or somebody stops it.
 
     Args:
-        processes: the context that starts processes.
+        executor: where they are trained.
         client: of the tracking store.
         jobs: all of the sweep's, in order.
         options: the launcher's.
-        gpus: names of the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES has them; empty: do not assign GPUs.
         display: shows the jobs.
         feed: decides what is trained next, instead of the order of the jobs.
     """
 
     def __init__(
         self,
-        processes: Any,
+        executor: Executor,
         client: "MlflowClient",
         jobs: list[JobState],
         options: LauncherOptions,
-        gpus: list[str],
         display: Display,
         feed: Feed | None = None,
     ) -> None:
-        self.processes = processes
+        self.executor = executor
         self.client = client
         self.jobs = jobs
         self.options = options
-        # Counted over all jobs of the sweep, not over those left to train: a resumed run then has as many CPU threads as before.
-        self.n_jobs = options.n_jobs if feed else min(options.n_jobs, len(jobs))
         self.feed = feed
-        self.gpus = gpus
         self.display = display
         self.interrupts = 0
         self.running: list[Worker] = []
@@ -257,21 +197,26 @@ class Supervisor:
         try:
             while not self.given_up:
                 while (
-                    not self.stopping and len(self.running) < self.n_jobs and (number := self._take_next()) is not None
+                    not self.stopping
+                    and len(self.running) < self.executor.n_jobs
+                    and (number := self._take_next()) is not None
                 ):
                     self._start(number)
                 if not self.running:
                     break
-                for receiver in wait([worker.receiver for worker in self.running], timeout=LOOK_EVERY_S):
-                    worker = next(each for each in self.running if each.receiver is receiver)
-                    self._receive(worker)
+                self.executor.wait([worker.handle for worker in self.running], LOOK_EVERY_S)
                 for worker in list(self.running):
-                    self._look_after(worker)
+                    self._receive(worker)
+                    death = worker.handle.poll()
+                    if death is None:
+                        self._look_after(worker)
+                    else:
+                        self._end(worker, death)
         except BaseException as error:
             failure.append(error)
         finally:
             for worker in self.running:
-                worker.process.kill()
+                worker.handle.kill()
             ended.set()
 
     def _take_next(self) -> int | None:
@@ -282,70 +227,53 @@ class Supervisor:
     def _start(self, number: int) -> None:
         job = self.jobs[number]
         assert job.job is not None
-        slot = min(set(range(self.n_jobs)) - {worker.slot for worker in self.running})
         self._stop_delivering(number)
-        order = WorkOrder(
-            job.composed, job.job, *share_machine(slot, self.n_jobs, self.gpus, job.config.trainer.devices)
-        )
-        receiver, sender = self.processes.Pipe(duplex=False)
         self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
-        process = start_process(self.processes, work, order, sender)
-        sender.close()
-        self.running.append(Worker(number, process, receiver, slot))
+        handle = self.executor.submit(Task(job.composed, job.job, job.config.trainer.devices))
+        self.running.append(Worker(number, handle))
 
     def _receive(self, worker: Worker) -> None:
         job = self.jobs[worker.number]
-        try:
-            # Read everything that is there: a job that logs a lot must not be slowed down by the supervision of others.
-            while worker.receiver.poll():
-                kind, value = worker.receiver.recv()
-                if kind == "progress":
-                    self.display.progress(worker.number, value)
-                elif kind == "log":
-                    self.display.message(worker.number, *value)
-                elif kind == "outcome":
-                    job.outcome = value
-                elif kind == "pause":
-                    job.pause = value
-                elif kind == "busy":
-                    job.planned.state, job.error = "busy", value
-                elif kind == "traceback":
-                    job.has_crashed = True
-                    self.display.error(worker.number, f"\n{value}")
-                else:
-                    job.error, job.has_diverged = value, kind == "diverged"
-        except (EOFError, OSError):
-            self._end(worker)
+        for kind, value in worker.handle.receive():
+            if kind == "progress":
+                self.display.progress(worker.number, value)
+            elif kind == "log":
+                self.display.message(worker.number, *value)
+            elif kind == "outcome":
+                job.outcome = value
+            elif kind == "pause":
+                job.pause = value
+            elif kind == "busy":
+                job.planned.state, job.error = "busy", value
+            elif kind == "traceback":
+                job.has_crashed = True
+                self.display.error(worker.number, f"\n{value}")
+            else:
+                job.error, job.has_diverged = value, kind == "diverged"
 
     def _look_after(self, worker: Worker) -> None:
         """Kills a process that exceeds its limits, or does not stop when told to."""
-        if worker not in self.running:
-            return
         now = time.monotonic()
         if self.interrupts and worker.stopped is None:
             worker.stopped = now
-            # A terminal has sent Ctrl-C to the job's process already; other senders have not. A second signal has no effect there.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.process.pid, signal.SIGINT)
+            worker.handle.stop()
         elif worker.stopped is not None and now - worker.stopped > STOP_WAIT_S:
-            worker.process.kill()
+            worker.handle.kill()
         elif (
             self.options.timeout_s is not None and now - worker.started > self.options.timeout_s and not worker.verdict
         ):
             worker.verdict = f"it took longer than hydra.launcher.timeout_s={self.options.timeout_s:g}"
-            worker.process.kill()
+            worker.handle.kill()
         elif self.options.memory_gb is not None and not worker.verdict:
-            used_gb = _memory_gb(worker.process.pid)
+            used_gb = worker.handle.memory_gb()
             if used_gb > self.options.memory_gb:
                 worker.verdict = (
                     f"its process used {used_gb:.1f} GB, more than hydra.launcher.memory_gb={self.options.memory_gb:g}"
                 )
-                worker.process.kill()
+                worker.handle.kill()
 
-    def _end(self, worker: Worker) -> None:
+    def _end(self, worker: Worker, how: str) -> None:
         job = self.jobs[worker.number]
-        worker.process.join()
-        worker.receiver.close()
         self.running.remove(worker)
         if job.outcome:
             self.display.finish(worker.number, "finished")
@@ -358,7 +286,7 @@ class Supervisor:
             self.display.finish(worker.number, "busy" if job.planned.state == "busy" else "failed")
         else:
             assert job.job is not None
-            death = worker.verdict or describe_death(worker.process.exitcode)
+            death = worker.verdict or how
             if job.retries < self.options.retries and not worker.verdict:
                 self._retry(worker.number, death)
                 return
@@ -437,35 +365,6 @@ class Supervisor:
             else:
                 entry.release()
         return left
-
-
-def share_machine(slot: int, n_jobs: int, gpus: list[str], devices: str) -> tuple[dict[str, str], int | None]:
-    """Returns a job's share of the machine: environment variables, and its CPU threads (None: TensorFlow's choice).
-
-    Args:
-        slot: the job's place among those that run at once, from 0.
-        n_jobs: how many run at once.
-        gpus: the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES names them.
-        devices: `trainer.devices`; a job that uses all devices is not given one of its own.
-    """
-    environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and devices == "one" else {}
-    return environment, max(1, count_cpus() // n_jobs) if n_jobs > 1 else None
-
-
-def describe_death(exitcode: int | None) -> str:
-    """Returns in words how a process ended, given its exit code; a negative one is the number of a signal."""
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = "; out of memory?" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}"
-    return f"its process ended with code {exitcode}"
-
-
-def _memory_gb(pid: int) -> float:
-    try:
-        return psutil.Process(pid).memory_info().rss / 1e9
-    except psutil.Error:
-        return 0.0
 
 
 def _read_tail(path: Path) -> str:

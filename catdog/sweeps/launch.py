@@ -17,8 +17,9 @@ from catdog.registry.champion import has_champion_to_test, promote
 from catdog.sweeps.busy import busy_sweep
 from catdog.sweeps.check import check_models, decode_images, load_datasets, plan_runtimes
 from catdog.sweeps.display import Display
+from catdog.sweeps.executors.local import LocalExecutor, start_server
 from catdog.sweeps.fitting import fit_composed, fit_configs
-from catdog.sweeps.jobs import JobState, Supervisor, start_server
+from catdog.sweeps.jobs import JobState, Supervisor
 from catdog.sweeps.options import LauncherOptions
 from catdog.sweeps.parent import open_parent
 from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs, restore_commands
@@ -187,7 +188,10 @@ class PlannedSweep:
                     for number, job in enumerate(self.jobs):
                         if not job.is_to_train:
                             display.finish(number, "reused" if job.planned.state == "reuse" else job.planned.state)
-                    supervisor = Supervisor(processes, client, self.jobs, self.options, gpus, display)
+                    # Counted over all jobs of the sweep, not over those left to train: a resumed run then has as many CPU
+                    # threads as before.
+                    executor = LocalExecutor(processes, min(self.options.n_jobs, len(self.jobs)), gpus)
+                    supervisor = Supervisor(executor, client, self.jobs, self.options, display)
                     supervisor.run()
             _share_outcomes(self.jobs)
             interrupted = supervisor is not None and supervisor.interrupts > 0

@@ -14,7 +14,7 @@ import pytest
 from forked import Forked
 from support import PROJECT, TINY, run_catdog, run_python, start_catdog
 
-from catdog.sweeps.jobs import list_preloaded, share_machine
+from catdog.sweeps.executors.local import list_preloaded, share_machine
 from catdog.sweeps.launch import find_varying
 from catdog.tracking.identity import list_training_modules
 
@@ -261,7 +261,7 @@ def test_a_run_that_cannot_be_built_stops_the_sweep_before_it_starts(tmp_path, c
 
 
 def test_gpus_and_cpu_threads_are_divided(monkeypatch) -> None:
-    monkeypatch.setattr("catdog.sweeps.jobs.count_cpus", lambda: 8)
+    monkeypatch.setattr("catdog.sweeps.executors.local.count_cpus", lambda: 8)
     assert share_machine(0, 1, [], "one") == ({}, None)
     assert [share_machine(slot, 3, ["0", "GPU-b"], "one") for slot in range(3)] == [
         ({"CUDA_VISIBLE_DEVICES": "0"}, 2), ({"CUDA_VISIBLE_DEVICES": "GPU-b"}, 2), ({"CUDA_VISIBLE_DEVICES": "0"}, 2),

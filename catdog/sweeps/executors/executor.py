@@ -1,0 +1,62 @@
+"""What a sweep asks of the place where its runs are trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from catdog.tracking import Job
+
+Message = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained.
+
+    Attributes:
+        composed: the config, as Hydra composed it.
+        job: the name of the run, and where that belongs.
+        devices: `trainer.devices`.
+    """
+
+    composed: DictConfig
+    job: "Job"
+    devices: str
+
+
+class Handle(Protocol):
+    """A job that an executor has."""
+
+    def receive(self) -> list[Message]:
+        """Returns what the job has reported since the last call, as `catdog.sweeps.worker.work` reports it."""
+
+    def poll(self) -> str | None:
+        """Returns how the job's process ended, in words; None if it may still report something."""
+
+    def stop(self) -> None:
+        """Asks the job to close its run, like Ctrl-C."""
+
+    def kill(self) -> None:
+        """Ends the job at once."""
+
+    def memory_gb(self) -> float:
+        """Returns how much memory it uses; 0 if unknown."""
+
+
+class Executor(Protocol):
+    """The place where runs are trained.
+
+    Attributes:
+        n_jobs: how many train at once.
+    """
+
+    n_jobs: int
+
+    def submit(self, task: Task) -> Handle:
+        """Starts a job, or puts it into a queue."""
+
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
+        """Waits until one of the jobs may have something to report, but not longer than the timeout."""

@@ -99,6 +99,8 @@ def _render_launcher() -> str:
     hints = get_type_hints(launcher.LauncherOptions)
     rows = []
     for field in dataclasses.fields(default):
+        if field.name not in launcher.HELP:
+            continue
         value = _describe_value(default, field.name, hints[field.name])
         rows.append((f"hydra.launcher.{field.name}", value, _show(field.default), launcher.HELP[field.name]))
     lines = ["## Sweeps", "", "`-m` makes a sweep: `KEY=A,B` trains one run for each value, and several such keys give every",

@@ -78,6 +78,8 @@ def launch(runs: "Sequence[ComposedRun]", options: "LauncherOptions") -> "SweepR
         show_next(*result.next_commands(), *([browse] if result.has_ended and not result.undelivered else []))
     if result.interrupted:
         sys.exit(EXIT_INTERRUPTED)
+    if result.left and not result.undelivered:
+        sys.exit(0)
     if result.undelivered or not result.is_complete:
         sys.exit(EXIT_DEFECT)
     return result

@@ -63,7 +63,10 @@ def train_sweep(
     for job in result.jobs:
         if job.has_failed:
             console.print(Text(f"{job.name} failed: {job.error}", style="red"), soft_wrap=True)
-    if result.lacks_promotion:
+    if result.left:
+        queued = f"{plural(result.left, 'run')} {'is' if result.left == 1 else 'are'} in the queue"
+        log.info("%s. The same command shows how they stand, and finishes the sweep", queued)
+    elif result.lacks_promotion:
         finished = f"{len(result.outcomes)} of {plural(len(result.jobs), 'run')}"
         log.info("nothing was promoted: the sweep is incomplete, %s finished", finished)
     return result

@@ -1,4 +1,4 @@
-"""The launcher through which Hydra runs catdog's sweeps: `hydra/launcher=catdog`, one process per run."""
+"""The launcher through which Hydra runs catdog's sweeps: `hydra/launcher=catdog`, or slurm; each run has a process of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,19 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from catdog.sweeps.options import LauncherOptions
+from catdog.sweeps.options import LauncherOptions, SlurmOptions, build_options
 
 
 @dataclass
 class CatdogLauncherConfig(LauncherOptions):
     """The launcher's options, with the class that Hydra creates from them."""
+
+    _target_: str = "hydra_plugins.catdog_launcher.CatdogLauncher"
+
+
+@dataclass
+class SlurmLauncherConfig(SlurmOptions):
+    """The same for a SLURM cluster."""
 
     _target_: str = "hydra_plugins.catdog_launcher.CatdogLauncher"
 
@@ -40,10 +47,11 @@ class CatdogLauncher(Launcher):
 
         setup_globals()
         runs = expand_sweep(self.hydra_context.config_loader, self.config, job_overrides)
-        result = launch(runs, LauncherOptions(**self.options))
+        result = launch(runs, build_options(self.options, {}))
         return [
             JobReturn(cfg=job.composed, status=JobStatus.COMPLETED, _return_value=job.outcome) for job in result.jobs
         ]
 
 
-ConfigStore.instance().store(group="hydra/launcher", name="catdog", node=CatdogLauncherConfig, provider="catdog")
+for _name, _node in (("catdog", CatdogLauncherConfig), ("slurm", SlurmLauncherConfig)):
+    ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_node, provider="catdog")

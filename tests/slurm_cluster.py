@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,7 +90,9 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """Ends a node and everything on it at once, as a power cut would."""
-        self.processes.pop(node).kill()
+        process = self.processes.pop(node)
+        process.kill()
+        process.wait()
 
     def stop(self) -> None:
         """Ends everything."""
@@ -114,7 +116,7 @@ class Cluster:
                 words, env={**os.environ, **self.environment}, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
-    def _await(self, is_so: "Callable[[], bool]", what: str) -> None:  # noqa: F821
+    def _await(self, is_so: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + START_S
         while not is_so():
             if time.monotonic() > deadline:
@@ -148,6 +150,7 @@ class Cluster:
 @contextlib.contextmanager
 def running_cluster() -> Iterator[Cluster]:
     """Runs a cluster while the block lasts."""
+    # Short: its sockets' paths are limited.
     folder = Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp"))
     cluster = Cluster(folder)
     try:

@@ -140,7 +140,7 @@ def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence
             composed.hydra.job.id = f"{number}"
             composed.hydra.job.num = number
         overridden = [unescape(word) for word in filter_overrides(overrides)]
-        runs.append(ComposedRun(composed, load_config(_without_hydra(composed), Config), overridden))
+        runs.append(ComposedRun(composed, load_config(without_hydra(composed), Config), overridden))
     return _leave_out_lacking(runs)
 
 
@@ -161,7 +161,8 @@ def _leave_out_lacking(runs: list[ComposedRun]) -> list[ComposedRun]:
     return kept
 
 
-def _without_hydra(composed: DictConfig) -> DictConfig:
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """Returns the config of a job without Hydra's own section."""
     task = copy.deepcopy(composed)
     with open_dict(task):
         del task["hydra"]

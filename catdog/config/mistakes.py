@@ -462,7 +462,7 @@ def _list_hydra_keys() -> list[str]:
     from hydra.conf import HydraConf
 
     known = [f"hydra.{name}" for name, _, _ in schema.list_options(HydraConf)]
-    for part in ("launcher/catdog", "sweeper/basic"):
+    for part in ("launcher/catdog", "launcher/slurm", "sweeper/basic"):
         node: Any = ConfigStore.instance().load(f"hydra/{part}.yaml").node
         known += [f"hydra.{part.partition('/')[0]}.{name}" for name in node if not str(name).startswith("_")]
     return known

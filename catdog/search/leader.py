@@ -27,6 +27,7 @@ from catdog.statistics.metrics import NAMED
 from catdog.sweeps.check import check_models, decode_images
 from catdog.sweeps.executors.local import LocalExecutor, start_server
 from catdog.sweeps.jobs import INTERRUPTED, JobState, Supervisor
+from catdog.sweeps.launch import build_remote
 from catdog.sweeps.parent import open_parent
 from catdog.sweeps.plan import PlannedRun, plan_run
 from catdog.system.errors import UserError
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from catdog.search.tuned import Tuning
     from catdog.sweeps.display import Display
+    from catdog.sweeps.executors.executor import Executor
     from catdog.sweeps.launch import MakeDisplay
     from catdog.tracking import OutboxRun
 
@@ -69,8 +71,11 @@ def lead_search(planned: PlannedSearch, make_display: "MakeDisplay", command: Se
     log.info("checking the default run before the first trial starts")
     config, processes = planned.base_config, start_server()
     job = planned.build_job(Trial(-1, {}), DEFAULT)
-    gpus = check_models(processes, [job], [len(planned.dataset.classes)])
-    decode_images([job], [planned.dataset])
+    remote = build_remote(planned.options, Path(config.tracking.outbox))
+    gpus = check_models(processes, [job], [len(planned.dataset.classes)], elsewhere=remote is not None)
+    if remote is None:
+        decode_images([job], [planned.dataset])
+    executor = remote or LocalExecutor(processes, planned.options.n_jobs, gpus)
     client = tracking.connect(config.tracking)
     parent = open_parent(
         client, config.tracking, config.study, identity=planned.search_identity, name=f"search {planned.name}",
@@ -82,7 +87,7 @@ def lead_search(planned: PlannedSearch, make_display: "MakeDisplay", command: Se
         log.info("%s", planned.halving.describe(planned.config.trials))
         leader.restore()
         with make_display([], planned.options.n_jobs) as display:
-            leader.train(processes, gpus, display)
+            leader.train(executor, display)
     except BaseException as error:
         leader.close("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", wait=not leader.was_given_up)
         raise
@@ -183,7 +188,7 @@ class Leader:
 
     # Deciding.
 
-    def train(self, processes: Any, gpus: list[str], display: "Display") -> None:
+    def train(self, executor: "Executor", display: "Display") -> None:
         """Trains until there is nothing left to do.
 
         Raises:
@@ -196,7 +201,6 @@ class Leader:
             display.add(f"{trial.name}: {self.word_settings(trial)}", trial.name)
             if trial.state != TrialState.RUNNING:
                 display.finish(trial.number, _word_state(trial))
-        executor = LocalExecutor(processes, self.planned.options.n_jobs, gpus)
         self._supervisor = Supervisor(executor, self.client, self.jobs, self.planned.options, display, self)
         try:
             self._supervisor.run()

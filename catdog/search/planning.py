@@ -121,7 +121,7 @@ class PlannedSearch:
             raise UserError(
                 "trainer.epochs: must be the same for all trials, or they could not be compared at the same epochs."
             )
-        (runtime,) = plan_runtimes([(name, config)])
+        (runtime,) = plan_runtimes([(name, config)], self.options)
         identity = identify(config, self.dataset.manifest.digest, runtime)
         planned = PlannedRun(name, config, identity, images=self.dataset.manifest.images)
         return JobState(fit_composed(run.composed, config), run.overrides, planned)
@@ -194,7 +194,9 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     (dataset,) = load_datasets([(DEFAULT, base.config)])
     metric.require_classes("metric", dataset.classes)
     (base_config,) = fit_configs([(DEFAULT, base.config)], [dataset])
-    (runtime,) = plan_runtimes([(DEFAULT, base_config)])
+    options = build_options(base_run.launcher, {})
+    _require_attached(options)
+    (runtime,) = plan_runtimes([(DEFAULT, base_config)], options)
     identity = identify(base_config, dataset.manifest.digest, runtime)
     trainer = base_config.trainer
     fewest = config.min_epochs or max(FEWEST_EPOCHS, int(trainer.warmup_epochs) + 1)
@@ -203,7 +205,7 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     rungs = plan_rungs(trainer.epochs, fewest, config.factor, trainer.is_validated)
     name = config.search or " ".join(shorten_keys(space.keys).values())
     planned = PlannedSearch(
-        config, fixed, space, base_run, base_config, identity, dataset, runtime, build_options(base_run.launcher, {}),
+        config, fixed, space, base_run, base_config, identity, dataset, runtime, options,
         Halving(rungs, config.factor, config.top), metric, name, client, None,
     )  # fmt: skip
     require_free(config.save, planned.search_identity)
@@ -215,6 +217,14 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     if planned.earlier:
         _check_earlier(planned, planned.earlier)
     return planned
+
+
+def _require_attached(options: LauncherOptions) -> None:
+    if getattr(options, "detach", False):
+        raise UserError(
+            "hydra.launcher.detach: a search decides by its results what to train next, so it cannot leave its jobs. Leave detach "
+            "out; the same command goes on after an interruption, with the jobs that are in the queue."
+        )
 
 
 def _check_kinds(space: Space, config: Config) -> None:

@@ -13,6 +13,7 @@ from catdog.data.metrics import require_possible_metrics
 from catdog.data.progress import reported_progress
 from catdog.sweeps.executors.local import describe_death, start_process, start_server
 from catdog.sweeps.jobs import JobState
+from catdog.sweeps.options import LauncherOptions, SlurmOptions
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.tracking.identity import Identity
 from catdog.training.class_weights import require_known_classes
@@ -57,17 +58,20 @@ def load_datasets(jobs: list[tuple[str, Config]]) -> list["Dataset"]:
     return [loaded[str(config.dataset)] for _, config in jobs]
 
 
-def plan_runtimes(jobs: list[tuple[str, Config]]) -> list[dict[str, str]]:
+def plan_runtimes(jobs: list[tuple[str, Config]], options: LauncherOptions | None = None) -> list[dict[str, str]]:
     """Returns the precision and the kind of device of each job, as they will be when it trains.
 
     Args:
         jobs: (name, config) of each job.
+        options: the launcher's; None: this machine trains.
 
     Raises:
         UserError: a precision is not possible; it names the job.
     """
     from catdog.training.precision import plan_precision
 
+    if isinstance(options, SlurmOptions):
+        return [_plan_elsewhere(name, config, options.gpus) for name, config in jobs]
     planned = []
     for name, config in jobs:
         try:
@@ -75,6 +79,20 @@ def plan_runtimes(jobs: list[tuple[str, Config]]) -> list[dict[str, str]]:
         except UserError as error:
             raise UserError(_in_job(str(error), name)) from error
     return planned
+
+
+def _plan_elsewhere(name: str, config: Config, gpus: int) -> dict[str, str]:
+    from catdog.training.precision import plan_precision
+
+    if not gpus:
+        return plan_precision(config.trainer, ask=list).runtime
+    if config.trainer.precision == "auto":
+        message = (
+            "trainer.precision: auto depends on the GPU, and this host cannot see those of the cluster. Name one: mixed_float16, "
+            "mixed_bfloat16 (Ampere or newer) or float32."
+        )
+        raise UserError(_in_job(message, name))
+    return {"precision": config.trainer.precision, "device": "gpu"}
 
 
 def _ask_for_gpus() -> list[tuple[int, ...]]:
@@ -149,13 +167,14 @@ def check_single(config: Config, classes: int, identity: Identity) -> None:
     keras.utils.clear_session()
 
 
-def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> list[str]:
+def check_models(processes: Any, jobs: list[JobState], classes: list[int], *, elsewhere: bool = False) -> list[str]:
     """Builds every different model of the jobs once, so that one that cannot run is reported before anything has run.
 
     Args:
         processes: the context that starts processes.
         jobs: the sweep's.
         classes: each job's number of classes.
+        elsewhere: whether the jobs train on other hosts, with other devices.
 
     Returns:
         The GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES names them; empty if there are fewer than two.
@@ -165,7 +184,7 @@ def check_models(processes: Any, jobs: list[JobState], classes: list[int]) -> li
     """
     receiver, sender = processes.Pipe(duplex=False)
     planned = [(job.config, job.planned.identity) for job in jobs]
-    process = start_process(processes, _build_all, planned, classes, sender)
+    process = start_process(processes, _build_all, planned, classes, sender, elsewhere)
     sender.close()
     try:
         failed, gpus = _receive_checks(receiver, len(jobs))
@@ -216,7 +235,7 @@ class SendingHandler(logging.Handler):
             self.sender.send(("log", (record.levelno, "%s", record.getMessage())))
 
 
-def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection) -> None:
+def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: Connection, elsewhere: bool) -> None:
     """Checks the runs; sends (kind, value) pairs: checked, log, and at the end the result: the failure, if any, and the GPUs."""
     from catdog.training.check import Checked, check_run
     from catdog.training.precision import build_strategy, choose_precision
@@ -226,12 +245,16 @@ def _build_all(jobs: list[tuple[Config, Identity]], classes: list[int], sender: 
     try:
         checked = Checked()
         for number, ((config, identity), count) in enumerate(zip(jobs, classes, strict=True)):  # noqa: B007
+            if elsewhere:
+                check_run(config, count, identity.runtime["precision"], checked)
+                sender.send(("checked", 1))
+                continue
             policy = choose_precision(config.trainer, identity.runtime).policy
             if checked.is_new("devices", config.trainer.devices, config.trainer.batch_size):
                 build_strategy(config.trainer)
             check_run(config, count, policy, checked)
             sender.send(("checked", 1))
-        sender.send(("result", (None, _list_gpus())))
+        sender.send(("result", (None, [] if elsewhere else _list_gpus())))
     except UserError as error:
         sender.send(("result", ((number, str(error), True), [])))
     except KeyboardInterrupt:

@@ -52,6 +52,7 @@ class JobState:
         has_diverged: whether the error is a loss that is not finite.
         has_crashed: whether the error is no message for the user: its process died, or there was an exception.
         retries: how often its process died and was restarted.
+        is_left: whether it was started, and left to itself.
     """
 
     composed: DictConfig = field(repr=False)
@@ -64,6 +65,7 @@ class JobState:
     has_diverged: bool = False
     has_crashed: bool = False
     retries: int = 0
+    is_left: bool = False
 
     @property
     def name(self) -> str:
@@ -76,11 +78,11 @@ class JobState:
         return self.planned.config
 
     def describe_state(self) -> str:
-        """Returns its state in a word or two: finished, reused, interrupted, busy, failed or not started."""
+        """Returns its state in a word or two: finished, reused, interrupted, busy, failed, in the queue or not started."""
         if self.outcome:
             return "reused" if self.planned.state == "reuse" else "finished"
         if not self.error:
-            return "not started"
+            return "in the queue" if self.is_left else "not started"
         if self.error == INTERRUPTED:
             return INTERRUPTED
         return "busy" if self.planned.state == "busy" else "failed"
@@ -98,7 +100,7 @@ class JobState:
     @property
     def is_to_train(self) -> bool:
         """Whether it needs a process."""
-        return self.planned.state in ("run", "resume")
+        return self.planned.state in ("run", "resume", "running")
 
 
 @dataclass
@@ -108,14 +110,12 @@ class Worker:
     Attributes:
         number: the job's place in the sweep, from 0.
         handle: the executor's.
-        started: when it was started, by the monotonic clock.
         stopped: when it was told to stop; None if it was not.
         verdict: why it was killed; "" if it was not.
     """
 
     number: int
     handle: Handle
-    started: float = field(default_factory=time.monotonic)
     stopped: float | None = None
     verdict: str = ""
 
@@ -202,6 +202,11 @@ class Supervisor:
                     and (number := self._take_next()) is not None
                 ):
                     self._start(number)
+                if self.executor.detaches:
+                    for worker in self.running:
+                        self.jobs[worker.number].is_left = True
+                        self.display.finish(worker.number, "in the queue")
+                    self.running.clear()
                 if not self.running:
                     break
                 self.executor.wait([worker.handle for worker in self.running], LOOK_EVERY_S)
@@ -229,13 +234,16 @@ class Supervisor:
         assert job.job is not None
         self._stop_delivering(number)
         self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
-        handle = self.executor.submit(Task(job.composed, job.job, job.config.trainer.devices))
+        task = Task(job.composed, job.job, job.config.trainer.devices)
+        handle = self.executor.adopt(task, ended=job.planned.state == "running") or self.executor.submit(task)
         self.running.append(Worker(number, handle))
 
     def _receive(self, worker: Worker) -> None:
         job = self.jobs[worker.number]
         for kind, value in worker.handle.receive():
-            if kind == "progress":
+            if kind == "began":
+                self.display.message(worker.number, f"{value['job']} on {value['host']}", logging.INFO)
+            elif kind == "progress":
                 self.display.progress(worker.number, value)
             elif kind == "log":
                 self.display.message(worker.number, *value)
@@ -260,7 +268,10 @@ class Supervisor:
         elif worker.stopped is not None and now - worker.stopped > STOP_WAIT_S:
             worker.handle.kill()
         elif (
-            self.options.timeout_s is not None and now - worker.started > self.options.timeout_s and not worker.verdict
+            self.options.timeout_s is not None
+            and worker.handle.started is not None
+            and now - worker.handle.started > self.options.timeout_s
+            and not worker.verdict
         ):
             worker.verdict = f"it took longer than hydra.launcher.timeout_s={self.options.timeout_s:g}"
             worker.handle.kill()

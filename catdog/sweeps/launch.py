@@ -20,14 +20,15 @@ from catdog.sweeps.display import Display
 from catdog.sweeps.executors.local import LocalExecutor, start_server
 from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState, Supervisor
-from catdog.sweeps.options import LauncherOptions
+from catdog.sweeps.options import LauncherOptions, SlurmOptions
 from catdog.sweeps.parent import open_parent
-from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, plan_runs, restore_commands
+from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, find_running, plan_runs, restore_commands
 from catdog.sweeps.summary import describe_outcomes
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
 from catdog.tracking.identity import hash_before_data, identify
+from catdog.tracking.outbox import PAUSED
 from catdog.tracking.ownership import Leader
 from catdog.tracking.records import RUNNING, StoredRun, find_by_identity, find_latest_sweep, get_run
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from catdog.data.dataset import Dataset
+    from catdog.sweeps.executors.executor import Executor
     from catdog.tracking import OutboxRun
     from catdog.training.outcome import Outcome
 
@@ -81,6 +83,11 @@ class SweepResult:
     def is_complete(self) -> bool:
         """Whether all of its runs have finished."""
         return len(self.outcomes) == len(self.jobs)
+
+    @property
+    def left(self) -> int:
+        """How many of its runs were left in the queue of a cluster."""
+        return sum(job.is_left for job in self.jobs)
 
     @property
     def has_ended(self) -> bool:
@@ -133,6 +140,7 @@ class PlannedSweep:
         earlier: the newest sweep of exactly these runs; None if there is none.
         resumes: whether to resume that one: it was interrupted, or its best run is not registered.
         command: the command that trains it: train, or tune.
+        remote: the cluster that trains its runs; None: this machine.
     """
 
     jobs: list[JobState]
@@ -144,6 +152,7 @@ class PlannedSweep:
     earlier: StoredRun | None = field(repr=False)
     resumes: bool
     command: str = "train"
+    remote: "Executor | None" = field(default=None, repr=False)
 
     @property
     def config(self) -> Config:
@@ -165,14 +174,22 @@ class PlannedSweep:
             KeyboardInterrupt: the second Ctrl-C, or one before the first run has started.
         """
         from catdog import tracking
+        from catdog.tracking.run import hand_in
 
         todo = [(job, data) for job, data in zip(self.jobs, self.datasets, strict=True) if job.is_to_train]
         processes, gpus = None, []
-        if todo:
-            log.info("checking %s before the first one starts", plural(len(todo), "run"))
+        new = [(job, data) for job, data in todo if job.planned.state != "running"]
+        if new:
+            log.info("checking %s before the first one starts", plural(len(new), "run"))
             processes = start_server()
-            gpus = check_models(processes, [job for job, _ in todo], [len(data.classes) for _, data in todo])
-            decode_images([job for job, _ in todo], [data for _, data in todo])
+            gpus = check_models(
+                processes,
+                [job for job, _ in new],
+                [len(data.classes) for _, data in new],
+                elsewhere=self.remote is not None,
+            )
+        if new and self.remote is None:
+            decode_images([job for job, _ in new], [data for _, data in new])
         client = tracking.connect(self.config.tracking)
         discard_entries([job.planned for job in self.jobs])
         _take_reused(client, self.jobs)
@@ -190,7 +207,7 @@ class PlannedSweep:
                             display.finish(number, "reused" if job.planned.state == "reuse" else job.planned.state)
                     # Counted over all jobs of the sweep, not over those left to train: a resumed run then has as many CPU
                     # threads as before.
-                    executor = LocalExecutor(processes, min(self.options.n_jobs, len(self.jobs)), gpus)
+                    executor = self.remote or LocalExecutor(processes, min(self.options.n_jobs, len(self.jobs)), gpus)
                     supervisor = Supervisor(executor, client, self.jobs, self.options, display)
                     supervisor.run()
             _share_outcomes(self.jobs)
@@ -199,6 +216,11 @@ class PlannedSweep:
         except KeyboardInterrupt:
             # After the second Ctrl-C nothing more is recorded. The next command closes what is open.
             sweep.delivery.stop(wait=False)
+            raise
+        except UserError:
+            # Such as a cluster that refuses the jobs.
+            sweep.append("status", status="FAILED", time_ms=int(time.time() * 1000))
+            hand_in(sweep, self.config.tracking.wait_s)
             raise
         undelivered = "" if arrived else tracking.describe_undelivered(self.config.tracking, sweep.delivery)
         return self._conclude(client, sweep_id, interrupted=interrupted, undelivered=undelivered)
@@ -290,6 +312,7 @@ def plan_sweep(
         kept = _select([variant for _, variant in names], options.only)
         runs, names = [runs[index] for index in kept], [names[index] for index in kept]
     first = runs[0].config
+    remote = build_remote(options, Path(first.tracking.outbox))
     tracking.check_store(first.tracking)
     client = tracking.connect_existing(first.tracking)
     if client:
@@ -299,7 +322,7 @@ def plan_sweep(
     named = [(name, config) for (name, _), config in zip(named, fit_configs(named, datasets), strict=True)]
     identities = [
         identify(config, dataset.manifest.digest, runtime)
-        for (_, config), dataset, runtime in zip(named, datasets, plan_runtimes(named), strict=True)
+        for (_, config), dataset, runtime in zip(named, datasets, plan_runtimes(named, options), strict=True)
     ]
     jobs = [
         JobState(
@@ -322,7 +345,22 @@ def plan_sweep(
     unregistered = earlier is not None and first.promote.enabled and not earlier.registered_model
     resumes = earlier is not None and (not earlier.is_finished or unregistered)
     plan_runs(client, [job.planned for job in jobs], earlier.run_id if earlier and resumes else "")
-    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes, command)
+    if remote is not None:
+        find_running(remote, [job.planned for job in jobs])
+    return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes, command, remote)
+
+
+def build_remote(options: LauncherOptions, outbox: Path) -> "Executor | None":
+    """Returns the cluster that the options name; None if this machine trains.
+
+    Raises:
+        UserError: it is not available here.
+    """
+    if not isinstance(options, SlurmOptions):
+        return None
+    from catdog.sweeps.executors.slurm import SlurmExecutor
+
+    return SlurmExecutor(options, outbox)
 
 
 def _identify_sweep(jobs: Sequence[JobState]) -> str:
@@ -386,7 +424,8 @@ def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[J
     done = all(job.outcome for job in jobs)
     sweep.log_tags({tag.NOTE: describe_outcomes(jobs, str(sweep.delivered_state["run_id"]))})
     # An interruption may come after the last run has finished.
-    status = "FINISHED" if done else "KILLED" if interrupted else "FAILED"
+    left = any(job.is_left for job in jobs)
+    status = "FINISHED" if done else "KILLED" if interrupted else PAUSED if left else "FAILED"
     finished = [job for job in jobs if job.outcome and job.planned.same_as is None]
     if finished and config.promote.enabled and all(job.has_ended for job in jobs):
         known = [job.outcome.run_id for job in finished if job.outcome and job.outcome.has_arrived]
@@ -395,8 +434,8 @@ def _close_sweep(sweep: "OutboxRun", supervisor: Supervisor | None, jobs: list[J
         sweep.append("promote", run_ids=known, keys=keys, config=asdict(config.promote))
     # Last: nothing resumes a sweep that is FINISHED.
     sweep.append("status", status=status, time_ms=int(time.time() * 1000))
-    left = supervisor.hand_in(config.tracking.wait_s) if supervisor else 0
-    return hand_in(sweep, 1.0 if left else config.tracking.wait_s) and not left
+    undelivered = supervisor.hand_in(config.tracking.wait_s) if supervisor else 0
+    return hand_in(sweep, 1.0 if undelivered else config.tracking.wait_s) and not undelivered
 
 
 def _select(variants: list[str], wanted: list[str]) -> list[int]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from catdog.system.errors import UserError
 
 
@@ -21,6 +23,7 @@ class LauncherOptions:
         only: names of variants, as the plan shows them without seed=; the other runs are left out. None: all.
         format: how plan_only shows the plan: "table" or "json".
         result_file: file to which the sweep's run id is written, as JSON, once all of its runs have finished.
+        executor: where runs are trained, set by the choice of hydra/launcher.
     """
 
     n_jobs: int = 1
@@ -32,8 +35,10 @@ class LauncherOptions:
     only: list[str] | None = None
     result_file: str | None = None
     format: str = "table"
+    executor: str = "local"
 
     def __post_init__(self) -> None:
+        _require(self.executor in OPTIONS, "executor", f"one of {', '.join(OPTIONS)}", self.executor)
         _require(self.n_jobs >= 1, "n_jobs", "1 or more", self.n_jobs)
         _require(
             self.timeout_s is None or self.timeout_s > 0, "timeout_s", "more than 0 seconds, or null", self.timeout_s
@@ -44,6 +49,43 @@ class LauncherOptions:
         _require(self.on_error in ("continue", "stop"), "on_error", "continue or stop", self.on_error)
 
 
+@dataclass
+class SlurmOptions(LauncherOptions):
+    """The options of `hydra/launcher=slurm`: each run is one job of a SLURM cluster.
+
+    Attributes:
+        n_jobs: how many runs are in the queue at the same time.
+        partition: SLURM's partition; None: the cluster's default. Likewise account, qos and constraint.
+        cpus: CPU cores of each job, and so CPU threads of each run.
+        gpus: GPUs of each job.
+        timeout_min: SLURM's time limit of each job. A run that needs longer is put into the queue again before it is reached.
+        memory_gb: memory of each job; None: the cluster's default.
+        setup: shell commands that a job runs first, such as "module load cuda".
+        extra: further options of sbatch by name, such as {reservation: mine}.
+        detach: submit the jobs and end; the same command later shows how they stand and finishes the sweep.
+    """
+
+    executor: str = "slurm"
+    n_jobs: int = 100
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    cpus: int = 2
+    gpus: int = 0
+    timeout_min: int = 240
+    setup: list[str] | None = None
+    extra: dict[str, str] | None = None
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.cpus >= 1, "cpus", "1 or more", self.cpus)
+        _require(self.gpus >= 0, "gpus", "0 or more", self.gpus)
+        _require(self.timeout_min >= 1, "timeout_min", "1 or more minutes", self.timeout_min)
+
+
+OPTIONS: dict[str, type[LauncherOptions]] = {"local": LauncherOptions, "slurm": SlurmOptions}
 HELP = {
     "n_jobs": "runs at the same time; they share the CPU threads, and each gets one of several GPUs",
     "timeout_s": "end a run that takes longer",
@@ -57,17 +99,44 @@ HELP = {
 }
 
 
+SLURM_HELP = {
+    "n_jobs": "how many runs are in the queue at the same time",
+    "memory_gb": "memory of each job; null: the cluster's default",
+    "partition": "SLURM's partition; null: the cluster's default",
+    "account": "SLURM's account",
+    "qos": "SLURM's quality of service",
+    "constraint": "features that a node must have",
+    "cpus": "CPU cores of each job, and so CPU threads of each run",
+    "gpus": "GPUs of each job",
+    "timeout_min": "time limit of each job; a run that needs longer is put into the queue again before it is reached",
+    "setup": "shell commands that a job runs first: setup=['module load cuda']",
+    "extra": "further options of sbatch: extra={reservation: mine}",
+    "detach": "submit the jobs and end; the same command later shows how they stand and finishes the sweep",
+}
+
+
+def list_options(executor: str) -> dict[str, str]:
+    """Returns the options of a launcher, each with its help."""
+    return HELP | (SLURM_HELP if executor == "slurm" else {})
+
+
 def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> LauncherOptions:
     """Returns the options that Hydra composed for the launcher, replaced by those in `given`.
 
     Raises:
         UserError: an option does not exist, or its value is out of range.
     """
-    known = {key: value for key, value in composed.items() if key in HELP}
-    unknown = sorted(set(given) - set(HELP))
+    executor = str(composed.get("executor", "local"))
+    allowed = list_options(executor)
+    known = {key: _to_plain(value) for key, value in composed.items() if key in allowed}
+    unknown = sorted(set(given) - set(allowed))
     if unknown:
-        raise UserError(f"{unknown[0]}: no such option of a sweep. Allowed: {', '.join(HELP)}.")
-    return LauncherOptions(**{**known, **given})
+        raise UserError(f"{unknown[0]}: no such option of a sweep. Allowed: {', '.join(allowed)}.")
+    return OPTIONS[executor](**{**known, **given})
+
+
+def _to_plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def read_single_options(overrides: list[str]) -> LauncherOptions:

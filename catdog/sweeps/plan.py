@@ -39,12 +39,14 @@ from catdog.tracking.records import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from catdog.sweeps.executors.executor import Executor
+
 log = logging.getLogger(__name__)
 
 # How many recent runs are searched for the one most similar to a new run, to say what changed.
 RECENT_RUNS = 100
 DATA_CHANGED = "data changed"
-STYLES = {"reuse": "green", "resume": "cyan", "run": "", "busy": "yellow"}
+STYLES = {"reuse": "green", "resume": "cyan", "run": "", "running": "cyan", "busy": "yellow"}
 
 
 @dataclass
@@ -55,8 +57,8 @@ class PlannedRun:
         name: the run's.
         config: the run's.
         identity: what its result depends on.
-        state: reuse (a finished run has the result), resume (an interrupted run is resumed), run, or busy (another process
-            is training it right now).
+        state: reuse (a finished run has the result), resume (an interrupted run is resumed), run, running (a job that an earlier
+            command left in a cluster's queue trains it), or busy (another process is training it right now).
         why: the reason, in words.
         run_id: the MLflow run that is reused or resumed; "" for a new one.
         same_as: number of an earlier run of the same command with the same identity, whose result it will share.
@@ -137,6 +139,14 @@ def plan_run(client: "MlflowClient", planned: PlannedRun, own_sweep: str = "") -
     found = find_by_identity(client, planned.config.study, planned.identity.digest)
     if not _plan_reuse(planned, found, own_sweep):
         _plan_resume(planned, client)
+
+
+def find_running(executor: "Executor", runs: Sequence[PlannedRun]) -> None:
+    """Sets the state of the runs for which an earlier command has left a job in the queue of a cluster."""
+    for planned in runs:
+        found = executor.find(planned.identity.digest) if planned.state != "reuse" else ""
+        if found:
+            planned.state, planned.why = "running", found
 
 
 def _offer_restoration(client: "MlflowClient", gone: Sequence[tuple[PlannedRun, StoredRun]]) -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -58,25 +58,30 @@ class WorkOrder:
 
 
 def work(order: WorkOrder, sender: Connection) -> None:
-    """Trains the run, and sends (kind, value) pairs.
-
-    These are progress and log, and at the end outcome, pause, error, diverged, busy or traceback.
-    """
+    """Trains the run in a process that the leader has started, and reports through a pipe, as `train_order` does."""
     own_process()
     # While a run closes, only SIGKILL interrupts it.
     interrupts.listen(once=True)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     order.job.output_dir.mkdir(parents=True, exist_ok=True)
     _take_output(order.job.output_dir / OUTPUT)
+    with contextlib.suppress(KeyboardInterrupt):
+        train_order(order, Link(sender.send))
+
+
+def train_order(order: WorkOrder, link: "Link") -> None:
+    """Trains the run, and sends (kind, value) pairs.
+
+    These are progress and log, and at the end outcome, pause, error, diverged, busy or traceback.
+
+    Raises:
+        KeyboardInterrupt: the run was stopped, and is closed.
+    """
     os.environ.update(order.environment)
     if order.threads:
         _use_threads(order.threads)
-    link = Link(sender)
     terminal.relay = link.log
-    schema.register()
-    setup_globals()
-    hydra.version.setbase("1.3")
-    HydraConfig.instance().set_config(order.composed)
+    set_up_hydra(order)
 
     def task(composed: DictConfig) -> None:
         from catdog.tracking import BusyError
@@ -100,27 +105,40 @@ def work(order: WorkOrder, sender: Connection) -> None:
             link.send("traceback", traceback.format_exc())
             link.send("error", f"{type(error).__name__}: {error}".splitlines()[0])
 
-    with contextlib.suppress(KeyboardInterrupt):
-        run_job(
-            task_function=task, config=order.composed, job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir", hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),
-        )  # fmt: skip
+    run_job(
+        task_function=task, config=order.composed, job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir", hydra_context=HydraContext(config_loader=None, callbacks=Callbacks()),
+    )  # fmt: skip
+
+
+def set_up_hydra(order: WorkOrder) -> None:
+    """Makes this process read the order's config as the process that composed it did."""
+    schema.register()
+    setup_globals()
+    hydra.version.setbase("1.3")
+    HydraConfig.instance().set_config(order.composed)
 
 
 class Link:
-    """The pipe to the leader. If the leader is gone, the run stops as after Ctrl-C."""
+    """The way to the leader.
 
-    def __init__(self, sender: Connection) -> None:
-        self.sender = sender
+    Args:
+        transmit: sends one message, a (kind, value) pair.
+        steps_every_s: how often the progress within an epoch is reported.
+    """
+
+    def __init__(self, transmit: Callable[[tuple[str, Any]], None], steps_every_s: float = STEPS_EVERY_S) -> None:
+        self.transmit = transmit
+        self.steps_every_s = steps_every_s
         self.lock = threading.Lock()
 
     def send(self, kind: str, value: Any) -> None:
         """Sends one message."""
         try:
             with self.lock:
-                self.sender.send((kind, value))
+                self.transmit((kind, value))
         except OSError:
-            # The leader is gone. Another thread of this process ends the run.
+            # The leader is gone. If the run is to end with it, another thread of this process does that.
             return
 
     def log(self, text: str, level: int) -> None:
@@ -151,7 +169,7 @@ class PipedProgress:
     def step(self) -> None:
         """Counts a training step, and reports the progress if the last report was a while ago."""
         self.done += 1
-        if time.monotonic() - self.told > STEPS_EVERY_S:
+        if time.monotonic() - self.told > self.link.steps_every_s:
             self._tell(epoch_ended=False)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float | None) -> None:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from catdog.tracking.ownership import BusyError, Leader, LostError, Owner
 
-BEAT_S = 15.0
 # A network file system may show another host a file's time a minute late.
-LEASE_S = 120.0
+LEASE_S = float(os.environ.get("CATDOG_LEASE_S", "120"))
+BEAT_S = LEASE_S / 8
 UNKNOWN = Owner("an unknown host", 0, 0.0, 0, 0.0, kernel="unknown")
 _FILE = re.compile(r"(lease|free)-(\d+)")
 # What an earlier version wrote instead of a lease.

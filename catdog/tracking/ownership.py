@@ -14,6 +14,9 @@ from catdog.system.errors import UserError
 from catdog.system.tempdir import is_alive
 from catdog.tracking import tags as tag
 
+# The environment variable that says, in the processes of a cluster's job, which job that is.
+JOB = "CATDOG_JOB"
+
 
 @functools.cache
 def read_kernel() -> str:
@@ -62,6 +65,7 @@ class Owner:
         booted: when the host booted. Adjusting the clock shifts this and all start times alike.
         kernel: where its pid is valid; "" if an older catdog recorded it.
         leader_kernel: where the leader's pid is valid.
+        job: the cluster's job that it is part of, in words; "" without a cluster.
     """
 
     host: str
@@ -72,6 +76,7 @@ class Owner:
     booted: float | None = None
     kernel: str = ""
     leader_kernel: str = ""
+    job: str = ""
 
     @classmethod
     def current(cls, leader: Leader | None = None) -> "Owner":
@@ -83,7 +88,8 @@ class Owner:
         me = Leader.current()
         leader = leader or me
         return cls(
-            socket.gethostname(), me.pid, me.started, leader.pid, leader.started, psutil.boot_time(), me.kernel, leader.kernel
+            socket.gethostname(), me.pid, me.started, leader.pid, leader.started, psutil.boot_time(), me.kernel, leader.kernel,
+            os.environ.get(JOB, ""),
         )  # fmt: skip
 
     @classmethod
@@ -125,7 +131,7 @@ class Owner:
             return False
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host}{f' ({self.job})' if self.job else ''}"
 
 
 def sign_of_life() -> dict[str, str]:

@@ -8,7 +8,7 @@ import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,10 @@ class Job:
     leader: Leader | None = None
     identity: Identity | None = None
     until: int | None = None
+
+    def without_leader(self) -> "Job":
+        """Returns it for a process that goes on without the process that leads the sweep."""
+        return replace(self, leader=None)
 
 
 class TrackedRun:

@@ -1,6 +1,7 @@
 """The first stage of a run: its data, decoded and split. Without Keras, so that errors come before its slow import."""
 
 import logging
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +9,9 @@ from typing import TYPE_CHECKING
 from catdog.config.schema import Config, find_references
 from catdog.data.metrics import require_possible_metrics
 from catdog.system.clock import Clock
+from catdog.system.errors import UserError
 from catdog.tracking import Job
+from catdog.tracking.identity import DIGITS
 from catdog.training.own_code import require_planned_code
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
 
     with clock.stage("data"):
         dataset = dataset or load_dataset(config.dataset)
+    _require_planned_data(dataset, job)
     references = find_references(config)
     if references and job.identity:
         require_planned_code(config, job.identity)
@@ -72,3 +76,12 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
     require_possible_metrics(config, dataset.classes)
     class_weights = weigh_classes(config.trainer, train.labels, dataset.classes)
     return Prepared(config, job, clock, dataset, train, val, class_weights, references)
+
+
+def _require_planned_data(dataset: "Dataset", job: Job) -> None:
+    if job.identity and job.identity.data != dataset.manifest.digest:
+        raise UserError(
+            f"dataset: the images or splits on {socket.gethostname()} have the digest {dataset.manifest.digest[:DIGITS]}, but the "
+            f"run was planned with {job.identity.data[:DIGITS]}. They changed since, or this host has others. Run the command "
+            "again, with images that all hosts see."
+        )

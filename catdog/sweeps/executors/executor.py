@@ -28,7 +28,13 @@ class Task:
 
 
 class Handle(Protocol):
-    """A job that an executor has."""
+    """A job that an executor has.
+
+    Attributes:
+        started: when its process began, by the monotonic clock; None if it has not.
+    """
+
+    started: float | None
 
     def receive(self) -> list[Message]:
         """Returns what the job has reported since the last call, as `catdog.sweeps.worker.work` reports it."""
@@ -50,13 +56,26 @@ class Executor(Protocol):
     """The place where runs are trained.
 
     Attributes:
-        n_jobs: how many train at once.
+        n_jobs: how many train at once, or wait in its queue.
+        detaches: whether the sweep only starts the jobs, and leaves them.
     """
 
     n_jobs: int
+    detaches: bool
 
     def submit(self, task: Task) -> Handle:
         """Starts a job, or puts it into a queue."""
+
+    def adopt(self, task: Task, *, ended: bool) -> Handle | None:
+        """Returns the job that an earlier leader has started for a run; None if there is none.
+
+        Args:
+            task: the run.
+            ended: whether a job that has ended with a result will do.
+        """
+
+    def find(self, digest: str) -> str:
+        """Returns in words the job that an earlier leader has started for the run with an identity; "" if there is none."""
 
     def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
         """Waits until one of the jobs may have something to report, but not longer than the timeout."""

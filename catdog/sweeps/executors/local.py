@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import types
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -33,6 +34,7 @@ class LocalHandle:
         self.receiver = receiver
         self.slot = slot
         self.has_ended = False
+        self.started: float | None = time.monotonic()
 
     def receive(self) -> list[Message]:
         """Returns what it has reported since the last call."""
@@ -77,6 +79,8 @@ class LocalExecutor:
         gpus: names of the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES has them; empty: do not assign GPUs.
     """
 
+    detaches = False
+
     def __init__(self, processes: Any, n_jobs: int, gpus: list[str]) -> None:
         self.processes = processes
         self.n_jobs = n_jobs
@@ -94,6 +98,16 @@ class LocalExecutor:
         handle = LocalHandle(process, receiver, slot)
         self._handles.append(handle)
         return handle
+
+    def adopt(self, task: Task, *, ended: bool) -> LocalHandle | None:
+        """Returns None: a process ends with its leader."""
+        del task, ended
+        return None
+
+    def find(self, digest: str) -> str:
+        """Returns "": a process ends with its leader."""
+        del digest
+        return ""
 
     def wait(self, handles: Sequence[LocalHandle], timeout_s: float) -> None:
         """Waits until one of the jobs has something to report, but not longer than the timeout."""

@@ -1,0 +1,269 @@
+"""Trains runs as jobs of a SLURM cluster, through submitit: one resumable job for each run."""
+
+import getpass
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from catdog.sweeps.executors.executor import Message, Task
+from catdog.sweeps.executors.remote import DIGITS, FINAL, JobFolder, work_remotely
+from catdog.sweeps.options import SlurmOptions
+from catdog.system.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ASK_EVERY_S = 2.0
+LOOK_EVERY_S = 0.5
+# How long before its time limit a job gets a signal: a run closes, and its last records are delivered.
+SIGNAL_BEFORE_S = 90
+# What a job wrote on another host may be seen here a moment after its end.
+GRACE_S = 5.0
+TIMEOUT_S = 60.0
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
+          "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT")  # fmt: skip
+SHOWN_LINES = 30
+
+
+class SlurmHandle:
+    """A job of the cluster that trains a run.
+
+    Args:
+        executor: which watches the queue for all jobs.
+        folder: of the run.
+        job_id: SLURM's.
+    """
+
+    def __init__(self, executor: "SlurmExecutor", folder: JobFolder, job_id: str) -> None:
+        self.executor = executor
+        self.folder = folder
+        self.job_id = job_id
+        self.mailbox = folder.mailbox
+        self.started: float | None = None
+        self.has_result = False
+        self._gone: float | None = None
+        self._words = ""
+
+    def receive(self) -> list[Message]:
+        """Returns what the run has reported since the last call."""
+        messages = self.mailbox.collect()
+        for kind, value in messages:
+            if kind == "began":
+                self.started = time.monotonic()
+            elif kind in FINAL:
+                self.has_result = True
+                if kind == "outcome":
+                    self.folder.remove()
+            del value
+        return messages
+
+    def poll(self) -> str | None:
+        """Returns how the job ended, in words; None if it may still report something."""
+        if self.has_result:
+            return "it has ended"
+        state, node, reason = self.executor.ask(self.job_id)
+        if not state or state in ACTIVE:
+            self._gone = None
+            return None
+        if self._gone is None:
+            self._gone = time.monotonic()
+        if time.monotonic() - self._gone < GRACE_S:
+            return None
+        where = f" on {node}" if node else ""
+        why = f" ({reason})" if reason not in ("", "None") else ""
+        return f"SLURM job {self.job_id} ended as {state}{where}{why}{self._read_tail()}"
+
+    def stop(self) -> None:
+        """Lets a running job close its run; takes one that waits from the queue."""
+        state, *_ = self.executor.ask(self.job_id)
+        self.executor.call("scancel", *([] if state == "PENDING" else ["--signal=INT"]), self.job_id)
+
+    def kill(self) -> None:
+        """Ends the job at once."""
+        self.executor.call("scancel", self.job_id)
+
+    def memory_gb(self) -> float:
+        """Returns 0: SLURM limits the memory of its jobs itself."""
+        return 0.0
+
+    def _read_tail(self) -> str:
+        """Returns the last lines that the job has printed."""
+        logs = sorted((self.folder.path / "slurm").glob(f"{self.job_id}*_log.err"))
+        lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
+        return "\n" + "\n".join(lines[-SHOWN_LINES:]) if lines else ""
+
+
+class SlurmExecutor:
+    """Submits runs as jobs.
+
+    Args:
+        options: the launcher's.
+        outbox: the folder that all hosts see.
+
+    Raises:
+        UserError: submitit is not installed, or there is no cluster.
+    """
+
+    def __init__(self, options: SlurmOptions, outbox: Path) -> None:
+        self.options = options
+        self.outbox = outbox
+        self.n_jobs = options.n_jobs
+        self.detaches = options.detach
+        self._states: dict[str, tuple[str, str, str]] = {}
+        self._asked = 0.0
+        if not shutil.which("sbatch"):
+            raise UserError(
+                "hydra/launcher: slurm needs the command sbatch, which is not here. Run this on a host of the cluster that may "
+                "submit jobs, or leave hydra/launcher out."
+            )
+        try:
+            import submitit  # noqa: F401
+        except ImportError:
+            raise UserError("hydra/launcher: slurm needs submitit: pip install 'catdog[slurm]'.") from None
+
+    def submit(self, task: Task) -> SlurmHandle:
+        """Puts a job for a run into the queue.
+
+        Raises:
+            UserError: SLURM refuses it.
+        """
+        import submitit
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        assert task.job.identity is not None
+        folder = JobFolder(self.outbox, task.job.identity.digest)
+        folder.prepare(task, self.options.cpus)
+        name = _name_job(task)
+        try:
+            executor = submitit.SlurmExecutor(folder=folder.path / "slurm", max_num_timeout=0)
+            executor.update_parameters(**self._parameters(name))
+            job = executor.submit(_run, str(folder.path))
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            folder.remove()
+            raise UserError(
+                f"hydra.launcher: SLURM refuses the job of {task.job.name}: {_first_lines(error)}"
+            ) from error
+        folder.save_record(executor="slurm", id=job.job_id, name=name)
+        self._asked = 0.0
+        return SlurmHandle(self, folder, job.job_id)
+
+    def adopt(self, task: Task, *, ended: bool) -> SlurmHandle | None:
+        """Returns the job that an earlier leader has submitted for a run; None if there is none.
+
+        Args:
+            task: the run.
+            ended: whether a job that has ended with a result will do.
+        """
+        assert task.job.identity is not None
+        folder = JobFolder(self.outbox, task.job.identity.digest)
+        job_id = self._find_id(task.job.identity.digest)
+        if not job_id and ended and folder.result:
+            job_id = str(folder.record.get("id", ""))
+        return SlurmHandle(self, folder, job_id) if job_id else None
+
+    def find(self, digest: str) -> str:
+        """Returns in words the job in the queue that has a run; "" if there is none."""
+        job_id = self._find_id(digest)
+        if not job_id:
+            return ""
+        _, node, _ = self.ask(job_id)
+        return f"SLURM job {job_id} {f'trains it on {node}' if node else 'waits for its turn'}"
+
+    def _find_id(self, digest: str) -> str:
+        folder = JobFolder(self.outbox, digest)
+        record = folder.record
+        if not record and not folder.path.exists():
+            return ""
+        if folder.result:
+            return ""
+        job_id = str(record.get("id", "")) or self._find_by_name(digest)
+        return job_id if job_id and self.ask(job_id)[0] in ACTIVE else ""
+
+    def wait(self, handles: Sequence[SlurmHandle], timeout_s: float) -> None:
+        """Waits a moment."""
+        del handles, timeout_s
+        time.sleep(LOOK_EVERY_S)
+
+    def ask(self, job_id: str) -> tuple[str, str, str]:
+        """Returns a job's state, its nodes, and SLURM's reason.
+
+        The state is "" if SLURM does not answer, and GONE if it knows no such job.
+        """
+        if time.monotonic() - self._asked > ASK_EVERY_S:
+            found = self._ask_queue()
+            if found is None:
+                return ("", "", "")
+            self._states, self._asked = found, time.monotonic()
+        return self._states.get(job_id, ("GONE", "", ""))
+
+    def call(self, *words: str) -> str:
+        """Runs one of SLURM's commands; returns what it prints, "" if it fails."""
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        if done.returncode:
+            log.debug("%s: %s", shlex.join(words), done.stderr.strip())
+        return done.stdout if done.returncode == 0 else ""
+
+    def _ask_queue(self) -> dict[str, tuple[str, str, str]] | None:
+        words = [
+            "squeue",
+            "--noheader",
+            "--array",
+            "--states=all",
+            f"--user={getpass.getuser()}",
+            "--format=%i|%T|%N|%r",
+        ]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        if done.returncode:
+            return None
+        rows = [line.split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
+        return {job_id: (state, node, reason) for job_id, state, node, reason in rows}
+
+    def _find_by_name(self, digest: str) -> str:
+        """Returns the id of a job that was submitted by a leader which was killed before it could note the id."""
+        out = self.call("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j")
+        for line in out.splitlines():
+            job_id, _, name = line.partition("|")
+            if name.endswith(digest[:DIGITS]):
+                return job_id
+        return ""
+
+    def _parameters(self, name: str) -> dict[str, Any]:
+        options = self.options
+        given = {
+            "job_name": name, "time": options.timeout_min, "nodes": 1, "ntasks_per_node": 1, "cpus_per_task": options.cpus,
+            "signal_delay_s": SIGNAL_BEFORE_S, "partition": options.partition, "account": options.account, "qos": options.qos,
+            "constraint": options.constraint, "gpus_per_node": options.gpus or None, "setup": options.setup,
+            "mem": None if options.memory_gb is None else f"{options.memory_gb * 1000:.0f}M",
+            "additional_parameters": {"requeue": True, "open_mode": "append", **(options.extra or {})},
+        }  # fmt: skip
+        return {key: value for key, value in given.items() if value is not None}
+
+
+def _run(folder: str) -> None:
+    """What a job calls on its node."""
+    job_id = os.environ["SLURM_JOB_ID"]
+    name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2").removeprefix("SIG")
+    work_remotely(folder, f"SLURM job {job_id}", getattr(signal, f"SIG{name}"), ["scontrol", "requeue", job_id])
+
+
+def _name_job(task: Task) -> str:
+    assert task.job.identity is not None
+    words = "".join(character if character.isalnum() or character in "=._-" else "_" for character in task.job.name)
+    return f"{words[:80]}-{task.job.identity.digest[:DIGITS]}"
+
+
+def _first_lines(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-3:])[:400] or type(error).__name__

@@ -1,0 +1,179 @@
+"""Sweeps on a SLURM cluster of two nodes, each with a host name and process ids of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+from slurm_cluster import Cluster, missing, running_cluster
+from support import OURS, PROJECT
+from torture import SWEEP, Torture, await_end, describe_store, find_differences, find_leftovers, kill_group
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
+
+RUNS = (*SWEEP, "model=cnn,augmented", "seed=0,1")
+ON_SLURM = (*RUNS, "hydra/launcher=slurm", "hydra.launcher.cpus=1")
+LEASE_S = "10"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Torture:
+    """The same sweep on this machine alone, with as many threads for each run."""
+    folder = tmp_path_factory.mktemp("local")
+    done = Torture(folder / "sweep", folder / "cache", [*RUNS, "hydra.launcher.n_jobs=2"])
+    done.folder.mkdir()
+    assert done.run() == 0, done.terminal
+    return done
+
+
+class Sweep(Torture):
+    """A sweep on the cluster."""
+
+    def begin(self, cluster: Cluster) -> "subprocess.Popen[bytes]":
+        """Types the command."""
+        env = {key: value for key, value in os.environ.items() if key not in OURS} | cluster.environment
+        env |= {
+            "CATDOG_CACHE": str(self.cache),
+            "PYTHONPATH": str(PROJECT),
+            "TMPDIR": str(self.temporary),
+            "CATDOG_LEASE_S": LEASE_S,
+        }
+        with (self.folder / "terminal.txt").open("ab") as output:
+            return subprocess.Popen([sys.executable, "-m", "catdog.train", *self.arguments], cwd=self.folder, env=env,
+                                    stdout=output, stderr=output, start_new_session=True)  # fmt: skip
+
+    def await_words(self, words: str, count: int = 1, timeout_s: float = 300) -> None:
+        """Waits until the terminal has shown some words so often."""
+        _await(lambda: self.terminal.count(words) >= count, timeout_s, lambda: f"{words!r} never came\n{self.terminal}")
+
+    def finish(self, process: "subprocess.Popen[bytes]", timeout_s: float = 400) -> None:
+        """Waits for the end of the command, which must be good."""
+        try:
+            assert process.wait(timeout_s) == 0, self.terminal
+        finally:
+            kill_group(process)
+
+
+def _await(is_so: Callable[[], bool], timeout_s: float, explain: Callable[[], str]) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path, cluster: Cluster) -> Iterator[Callable[..., Sweep]]:
+    made = []
+
+    def make(*more: str) -> Sweep:
+        sweep = Sweep(tmp_path / "sweep", tmp_path / "cache", [*ON_SLURM, *more])
+        sweep.folder.mkdir()
+        made.append(sweep)
+        return sweep
+
+    yield make
+    cluster.call("scancel", "--user=root")
+    for sweep in made:
+        await_end(sweep.folder)
+
+
+def require_equal(local: Torture, sweep: Sweep) -> None:
+    differences = [*find_differences(describe_store(local.folder), describe_store(sweep.folder))]
+    assert not differences, "\n".join([*differences, sweep.terminal])
+    await_end(sweep.folder)
+    assert find_leftovers(sweep) == []
+
+
+def job_ids(sweep: Sweep) -> list[str]:
+    return [line.split("SLURM job ")[1].split()[0] for line in sweep.terminal.splitlines() if "] SLURM job " in line]
+
+
+def test_a_sweep_over_two_nodes_equals_one_of_this_machine_although_a_job_is_put_back(
+    cluster, local, make_sweep
+) -> None:
+    sweep = make_sweep()
+    process = sweep.begin(cluster)
+    sweep.await_words("] epoch 2/4")
+    name = next(line for line in sweep.terminal.splitlines() if "] epoch 2/4" in line).split("]")[0]
+    job_id = next(line for line in sweep.terminal.splitlines() if line.startswith(f"{name}] SLURM job")).split()[-3]
+    assert cluster.call("scontrol", "requeue", job_id) == ""
+    sweep.finish(process)
+    assert "on node1" in sweep.terminal
+    assert "on node2" in sweep.terminal
+    assert sweep.terminal.count(f"SLURM job {job_id} on") == 2
+    require_equal(local, sweep)
+
+
+def test_a_killed_leaders_jobs_go_on_and_the_same_command_adopts_them(cluster, local, make_sweep) -> None:
+    sweep = make_sweep("hydra.launcher.n_jobs=3")
+    process = sweep.begin(cluster)
+    sweep.await_words("] epoch 1/4", 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = job_ids(sweep)
+    again = sweep.begin(cluster)
+    sweep.await_words("running   SLURM job ")
+    sweep.finish(again)
+    # Three jobs were in the queue, and the fourth run got one: none was submitted twice.
+    assert len({*job_ids(sweep)}) == 4, sweep.terminal
+    assert {*before} <= {*job_ids(sweep)}
+    require_equal(local, sweep)
+
+
+def test_a_node_that_dies_costs_an_epoch_at_most(cluster, local, make_sweep) -> None:
+    sweep = make_sweep()
+    process = sweep.begin(cluster)
+    sweep.await_words("] epoch 2/4", 2)
+    cluster.kill_node("node2")
+    try:
+        sweep.finish(process)
+    finally:
+        cluster.start_node("node2")
+    require_equal(local, sweep)
+    assert "resumes after epoch" in sweep.terminal
+
+
+def test_a_detached_sweep_is_finished_by_the_same_command(cluster, local, make_sweep) -> None:
+    sweep = make_sweep("hydra.launcher.detach=true")
+    process = sweep.begin(cluster)
+    assert process.wait(200) == 0, sweep.terminal
+    assert "4 runs are in the queue. The same command shows how they stand, and finishes the sweep" in sweep.terminal
+    client = mlflow.MlflowClient(f"sqlite:///{sweep.folder}/mlruns/mlflow.db")
+    (study,) = [each for each in client.search_experiments() if each.name == "tortured"]
+    (run,) = client.search_runs([study.experiment_id], "tags.`catdog.kind` = 'sweep'")
+    assert run.info.status == "SCHEDULED"
+    sweep.arguments.remove("hydra.launcher.detach=true")
+    sweep.finish(sweep.begin(cluster))
+    require_equal(local, sweep)
+
+
+def test_ctrl_c_stops_the_jobs_and_the_same_command_resumes(cluster, local, make_sweep) -> None:
+    sweep = make_sweep()
+    process = sweep.begin(cluster)
+    sweep.await_words("] epoch 2/4")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130, sweep.terminal
+    _await(lambda: cluster.call("squeue", "-h").strip() == "", 60, lambda: cluster.call("squeue"))
+    sweep.finish(sweep.begin(cluster))
+    require_equal(local, sweep)
+
+
+def test_what_slurm_refuses_is_said_and_nothing_is_left(cluster, make_sweep) -> None:
+    sweep = make_sweep("hydra.launcher.partition=nosuch")
+    process = sweep.begin(cluster)
+    assert process.wait(200) == 2, sweep.terminal
+    assert "SLURM refuses the job of cnn seed=0: " in sweep.terminal
+    assert "invalid partition" in sweep.terminal.lower()
+    assert "Traceback" not in sweep.terminal
+    assert cluster.call("squeue", "-h").strip() == ""

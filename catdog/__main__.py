@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "train a model, or with -m a sweep of them",
     "compare": "put the runs of a sweep side by side",
     "decide": "train seeds until it is clear which variant is better",
+    "tune": "search for good settings, and check that they are better",
+    "status": "show who trains which run right now, on which host",
     "audit": "search a data set, or an input pipeline, for leaks and odd images",
     "evaluate": "evaluate the champion on the test split",
     "ensemble": "make one model of the finished seeds of a variant",

@@ -135,6 +135,18 @@ class DeliverConfig:
 
 
 @dataclass
+class StatusConfig:
+    """The options of `status`."""
+
+    study: str | None = option("only the runs of this study; null: of all studies", None)
+    format: str = option("how the runs are printed: table, or json for scripts (docs/json.md)", "table")
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require_choice("format", ("table", "json"), self.format)
+
+
+@dataclass
 class CleanCacheConfig:
     """The data set keys of `clean`."""
 
@@ -341,6 +353,7 @@ ROOTS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "ensemble": EnsembleConfig,
     "predict": PredictConfig,
+    "status": StatusConfig,
     "deliver": DeliverConfig,
     "delete": DeleteConfig,
     "restore": RestoreConfig,

@@ -76,6 +76,17 @@ def seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
+def duration(value_s: float) -> str:
+    """Returns a time from seconds on to days in one word or two: "40 s", "12 min", "3 h 20 min", "2 d 4 h"."""
+    minutes = int(max(0.0, value_s) // 60)
+    hours, days = minutes // 60, minutes // 1440
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{max(0.0, value_s):.0f} s"
+
+
 def p_value(value: float) -> str:
     """`p = 0.031` or `p < 0.001`, with spaces that do not break."""
     words = "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"

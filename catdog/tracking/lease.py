@@ -61,6 +61,15 @@ class Lease:
         path, _ = self._find_last()
         return None if path is None else self._find_living(path)
 
+    @property
+    def last_renewed(self) -> float | None:
+        """When the holder last renewed it, by the file system's clock, in seconds since 1970; None if nobody holds it."""
+        path, _ = self._find_last()
+        try:
+            return None if path is None else path.stat().st_mtime
+        except OSError:
+            return None
+
     def acquire(self, leader: Leader | None = None) -> None:
         """Makes this process the holder.
 

@@ -215,6 +215,11 @@ class Entry:
         """Returns the owner if it is alive: judged by its process where that can be seen, by its lease elsewhere."""
         return self.lease.find_living_owner()
 
+    @property
+    def last_renewed(self) -> float | None:
+        """When its owner last renewed the lease, by the file system's clock, in seconds since 1970; None if nobody owns it."""
+        return self.lease.last_renewed
+
     # The journal: what the entry has to deliver.
 
     def read_journal(self) -> "Entry":

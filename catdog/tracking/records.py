@@ -208,6 +208,12 @@ class StoredRun:
         return self.status == RUNNING and self.owner is not None and not self.is_dead
 
     @property
+    def last_epoch(self) -> int | None:
+        """The last epoch whose metrics it has recorded; None before the first."""
+        steps = [metric.step for metric in self.run.data._metric_objs if metric.key == "train/loss"]
+        return max(steps, default=None)
+
+    @property
     def last_sign_of_life(self) -> float:
         """When its process last recorded that it works on it, in seconds since 1970, by its own clock."""
         times_ms = [self.run.info.start_time, *(metric.timestamp for metric in self.run.data._metric_objs)]

@@ -149,7 +149,10 @@ class SlurmExecutor:
             raise UserError(
                 f"hydra.launcher: SLURM refuses the job of {task.job.name}: {_first_lines(error)}"
             ) from error
-        folder.save_record(executor="slurm", id=job.job_id, name=name)
+        folder.save_record(
+            executor="slurm", id=job.job_id, name=name, words=f"SLURM job {job.job_id}", run=task.job.name,
+            study=str(task.composed.study), uri=str(task.composed.tracking.uri),
+        )  # fmt: skip
         self._asked = 0.0
         return SlurmHandle(self, folder, job.job_id)
 

@@ -139,7 +139,7 @@ class Cluster:
         ]  # fmt: skip
         for node in self.nodes:
             lines.append(
-                f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={node} Port={free_port()} CPUs=2 RealMemory={self.memory_mb}"
+                f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={node} Port={free_port()} CPUs=1 RealMemory={self.memory_mb}"
             )
         lines.append(
             f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES DefMemPerCPU=1500 MaxTime=INFINITE State=UP"

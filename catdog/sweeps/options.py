@@ -75,13 +75,19 @@ class SlurmOptions(LauncherOptions):
     gpus: int = 0
     timeout_min: int = 240
     setup: list[str] | None = None
-    extra: dict[str, str] | None = None
+    extra: Any = None
     detach: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.cpus >= 1, "cpus", "1 or more", self.cpus)
         _require(self.gpus >= 0, "gpus", "0 or more", self.gpus)
+        _require(
+            self.extra is None or isinstance(self.extra, Mapping),
+            "extra",
+            "a mapping such as {reservation: mine}",
+            self.extra,
+        )
         _require(self.timeout_min >= 1, "timeout_min", "1 or more minutes", self.timeout_min)
 
 

@@ -144,7 +144,10 @@ def plan_run(client: "MlflowClient", planned: PlannedRun, own_sweep: str = "") -
 def find_running(executor: "Executor", runs: Sequence[PlannedRun]) -> None:
     """Sets the state of the runs for which an earlier command has left a job in the queue of a cluster."""
     for planned in runs:
-        found = executor.find(planned.identity.digest) if planned.state != "reuse" else ""
+        if planned.state == "reuse":
+            executor.forget(planned.identity.digest)
+            continue
+        found = executor.find(planned.identity.digest)
         if found:
             planned.state, planned.why = "running", found
 

@@ -77,5 +77,8 @@ class Executor(Protocol):
     def find(self, digest: str) -> str:
         """Returns in words the job that an earlier leader has started for the run with an identity; "" if there is none."""
 
+    def forget(self, digest: str) -> None:
+        """Removes what an earlier leader's job has left of the run with an identity, whose result is in the store."""
+
     def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
         """Waits until one of the jobs may have something to report, but not longer than the timeout."""

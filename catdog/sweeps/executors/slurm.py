@@ -188,6 +188,10 @@ class SlurmExecutor:
         job_id = str(record.get("id", "")) or self._find_by_name(digest)
         return job_id if job_id and self.ask(job_id)[0] in ACTIVE else ""
 
+    def forget(self, digest: str) -> None:
+        """Removes what an earlier leader's job has left of the run with an identity, whose result is in the store."""
+        JobFolder(self.outbox, digest).remove()
+
     def wait(self, handles: Sequence[SlurmHandle], timeout_s: float) -> None:
         """Waits a moment."""
         del handles, timeout_s

@@ -24,6 +24,7 @@ from catdog.system import interrupts
 from catdog.system.errors import UserError
 from catdog.system.files import write_atomically
 from catdog.system.memory import own_process
+from catdog.system.tempdir import open_scratch
 from catdog.tracking import lease
 from catdog.tracking.checkpoint import load_checkpoint
 from catdog.tracking.outbox import Entry, entry_for
@@ -106,11 +107,12 @@ class JobFolder:
 
     def prepare(self, task: Task, threads: int | None) -> None:
         """Writes the order, in an empty folder."""
+        former = str(self.record.get("words", ""))
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         # On another host, a run is led by nobody: it goes on without the leader.
         order = WorkOrder(task.composed, task.job.without_leader(), {}, threads)
-        write_atomically(self.path / "order", pickle.dumps(order))
+        write_atomically(self.path / "order", pickle.dumps((order, former)))
 
     def save_record(self, **record: Any) -> None:
         """Notes which job has the run."""
@@ -138,9 +140,11 @@ def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]"
     """
     place = Path(folder)
     own_process()
+    # The leader's folder for temporary files, which TMPDIR may name, is not here.
+    open_scratch()
     os.environ[JOB] = job
     link = Link(Mailbox(place / "messages").post, PROGRESS_EVERY_S)
-    order = pickle.loads((place / "order").read_bytes())
+    order, former = pickle.loads((place / "order").read_bytes())
     # submitit's lines belong to the job's own log.
     logging.getLogger("submitit").propagate = False
     link.send("began", {"host": socket.gethostname(), "job": job, "pid": os.getpid()})
@@ -155,7 +159,7 @@ def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]"
     set_up_hydra(order)
     try:
         entry = _find_entry(order)
-        _await_former(entry, job)
+        _await_former(entry, {job, former} - {""})
         before = _count_epochs(entry)
         _require_planned_code(order)
         train_order(order, link)
@@ -182,12 +186,12 @@ def _find_entry(order: WorkOrder) -> Entry:
     return entry_for(Path(tracking.outbox), str(tracking.uri), str(composed.study), "run", identity.digest)
 
 
-def _await_former(entry: Entry, job: str) -> None:
-    """Waits for the lease of this job's former attempt to end: its node may have died, or been cut off."""
+def _await_former(entry: Entry, jobs: set[str]) -> None:
+    """Waits for the lease of a former attempt to end, of this job or an earlier one: its node may have died, or been cut off."""
     deadline = time.monotonic() + 2 * lease.LEASE_S
     while time.monotonic() < deadline:
         owner = entry.find_living_owner()
-        if owner is None or owner.job != job or owner == Owner.current():
+        if owner is None or owner.job not in jobs or owner == Owner.current():
             return
         time.sleep(lease.BEAT_S / 4)
 

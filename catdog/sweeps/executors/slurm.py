@@ -25,6 +25,8 @@ LOOK_EVERY_S = 0.5
 SIGNAL_BEFORE_S = 90
 # What a job wrote on another host may be seen here a moment after its end.
 GRACE_S = 5.0
+# How long a job may take to end after it has reported its result.
+LINGER_S = 30.0
 TIMEOUT_S = 60.0
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
           "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT")  # fmt: skip
@@ -46,9 +48,9 @@ class SlurmHandle:
         self.job_id = job_id
         self.mailbox = folder.mailbox
         self.started: float | None = None
-        self.has_result = False
+        self._is_done = False
+        self._reported: float | None = None
         self._gone: float | None = None
-        self._words = ""
 
     def receive(self) -> list[Message]:
         """Returns what the run has reported since the last call."""
@@ -57,17 +59,20 @@ class SlurmHandle:
             if kind == "began":
                 self.started = time.monotonic()
             elif kind in FINAL:
-                self.has_result = True
-                if kind == "outcome":
-                    self.folder.remove()
+                self._reported, self._is_done = time.monotonic(), kind == "outcome"
             del value
         return messages
 
     def poll(self) -> str | None:
         """Returns how the job ended, in words; None if it may still report something."""
-        if self.has_result:
-            return "it has ended"
         state, node, reason = self.executor.ask(self.job_id)
+        if self._reported is not None:
+            # The job needs its folder until it has left the queue.
+            if (not state or state in ACTIVE) and time.monotonic() - self._reported < LINGER_S:
+                return None
+            if self._is_done:
+                self.folder.remove()
+            return "it has ended"
         if not state or state in ACTIVE:
             self._gone = None
             return None

@@ -708,7 +708,9 @@ class TrackingConfig:
     """Where runs are recorded."""
 
     uri: str = option("MLflow's tracking address (MLFLOW_TRACKING_URI)")
-    artifacts: str | None = option("folder for artifacts of new studies; null: the server decides", None)
+    artifacts: str | None = option(
+        "folder, or s3://BUCKET/PATH, for artifacts of new studies; null: the server decides", None
+    )
     system_metrics: bool = option("log CPU, memory and GPU use while a run lasts", False)
     outbox: str = option(
         "folder for unfinished runs: their checkpoints, and the records that MLflow does not have yet", "mlruns/outbox"

@@ -8,8 +8,10 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote as quote_path
 from urllib.parse import urlparse
 
 from catdog.config.command_lines import next_command, quote
@@ -40,8 +42,12 @@ def check_store(config: TrackingConfig) -> None:
         connect(config)
     else:
         _require_writable("tracking.uri", database)
-    if config.artifacts and not config.uri.startswith("http"):
+    if config.artifacts and not config.uri.startswith("http") and not _is_remote(config.artifacts):
         _require_writable("tracking.artifacts", Path(config.artifacts) / "study")
+    if config.artifacts and config.artifacts.startswith("s3:") and find_spec("boto3") is None:
+        raise UserError(
+            f"tracking.artifacts: {config.artifacts!r} needs boto3, which is not installed: pip install 'catdog[s3]'."
+        )
 
 
 def connect_existing(config: TrackingConfig) -> "MlflowClient | None":
@@ -249,6 +255,11 @@ def _explain_store(uri: str, message: str) -> str:
     )
 
 
+def _is_remote(place: str) -> bool:
+    """Returns whether artifacts go to a service, such as s3://bucket, and not to a folder."""
+    return "://" in place and not place.startswith("file:")
+
+
 def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> str:
     """Returns the experiment id of a study; creates the study at first use, and completes one of an older catdog.
 
@@ -259,7 +270,9 @@ def open_study(client: "MlflowClient", study: str, config: TrackingConfig) -> st
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
         location = None
-        if config.artifacts and not config.uri.startswith("http"):
+        if config.artifacts and _is_remote(config.artifacts):
+            location = f"{config.artifacts.rstrip('/')}/{quote_path(study)}"
+        elif config.artifacts and not config.uri.startswith("http"):
             folder = Path(config.artifacts).resolve() / study
             try:
                 folder.mkdir(parents=True, exist_ok=True)

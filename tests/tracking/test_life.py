@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from catdog.tracking.delivery import DeliveryWorker
 from catdog.tracking.outbox import entry_for
 from catdog.tracking.ownership import Owner
 from catdog.tracking.records import close_dead_runs
+from catdog.tracking.store import check_store, open_study
 
 ELSEWHERE = replace(Owner.current(), host="elsewhere", kernel="another kernel", leader_kernel="another kernel")
 DAY_MS = 24 * 3600 * 1000
@@ -85,6 +87,19 @@ def test_two_spellings_of_a_databases_path_are_one_store(tmp_path, monkeypatch) 
     relative, absolute = "sqlite:///mlruns/mlflow.db", f"sqlite:///{tmp_path}/mlruns/mlflow.db"
     entries = [entry_for(tmp_path, uri, "pets", "run", "i").folder for uri in (relative, absolute)]
     assert entries[0] == entries[1]
+
+
+def test_artifacts_may_go_to_a_bucket(client) -> None:
+    config = TrackingConfig(str(client.tracking_uri), artifacts="s3://bucket/catdog/")
+    experiment = client.get_experiment(open_study(client, "big dogs", config))
+    assert experiment.artifact_location == "s3://bucket/catdog/big%20dogs"
+
+
+def test_a_bucket_without_boto3_is_refused_before_training(client, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    config = TrackingConfig(str(client.tracking_uri), artifacts="s3://bucket/catdog")
+    with pytest.raises(UserError, match=r"tracking\.artifacts: 's3://bucket/catdog' needs boto3"):
+        check_store(config)
 
 
 @pytest.mark.parametrize("uri", ["http://me:secret@server:5000", "postgresql://me:secret@server/db"])

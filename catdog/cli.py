@@ -234,7 +234,6 @@ def build_help(root: str, usage: str, sweeps: bool) -> str:
             f"  hydra.launcher.{f.name}={'null' if f.default is None else str(f.default).lower()}".ljust(44)
             + f" {launcher.HELP[f.name]}"
             for f in dataclasses.fields(launcher.LauncherOptions)
-            if f.name in launcher.HELP
         ]
         lines += ["", SWEEP_HELP.format(options="\n".join(options))]
     return "\n".join(lines)

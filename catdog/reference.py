@@ -95,17 +95,26 @@ def _render_command(command: str, raw: dict[str, Any], config: Any) -> str:
 
 def _render_launcher() -> str:
     """Returns the section of the sweep's options, `hydra.launcher.KEY`."""
-    default = launcher.LauncherOptions()
-    hints = get_type_hints(launcher.LauncherOptions)
-    rows = []
-    for field in dataclasses.fields(default):
-        if field.name not in launcher.HELP:
-            continue
-        value = _describe_value(default, field.name, hints[field.name])
-        rows.append((f"hydra.launcher.{field.name}", value, _show(field.default), launcher.HELP[field.name]))
     lines = ["## Sweeps", "", "`-m` makes a sweep: `KEY=A,B` trains one run for each value, and several such keys give every",
              "combination. How its runs are trained:", ""]  # fmt: skip
-    return "\n".join(lines + _table(rows))
+    more = [
+        "",
+        "With `hydra/launcher=slurm` ([clusters](cluster.md#a-slurm-cluster)) also, or with another default:",
+        "",
+    ]
+    return "\n".join([
+        *lines, *_table(_list_launcher_rows(launcher.LauncherOptions(), launcher.HELP)),
+        *more, *_table(_list_launcher_rows(launcher.SlurmOptions(), launcher.SLURM_HELP)),
+    ])  # fmt: skip
+
+
+def _list_launcher_rows(default: launcher.LauncherOptions, help: dict[str, str]) -> list[tuple[str, str, str, str]]:
+    hints = get_type_hints(type(default))
+    return [
+        (f"hydra.launcher.{f.name}", _describe_value(default, f.name, hints[f.name]), _show(f.default), help[f.name])
+        for f in dataclasses.fields(default)
+        if f.name in help
+    ]
 
 
 def _render_groups(raw: dict[str, Any], config: Any) -> str:

@@ -10,7 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from catdog.sweeps.options import LauncherOptions, SlurmOptions, build_options
+from catdog.sweeps.options import LauncherOptions, SlurmOptions
 
 
 @dataclass
@@ -24,11 +24,13 @@ class CatdogLauncherConfig(LauncherOptions):
 class SlurmLauncherConfig(SlurmOptions):
     """The same for a SLURM cluster."""
 
-    _target_: str = "hydra_plugins.catdog_launcher.CatdogLauncher"
+    _target_: str = "hydra_plugins.catdog_launcher.SlurmLauncher"
 
 
 class CatdogLauncher(Launcher):
     """Hands a sweep's jobs to `catdog.sweeps`; nothing heavy is imported before there is a sweep to run."""
+
+    kind: type[LauncherOptions] = LauncherOptions
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -47,10 +49,16 @@ class CatdogLauncher(Launcher):
 
         setup_globals()
         runs = expand_sweep(self.hydra_context.config_loader, self.config, job_overrides)
-        result = launch(runs, build_options(self.options, {}))
+        result = launch(runs, self.kind(**self.options))
         return [
             JobReturn(cfg=job.composed, status=JobStatus.COMPLETED, _return_value=job.outcome) for job in result.jobs
         ]
+
+
+class SlurmLauncher(CatdogLauncher):
+    """The same for a SLURM cluster."""
+
+    kind = SlurmOptions
 
 
 for _name, _node in (("catdog", CatdogLauncherConfig), ("slurm", SlurmLauncherConfig)):

@@ -36,7 +36,7 @@ from catdog.config.composition import bracket_list
 from catdog.data.images import decode_image
 from catdog.decide import OWN_KEYS
 from catdog.search.space import read_space, split_overrides
-from catdog.sweeps.options import LauncherOptions
+from catdog.sweeps.options import SlurmOptions
 
 README = PROJECT / "README.md"
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
@@ -140,7 +140,8 @@ def compose_command(line: str) -> None:
     if command.isupper():
         return
     if command == "tune":
-        compose_search(arguments)
+        if arguments:
+            compose_search(arguments)
         return
     sweeps = command == "decide" or any(word in ("-m", "--multirun") for word in arguments)
     if command == "predict":
@@ -190,7 +191,7 @@ def text() -> str:
 def list_keys() -> set[str]:
     """Returns every key and group of every command, and those of the launcher."""
     keys = {key for kind in (schema.Config, *commands.ROOTS.values()) for key, _, _ in schema.list_options(kind)}
-    launcher = {f"hydra.launcher.{field.name}" for field in dataclasses.fields(LauncherOptions)}
+    launcher = {f"hydra.launcher.{field.name}" for field in dataclasses.fields(SlurmOptions)}
     return keys | launcher | {path.name for path in schema.CONF.iterdir() if path.is_dir()}
 
 

@@ -359,6 +359,8 @@ def explain_unknown(key: str, root: str, *, value: str | None = None, known: Seq
         return f"{key}: is called {MOVED_KEYS[key]}."
     if key.startswith("hydra.sweeper."):
         return f"{key}: no such key. {SWEEPS}"
+    if key in _list_part("launcher/slurm"):
+        return f"{key}: an option of SLURM. Add hydra/launcher=slurm; without it, this machine trains."
     if key.startswith("hydra."):
         found = suggest_key(key, _list_hydra_keys())
         return f"{key}: no such key.{ask(found)} --help lists the options of sweeps, hydra.launcher.KEY=VALUE."
@@ -462,10 +464,13 @@ def _list_hydra_keys() -> list[str]:
     from hydra.conf import HydraConf
 
     known = [f"hydra.{name}" for name, _, _ in schema.list_options(HydraConf)]
-    for part in ("launcher/catdog", "launcher/slurm", "sweeper/basic"):
-        node: Any = ConfigStore.instance().load(f"hydra/{part}.yaml").node
-        known += [f"hydra.{part.partition('/')[0]}.{name}" for name in node if not str(name).startswith("_")]
-    return known
+    return known + [key for part in ("launcher/catdog", "launcher/slurm", "sweeper/basic") for key in _list_part(part)]
+
+
+def _list_part(part: str) -> list[str]:
+    """Returns the keys of a choice that a plugin of Hydra brings, such as launcher/slurm."""
+    node: Any = ConfigStore.instance().load(f"hydra/{part}.yaml").node
+    return [f"hydra.{part.partition('/')[0]}.{name}" for name in node if not str(name).startswith("_")]
 
 
 def schema_of(root: str) -> type:

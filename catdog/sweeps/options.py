@@ -23,7 +23,6 @@ class LauncherOptions:
         only: names of variants, as the plan shows them without seed=; the other runs are left out. None: all.
         format: how plan_only shows the plan: "table" or "json".
         result_file: file to which the sweep's run id is written, as JSON, once all of its runs have finished.
-        executor: where runs are trained, set by the choice of hydra/launcher.
     """
 
     n_jobs: int = 1
@@ -35,10 +34,8 @@ class LauncherOptions:
     only: list[str] | None = None
     result_file: str | None = None
     format: str = "table"
-    executor: str = "local"
 
     def __post_init__(self) -> None:
-        _require(self.executor in OPTIONS, "executor", f"one of {', '.join(OPTIONS)}", self.executor)
         _require(self.n_jobs >= 1, "n_jobs", "1 or more", self.n_jobs)
         _require(
             self.timeout_s is None or self.timeout_s > 0, "timeout_s", "more than 0 seconds, or null", self.timeout_s
@@ -65,7 +62,6 @@ class SlurmOptions(LauncherOptions):
         detach: submit the jobs and end; the same command later shows how they stand and finishes the sweep.
     """
 
-    executor: str = "slurm"
     n_jobs: int = 100
     partition: str | None = None
     account: str | None = None
@@ -91,7 +87,6 @@ class SlurmOptions(LauncherOptions):
         _require(self.timeout_min >= 1, "timeout_min", "1 or more minutes", self.timeout_min)
 
 
-OPTIONS: dict[str, type[LauncherOptions]] = {"local": LauncherOptions, "slurm": SlurmOptions}
 HELP = {
     "n_jobs": "runs at the same time; they share the CPU threads, and each gets one of several GPUs",
     "timeout_s": "end a run that takes longer",
@@ -121,9 +116,9 @@ SLURM_HELP = {
 }
 
 
-def list_options(executor: str) -> dict[str, str]:
+def list_options(kind: type[LauncherOptions]) -> dict[str, str]:
     """Returns the options of a launcher, each with its help."""
-    return HELP | (SLURM_HELP if executor == "slurm" else {})
+    return HELP | (SLURM_HELP if kind is SlurmOptions else {})
 
 
 def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> LauncherOptions:
@@ -132,13 +127,14 @@ def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> Laun
     Raises:
         UserError: an option does not exist, or its value is out of range.
     """
-    executor = str(composed.get("executor", "local"))
-    allowed = list_options(executor)
+    # Each launcher has a class of its own in hydra_plugins.
+    kind = SlurmOptions if str(composed.get("_target_", "")).endswith("SlurmLauncher") else LauncherOptions
+    allowed = list_options(kind)
     known = {key: _to_plain(value) for key, value in composed.items() if key in allowed}
     unknown = sorted(set(given) - set(allowed))
     if unknown:
         raise UserError(f"{unknown[0]}: no such option of a sweep. Allowed: {', '.join(allowed)}.")
-    return OPTIONS[executor](**{**known, **given})
+    return kind(**{**known, **given})
 
 
 def _to_plain(value: Any) -> Any:

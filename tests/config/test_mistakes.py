@@ -152,6 +152,7 @@ VALUES = [
     ("augmentation.layers.mixup={layer: MixUp}", "To add one, write a plus sign: '+augmentation.layers.mixup={layer: MixUp}'"),
     ("~augmentation.layers.flip", "~augmentation.layers.flip: this config has no such entry to leave out"),
     ("augmentation=[none,rotate]", "augmentation=rotate: no such option; allowed: flip_rotate, none, strong, trivial."),
+    ("hydra.launcher.partition=gpu", "hydra.launcher.partition: an option of SLURM. Add hydra/launcher=slurm"),
     ("hydra.launcher.jobs=3", "hydra.launcher.jobs: no such key. Did you mean hydra.launcher.n_jobs?"),
     ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_trials: no such key. catdog sweeps lists and ranges"),
     ("seed=nosuch(1,2)", "cannot read 'seed=nosuch(1,2)'."),

@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.nightly
 def test_the_notebook_runs_and_shows_what_it_says(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in OURS:
         monkeypatch.delenv(name, raising=False)

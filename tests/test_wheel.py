@@ -91,6 +91,7 @@ def read_runs(folder: Path) -> dict[str, tuple[str, list[str], bytes, mlflow.ent
     return found
 
 
+@pytest.mark.nightly
 def test_own_code_is_swept_killed_resumed_compared_promoted_and_served(tmp_path, site, cache) -> None:
     where = run(tmp_path / "whole", site, cache, "catdog", "--help")
     assert "train a model" in where

@@ -120,6 +120,7 @@ def test_a_trial_that_diverges_is_a_bad_one_and_a_small_space_ends(catdog) -> No
     assert "the space has no more than 2 configurations" in done.err
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_trial_that_crashes_is_tried_once_more_and_the_search_goes_on(catdog, tmp_path) -> None:
     (tmp_path / "deadly.py").write_text(DEADLY)
@@ -160,6 +161,7 @@ def test_the_second_of_two_commands_says_who_leads(searched, cache, monkeypatch)
     assert "is running this search right now. Wait for it, or stop it." in done.text
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_search_killed_again_and_again_equals_an_uninterrupted_one(tmp_path) -> None:
     """The same trials, settings, rungs, metrics, weights and winner."""

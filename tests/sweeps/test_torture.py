@@ -20,6 +20,7 @@ MOMENTS = (
 )
 
 
+@pytest.mark.nightly
 def test_a_sweep_killed_again_and_again_equals_an_uninterrupted_one(tmp_path) -> None:
     """The same runs, metrics, weights and predictions bit for bit, the same champion; nothing open, left over or alive."""
     calm = Torture(tmp_path / "calm", tmp_path / "calm-cache", ARGUMENTS)

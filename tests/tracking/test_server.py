@@ -118,6 +118,7 @@ def test_a_server_that_stops_and_comes_back_misses_nothing(tmp_path, cache) -> N
         assert len(client.search_model_versions("name='served'")) == 1
 
 
+@pytest.mark.nightly
 def test_a_server_that_never_comes_back_is_delivered_to_later(tmp_path, cache) -> None:
     epochs = 30
     with served(tmp_path) as server:
@@ -184,6 +185,7 @@ def test_eight_processes_write_to_one_sqlite_store(tmp_path) -> None:
         assert len(client.list_artifacts(run.info.run_id, "files")) == 4
 
 
+@pytest.mark.nightly
 def test_eight_sweeps_share_one_sqlite_store(tmp_path, cache) -> None:
     """Two here, eight with CATDOG_TEST_SWEEPS=8: each trains, one database takes all."""
     count = int(os.environ.get("CATDOG_TEST_SWEEPS", "2"))

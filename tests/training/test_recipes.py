@@ -37,6 +37,7 @@ def save_weights(path: Path, pixels: np.ndarray) -> None:
     model.save_weights(path)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_each_recipe_answers_without_catdog_as_predict_does(folder, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)

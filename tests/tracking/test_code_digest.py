@@ -303,7 +303,7 @@ def test_it_is_quick() -> None:
         began = time.process_time()
         digest_code()
         times.append(time.process_time() - began)
-    assert min(times) < 0.3 * parsing_s
+    assert min(times) < 0.6 * parsing_s
     began = time.process_time()
     digest_code()
     assert time.process_time() - began < 0.01

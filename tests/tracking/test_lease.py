@@ -114,29 +114,29 @@ def test_a_slow_claimer_of_an_older_generation_does_not_win(folder, monkeypatch)
     slow.release()
 
 
-def _claim_at(folder: Path, moment: float, hold_s: float, results: Any) -> None:
+def _claim_with_others(folder: Path, start: Any, end: Any, results: Any) -> None:
     # As on a file system on which locks do nothing: leases use none.
     lease = Lease(folder)
-    time.sleep(max(0.0, moment - time.time()))
+    start.wait(60)
     try:
         lease.acquire()
+        has_won = True
     except BusyError:
-        results.put(0)
-        return
-    time.sleep(hold_s)
-    results.put(lease.generation if lease.is_held else -1)
+        has_won = False
+    end.wait(60)
+    results.put(0 if not has_won else lease.generation if lease.is_held else -1)
     lease.release()
 
 
 def test_of_several_claimers_at_the_same_moment_one_wins(folder) -> None:
     processes = multiprocessing.get_context("fork")
     for round_number in range(1, 6):
-        results = processes.Queue()
-        moment = time.time() + 0.2
-        claimers = [processes.Process(target=_claim_at, args=(folder, moment, 0.5, results)) for _ in range(6)]
+        results, start, end = processes.Queue(), processes.Barrier(6), processes.Barrier(6)
+        arguments = (folder, start, end, results)
+        claimers = [processes.Process(target=_claim_with_others, args=arguments) for _ in range(6)]
         for each in claimers:
             each.start()
-        found = sorted(results.get(timeout=30) for _ in claimers)
+        found = sorted(results.get(timeout=60) for _ in claimers)
         for each in claimers:
             each.join()
         assert found == [0, 0, 0, 0, 0, round_number]

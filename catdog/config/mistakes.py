@@ -359,7 +359,7 @@ def explain_unknown(key: str, root: str, *, value: str | None = None, known: Seq
         return f"{key}: is called {MOVED_KEYS[key]}."
     if key.startswith("hydra.sweeper."):
         return f"{key}: no such key. {SWEEPS}"
-    if key in _list_part("launcher/slurm"):
+    if key.startswith("hydra.launcher.") and key in _list_part("launcher/slurm"):
         return f"{key}: an option of SLURM. Add hydra/launcher=slurm; without it, this machine trains."
     if key.startswith("hydra."):
         found = suggest_key(key, _list_hydra_keys())

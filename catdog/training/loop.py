@@ -46,6 +46,7 @@ class Fit:
         spent: wall and CPU seconds by stage, of the processes that trained before this one.
         threads: number of CPU threads used in training; sums in another order differ in their last bits.
         runtime: precision, device and number of devices. A checkpoint can only be resumed with the same.
+        cpu: the instructions by which the CPU's kernels are chosen; others round the last bits in another way.
         stopped: whether a custom callback has ended the training.
         callback_states: arrays by name, read from the checkpoint, to be restored into custom callbacks.
         answers: the answers to each validation image by epoch; None if they cannot be collected.
@@ -57,6 +58,7 @@ class Fit:
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     threads: int = 0
     runtime: Mapping[str, Any] = field(default_factory=dict)
+    cpu: str = ""
     stopped: bool = False
     callback_states: Mapping[str, np.ndarray] | None = None
     answers: EpochAnswers | None = field(default_factory=EpochAnswers.empty)
@@ -169,7 +171,7 @@ def capture(
         arrays |= {f"{ANSWERS}{name}": array for name, array in result.answers.to_arrays().items()}
     facts = {
         "epochs": result.epochs, "best_epoch": result.best_epoch, "spent": spent, "threads": result.threads,
-        "runtime": result.runtime, "stopped": result.stopped,
+        "runtime": result.runtime, "cpu": result.cpu, "stopped": result.stopped,
     }  # fmt: skip
     return Checkpoint(len(result.epochs), arrays, facts)
 
@@ -184,7 +186,7 @@ def restore(model: Any, checkpoint: Checkpoint) -> Fit:
     facts = checkpoint.facts
     answers = {key.removeprefix(ANSWERS): array for key, array in arrays.items() if key.startswith(ANSWERS)}
     return Fit(
-        facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"],
+        facts["epochs"], facts["best_epoch"], weights, facts["spent"], facts["threads"], facts["runtime"], facts.get("cpu", ""),
         facts.get("stopped", False), arrays, EpochAnswers.from_arrays(answers) if answers else None,
     )  # fmt: skip
 

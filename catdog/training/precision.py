@@ -16,6 +16,22 @@ from catdog.system.errors import UserError
 # The first compute capability with tensor cores for float16. Below it, float16 saves memory but no time.
 # Source: NVIDIA, "Train With Mixed Precision", and Keras' mixed precision guide.
 FLOAT16_CAPABILITY = (7, 0)
+# Source: the levels of oneDNN, ONEDNN_MAX_CPU_ISA, as Linux names their flags.
+VECTOR_FLAGS = frozenset(
+    [
+        "sse4_1",
+        "avx",
+        "avx2",
+        "fma",
+        "avx_vnni",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "avx512_fp16",
+        "amx_int8",
+        "amx_bf16",
+    ]
+)
 DEVICES = Path("/dev")
 GPU_DEVICE_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 BFLOAT16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -175,6 +191,11 @@ def read_cpu_flags() -> set[str]:
         if line.startswith("flags"):
             return set(line.partition(":")[2].split())
     return set()
+
+
+def name_cpu() -> str:
+    """Returns the instructions by which TensorFlow chooses its kernels, such as "avx2 fma"; "" where they are not known."""
+    return " ".join(sorted(read_cpu_flags() & VECTOR_FLAGS))
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from catdog.training.precision import (
     configure_gpus,
     count_threads,
     make_deterministic,
+    name_cpu,
 )
 from catdog.training.predicting import predict_split
 from catdog.training.preparation import Prepared
@@ -161,15 +162,12 @@ def start_or_resume(prepared: Prepared, built: Built, run: "OutboxRun") -> Fit:
             # Separate layers: training must not depend on how many examples were drawn before it.
             run_logging.log_examples(run, prepared.train, _build_augmentation(prepared, built.steps, clocked=False))
         run_logging.log_architecture(run, built.model)
-        return Fit(threads=count_threads(), runtime=built.runtime)
+        return Fit(threads=count_threads(), runtime=built.runtime, cpu=name_cpu())
     log.info("resumes after epoch %d of %d", checkpoint.epoch, config.trainer.epochs)
     result = restore(built.trained, checkpoint)
     clock.add_earlier(result.spent)
-    if result.threads != count_threads():
-        log.warning(
-            "the training began with %d CPU threads and resumes with %d: the result is as good, but not the same bit for bit",
-            result.threads, count_threads(),
-        )  # fmt: skip
+    for difference in name_differences(result):
+        log.warning("%s: the result is as good, but not the same bit for bit", difference)
     for epoch in result.epochs:
         # The last epoch may be in the checkpoint but not in MLflow.
         metrics = {key: value for key, value in epoch.items() if key != "epoch"}
@@ -285,3 +283,15 @@ def finish(prepared: Prepared, built: Built, run: "OutboxRun", result: Fit) -> N
         result.last["train/accuracy"],
         result.last["val/accuracy"], clock.totals[0],
     )  # fmt: skip
+
+
+def name_differences(result: Fit) -> list[str]:
+    """Returns in words how this machine differs from the one that began a training, as far as it changes the last bits."""
+    found = []
+    if result.threads != count_threads():
+        found.append(f"the training began with {result.threads} CPU threads and resumes with {count_threads()}")
+    if result.cpu not in ("", name_cpu()):
+        found.append(
+            f"the training began on a CPU with {result.cpu} and resumes on one with {name_cpu() or 'other ones'}"
+        )
+    return found

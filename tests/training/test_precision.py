@@ -5,7 +5,16 @@ import pytest
 from catdog.config.schema import TrainerConfig
 from catdog.system.errors import UserError
 from catdog.tracking.artifacts import load_epoch_answers
-from catdog.training.precision import choose_for_cpu, choose_for_gpus, choose_precision, use_policy
+from catdog.training.loop import Fit
+from catdog.training.precision import (
+    choose_for_cpu,
+    choose_for_gpus,
+    choose_precision,
+    count_threads,
+    name_cpu,
+    use_policy,
+)
+from catdog.training.stages import name_differences
 
 
 def test_a_cpu_gets_bfloat16_only_with_the_instructions() -> None:
@@ -110,3 +119,15 @@ def test_a_frozen_backbone_trains_on_two_devices(tmp_path, cache) -> None:
     )  # fmt: skip
     assert done.code == 0, done.text
     assert "mirrored over 2 devices" in done.out
+
+
+def test_a_resumed_run_names_what_changes_its_last_bits() -> None:
+    here = Fit(threads=count_threads(), cpu=name_cpu())
+    assert name_differences(here) == []
+    # As a checkpoint of an older catdog is read.
+    assert name_differences(Fit(threads=count_threads())) == []
+    assert name_differences(Fit(threads=count_threads(), cpu="amx_bf16")) == [
+        f"the training began on a CPU with amx_bf16 and resumes on one with {name_cpu()}"
+    ]
+    (words,) = name_differences(Fit(threads=99, cpu=name_cpu()))
+    assert words.startswith("the training began with 99 CPU threads and resumes with ")

@@ -33,12 +33,11 @@ bench: $(VENV)/.installed ## time catdog against plain Keras on the real study (
 test: $(VENV)/.installed-dev ## run the tests
 	$(BIN)/python -m pytest
 
-torture: $(VENV)/.installed-dev ## the tests that take minutes; kill sweeps again and again and compare with uninterrupted ones; a server away for a minute (a quarter of an hour)
+torture: $(VENV)/.installed-dev ## the tests that take minutes; kill sweeps again and again and compare with uninterrupted ones; a server away for a minute (hours)
 	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 20
 	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 10 --trials 12
 	cd tests && PYTHONPATH=.. ../$(BIN)/python torture.py --kills 10 --trials 12 --jobs 2
-	$(BIN)/python -m pytest -m nightly
-	CATDOG_TEST_AWAY_S=60 CATDOG_TEST_SWEEPS=8 $(BIN)/python -m pytest tests/tracking/test_server.py
+	CATDOG_TEST_AWAY_S=60 CATDOG_TEST_SWEEPS=8 $(BIN)/python -m pytest -m nightly
 	CATDOG_TEST_APPLICATIONS=1 $(BIN)/python -m pytest tests/training/test_check.py -k application
 
 check: lint test ## everything that must be green before a commit: lint, types, tests

@@ -127,6 +127,7 @@ def test_a_run_that_fails_is_in_the_outcomes(uri, words) -> None:
     assert "the loss became" in repr(sweep)
 
 
+@pytest.mark.nightly
 def test_rounds_decide(uri, words) -> None:
     decision = catdog.Study("rounds", tracking_uri=uri).decide(
         "model=cnn,drawn_mini", *words, margin=0.3, error=0.5, first_seeds=2, max_seeds=2, quiet=True
@@ -141,6 +142,7 @@ def test_rounds_decide(uri, words) -> None:
     assert "<table" in decision._repr_html_()
 
 
+@pytest.mark.nightly
 def test_a_look_of_compare_leaves_decide_less_error(uri, words, caplog: pytest.LogCaptureFixture) -> None:
     study = catdog.Study("looks", tracking_uri=uri)
     variants = ("model=cnn,drawn_mini", *words)

@@ -18,6 +18,7 @@ SIZE_CHANGE = (
 )
 
 
+@pytest.mark.nightly
 def test_with_all_ingredients_a_run_killed_while_sizes_change_equals_an_uninterrupted_one(tmp_path) -> None:
     calm = Torture(tmp_path / "calm", tmp_path / "cache", INGREDIENTS)
     tortured = Torture(tmp_path / "tortured", tmp_path / "cache", INGREDIENTS)

@@ -65,6 +65,7 @@ def find_job(process: Forked) -> psutil.Process:
     return job
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_whose_process_keeps_dying_is_failed_and_the_others_go_on(tmp_path, cache) -> None:
     with started(

@@ -83,6 +83,7 @@ def test_while_a_checkpoint_is_written(tmp_path, cache) -> None:
     check_finished(tmp_path, "full", 4)
 
 
+@pytest.mark.nightly
 def test_while_artifacts_are_written(tmp_path, cache) -> None:
     (first, said), (second, then) = train_twice(
         tmp_path, "150k", *TINY, "model=cnn", "study=full", f"tracking.artifacts={tmp_path}/disk/artifacts",
@@ -98,6 +99,7 @@ def test_while_artifacts_are_written(tmp_path, cache) -> None:
     assert list((tmp_path / "kept").rglob("predictions/val.csv"))
 
 
+@pytest.mark.nightly
 def test_while_the_cache_is_written(tmp_path) -> None:
     (first, said), (second, then) = train_twice(
         tmp_path, "400k", *TINY, "model=cnn", "study=full", CATDOG_CACHE=str(tmp_path / "disk" / "cache"),

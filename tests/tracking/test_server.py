@@ -96,6 +96,7 @@ def check_whole(uri: str, study: str, epochs: int) -> None:
         assert len(run.outputs.model_outputs) == 1
 
 
+@pytest.mark.nightly
 def test_a_server_that_stops_and_comes_back_misses_nothing(tmp_path, cache) -> None:
     epochs = 60
     with served(tmp_path) as server:

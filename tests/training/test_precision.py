@@ -109,6 +109,7 @@ def test_two_devices_train_as_one(tmp_path, cache) -> None:
     assert accuracies["all"][1] == pytest.approx(accuracies["one"][1], rel=2e-3)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_frozen_backbone_trains_on_two_devices(tmp_path, cache) -> None:
     from support import PROJECT, TINY, run_python

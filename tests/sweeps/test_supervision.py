@@ -216,13 +216,13 @@ def test_jobs_that_crash_hoard_hang_and_raise_leave_the_others_alone(tmp_path, c
     )
     done = run_catdog(
         tmp_path, cache, "train", "-m", "model=cnn", "seed=0,1,2,3,4,5", *TINY, "study=bad", "hydra.launcher.n_jobs=2",
-        "hydra.launcher.memory_gb=2.5", "hydra.launcher.timeout_s=25", "hydra.launcher.retries=0",
+        "hydra.launcher.memory_gb=2.5", "hydra.launcher.timeout_s=45", "hydra.launcher.retries=0",
         PYTHONPATH=f"{hooks}:{PROJECT}",
     )  # fmt: skip
     assert done.code == 1, done.text
     for words in (
         "cnn seed=1 failed: its process was ended by SIGSEGV",
-        "cnn seed=3 failed: it took longer than hydra.launcher.timeout_s=25",
+        "cnn seed=3 failed: it took longer than hydra.launcher.timeout_s=45",
         "cnn seed=4 failed: RuntimeError: seed 4 is unlucky",
     ):
         assert words in done.out

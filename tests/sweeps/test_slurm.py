@@ -93,7 +93,8 @@ def require_equal(local: Torture, sweep: Sweep) -> None:
     differences = [*find_differences(describe_store(local.folder), describe_store(sweep.folder))]
     assert not differences, "\n".join([*differences, sweep.terminal])
     await_end(sweep.folder)
-    assert find_leftovers(sweep) == []
+    # The folder for temporary files of a process that was killed with its node goes with a later command there.
+    assert [left for left in find_leftovers(sweep) if "/catdog-" not in left] == []
 
 
 def job_ids(sweep: Sweep) -> list[str]:

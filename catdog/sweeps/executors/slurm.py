@@ -31,6 +31,8 @@ TIMEOUT_S = 60.0
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
           "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT")  # fmt: skip
 SHOWN_LINES = 30
+# A job inherits the environment of the command, whose folder for temporary files goes with it.
+OWN_TMPDIR = 'case "$TMPDIR" in */catdog-[0-9]*) unset TMPDIR;; esac'
 
 
 class SlurmHandle:
@@ -256,7 +258,8 @@ class SlurmExecutor:
         given = {
             "job_name": name, "time": options.timeout_min, "nodes": 1, "ntasks_per_node": 1, "cpus_per_task": options.cpus,
             "signal_delay_s": SIGNAL_BEFORE_S, "partition": options.partition, "account": options.account, "qos": options.qos,
-            "constraint": options.constraint, "gpus_per_node": options.gpus or None, "setup": options.setup,
+            "constraint": options.constraint, "gpus_per_node": options.gpus or None,
+            "setup": [OWN_TMPDIR, *(options.setup or [])],
             "mem": None if options.memory_gb is None else f"{options.memory_gb * 1000:.0f}M",
             "additional_parameters": {"requeue": True, "open_mode": "append", **(options.extra or {})},
         }  # fmt: skip

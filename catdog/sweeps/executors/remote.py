@@ -174,7 +174,7 @@ def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]"
             else:
                 import subprocess
 
-                link.send("log", ("the job's time limit comes: it goes on in another job", logging.INFO))
+                link.send("log", ("the job's time limit comes: it goes back into the queue", logging.INFO))
                 subprocess.run(requeue, check=True, timeout=60)
         raise SystemExit(130) from None
 

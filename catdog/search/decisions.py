@@ -332,13 +332,15 @@ class SweepTrainer:
             KeyboardInterrupt: Ctrl-C.
         """
         from catdog import tracking
-        from catdog.sweeps.options import build_options
+        from catdog.sweeps.options import build_options, require_attached
 
         words = [*self.overrides, f"seed={','.join(map(str, range(seeds)))}"]
         runs, launcher = compose_sweep(words)
+        options = build_options(launcher, {"only": only})
+        require_attached(options)
         if not self.metric.is_accuracy:
             _require_classes(self.metric, runs)
-        result = self.run(runs, build_options(launcher, {"only": only}), ["-m", *words])
+        result = self.run(runs, options, ["-m", *words])
         if result.interrupted:
             raise KeyboardInterrupt
         if result.undelivered:

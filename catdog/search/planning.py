@@ -25,7 +25,7 @@ from catdog.sweeps.busy import busy_sweep
 from catdog.sweeps.check import load_datasets, plan_runtimes
 from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState
-from catdog.sweeps.options import LauncherOptions, build_options
+from catdog.sweeps.options import LauncherOptions, build_options, require_attached
 from catdog.sweeps.plan import PlannedRun, close_dead
 from catdog.system.errors import UserError
 from catdog.tracking import tags as tag
@@ -195,7 +195,7 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     metric.require_classes("metric", dataset.classes)
     (base_config,) = fit_configs([(DEFAULT, base.config)], [dataset])
     options = build_options(base_run.launcher, {})
-    _require_attached(options)
+    require_attached(options)
     (runtime,) = plan_runtimes([(DEFAULT, base_config)], options)
     identity = identify(base_config, dataset.manifest.digest, runtime)
     trainer = base_config.trainer
@@ -217,14 +217,6 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     if planned.earlier:
         _check_earlier(planned, planned.earlier)
     return planned
-
-
-def _require_attached(options: LauncherOptions) -> None:
-    if getattr(options, "detach", False):
-        raise UserError(
-            "hydra.launcher.detach: a search decides by its results what to train next, so it cannot leave its jobs. Leave detach "
-            "out; the same command goes on after an interruption, with the jobs that are in the queue."
-        )
 
 
 def _check_kinds(space: Space, config: Config) -> None:

@@ -298,7 +298,7 @@ class Supervisor:
         else:
             assert job.job is not None
             death = worker.verdict or how
-            if job.retries < self.options.retries and not worker.verdict:
+            if job.retries < self.options.retries and not worker.verdict and worker.handle.may_retry:
                 self._retry(worker.number, death)
                 return
             job.error, job.has_crashed = death, True

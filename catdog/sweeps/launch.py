@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from catdog.data.dataset import Dataset
-    from catdog.sweeps.executors.executor import Executor
+    from catdog.sweeps.executors.executor import RemoteExecutor
     from catdog.tracking import OutboxRun
     from catdog.training.outcome import Outcome
 
@@ -152,7 +152,7 @@ class PlannedSweep:
     earlier: StoredRun | None = field(repr=False)
     resumes: bool
     command: str = "train"
-    remote: "Executor | None" = field(default=None, repr=False)
+    remote: "RemoteExecutor | None" = field(default=None, repr=False)
 
     @property
     def config(self) -> Config:
@@ -350,7 +350,7 @@ def plan_sweep(
     return PlannedSweep(jobs, options, list(arguments), datasets, names, client, earlier, resumes, command, remote)
 
 
-def build_remote(options: LauncherOptions, outbox: Path) -> "Executor | None":
+def build_remote(options: LauncherOptions, outbox: Path) -> "RemoteExecutor | None":
     """Returns the cluster that the options name; None if this machine trains.
 
     Raises:

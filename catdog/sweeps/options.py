@@ -141,6 +141,15 @@ def _to_plain(value: Any) -> Any:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
+def require_attached(options: LauncherOptions) -> None:
+    """Raises a UserError if a command that goes by the results of its runs is to leave them."""
+    if isinstance(options, SlurmOptions) and options.detach:
+        raise UserError(
+            "hydra.launcher.detach: this command decides by the results what to train next, so it cannot leave its jobs. Leave "
+            "detach out; the same command goes on after an interruption, with the jobs that are in the queue."
+        )
+
+
 def read_single_options(overrides: list[str]) -> LauncherOptions:
     """Returns the launcher's options that apply to a single run, plan_only and format; all others need a sweep.
 
@@ -152,6 +161,8 @@ def read_single_options(overrides: list[str]) -> LauncherOptions:
     """
     given: dict[str, str] = {}
     for item in overrides:
+        if item.startswith("hydra/launcher=") and item != "hydra/launcher=catdog":
+            raise UserError(f"{item}: a launcher runs sweeps. Add -m: one run is a sweep of one.")
         if item.startswith("hydra.launcher."):
             key, _, value = item.removeprefix("hydra.launcher.").partition("=")
             if key not in ("plan_only", "format"):

@@ -39,7 +39,7 @@ from catdog.tracking.records import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from catdog.sweeps.executors.executor import Executor
+    from catdog.sweeps.executors.executor import RemoteExecutor
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def plan_run(client: "MlflowClient", planned: PlannedRun, own_sweep: str = "") -
         _plan_resume(planned, client)
 
 
-def find_running(executor: "Executor", runs: Sequence[PlannedRun]) -> None:
+def find_running(executor: "RemoteExecutor", runs: Sequence[PlannedRun]) -> None:
     """Sets the state of the runs for which an earlier command has left a job in the queue of a cluster."""
     for planned in runs:
         if planned.state == "reuse":

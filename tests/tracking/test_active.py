@@ -1,13 +1,10 @@
 """Who works on what: running, paused, queued, silent and gone runs, of any host."""
 
 import json
-import shutil
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import mlflow
-import pytest
 
 from catdog.tracking.active import list_active
 from catdog.tracking.outbox import entry_for
@@ -15,14 +12,6 @@ from catdog.tracking.ownership import Owner
 
 ELSEWHERE = replace(Owner.current(), host="node7", kernel="another", leader_kernel="another", job="SLURM job 12")
 GONE = replace(Owner.current(), pid=2**22 - 1, started=1.0)
-
-
-@pytest.fixture
-def client(tmp_path: Path, empty_store: Path) -> mlflow.MlflowClient:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    client.create_experiment("pets", artifact_location=(tmp_path / "artifacts").as_uri())
-    return client
 
 
 def start(client: mlflow.MlflowClient, name: str, owner: Owner, silent_s: float = 0.0, status: str = "RUNNING") -> str:

@@ -1,11 +1,9 @@
 """Runs that another host works on: alive as long as they show it, and free a while after they do not."""
 
 import json
-import shutil
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -21,14 +19,6 @@ from catdog.tracking.store import check_store, open_study
 
 ELSEWHERE = replace(Owner.current(), host="elsewhere", kernel="another kernel", leader_kernel="another kernel")
 DAY_MS = 24 * 3600 * 1000
-
-
-@pytest.fixture
-def client(tmp_path: Path, empty_store: Path) -> mlflow.MlflowClient:
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    client.create_experiment("pets", artifact_location=(tmp_path / "artifacts").as_uri())
-    return client
 
 
 def start(client: mlflow.MlflowClient, age_ms: int, **tags: str) -> str:

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are trained: `executor` says what a sweep asks for; `local` has processes of this machine."""
+"""Where the runs of a sweep are trained: `executor` says what a sweep asks for; `local` is this machine, `slurm` a cluster."""

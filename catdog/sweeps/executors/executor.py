@@ -32,9 +32,11 @@ class Handle(Protocol):
 
     Attributes:
         started: when its process began, by the monotonic clock; None if it has not.
+        may_retry: whether it makes sense to start a job again that ended without a result: not if somebody has cancelled it.
     """
 
     started: float | None
+    may_retry: bool
 
     def receive(self) -> list[Message]:
         """Returns what the job has reported since the last call, as `catdog.sweeps.worker.work` reports it."""
@@ -74,11 +76,15 @@ class Executor(Protocol):
             ended: whether a job that has ended with a result will do.
         """
 
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
+        """Waits until one of the jobs may have something to report, but not longer than the timeout."""
+
+
+class RemoteExecutor(Executor, Protocol):
+    """A cluster, whose jobs outlive the leader."""
+
     def find(self, digest: str) -> str:
         """Returns in words the job that an earlier leader has started for the run with an identity; "" if there is none."""
 
     def forget(self, digest: str) -> None:
         """Removes what an earlier leader's job has left of the run with an identity, whose result is in the store."""
-
-    def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
-        """Waits until one of the jobs may have something to report, but not longer than the timeout."""

@@ -29,6 +29,8 @@ class LocalHandle:
         slot: its place among the jobs that run at once, from 0.
     """
 
+    may_retry = True
+
     def __init__(self, process: Any, receiver: Connection, slot: int) -> None:
         self.process = process
         self.receiver = receiver
@@ -103,15 +105,6 @@ class LocalExecutor:
         """Returns None: a process ends with its leader."""
         del task, ended
         return None
-
-    def find(self, digest: str) -> str:
-        """Returns "": a process ends with its leader."""
-        del digest
-        return ""
-
-    def forget(self, digest: str) -> None:
-        """Does nothing: a process leaves nothing."""
-        del digest
 
     def wait(self, handles: Sequence[LocalHandle], timeout_s: float) -> None:
         """Waits until one of the jobs has something to report, but not longer than the timeout."""

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -172,8 +173,6 @@ def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]"
                     "error", "the job's time limit came before the end of an epoch: raise hydra.launcher.timeout_min"
                 )
             else:
-                import subprocess
-
                 link.send("log", ("the job's time limit comes: it goes back into the queue", logging.INFO))
                 subprocess.run(requeue, check=True, timeout=60)
         raise SystemExit(130) from None

@@ -30,6 +30,8 @@ LINGER_S = 30.0
 TIMEOUT_S = 60.0
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
           "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT")  # fmt: skip
+# Another job would end in the same way, or somebody does not want the run.
+FINAL_STATES = ("CANCELLED", "OUT_OF_MEMORY", "DEADLINE")
 SHOWN_LINES = 30
 # A job inherits the environment of the command, whose folder for temporary files goes with it.
 OWN_TMPDIR = 'case "$TMPDIR" in */catdog-[0-9]*) unset TMPDIR;; esac'
@@ -50,6 +52,7 @@ class SlurmHandle:
         self.job_id = job_id
         self.mailbox = folder.mailbox
         self.started: float | None = None
+        self.may_retry = True
         self._is_done = False
         self._reported: float | None = None
         self._gone: float | None = None
@@ -82,6 +85,7 @@ class SlurmHandle:
             self._gone = time.monotonic()
         if time.monotonic() - self._gone < GRACE_S:
             return None
+        self.may_retry = state not in FINAL_STATES
         where = f" on {node}" if node else ""
         why = f" ({reason})" if reason not in ("", "None") else ""
         return f"SLURM job {self.job_id} ended as {state}{where}{why}{self._read_tail()}"

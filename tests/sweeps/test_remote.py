@@ -1,0 +1,72 @@
+"""What a run on another host reports, and what the leader makes of how its job ended."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from catdog.sweeps.executors import slurm
+from catdog.sweeps.executors.remote import JobFolder, Mailbox
+from catdog.sweeps.executors.slurm import SlurmHandle
+from catdog.sweeps.options import LauncherOptions, SlurmOptions, read_single_options, require_attached
+from catdog.system.errors import UserError
+
+
+def test_a_message_that_is_being_written_comes_with_the_next_look(tmp_path) -> None:
+    whole = Mailbox(tmp_path / "whole")
+    for number in range(3):
+        whole.post(("log", number))
+    content = whole.path.read_bytes()
+    for cut in range(len(content) + 1):
+        path = tmp_path / "messages"
+        path.write_bytes(content[:cut])
+        reader = Mailbox(path)
+        early = reader.collect()
+        path.write_bytes(content)
+        assert [*early, *reader.collect()] == [("log", 0), ("log", 1), ("log", 2)]
+        assert reader.collect() == []
+
+
+def handle_of(folder: Path, state: str) -> SlurmHandle:
+    return SlurmHandle(SimpleNamespace(ask=lambda _: (state, "node1", "None")), JobFolder(folder, "abc"), "12")
+
+
+@pytest.mark.parametrize(
+    ("state", "may_retry"),
+    [("NODE_FAIL", True), ("FAILED", True), ("GONE", True), ("CANCELLED", False), ("OUT_OF_MEMORY", False)],
+)
+def test_a_job_that_somebody_cancelled_is_not_started_again(tmp_path, monkeypatch, state, may_retry) -> None:
+    monkeypatch.setattr(slurm, "GRACE_S", 0.0)
+    handle = handle_of(tmp_path, state)
+    assert handle.poll() == f"SLURM job 12 ended as {state} on node1"
+    assert handle.may_retry == may_retry
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", ""])
+def test_a_job_that_may_still_report_has_not_ended(tmp_path, state) -> None:
+    assert handle_of(tmp_path, state).poll() is None
+
+
+def test_a_result_is_waited_for_no_longer_than_its_job_takes_to_leave_the_queue(tmp_path, monkeypatch) -> None:
+    folder = JobFolder(tmp_path, "abc")
+    folder.path.mkdir(parents=True)
+    folder.mailbox.post(("outcome", "a result"))
+    handle = handle_of(tmp_path, "RUNNING")
+    assert handle.receive() == [("outcome", "a result")]
+    assert handle.poll() is None
+    assert folder.path.exists()
+    monkeypatch.setattr(slurm, "LINGER_S", 0.0)
+    assert handle.poll() == "it has ended"
+    assert not folder.path.exists()
+
+
+def test_commands_that_go_by_results_do_not_leave_their_jobs() -> None:
+    require_attached(LauncherOptions())
+    require_attached(SlurmOptions())
+    with pytest.raises(UserError, match=r"^hydra\.launcher\.detach: this command decides by the results"):
+        require_attached(SlurmOptions(detach=True))
+
+
+def test_one_run_on_a_cluster_is_a_sweep_of_one() -> None:
+    with pytest.raises(UserError, match=r"^hydra/launcher=slurm: a launcher runs sweeps\. Add -m"):
+        read_single_options(["hydra/launcher=slurm"])

@@ -88,7 +88,9 @@ class SlurmHandle:
         self.may_retry = state not in FINAL_STATES
         where = f" on {node}" if node else ""
         why = f" ({reason})" if reason not in ("", "None") else ""
-        return f"SLURM job {self.job_id} ended as {state}{where}{why}{self._read_tail()}"
+        return (
+            f"SLURM job {self.job_id} ended as {state}{where}{why}{'' if state == 'CANCELLED' else self._read_tail()}"
+        )
 
     def stop(self) -> None:
         """Lets a running job close its run; takes one that waits from the queue."""

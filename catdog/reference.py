@@ -97,15 +97,17 @@ def _render_launcher() -> str:
     """Returns the section of the sweep's options, `hydra.launcher.KEY`."""
     lines = ["## Sweeps", "", "`-m` makes a sweep: `KEY=A,B` trains one run for each value, and several such keys give every",
              "combination. How its runs are trained:", ""]  # fmt: skip
-    more = [
-        "",
-        "With `hydra/launcher=slurm` ([clusters](cluster.md#a-slurm-cluster)) also, or with another default:",
-        "",
-    ]
-    return "\n".join([
-        *lines, *_table(_list_launcher_rows(launcher.LauncherOptions(), launcher.HELP)),
-        *more, *_table(_list_launcher_rows(launcher.SlurmOptions(), launcher.SLURM_HELP)),
-    ])  # fmt: skip
+    lines += _table(_list_launcher_rows(launcher.LauncherOptions(), launcher.HELP))
+    for name, words in (("slurm", "a-slurm-cluster"), ("ray", "a-ray-cluster")):
+        kind, help = launcher.KINDS[name]
+        lines += [
+            "",
+            f"With `hydra/launcher={name}` ([clusters](cluster.md#{words})) also, or with another default:",
+            "",
+        ]
+        own = {key: text for key, text in help.items() if launcher.HELP.get(key) != text}
+        lines += _table(_list_launcher_rows(kind(), own))
+    return "\n".join(lines)
 
 
 def _list_launcher_rows(default: launcher.LauncherOptions, help: dict[str, str]) -> list[tuple[str, str, str, str]]:

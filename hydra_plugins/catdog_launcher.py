@@ -1,4 +1,4 @@
-"""The launcher through which Hydra runs catdog's sweeps: `hydra/launcher=catdog`, or slurm; each run has a process of its own."""
+"""The launchers through which Hydra runs catdog's sweeps, `hydra/launcher=NAME`; each run has a process of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from catdog.sweeps.options import LauncherOptions, SlurmOptions
+from catdog.sweeps.options import LauncherOptions, RayOptions, SlurmOptions
 
 
 @dataclass
@@ -25,6 +25,13 @@ class SlurmLauncherConfig(SlurmOptions):
     """The same for a SLURM cluster."""
 
     _target_: str = "hydra_plugins.catdog_launcher.SlurmLauncher"
+
+
+@dataclass
+class RayLauncherConfig(RayOptions):
+    """The same for a Ray cluster."""
+
+    _target_: str = "hydra_plugins.catdog_launcher.RayLauncher"
 
 
 class CatdogLauncher(Launcher):
@@ -61,5 +68,11 @@ class SlurmLauncher(CatdogLauncher):
     kind = SlurmOptions
 
 
-for _name, _node in (("catdog", CatdogLauncherConfig), ("slurm", SlurmLauncherConfig)):
+class RayLauncher(CatdogLauncher):
+    """The same for a Ray cluster."""
+
+    kind = RayOptions
+
+
+for _name, _node in (("catdog", CatdogLauncherConfig), ("slurm", SlurmLauncherConfig), ("ray", RayLauncherConfig)):
     ConfigStore.instance().store(group="hydra/launcher", name=_name, node=_node, provider="catdog")

@@ -36,7 +36,7 @@ from catdog.config.composition import bracket_list
 from catdog.data.images import decode_image
 from catdog.decide import OWN_KEYS
 from catdog.search.space import read_space, split_overrides
-from catdog.sweeps.options import SlurmOptions
+from catdog.sweeps import options as launcher_options
 
 README = PROJECT / "README.md"
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
@@ -191,7 +191,8 @@ def text() -> str:
 def list_keys() -> set[str]:
     """Returns every key and group of every command, and those of the launcher."""
     keys = {key for kind in (schema.Config, *commands.ROOTS.values()) for key, _, _ in schema.list_options(kind)}
-    launcher = {f"hydra.launcher.{field.name}" for field in dataclasses.fields(SlurmOptions)}
+    kinds = [kind for kind, _ in launcher_options.KINDS.values()]
+    launcher = {f"hydra.launcher.{field.name}" for kind in kinds for field in dataclasses.fields(kind)}
     return keys | launcher | {path.name for path in schema.CONF.iterdir() if path.is_dir()}
 
 

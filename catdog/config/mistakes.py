@@ -359,8 +359,9 @@ def explain_unknown(key: str, root: str, *, value: str | None = None, known: Seq
         return f"{key}: is called {MOVED_KEYS[key]}."
     if key.startswith("hydra.sweeper."):
         return f"{key}: no such key. {SWEEPS}"
-    if key.startswith("hydra.launcher.") and key in _list_part("launcher/slurm"):
-        return f"{key}: an option of SLURM. Add hydra/launcher=slurm; without it, this machine trains."
+    for name in ("slurm", "ray"):
+        if key.startswith("hydra.launcher.") and key in _list_part(f"launcher/{name}"):
+            return _explain_cluster_option(key, name)
     if key.startswith("hydra."):
         found = suggest_key(key, _list_hydra_keys())
         return f"{key}: no such key.{ask(found)} --help lists the options of sweeps, hydra.launcher.KEY=VALUE."
@@ -460,11 +461,21 @@ def _list_mappings(kind: type, prefix: str = "") -> Iterator[str]:
             yield prefix + each.name
 
 
+def _explain_cluster_option(key: str, name: str) -> str:
+    others = [each for each in ("slurm", "ray") if each != name and key in _list_part(f"launcher/{each}")]
+    clusters = " or ".join(f"hydra/launcher={each}" for each in (name, *others))
+    return f"{key}: an option of a cluster. Add {clusters}; without it, this machine trains."
+
+
 def _list_hydra_keys() -> list[str]:
     from hydra.conf import HydraConf
 
     known = [f"hydra.{name}" for name, _, _ in schema.list_options(HydraConf)]
-    return known + [key for part in ("launcher/catdog", "launcher/slurm", "sweeper/basic") for key in _list_part(part)]
+    return known + [
+        key
+        for part in ("launcher/catdog", "launcher/slurm", "launcher/ray", "sweeper/basic")
+        for key in _list_part(part)
+    ]
 
 
 def _list_part(part: str) -> list[str]:

@@ -13,7 +13,7 @@ from catdog.data.metrics import require_possible_metrics
 from catdog.data.progress import reported_progress
 from catdog.sweeps.executors.local import describe_death, start_process, start_server
 from catdog.sweeps.jobs import JobState
-from catdog.sweeps.options import LauncherOptions, SlurmOptions
+from catdog.sweeps.options import ClusterOptions, LauncherOptions
 from catdog.system.errors import EXIT_INTERRUPTED, UserError
 from catdog.tracking.identity import Identity
 from catdog.training.class_weights import require_known_classes
@@ -70,7 +70,7 @@ def plan_runtimes(jobs: list[tuple[str, Config]], options: LauncherOptions | Non
     """
     from catdog.training.precision import plan_precision
 
-    if isinstance(options, SlurmOptions):
+    if isinstance(options, ClusterOptions):
         return [_plan_elsewhere(name, config, options.gpus) for name, config in jobs]
     planned = []
     for name, config in jobs:
@@ -81,7 +81,7 @@ def plan_runtimes(jobs: list[tuple[str, Config]], options: LauncherOptions | Non
     return planned
 
 
-def _plan_elsewhere(name: str, config: Config, gpus: int) -> dict[str, str]:
+def _plan_elsewhere(name: str, config: Config, gpus: float) -> dict[str, str]:
     from catdog.training.precision import plan_precision
 
     if not gpus:

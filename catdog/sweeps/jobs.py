@@ -233,7 +233,7 @@ class Supervisor:
         job = self.jobs[number]
         assert job.job is not None
         self._stop_delivering(number)
-        self.display.start(number, "resuming" if job.planned.state == "resume" or job.retries else "starting")
+        self.display.start(number, "resuming" if job.planned.state == "resume" else "starting")
         task = Task(job.composed, job.job, job.config.trainer.devices)
         handle = self.executor.adopt(task, ended=job.planned.state == "running") or self.executor.submit(task)
         self.running.append(Worker(number, handle))
@@ -298,8 +298,9 @@ class Supervisor:
         else:
             assert job.job is not None
             death = worker.verdict or how
-            if job.retries < self.options.retries and not worker.verdict and worker.handle.may_retry:
-                self._retry(worker.number, death)
+            retry = "never" if worker.verdict else worker.handle.retry
+            if retry == "free" or (retry == "counted" and job.retries < self.options.retries):
+                self._retry(worker.number, death, is_counted=retry == "counted")
                 return
             job.error, job.has_crashed = death, True
             self.display.error(worker.number, f"{death}{_read_tail(job.job.output_dir / OUTPUT)}")
@@ -310,14 +311,19 @@ class Supervisor:
         if self.feed:
             self.feed.ended(worker.number)
 
-    def _retry(self, number: int, death: str) -> None:
+    def _retry(self, number: int, death: str, *, is_counted: bool) -> None:
         from dataclasses import replace
 
         job = self.jobs[number]
         assert job.job is not None
-        job.retries += 1
-        job.job = replace(job.job, retries=job.retries)
-        message = f"{death}: starting it again from its last checkpoint, {job.retries} of {self.options.retries}"
+        # What the job has left is not the result of another one.
+        job.planned.state = "resume"
+        count = ""
+        if is_counted:
+            job.retries += 1
+            job.job = replace(job.job, retries=job.retries)
+            count = f", {job.retries} of {self.options.retries}"
+        message = f"{death}: starting it again from its last checkpoint{count}"
         self.display.message(number, f"{message}{_read_tail(job.job.output_dir / OUTPUT)}", logging.WARNING)
         self.waiting.appendleft(number)
 

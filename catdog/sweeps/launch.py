@@ -20,7 +20,7 @@ from catdog.sweeps.display import Display
 from catdog.sweeps.executors.local import LocalExecutor, start_server
 from catdog.sweeps.fitting import fit_composed, fit_configs
 from catdog.sweeps.jobs import JobState, Supervisor
-from catdog.sweeps.options import LauncherOptions, SlurmOptions
+from catdog.sweeps.options import LauncherOptions, RayOptions, SlurmOptions
 from catdog.sweeps.parent import open_parent
 from catdog.sweeps.plan import PlannedRun, close_dead, discard_entries, find_running, plan_runs, restore_commands
 from catdog.sweeps.summary import describe_outcomes
@@ -356,11 +356,15 @@ def build_remote(options: LauncherOptions, outbox: Path) -> "RemoteExecutor | No
     Raises:
         UserError: it is not available here.
     """
-    if not isinstance(options, SlurmOptions):
-        return None
-    from catdog.sweeps.executors.slurm import SlurmExecutor
+    if isinstance(options, SlurmOptions):
+        from catdog.sweeps.executors.slurm import SlurmExecutor
 
-    return SlurmExecutor(options, outbox)
+        return SlurmExecutor(options, outbox)
+    if isinstance(options, RayOptions):
+        from catdog.sweeps.executors.ray import RayExecutor
+
+        return RayExecutor(options, outbox)
+    return None
 
 
 def _identify_sweep(jobs: Sequence[JobState]) -> str:

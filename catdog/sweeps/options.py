@@ -47,37 +47,50 @@ class LauncherOptions:
 
 
 @dataclass
-class SlurmOptions(LauncherOptions):
-    """The options of `hydra/launcher=slurm`: each run is one job of a SLURM cluster.
+class ClusterOptions(LauncherOptions):
+    """The options that all clusters have: each run is one job.
 
     Attributes:
-        n_jobs: how many runs are in the queue at the same time.
-        partition: SLURM's partition; None: the cluster's default. Likewise account, qos and constraint.
+        n_jobs: how many jobs wait or train at the same time.
+        memory_gb: memory of each job; None: the cluster's default.
         cpus: CPU cores of each job, and so CPU threads of each run.
         gpus: GPUs of each job.
-        timeout_min: SLURM's time limit of each job. A run that needs longer is put into the queue again before it is reached.
-        memory_gb: memory of each job; None: the cluster's default.
-        setup: shell commands that a job runs first, such as "module load cuda".
-        extra: further options of sbatch by name, such as {reservation: mine}.
         detach: submit the jobs and end; the same command later shows how they stand and finishes the sweep.
     """
 
     n_jobs: int = 100
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
     cpus: int = 2
-    gpus: int = 0
-    timeout_min: int = 240
-    setup: list[str] | None = None
-    extra: Any = None
+    gpus: float = 0
     detach: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require(self.cpus >= 1, "cpus", "1 or more", self.cpus)
         _require(self.gpus >= 0, "gpus", "0 or more", self.gpus)
+
+
+@dataclass
+class SlurmOptions(ClusterOptions):
+    """The options of `hydra/launcher=slurm`: each run is one job of a SLURM cluster.
+
+    Attributes:
+        partition: SLURM's partition; None: the cluster's default. Likewise account, qos and constraint.
+        timeout_min: SLURM's time limit of each job. A run that needs longer is put into the queue again before it is reached.
+        setup: shell commands that a job runs first, such as "module load cuda".
+        extra: further options of sbatch by name, such as {reservation: mine}.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    timeout_min: int = 240
+    setup: list[str] | None = None
+    extra: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.gpus == int(self.gpus), "gpus", "a whole number", self.gpus)
         _require(
             self.extra is None or isinstance(self.extra, Mapping),
             "extra",
@@ -85,6 +98,34 @@ class SlurmOptions(LauncherOptions):
             self.extra,
         )
         _require(self.timeout_min >= 1, "timeout_min", "1 or more minutes", self.timeout_min)
+
+
+@dataclass
+class RayOptions(ClusterOptions):
+    """The options of `hydra/launcher=ray`: each run is one actor of a Ray cluster.
+
+    Attributes:
+        address: of the cluster: "auto" finds the one that this host belongs to.
+        gpus: GPUs of each job; a part of one, such as 0.5, is shared with others.
+        resources: further resources that a node must have, such as {A100: 1}.
+    """
+
+    address: str = "auto"
+    resources: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.gpus < 1 or self.gpus == int(self.gpus), "gpus", "a whole number, or less than 1", self.gpus)
+        _require(
+            self.resources is None
+            or (
+                isinstance(self.resources, Mapping)
+                and all(isinstance(each, int | float) for each in self.resources.values())
+            ),
+            "resources",
+            "a mapping of names to numbers such as {A100: 1}",
+            self.resources,
+        )
 
 
 HELP = {
@@ -100,25 +141,35 @@ HELP = {
 }
 
 
-SLURM_HELP = {
-    "n_jobs": "how many runs are in the queue at the same time",
+CLUSTER_HELP = {
+    "n_jobs": "how many jobs wait or train at the same time",
     "memory_gb": "memory of each job; null: the cluster's default",
+    "cpus": "CPU cores of each job, and so CPU threads of each run",
+    "gpus": "GPUs of each job; with Ray also a part of one: 0.5",
+    "detach": "submit the jobs and end; the same command later shows how they stand and finishes the sweep",
+}
+
+SLURM_HELP = {
     "partition": "SLURM's partition; null: the cluster's default",
     "account": "SLURM's account",
     "qos": "SLURM's quality of service",
     "constraint": "features that a node must have",
-    "cpus": "CPU cores of each job, and so CPU threads of each run",
-    "gpus": "GPUs of each job",
     "timeout_min": "time limit of each job; a run that needs longer is put into the queue again before it is reached",
     "setup": "shell commands that a job runs first: setup=['module load cuda']",
     "extra": "further options of sbatch: extra={reservation: mine}",
-    "detach": "submit the jobs and end; the same command later shows how they stand and finishes the sweep",
 }
 
+RAY_HELP = {
+    "address": "the cluster's; auto: the one that this host belongs to",
+    "resources": "further resources that a node must have: resources={A100: 1}",
+}
 
-def list_options(kind: type[LauncherOptions]) -> dict[str, str]:
-    """Returns the options of a launcher, each with its help."""
-    return HELP | (SLURM_HELP if kind is SlurmOptions else {})
+# The options of each `hydra/launcher`, and their help.
+KINDS: dict[str, tuple[type[LauncherOptions], dict[str, str]]] = {
+    "catdog": (LauncherOptions, HELP),
+    "slurm": (SlurmOptions, HELP | CLUSTER_HELP | SLURM_HELP),
+    "ray": (RayOptions, HELP | CLUSTER_HELP | RAY_HELP),
+}
 
 
 def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> LauncherOptions:
@@ -128,8 +179,8 @@ def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> Laun
         UserError: an option does not exist, or its value is out of range.
     """
     # Each launcher has a class of its own in hydra_plugins.
-    kind = SlurmOptions if str(composed.get("_target_", "")).endswith("SlurmLauncher") else LauncherOptions
-    allowed = list_options(kind)
+    name = str(composed.get("_target_", "")).rpartition(".")[2].removesuffix("Launcher").lower()
+    kind, allowed = KINDS.get(name, KINDS["catdog"])
     known = {key: _to_plain(value) for key, value in composed.items() if key in allowed}
     unknown = sorted(set(given) - set(allowed))
     if unknown:
@@ -143,7 +194,7 @@ def _to_plain(value: Any) -> Any:
 
 def require_attached(options: LauncherOptions) -> None:
     """Raises a UserError if a command that goes by the results of its runs is to leave them."""
-    if isinstance(options, SlurmOptions) and options.detach:
+    if isinstance(options, ClusterOptions) and options.detach:
         raise UserError(
             "hydra.launcher.detach: this command decides by the results what to train next, so it cannot leave its jobs. Leave "
             "detach out; the same command goes on after an interruption, with the jobs that are in the queue."

@@ -64,7 +64,7 @@ def work(order: WorkOrder, sender: Connection) -> None:
     interrupts.listen(once=True)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     order.job.output_dir.mkdir(parents=True, exist_ok=True)
-    _take_output(order.job.output_dir / OUTPUT)
+    take_output(order.job.output_dir / OUTPUT)
     with contextlib.suppress(KeyboardInterrupt):
         train_order(order, Link(sender.send))
 
@@ -201,7 +201,7 @@ def _stop_with_parent() -> None:
         os._exit(1)
 
 
-def _take_output(path: Path) -> None:
+def take_output(path: Path) -> None:
     """Redirects the output of this process, native code included, to a file, together with the Python stack if it crashes."""
     output = path.open("ab", buffering=0)
     sys.stdout.flush()

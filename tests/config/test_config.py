@@ -276,7 +276,7 @@ def test_cfg_job_prints_the_composed_config(catdog) -> None:
     [
         ("trainer.epoch=3", "trainer.epoch: no such key. Did you mean trainer.epochs?"),
         ("nonsense=3", "nonsense: no such key"),
-        ("hydra/launcher=nosuch", "hydra/launcher=nosuch: no such option; allowed: basic, catdog, slurm."),
+        ("hydra/launcher=nosuch", "hydra/launcher=nosuch: no such option; allowed: basic, catdog, ray, slurm."),
         (
             "trainer.optimizer=adamw",
             "trainer.optimizer: is called optimizer=NAME, a group of its own: optimizer=adamw.",

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from catdog.sweeps.executors import slurm
+from catdog.sweeps.executors import remote
 from catdog.sweeps.executors.remote import JobFolder, Mailbox
 from catdog.sweeps.executors.slurm import SlurmHandle
 from catdog.sweeps.options import LauncherOptions, SlurmOptions, read_single_options, require_attached
@@ -32,14 +32,22 @@ def handle_of(folder: Path, state: str) -> SlurmHandle:
 
 
 @pytest.mark.parametrize(
-    ("state", "may_retry"),
-    [("NODE_FAIL", True), ("FAILED", True), ("GONE", True), ("CANCELLED", False), ("OUT_OF_MEMORY", False)],
+    ("state", "retry"),
+    [
+        ("NODE_FAIL", "free"),
+        ("PREEMPTED", "free"),
+        ("FAILED", "counted"),
+        ("GONE", "counted"),
+        ("CANCELLED", "never"),
+        ("OUT_OF_MEMORY", "never"),
+    ],
 )
-def test_a_job_that_somebody_cancelled_is_not_started_again(tmp_path, monkeypatch, state, may_retry) -> None:
-    monkeypatch.setattr(slurm, "GRACE_S", 0.0)
+def test_a_job_that_somebody_cancelled_is_not_started_again(tmp_path, monkeypatch, state, retry) -> None:
+    monkeypatch.setattr(remote, "GRACE_S", 0.0)
     handle = handle_of(tmp_path, state)
-    assert handle.poll() == f"SLURM job 12 ended as {state} on node1"
-    assert handle.may_retry == may_retry
+    hint = "" if retry == "never" else f" before it began: its host must see {handle.folder.path}, and have catdog"
+    assert handle.poll() == f"SLURM job 12 ended as {state} on node1{hint}"
+    assert handle.retry == retry
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", "COMPLETING", ""])
@@ -55,7 +63,7 @@ def test_a_result_is_waited_for_no_longer_than_its_job_takes_to_leave_the_queue(
     assert handle.receive() == [("outcome", "a result")]
     assert handle.poll() is None
     assert folder.path.exists()
-    monkeypatch.setattr(slurm, "LINGER_S", 0.0)
+    monkeypatch.setattr(remote, "LINGER_S", 0.0)
     assert handle.poll() == "it has ended"
     assert not folder.path.exists()
 

@@ -2,23 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
 import pytest
+from cluster_sweep import RUNS, ClusterSweep, await_until, require_equal, run_locally
 from slurm_cluster import Cluster, missing, running_cluster
-from support import OURS, PROJECT
-from torture import SWEEP, Torture, await_end, describe_store, find_differences, find_leftovers, kill_group
+from torture import Torture, await_end
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
-RUNS = (*SWEEP, "model=cnn", "seed=0,1")
 ON_SLURM = (*RUNS, "hydra/launcher=slurm", "hydra.launcher.cpus=1")
-LEASE_S = "10"
 WAIT_S = 25
 
 
@@ -30,55 +25,15 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Torture:
-    """The same sweep on this machine alone, with as many threads for each run."""
-    folder = tmp_path_factory.mktemp("local")
-    done = Torture(folder / "sweep", folder / "cache", [*RUNS, "hydra.launcher.n_jobs=2"])
-    done.folder.mkdir()
-    assert done.run() == 0, done.terminal
-    return done
-
-
-class Sweep(Torture):
-    """A sweep on the cluster."""
-
-    def begin(self, cluster: Cluster) -> "subprocess.Popen[bytes]":
-        """Types the command."""
-        env = {key: value for key, value in os.environ.items() if key not in OURS} | cluster.environment
-        env |= {
-            "CATDOG_CACHE": str(self.cache),
-            "PYTHONPATH": str(PROJECT),
-            "TMPDIR": str(self.temporary),
-            "CATDOG_LEASE_S": LEASE_S,
-        }
-        with (self.folder / "terminal.txt").open("ab") as output:
-            return subprocess.Popen([sys.executable, "-m", "catdog.train", *self.arguments], cwd=self.folder, env=env,
-                                    stdout=output, stderr=output, start_new_session=True)  # fmt: skip
-
-    def await_words(self, words: str, count: int = 1, timeout_s: float = 300) -> None:
-        """Waits until the terminal has shown some words so often."""
-        _await(lambda: self.terminal.count(words) >= count, timeout_s, lambda: f"{words!r} never came\n{self.terminal}")
-
-    def finish(self, process: "subprocess.Popen[bytes]", timeout_s: float = 400) -> None:
-        """Waits for the end of the command, which must be good."""
-        try:
-            assert process.wait(timeout_s) == 0, self.terminal
-        finally:
-            kill_group(process)
-
-
-def _await(is_so: Callable[[], bool], timeout_s: float, explain: Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.3)
+    return run_locally(tmp_path_factory.mktemp("local"))
 
 
 @pytest.fixture
-def make_sweep(tmp_path: Path, cluster: Cluster) -> Iterator[Callable[..., Sweep]]:
+def make_sweep(tmp_path: Path, cluster: Cluster) -> Iterator[Callable[..., ClusterSweep]]:
     made = []
 
-    def make(*more: str) -> Sweep:
-        sweep = Sweep(tmp_path / "sweep", tmp_path / "cache", [*ON_SLURM, *more])
+    def make(*more: str) -> ClusterSweep:
+        sweep = ClusterSweep(tmp_path / "sweep", tmp_path / "cache", [*ON_SLURM, *more])
         sweep.folder.mkdir()
         made.append(sweep)
         return sweep
@@ -89,15 +44,7 @@ def make_sweep(tmp_path: Path, cluster: Cluster) -> Iterator[Callable[..., Sweep
         await_end(sweep.folder)
 
 
-def require_equal(local: Torture, sweep: Sweep) -> None:
-    differences = [*find_differences(describe_store(local.folder), describe_store(sweep.folder))]
-    assert not differences, "\n".join([*differences, sweep.terminal])
-    await_end(sweep.folder)
-    # The folder for temporary files of a process that was killed with its node goes with a later command there.
-    assert [left for left in find_leftovers(sweep) if "/catdog-" not in left] == []
-
-
-def job_ids(sweep: Sweep) -> list[str]:
+def job_ids(sweep: ClusterSweep) -> list[str]:
     return [line.split("SLURM job ")[1].split()[0] for line in sweep.terminal.splitlines() if "] SLURM job " in line]
 
 
@@ -110,13 +57,13 @@ def test_a_sweep_over_two_nodes_equals_one_of_this_machine_whatever_happens_to_l
 ) -> None:
     """The leader is killed while its jobs wait, the same command adopts them, and one is put back while it trains."""
     sweep = make_sweep(f"hydra.launcher.extra={{begin: now+{WAIT_S}}}")
-    process = sweep.begin(cluster)
+    process = sweep.begin(cluster.environment)
     sweep.await_words("run 1 of 2")
-    _await(lambda: len(queue(cluster)) > 0, 60, lambda: sweep.terminal)
+    await_until(lambda: len(queue(cluster)) > 0, 60, lambda: sweep.terminal)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = queue(cluster)
-    again = sweep.begin(cluster)
+    again = sweep.begin(cluster.environment)
     sweep.await_words("waits for its turn")
     sweep.await_words("] epoch 2/4")
     name = next(line for line in sweep.terminal.splitlines() if "] epoch 2/4" in line).split("]")[0]
@@ -135,7 +82,7 @@ def test_a_sweep_over_two_nodes_equals_one_of_this_machine_whatever_happens_to_l
 @pytest.mark.nightly
 def test_a_node_that_dies_costs_an_epoch_at_most(cluster, local, make_sweep) -> None:
     sweep = make_sweep()
-    process = sweep.begin(cluster)
+    process = sweep.begin(cluster.environment)
     sweep.await_words("on node2")
     sweep.await_words("] epoch 2/4", 2)
     cluster.kill_node("node2")
@@ -150,7 +97,7 @@ def test_a_node_that_dies_costs_an_epoch_at_most(cluster, local, make_sweep) -> 
 @pytest.mark.nightly
 def test_a_detached_sweep_is_finished_by_the_same_command(cluster, local, make_sweep) -> None:
     sweep = make_sweep("hydra.launcher.detach=true")
-    process = sweep.begin(cluster)
+    process = sweep.begin(cluster.environment)
     assert process.wait(200) == 0, sweep.terminal
     assert "2 runs are in the queue. The same command shows how they stand, and finishes the sweep" in sweep.terminal
     client = mlflow.MlflowClient(f"sqlite:///{sweep.folder}/mlruns/mlflow.db")
@@ -158,25 +105,25 @@ def test_a_detached_sweep_is_finished_by_the_same_command(cluster, local, make_s
     (run,) = client.search_runs([study.experiment_id], "tags.`catdog.kind` = 'sweep'")
     assert run.info.status == "SCHEDULED"
     sweep.arguments.remove("hydra.launcher.detach=true")
-    sweep.finish(sweep.begin(cluster))
+    sweep.finish(sweep.begin(cluster.environment))
     require_equal(local, sweep)
 
 
 @pytest.mark.nightly
 def test_ctrl_c_stops_the_jobs_and_the_same_command_resumes(cluster, local, make_sweep) -> None:
     sweep = make_sweep()
-    process = sweep.begin(cluster)
+    process = sweep.begin(cluster.environment)
     sweep.await_words("] epoch 2/4")
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 130, sweep.terminal
-    _await(lambda: cluster.call("squeue", "-h").strip() == "", 60, lambda: cluster.call("squeue"))
-    sweep.finish(sweep.begin(cluster))
+    await_until(lambda: cluster.call("squeue", "-h").strip() == "", 60, lambda: cluster.call("squeue"))
+    sweep.finish(sweep.begin(cluster.environment))
     require_equal(local, sweep)
 
 
 def test_what_slurm_refuses_is_said_and_nothing_is_left(cluster, make_sweep) -> None:
     sweep = make_sweep("hydra.launcher.partition=nosuch")
-    process = sweep.begin(cluster)
+    process = sweep.begin(cluster.environment)
     assert process.wait(200) == 2, sweep.terminal
     assert "SLURM refuses the job of cnn seed=0: " in sweep.terminal
     assert "invalid partition" in sweep.terminal.lower()

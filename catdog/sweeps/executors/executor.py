@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from omegaconf import DictConfig
 
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from catdog.tracking import Job
 
 Message = tuple[str, Any]
+# Whether a job that ended without a result is started again: as often as `hydra.launcher.retries` says, always (its host
+# was lost, which says nothing about the run), or never (somebody has cancelled it).
+Retry = Literal["counted", "free", "never"]
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,11 @@ class Handle(Protocol):
 
     Attributes:
         started: when its process began, by the monotonic clock; None if it has not.
-        may_retry: whether it makes sense to start a job again that ended without a result: not if somebody has cancelled it.
+        retry: whether it is started again, once it has ended without a result.
     """
 
     started: float | None
-    may_retry: bool
+    retry: Retry
 
     def receive(self) -> list[Message]:
         """Returns what the job has reported since the last call, as `catdog.sweeps.worker.work` reports it."""

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from catdog.data.cache import count_cpus
-from catdog.sweeps.executors.executor import Message, Task
+from catdog.sweeps.executors.executor import Message, Retry, Task
 from catdog.sweeps.worker import WorkOrder, work
 from catdog.tracking.identity import list_training_modules
 
@@ -29,7 +29,7 @@ class LocalHandle:
         slot: its place among the jobs that run at once, from 0.
     """
 
-    may_retry = True
+    retry: Retry = "counted"
 
     def __init__(self, process: Any, receiver: Connection, slot: int) -> None:
         self.process = process

@@ -4,6 +4,7 @@ The folder of a run lies in the outbox, `jobs/DIGEST`. It holds the order, which
 the leader, so that the same command finds the job again; the leader removes it once it has the run's result.
 """
 
+import abc
 import contextlib
 import json
 import logging
@@ -16,10 +17,16 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from catdog.sweeps.executors.executor import Message, Task
+import psutil
+
+from catdog.config.schema import hash_text
+from catdog.sweeps.executors.executor import Message, Retry, Task
+from catdog.sweeps.options import ClusterOptions
 from catdog.sweeps.worker import Link, WorkOrder, set_up_hydra, train_order
 from catdog.system import interrupts
 from catdog.system.errors import UserError
@@ -36,6 +43,15 @@ DIGITS = 20
 # What ends a run's report.
 FINAL = ("outcome", "pause", "error", "diverged", "busy")
 PROGRESS_EVERY_S = 2.0
+LOOK_EVERY_S = 0.5
+# What a job wrote on another host may be seen here a moment after its end.
+GRACE_S = 5.0
+# How long a job may take to end after it has reported its result.
+LINGER_S = 30.0
+SHOWN_LINES = 30
+# How often a job looks whether it is to stop, and how much more memory it tells the leader about.
+WATCH_EVERY_S = 1.0
+MEMORY_STEP_GB = 0.05
 
 
 class Mailbox:
@@ -87,6 +103,16 @@ class JobFolder:
     def __init__(self, root: Path, digest: str) -> None:
         self.path = root.absolute() / "jobs" / digest[:DIGITS]
 
+    @classmethod
+    def at(cls, path: str) -> "JobFolder":
+        """Returns the folder at a path."""
+        return cls(Path(path).parent.parent, Path(path).name)
+
+    @property
+    def key(self) -> str:
+        """What distinguishes its job from all others of a cluster, also from those of the same run with another outbox."""
+        return hash_text(str(self.path))[:DIGITS]
+
     @property
     def record(self) -> dict[str, Any]:
         """Which job has the run; {} if none."""
@@ -105,6 +131,11 @@ class JobFolder:
         """The message with the run's result; None if it has none yet."""
         found = [message for message in self.mailbox.collect() if message[0] in FINAL]
         return found[-1] if found else None
+
+    @property
+    def stop(self) -> Path:
+        """A file that asks the run to close, once it is there."""
+        return self.path / "stop"
 
     def prepare(self, task: Task, threads: int | None) -> None:
         """Writes the order, in an empty folder."""
@@ -127,14 +158,164 @@ class JobFolder:
             self.path.parent.rmdir()
 
 
-def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]") -> None:
+class RemoteHandle(abc.ABC):
+    """A job on another host.
+
+    Args:
+        folder: of its run.
+    """
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.folder = folder
+        self.mailbox = folder.mailbox
+        self.started: float | None = None
+        self.retry: Retry = "counted"
+        self.node = ""
+        self._memory_gb = 0.0
+        self._is_done = False
+        self._reported: float | None = None
+        self._gone: float | None = None
+
+    @abc.abstractmethod
+    def ask_end(self) -> str | None:
+        """Returns how the job ended, in words, and sets `retry`; None if it has not, as far as can be known."""
+
+    @abc.abstractmethod
+    def read_output(self) -> str:
+        """Returns what the job has printed."""
+
+    def receive(self) -> list[Message]:
+        """Returns what the run has reported since the last call."""
+        messages = []
+        for kind, value in self.mailbox.collect():
+            if kind == "memory":
+                self._memory_gb = value
+                continue
+            if kind == "began":
+                self.started, self.node = time.monotonic(), value["node"]
+            elif kind in FINAL:
+                self._reported, self._is_done = time.monotonic(), kind == "outcome"
+            messages.append((kind, value))
+        return messages
+
+    def poll(self) -> str | None:
+        """Returns how the job ended, in words; None if it may still report something."""
+        how = self.ask_end()
+        if self._reported is not None:
+            # The job needs its folder until it has ended.
+            if how is None and time.monotonic() - self._reported < LINGER_S:
+                return None
+            if self._is_done:
+                self.folder.remove()
+            return "it has ended"
+        if how is None:
+            self._gone = None
+            return None
+        if self._gone is None:
+            self._gone = time.monotonic()
+        if time.monotonic() - self._gone < GRACE_S:
+            return None
+        if self.retry == "never":
+            return how
+        if self.started is None:
+            how += f" before it began: its host must see {self.folder.path}, and have catdog"
+        lines = self.read_output().splitlines()
+        return "\n".join([how, *lines[-SHOWN_LINES:]])
+
+    def memory_gb(self) -> float:
+        """Returns how much memory its process uses, as it has reported."""
+        return self._memory_gb
+
+
+class ClusterExecutor(abc.ABC):
+    """What executors on other hosts have in common.
+
+    Args:
+        options: the launcher's.
+        outbox: the folder that all hosts see.
+    """
+
+    def __init__(self, options: ClusterOptions, outbox: Path) -> None:
+        self.outbox = outbox
+        self.n_jobs = options.n_jobs
+        self.detaches = options.detach
+
+    @abc.abstractmethod
+    def find_id(self, digest: str) -> str:
+        """Returns the id of the job that has the run with an identity and has not ended; "" if there is none."""
+
+    @abc.abstractmethod
+    def describe(self, digest: str, job_id: str) -> str:
+        """Returns a job in words, and whether it has begun."""
+
+    @abc.abstractmethod
+    def build_handle(self, folder: JobFolder, job_id: str) -> Any:
+        """Returns the handle of a job."""
+
+    def folder_of(self, digest: str) -> JobFolder:
+        """Returns the folder of the run with an identity."""
+        return JobFolder(self.outbox, digest)
+
+    def adopt(self, task: Task, *, ended: bool) -> Any:
+        """Returns the job that an earlier leader has started for a run; None if there is none.
+
+        Args:
+            task: the run.
+            ended: whether a job that has ended with a result will do.
+        """
+        assert task.job.identity is not None
+        folder = self.folder_of(task.job.identity.digest)
+        job_id = self._find_open(task.job.identity.digest)
+        if not job_id and ended and folder.result:
+            job_id = str(folder.record.get("id", ""))
+        return self.build_handle(folder, job_id) if job_id else None
+
+    def find(self, digest: str) -> str:
+        """Returns in words the job that has a run, and has not ended; "" if there is none."""
+        job_id = self._find_open(digest)
+        return self.describe(digest, job_id) if job_id else ""
+
+    def _find_open(self, digest: str) -> str:
+        folder = self.folder_of(digest)
+        return "" if not folder.path.exists() or folder.result else self.find_id(digest)
+
+    def forget(self, digest: str) -> None:
+        """Removes what an earlier leader's job has left of the run with an identity, whose result is in the store."""
+        self.folder_of(digest).remove()
+
+    def wait(self, handles: Sequence[Any], timeout_s: float) -> None:
+        """Waits a moment."""
+        del handles, timeout_s
+        time.sleep(LOOK_EVERY_S)
+
+
+def name_job(task: Task, folder: JobFolder) -> str:
+    """Returns the name of a run's job: the run's, with the key of its folder at the end."""
+    words = "".join(character if character.isalnum() or character in "=._-" else "_" for character in task.job.name)
+    return f"{words[:80]}-{folder.key}"
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The time limit of a job.
+
+    Attributes:
+        signal: the signal that comes before it.
+        requeue: the command that puts the job into the queue again.
+    """
+
+    signal: int
+    requeue: Sequence[str]
+
+
+def work_remotely(folder: str, job: str, *, limit: TimeLimit | None = None, node: str = "") -> None:
     """Trains the run whose order lies in a folder, on whatever host this is.
 
     Args:
         folder: of the run.
         job: which job this is, in words.
-        limit_signal: the signal that comes before the job's time limit.
-        requeue: the command that puts the job into the queue again.
+        limit: the job's time limit, if it has one.
+        node: the host, as the executor names it.
 
     Raises:
         SystemExit: the run was stopped, and is closed.
@@ -148,15 +329,17 @@ def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]"
     order, former = pickle.loads((place / "order").read_bytes())
     # submitit's lines belong to the job's own log.
     logging.getLogger("submitit").propagate = False
-    link.send("began", {"host": socket.gethostname(), "job": job, "pid": os.getpid()})
+    link.send("began", {"host": socket.gethostname(), "job": job, "pid": os.getpid(), "node": node})
     interrupts.listen(once=True)
+    threading.Thread(target=_watch, args=(place / "stop", link), daemon=True).start()
     has_limit = threading.Event()
 
     def meet_limit(_number: int, _frame: Any) -> None:
         has_limit.set()
         signal.raise_signal(signal.SIGINT)
 
-    signal.signal(limit_signal, meet_limit)
+    if limit is not None:
+        signal.signal(limit.signal, meet_limit)
     set_up_hydra(order)
     try:
         entry = _find_entry(order)
@@ -167,15 +350,27 @@ def work_remotely(folder: str, job: str, limit_signal: int, requeue: "list[str]"
     except UserError as error:
         link.send("error", str(error))
     except KeyboardInterrupt:
-        if has_limit.is_set():
+        if limit is not None and has_limit.is_set():
             if _count_epochs(entry) == before:
                 link.send(
                     "error", "the job's time limit came before the end of an epoch: raise hydra.launcher.timeout_min"
                 )
             else:
                 link.send("log", ("the job's time limit comes: it goes back into the queue", logging.INFO))
-                subprocess.run(requeue, check=True, timeout=60)
+                subprocess.run(limit.requeue, check=True, timeout=60)
         raise SystemExit(130) from None
+
+
+def _watch(stop: Path, link: Link) -> None:
+    """Stops this process like Ctrl-C once a file is there, and reports how much memory it uses."""
+    process, told_gb = psutil.Process(), 0.0
+    while not stop.exists():
+        used_gb = process.memory_info().rss / 1e9
+        if used_gb > told_gb + MEMORY_STEP_GB:
+            link.send("memory", used_gb)
+            told_gb = used_gb
+        time.sleep(WATCH_EVERY_S)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _find_entry(order: WorkOrder) -> Entry:

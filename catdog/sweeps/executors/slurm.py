@@ -8,36 +8,38 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from catdog.sweeps.executors.executor import Message, Task
-from catdog.sweeps.executors.remote import DIGITS, FINAL, JobFolder, work_remotely
+from catdog.sweeps.executors.executor import Task
+from catdog.sweeps.executors.remote import (
+    ClusterExecutor,
+    JobFolder,
+    RemoteHandle,
+    TimeLimit,
+    name_job,
+    work_remotely,
+)
 from catdog.sweeps.options import SlurmOptions
 from catdog.system.errors import UserError
 
 log = logging.getLogger(__name__)
 
 ASK_EVERY_S = 2.0
-LOOK_EVERY_S = 0.5
 # How long before its time limit a job gets a signal: a run closes, and its last records are delivered.
 SIGNAL_BEFORE_S = 90
-# What a job wrote on another host may be seen here a moment after its end.
-GRACE_S = 5.0
-# How long a job may take to end after it has reported its result.
-LINGER_S = 30.0
 TIMEOUT_S = 60.0
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED",
           "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT")  # fmt: skip
 # Another job would end in the same way, or somebody does not want the run.
 FINAL_STATES = ("CANCELLED", "OUT_OF_MEMORY", "DEADLINE")
-SHOWN_LINES = 30
+# The job was lost with its node, or to a more urgent one.
+LOST_STATES = ("NODE_FAIL", "PREEMPTED")
 # A job inherits the environment of the command, whose folder for temporary files goes with it.
 OWN_TMPDIR = 'case "$TMPDIR" in */catdog-[0-9]*) unset TMPDIR;; esac'
 
 
-class SlurmHandle:
+class SlurmHandle(RemoteHandle):
     """A job of the cluster that trains a run.
 
     Args:
@@ -47,50 +49,24 @@ class SlurmHandle:
     """
 
     def __init__(self, executor: "SlurmExecutor", folder: JobFolder, job_id: str) -> None:
+        super().__init__(folder)
         self.executor = executor
-        self.folder = folder
         self.job_id = job_id
-        self.mailbox = folder.mailbox
-        self.started: float | None = None
-        self.may_retry = True
-        self._is_done = False
-        self._reported: float | None = None
-        self._gone: float | None = None
 
-    def receive(self) -> list[Message]:
-        """Returns what the run has reported since the last call."""
-        messages = self.mailbox.collect()
-        for kind, value in messages:
-            if kind == "began":
-                self.started = time.monotonic()
-            elif kind in FINAL:
-                self._reported, self._is_done = time.monotonic(), kind == "outcome"
-            del value
-        return messages
-
-    def poll(self) -> str | None:
-        """Returns how the job ended, in words; None if it may still report something."""
+    def ask_end(self) -> str | None:
+        """Returns how the job ended, in words; None if it is in the queue, or SLURM does not answer."""
         state, node, reason = self.executor.ask(self.job_id)
-        if self._reported is not None:
-            # The job needs its folder until it has left the queue.
-            if (not state or state in ACTIVE) and time.monotonic() - self._reported < LINGER_S:
-                return None
-            if self._is_done:
-                self.folder.remove()
-            return "it has ended"
         if not state or state in ACTIVE:
-            self._gone = None
             return None
-        if self._gone is None:
-            self._gone = time.monotonic()
-        if time.monotonic() - self._gone < GRACE_S:
-            return None
-        self.may_retry = state not in FINAL_STATES
+        self.retry = "never" if state in FINAL_STATES else "free" if state in LOST_STATES else "counted"
         where = f" on {node}" if node else ""
         why = f" ({reason})" if reason not in ("", "None") else ""
-        return (
-            f"SLURM job {self.job_id} ended as {state}{where}{why}{'' if state == 'CANCELLED' else self._read_tail()}"
-        )
+        return f"SLURM job {self.job_id} ended as {state}{where}{why}"
+
+    def read_output(self) -> str:
+        """Returns what the job has printed on stderr."""
+        logs = sorted((self.folder.path / "slurm").glob(f"{self.job_id}*_log.err"))
+        return logs[-1].read_text(errors="replace") if logs else ""
 
     def stop(self) -> None:
         """Lets a running job close its run; takes one that waits from the queue."""
@@ -101,18 +77,8 @@ class SlurmHandle:
         """Ends the job at once."""
         self.executor.call("scancel", self.job_id)
 
-    def memory_gb(self) -> float:
-        """Returns 0: SLURM limits the memory of its jobs itself."""
-        return 0.0
 
-    def _read_tail(self) -> str:
-        """Returns the last lines that the job has printed."""
-        logs = sorted((self.folder.path / "slurm").glob(f"{self.job_id}*_log.err"))
-        lines = logs[-1].read_text(errors="replace").splitlines() if logs else []
-        return "\n" + "\n".join(lines[-SHOWN_LINES:]) if lines else ""
-
-
-class SlurmExecutor:
+class SlurmExecutor(ClusterExecutor):
     """Submits runs as jobs.
 
     Args:
@@ -124,10 +90,8 @@ class SlurmExecutor:
     """
 
     def __init__(self, options: SlurmOptions, outbox: Path) -> None:
+        super().__init__(options, outbox)
         self.options = options
-        self.outbox = outbox
-        self.n_jobs = options.n_jobs
-        self.detaches = options.detach
         self._states: dict[str, tuple[str, str, str]] = {}
         self._asked = 0.0
         if not shutil.which("sbatch"):
@@ -150,9 +114,9 @@ class SlurmExecutor:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         assert task.job.identity is not None
-        folder = JobFolder(self.outbox, task.job.identity.digest)
+        folder = self.folder_of(task.job.identity.digest)
         folder.prepare(task, self.options.cpus)
-        name = _name_job(task)
+        name = name_job(task, folder)
         try:
             executor = submitit.SlurmExecutor(folder=folder.path / "slurm", max_num_timeout=0)
             executor.update_parameters(**self._parameters(name))
@@ -169,46 +133,20 @@ class SlurmExecutor:
         self._asked = 0.0
         return SlurmHandle(self, folder, job.job_id)
 
-    def adopt(self, task: Task, *, ended: bool) -> SlurmHandle | None:
-        """Returns the job that an earlier leader has submitted for a run; None if there is none.
+    def find_id(self, digest: str) -> str:
+        """Returns the id of the job in the queue that has the run with an identity; "" if there is none."""
+        job_id = str(self.folder_of(digest).record.get("id", "")) or self._find_by_name(digest)
+        return job_id if job_id and self.ask(job_id)[0] in ACTIVE else ""
 
-        Args:
-            task: the run.
-            ended: whether a job that has ended with a result will do.
-        """
-        assert task.job.identity is not None
-        folder = JobFolder(self.outbox, task.job.identity.digest)
-        job_id = self._find_id(task.job.identity.digest)
-        if not job_id and ended and folder.result:
-            job_id = str(folder.record.get("id", ""))
-        return SlurmHandle(self, folder, job_id) if job_id else None
-
-    def find(self, digest: str) -> str:
-        """Returns in words the job in the queue that has a run; "" if there is none."""
-        job_id = self._find_id(digest)
-        if not job_id:
-            return ""
+    def describe(self, digest: str, job_id: str) -> str:
+        """Returns a job in words, and where it runs."""
+        del digest
         _, node, _ = self.ask(job_id)
         return f"SLURM job {job_id} {f'trains it on {node}' if node else 'waits for its turn'}"
 
-    def _find_id(self, digest: str) -> str:
-        folder = JobFolder(self.outbox, digest)
-        record = folder.record
-        if not record and not folder.path.exists():
-            return ""
-        if folder.result:
-            return ""
-        job_id = str(record.get("id", "")) or self._find_by_name(digest)
-        return job_id if job_id and self.ask(job_id)[0] in ACTIVE else ""
-
-    def forget(self, digest: str) -> None:
-        """Removes what an earlier leader's job has left of the run with an identity, whose result is in the store."""
-        JobFolder(self.outbox, digest).remove()
-
-    def wait(self, handles: Sequence[SlurmHandle], timeout_s: float) -> None:
-        """Waits a moment."""
-        del handles, timeout_s
-        time.sleep(LOOK_EVERY_S)
+    def build_handle(self, folder: JobFolder, job_id: str) -> SlurmHandle:
+        """Returns the handle of a job."""
+        return SlurmHandle(self, folder, job_id)
 
     def ask(self, job_id: str) -> tuple[str, str, str]:
         """Returns a job's state, its nodes, and SLURM's reason.
@@ -255,7 +193,7 @@ class SlurmExecutor:
         out = self.call("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j")
         for line in out.splitlines():
             job_id, _, name = line.partition("|")
-            if name.endswith(digest[:DIGITS]):
+            if name.endswith(self.folder_of(digest).key):
                 return job_id
         return ""
 
@@ -264,7 +202,7 @@ class SlurmExecutor:
         given = {
             "job_name": name, "time": options.timeout_min, "nodes": 1, "ntasks_per_node": 1, "cpus_per_task": options.cpus,
             "signal_delay_s": SIGNAL_BEFORE_S, "partition": options.partition, "account": options.account, "qos": options.qos,
-            "constraint": options.constraint, "gpus_per_node": options.gpus or None,
+            "constraint": options.constraint, "gpus_per_node": int(options.gpus) or None,
             "setup": [OWN_TMPDIR, *(options.setup or [])],
             "mem": None if options.memory_gb is None else f"{options.memory_gb * 1000:.0f}M",
             "additional_parameters": {"requeue": True, "open_mode": "append", **(options.extra or {})},
@@ -276,13 +214,8 @@ def _run(folder: str) -> None:
     """What a job calls on its node."""
     job_id = os.environ["SLURM_JOB_ID"]
     name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2").removeprefix("SIG")
-    work_remotely(folder, f"SLURM job {job_id}", getattr(signal, f"SIG{name}"), ["scontrol", "requeue", job_id])
-
-
-def _name_job(task: Task) -> str:
-    assert task.job.identity is not None
-    words = "".join(character if character.isalnum() or character in "=._-" else "_" for character in task.job.name)
-    return f"{words[:80]}-{task.job.identity.digest[:DIGITS]}"
+    limit = TimeLimit(getattr(signal, f"SIG{name}"), ["scontrol", "requeue", job_id])
+    work_remotely(folder, f"SLURM job {job_id}", limit=limit, node=os.environ.get("SLURMD_NODENAME", ""))
 
 
 def _first_lines(error: BaseException) -> str:

@@ -201,7 +201,11 @@ def connect(folder: Path) -> mlflow.MlflowClient:
 
 def describe_store(folder: Path, study: str = STUDY) -> dict[str, Any]:
     """Returns all that a study's runs and registered models hold, but for times, ids and processes."""
-    client = connect(folder)
+    return describe_study(connect(folder), study)
+
+
+def describe_study(client: mlflow.MlflowClient, study: str) -> dict[str, Any]:
+    """Returns the same of any store; it must be MLflow's current one."""
     experiment = client.get_experiment_by_name(study)
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds: dict[str, list[Any]] = {"sweep": [], "run": []}
@@ -215,6 +219,7 @@ def describe_store(folder: Path, study: str = STUDY) -> dict[str, Any]:
             "champion": names[client.get_model_version_by_alias(model.name, "champion").run_id],
         }
         for model in client.search_registered_models()
+        if model.name == study
     }  # fmt: skip
     return {**kinds, "registry": registry}
 
@@ -228,7 +233,7 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
         # Of a clock's metrics only the steps can be the same.
         metrics[key] = [step for step, _ in points] if key in TIMED else points
     artifacts = {}
-    root = Path(run.info.artifact_uri.removeprefix("file://"))
+    root = _fetch(run.info.artifact_uri)
     for file in sorted(root.rglob("*")):
         name = file.relative_to(root).as_posix()
         # There is a log for each process that worked on it.
@@ -252,10 +257,23 @@ def _describe_run(client: mlflow.MlflowClient, run: Any) -> dict[str, Any]:
             "metrics": metrics, "artifacts": artifacts, "weights": weights, "models": models, "inputs": inputs}  # fmt: skip
 
 
+def _fetch(uri: str) -> Path:
+    """Returns a folder with the artifacts at an address."""
+    place = Path(uri.removeprefix("file://"))
+    if place.is_absolute():
+        return place
+    fetched = tempfile.mkdtemp(prefix="artifacts")
+    atexit.register(shutil.rmtree, fetched, ignore_errors=True)
+    # A sweep's run has none.
+    return Path(
+        mlflow.artifacts.download_artifacts(uri, dst_path=fetched) if mlflow.artifacts.list_artifacts(uri) else fetched
+    )
+
+
 def _read_weights(run: Any) -> dict[str, bytes]:
     """Returns the kept model's weights, bit for bit, by name."""
     model = mlflow.MlflowClient().get_logged_model(run.data.tags["catdog.model_uri"].removeprefix("models:/"))
-    archive = Path(model.artifact_location.removeprefix("file://")) / "data" / "model.keras"
+    archive = _fetch(model.artifact_location) / "data" / "model.keras"
     found: dict[str, bytes] = {}
     with zipfile.ZipFile(archive) as opened:
         content = opened.read("model.weights.h5")

@@ -44,7 +44,11 @@ class CatdogLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Stores the context and the config; `task_function` is not used, since `catdog.sweeps` trains the runs itself."""
+        from catdog.config.sharing import share_composition
+
         del task_function
+        # Hydra's sweeper composes all jobs before it launches them.
+        share_composition(hydra_context.config_loader)
         self.hydra_context = hydra_context
         self.config = config
 

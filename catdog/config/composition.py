@@ -23,6 +23,7 @@ from catdog.config import commands, schema
 from catdog.config.mistakes import explain, explain_choice, require_valid, schema_of
 from catdog.config.names import unescape
 from catdog.config.schema import Config, load_config
+from catdog.config.sharing import share_composition
 from catdog.system.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -134,8 +135,9 @@ def expand_sweep(loader: ConfigLoader, base: DictConfig, job_overrides: Sequence
         UserError: a value out of range, or groups that contradict each other.
     """
     runs = []
+    shared = share_composition(loader)
     for number, overrides in enumerate(job_overrides):
-        composed = loader.load_sweep_config(base, list(overrides))
+        composed = shared.take(base, list(overrides))
         with open_dict(composed):
             composed.hydra.job.id = f"{number}"
             composed.hydra.job.num = number

@@ -170,7 +170,7 @@ def _compute(client: "MlflowClient", record: RunRecord, files: Sequence[str], cl
         from catdog.training import preload  # noqa: F401  must come first: it keeps TensorFlow's import quiet
 
         # isort: split
-        from catdog.comparison.gradcam import NoMapError, compute_cams
+        from catdog.deployment.gradcam import NoMapError, compute_cams
         from catdog.deployment.prediction import load_model
         from catdog.deployment.pyfunc import PyfuncModel
 

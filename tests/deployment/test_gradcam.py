@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from catdog.comparison.gradcam import NoMapError, _average, compute_cams
+from catdog.deployment.gradcam import NoMapError, _average, compute_cams
 from catdog.training.views import average_flips, average_members, list_views
 
 SIZE = 32
@@ -87,7 +87,7 @@ def test_batches_do_not_matter(monkeypatch):
     images = np.stack([planted(2 * index, index, index % 2) for index in range(7)])
     classes = np.arange(7)[:, None] % 2
     whole = compute_cams(model, images, classes, side=14)
-    monkeypatch.setattr("catdog.comparison.gradcam.BATCH", 3)
+    monkeypatch.setattr("catdog.deployment.gradcam.BATCH", 3)
     assert np.array_equal(compute_cams(model, images, classes, side=14), whole)
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 from slurm_cluster import free_port
 
 BUCKET = "catdog"
-START_S = 90.0
+# Slow machines, with trainings beside it.
+START_S = 300.0
 # No secrets: the servers listen on this machine only, for as long as the script runs.
 KEYS = {"AWS_ACCESS_KEY_ID": "catdog", "AWS_SECRET_ACCESS_KEY": "catdog-try", "AWS_DEFAULT_REGION": "us-east-1"}
 

@@ -125,6 +125,36 @@ class PredictConfig:
 
 
 @dataclass
+class ServeConfig:
+    """The options of `serve`."""
+
+    study: str | None = option(
+        f"the study whose champion answers; null: {DEFAULT_STUDY}, or the only study that has a champion", None
+    )
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    host: str = option("the network interface to listen on; 0.0.0.0: all of them", "127.0.0.1")
+    port: int = option("the port to listen on; 0: a free one", 8000)
+    token: str | None = option(
+        "what clients must send as Authorization: Bearer TOKEN; better in the environment, as CATDOG_TOKEN; null: nothing",
+        None,
+    )
+    max_body_mb: float = option("the largest request, in MB", 20.0)
+    max_photos: int = option("the most photos in a request", 100)
+    queue: int = option("how many photos may wait; more are refused with status 429", 256)
+    watch_s: float = option("how often the store is asked for a new champion, in seconds", 10.0)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port < 2**16, "port", "0 to 65535", self.port)
+        require(0 < self.max_body_mb <= 1000, "max_body_mb", "more than 0, up to 1000", self.max_body_mb)
+        require(self.max_photos >= 1, "max_photos", "1 or more", self.max_photos)
+        require(self.queue >= self.max_photos, "queue", f"max_photos={self.max_photos} or more", self.queue)
+        require(self.watch_s >= 1, "watch_s", "1 or more seconds", self.watch_s)
+
+
+@dataclass
 class DeliverConfig:
     """The options of `deliver`."""
 
@@ -353,6 +383,7 @@ ROOTS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "ensemble": EnsembleConfig,
     "predict": PredictConfig,
+    "serve": ServeConfig,
     "status": StatusConfig,
     "deliver": DeliverConfig,
     "delete": DeleteConfig,

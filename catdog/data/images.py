@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePath
+from typing import IO
 
 import numpy as np
 import PIL
@@ -87,8 +88,8 @@ def describe_hidden(files: Sequence[str]) -> str:
     )  # fmt: skip
 
 
-def decode_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Returns the image in `path` as the model gets it, before any preprocessing.
+def decode_image(source: Path | IO[bytes], height: int, width: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Returns the image in a file as the model gets it, before any preprocessing.
 
     The first frame is rotated upright by its EXIF orientation, resized with antialiased bilinear resampling (without keeping the
     aspect ratio), and put on a white background if it is transparent, as viewers show it. 16-bit grey is scaled from its range, 0
@@ -96,20 +97,21 @@ def decode_image(path: Path, height: int, width: int) -> np.ndarray:
     thread-safe.
 
     Args:
-        path: an image file; its format is recognized by its content.
+        source: the path of an image file, or one that is open; its format is recognized by its content.
         height: rows of the result.
         width: columns of the result.
+        max_pixels: the largest image that is decoded.
 
     Returns:
         uint8 (height, width, 3), RGB in [0, 255].
 
     Raises:
-        UnreadableImageError: the file cannot be read, is not an image, is damaged, or has more than MAX_PIXELS.
+        UnreadableImageError: the file cannot be read, is not an image, is damaged, or has more than `max_pixels`.
     """
     try:
-        with _quiet_pillow(), Image.open(path, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError(f"{image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}")
+        with _quiet_pillow(), Image.open(source, formats=_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise UnreadableImageError(f"{image.width} x {image.height} pixels; the limit is {max_pixels:,}")
             # For JPEG only: decodes at 1/2, 1/4 or 1/8 if the result is still at least twice the target size. Both sides get
             # the longer one as a target, because the image may be rotated later.
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
@@ -119,7 +121,7 @@ def decode_image(path: Path, height: int, width: int) -> np.ndarray:
     except UnreadableImageError:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything: ValueError, struct.error, KeyError
-        raise _unreadable(path, error) from error
+        raise _unreadable(source, error) from error
 
 
 def _upright_rgb(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -164,7 +166,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
+def _unreadable(source: Path | IO[bytes], error: Exception) -> UnreadableImageError:
     match error:
         case FileNotFoundError():
             return UnreadableImageError("no such file", lasting=False)
@@ -175,7 +177,7 @@ def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
         case MemoryError():
             return UnreadableImageError("not enough memory to decode it", lasting=False)
         case UnidentifiedImageError():
-            empty = path.stat().st_size == 0
+            empty = (source.stat().st_size if isinstance(source, Path) else source.seek(0, 2)) == 0
             return UnreadableImageError("the file is empty" if empty else "not an image in a supported format")
         case Image.DecompressionBombError():
             return UnreadableImageError(f"too many pixels; the limit is {MAX_PIXELS:,}")

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missi
 # A first look; `make torture` has eight writers, and keeps each server away for sixty seconds.
 AWAY_S = float(os.environ.get("CATDOG_TEST_AWAY_S", "4"))
 WRITERS = int(os.environ.get("CATDOG_TEST_SWEEPS", "2"))
-EPOCHS = 30 if WRITERS == 2 else 300
+EPOCHS = 30 if WRITERS == 2 else 120
 STUDY = "shared"
 
 

@@ -1,0 +1,1 @@
+"""A server of a trained model: photos in, classes and probabilities out."""

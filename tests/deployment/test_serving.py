@@ -1,0 +1,468 @@
+"""A server of a model: whatever comes in, each photo gets the answer that it gets alone, or one sentence."""
+
+import base64
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+from support import TINY, run_catdog, start_catdog
+
+pytest.importorskip("python_multipart", reason="catdog.serve needs its extra: pip install 'catdog[serve]'")
+pytest.importorskip("prometheus_client", reason="catdog.serve needs its extra: pip install 'catdog[serve]'")
+
+SIZE = 32
+MAX_BYTES = 200_000
+MAX_PHOTOS = 8
+
+
+@dataclass
+class Toy:
+    """A model in the store, but for the store."""
+
+    loaded: Any
+    version: str = "1"
+    name: str = "toy"
+    run_id: str = "0" * 32
+    class_names: tuple[str, ...] = ("cats", "dogs")
+    image_size: int = SIZE
+    found: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.found = SimpleNamespace(uri=f"models:/m-{self.version}")
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} version {self.version}"
+
+
+def build_model(seed: int) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([
+        keras.Input((SIZE, SIZE, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.MaxPooling2D(), keras.layers.Flatten(), keras.layers.Dense(64, "relu"), keras.layers.Dense(2),
+        keras.layers.Softmax(),
+    ])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[Any, Any]:
+    return build_model(0), build_model(1)
+
+
+@contextmanager
+def running(service: Any, token: str | None = None) -> Iterator[str]:
+    """Runs the application on a real socket; gives its address."""
+    import uvicorn
+
+    from catdog.deployment.serving.app import build_app
+    from catdog.deployment.serving.body import BodyReader
+
+    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+        service.close()
+
+
+def build_service(find: Callable[[], Any], queue: int = 64) -> Any:
+    from catdog.deployment.serving.service import PhotoService
+
+    return PhotoService(find, queue, 4, None)
+
+
+@pytest.fixture(scope="module")
+def address(models) -> Iterator[str]:
+    toy = Toy(models[0])
+    with running(build_service(lambda: toy)) as found:
+        yield found
+
+
+def draw_photo(seed: int, kind: str = "JPEG", turned: bool = False) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (60, 40, 3), np.uint8)
+    image, out = Image.fromarray(pixels), io.BytesIO()
+    exif = Image.Exif()
+    if turned:
+        exif[0x0112] = 6
+    image.save(out, kind, exif=exif)
+    return out.getvalue()
+
+
+def expect(model: Any, photo: bytes) -> dict[str, float]:
+    """What the model answers to this photo alone."""
+    from catdog.data.images import decode_image
+
+    image = decode_image(io.BytesIO(photo), SIZE, SIZE)
+    return dict(zip(("cats", "dogs"), map(float, model.predict_on_batch(image[None])[0]), strict=True))
+
+
+def post(address: str, **options: Any) -> requests.Response:
+    return requests.post(f"{address}/predict", timeout=60, **options)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_each_way_of_sending_a_photo_gets_the_answer_of_predict_bit_for_bit(address, models, turned) -> None:
+    photo = draw_photo(1, turned=turned)
+    as_text = base64.b64encode(photo).decode()
+    ways: list[dict[str, Any]] = [
+        {"files": {"photos": ("a.jpg", photo)}},
+        {"data": photo, "headers": {"content-type": "image/jpeg"}},
+        {"data": photo, "headers": {"content-type": "application/octet-stream"}},
+        {"json": {"photos": [{"name": "a.jpg", "data": as_text}]}},
+        {"json": {"photos": [f"data:image/jpeg;base64,{as_text}"]}},
+    ]
+    for way in ways:
+        found = post(address, **way).json()
+        assert found["answers"][0]["probabilities"] == expect(models[0], photo)
+        assert found["model"]["version"] == "1"
+
+
+def test_answers_do_not_depend_on_what_else_is_asked(address, models) -> None:
+    """Ninety photos at once, in requests of one to three: none is lost, mixed up or different in its last bit."""
+    photos = [draw_photo(seed) for seed in range(90)]
+    groups = [
+        photos[:30],
+        *[photos[30:60][i : i + 2] for i in range(0, 30, 2)],
+        *[photos[60:][i : i + 3] for i in range(0, 30, 3)],
+    ]
+    groups = [[photo] for photo in groups[0]] + groups[1:]
+
+    def ask(group: list[bytes]) -> list[dict[str, float]]:
+        response = post(address, files=[("photos", (f"{n}.jpg", photo)) for n, photo in enumerate(group)])
+        while response.status_code == 429:
+            time.sleep(0.05)
+            response = post(address, files=[("photos", (f"{n}.jpg", photo)) for n, photo in enumerate(group)])
+        return [answer["probabilities"] for answer in response.json()["answers"]]
+
+    with ThreadPoolExecutor(16) as pool:
+        found = [answer for answers in pool.map(ask, groups) for answer in answers]
+    assert found == [expect(models[0], photo) for group in groups for photo in group]
+
+
+def test_a_photo_among_others_that_cannot_be_read_is_named(address) -> None:
+    files = [("photos", ("a.jpg", draw_photo(0))), ("photos", ("notes.txt", b"hello"))]
+    response = post(address, files=files)
+    assert response.status_code == 200
+    first, second = response.json()["answers"]
+    assert first["class"] in ("cats", "dogs")
+    assert second == {"photo": "notes.txt", "error": "not an image in a supported format"}
+
+
+def bomb() -> bytes:
+    """A PNG of a few kilobytes, with sixty million pixels."""
+    out = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(out, "PNG")
+    return out.getvalue()
+
+
+def multipart(body: bytes) -> dict[str, Any]:
+    return {"data": body, "headers": {"content-type": "multipart/form-data; boundary=x"}}
+
+
+BAD: dict[str, tuple[Callable[[], dict[str, Any]], int, str]] = {
+    "no body": (lambda: {"data": b"", "headers": {"content-type": "image/jpeg"}}, 400, "the file is empty"),
+    "text": (lambda: {"data": b"hello", "headers": {"content-type": "image/png"}}, 400, "not an image in a supported format"),
+    "truncated": (lambda: {"data": draw_photo(0)[:500], "headers": {"content-type": "image/jpeg"}}, 400, "the file is cut short"),
+    "bomb": (lambda: {"data": bomb(), "headers": {"content-type": "image/png"}}, 400, "10000 x 6000 pixels; the limit is"),
+    "type": (lambda: {"data": b"x", "headers": {"content-type": "text/html"}}, 415, "content-type must be multipart/form-data"),
+    "large": (lambda: {"data": b"x" * (MAX_BYTES + 1), "headers": {"content-type": "image/png"}}, 413, "larger than 0.2 MB"),
+    "large in chunks": (
+        lambda: {"data": iter([b"x" * 50_000] * 30), "headers": {"content-type": "image/png"}}, 413, "larger than 0.2 MB"
+    ),
+    "many": (lambda: {"files": [("p", (f"{n}", b"x")) for n in range(1000)]}, 413, "more than 8 photos in a request"),
+    "many in JSON": (lambda: {"json": {"photos": ["eA=="] * 1000}}, 413, "1000 photos; the limit is 8 a request"),
+    "no photo": (lambda: {"files": {"note": (None, "hello")}}, 400, "the request has no photo"),
+    "form": (lambda: multipart(b"--x\r\nnonsense"), 400, "the request has no photo"),
+    "boundary": (lambda: {"data": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form is malformed"),
+    "json": (lambda: {"data": b"{", "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
+    "deep json": (lambda: {"data": b"[" * 90_000, "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
+    "base64": (lambda: {"json": {"photos": ["%%%"]}}, 400, "photo 0 of the JSON is not in base64"),
+    "option": (lambda: {"files": {"p": ("a.jpg", draw_photo(0))}, "params": {"heatmap": "perhaps"}}, 400, "heatmap: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_gets_one_sentence(address, name) -> None:
+    make, status, sentence = BAD[name]
+    response = post(address, **make())
+    assert (response.status_code, list(response.json())) == (status, ["detail"])
+    assert sentence in response.json()["detail"]
+    assert requests.get(f"{address}/health", timeout=10).json() == {"status": "ok"}
+
+
+def test_nothing_of_the_machine_is_told(address) -> None:
+    for path in ("/nosuch", "/docs", "/redoc", "/../../etc/passwd", "/model"):
+        response = requests.get(address + path, timeout=10)
+        assert "server" not in response.headers
+        assert "site-packages" not in response.text
+        assert "Traceback" not in response.text
+    assert requests.get(f"{address}/predict", timeout=10).status_code == 405
+
+
+def test_a_full_queue_is_said(models) -> None:
+    gate = threading.Event()
+
+    class Slow:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            answer: np.ndarray = models[0].predict_on_batch(images)
+            gate.wait(0 if not started.is_set() else 30)
+            return answer
+
+    started = threading.Event()
+    service = build_service(lambda: Toy(Slow()), queue=8)
+    started.set()
+    with running(service) as address, ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))}) for _ in range(8)]
+        while service.pending < 8:
+            time.sleep(0.01)
+        refused = post(address, files={"p": ("a.jpg", draw_photo(0))})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        gate.set()
+        assert [future.result().status_code for future in waiting] == [200] * 8
+        assert service.pending == 0
+
+
+def test_a_new_champion_is_taken_over_and_no_request_is_dropped(models) -> None:
+    current = [Toy(models[0])]
+    service = build_service(lambda: current[0])
+    photo = draw_photo(3)
+    expected = {"1": expect(models[0], photo), "2": expect(models[1], photo)}
+    seen: list[str] = []
+    with running(service) as address:
+        ended = threading.Event()
+
+        def ask() -> None:
+            while not ended.is_set():
+                found = post(address, files={"p": ("a.jpg", photo)}).json()
+                assert found["answers"][0]["probabilities"] == expected[found["model"]["version"]]
+                seen.append(found["model"]["version"])
+
+        with ThreadPoolExecutor(3) as pool:
+            asking = [pool.submit(ask) for _ in range(3)]
+            while len(seen) < 5:
+                time.sleep(0.01)
+            current[0] = Toy(models[1], "2")
+            service.look()
+            before = len(seen)
+            while len(seen) < before + 10:
+                time.sleep(0.01)
+            ended.set()
+        for future in asking:
+            future.result()
+        assert seen[-1] == "2"
+        assert requests.get(f"{address}/model", timeout=10).json()["version"] == "2"
+        assert 'version="2"' in requests.get(f"{address}/metrics", timeout=10).text
+
+
+def test_a_token_is_asked_for(models) -> None:
+    with running(build_service(lambda: Toy(models[0])), "secret") as address:
+        photo = {"p": ("a.jpg", draw_photo(0))}
+        assert post(address, files=photo).status_code == 401
+        assert post(address, files=photo, headers={"authorization": "Bearer wrong"}).status_code == 401
+        assert post(address, files=photo, headers={"authorization": "Bearer secret"}).status_code == 200
+        assert requests.get(f"{address}/metrics", timeout=10).status_code == 401
+        assert requests.get(f"{address}/model", timeout=10).status_code == 401
+        assert requests.get(address, timeout=10).status_code == 200
+        assert requests.get(f"{address}/health", timeout=10).status_code == 200
+
+
+def test_a_defect_tells_clients_nothing(models, monkeypatch, caplog) -> None:
+    service = build_service(lambda: Toy(models[0]))
+    monkeypatch.setattr(service, "submit", lambda *_, **__: 1 / 0)
+    with running(service) as address:
+        response = post(address, files={"p": ("a.jpg", draw_photo(0))})
+    assert (response.status_code, response.json()) == (500, {"detail": "internal error"})
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_evidence_is_drawn_over_the_photo(address) -> None:
+    answer = post(address, files={"p": ("a.jpg", draw_photo(0))}, params={"heatmap": "true"}).json()["answers"][0]
+    image = Image.open(io.BytesIO(base64.b64decode(answer["heatmap"].partition(",")[2])))
+    assert (image.format, image.size) == ("PNG", (SIZE, SIZE))
+
+
+def test_what_openapi_says_has_examples(address) -> None:
+    document = requests.get(f"{address}/openapi.json", timeout=10).json()
+    operation = document["paths"]["/predict"]["post"]
+    assert {*operation["requestBody"]["content"]} == {"multipart/form-data", "image/jpeg", "application/json"}
+    assert "429" in operation["responses"]
+    assert "a.jpg" in json.dumps(document)
+
+
+def mutate(rng: random.Random, photo: bytes) -> tuple[str, dict[str, str], bytes]:
+    """A request with something wrong: its photo, its form, its headers or its address."""
+    body = bytearray(photo)
+    for _ in range(rng.choice((0, 1, 5, 50))):
+        body[rng.randrange(len(body))] = rng.randrange(256)
+    cut = bytes(body[: rng.choice((len(body), len(body), rng.randrange(len(body) + 1)))])
+    boundary = rng.choice(("x", "", "y" * 80, "x\r\n", '"x"'))
+    form = (
+        b"--x\r\nContent-Disposition: form-data; name=p; filename=a.jpg\r\n\r\n"
+        + cut
+        + rng.choice((b"\r\n--x--\r\n", b"", b"\r\n--x", b"--"))
+    )
+    form = rng.choice((form, form.replace(b"\r\n", b"\n"), form * 3, form[rng.randrange(60) :]))
+    document = json.dumps(
+        {
+            "photos": [
+                {
+                    "name": rng.choice(("a", None, 3, "\ud800")),
+                    "data": rng.choice((base64.b64encode(cut).decode(), None, 1, "é")),
+                }
+            ]
+        }
+    )
+    kind, content = rng.choice([
+        ("image/jpeg", cut), (f"multipart/form-data; boundary={boundary.strip()}", form), ("multipart/form-data", form),
+        ("application/json", document.encode("utf-8", "surrogatepass")), ("application/json", cut), ("", cut),
+        (rng.choice(("a" * 300, "image/", ";", "multipart/form-data; boundary=\xff")), cut),
+    ])  # fmt: skip
+    path = rng.choice(
+        (
+            "/predict",
+            "/predict",
+            "/predict",
+            "/predict?heatmap=true",
+            "/predict?heatmap=%00",
+            "/%2e%2e/",
+            "/predict/",
+            "/model",
+        )
+    )
+    return path, {"content-type": kind}, content
+
+
+def fuzz(address: str, count: int, seed: int = 0) -> dict[int, int]:
+    """Sends mutated requests; returns how often each status came."""
+    rng = random.Random(seed)
+    photos = [draw_photo(number, kind) for number in range(3) for kind in ("JPEG", "PNG", "WEBP", "TIFF", "GIF")]
+    found: dict[int, int] = {}
+    with requests.Session() as session:
+        for _ in range(count):
+            path, headers, content = mutate(rng, rng.choice(photos))
+            headers = {name: value.encode("latin-1") for name, value in headers.items()}
+            try:
+                status = session.request(rng.choice(("POST", "POST", "POST", "PUT", "GET")), address + path, data=content,
+                                         headers=headers, timeout=60).status_code  # fmt: skip
+            except requests.exceptions.InvalidHeader:
+                continue
+            found[status] = found.get(status, 0) + 1
+    return found
+
+
+def test_no_mutated_request_makes_an_error_of_ours(address) -> None:
+    found = fuzz(address, 400)
+    assert set(found) <= {200, 307, 400, 404, 405, 408, 413, 415, 429}, found
+    assert found[200] > 20
+    assert found[400] > 20
+
+
+@pytest.fixture
+def open_page(address) -> Iterator[Callable[[int], Any]]:
+    browser_path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
+    if browser_path is None:
+        pytest.skip("needs Chromium or Chrome")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+
+        def open_at(width: int) -> Any:
+            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+            page.set_default_timeout(30_000)
+            page.problems = []
+            page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+            page.on("request", lambda request: None if request.url.startswith(("blob:", "data:", address)) else
+                    page.problems.append(request.url))  # fmt: skip
+            page.goto(address)
+            return page
+
+        yield open_at
+        browser.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width) -> None:
+    page = open_page(width)
+    page.get_by_text("toy version 1, 2 classes: cats, dogs").wait_for()
+    photo = draw_photo(5, turned=True)
+    expected = expect(models[0], photo)
+    # By keyboard: Tab reaches the field, which a browser opens with Enter.
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    page.set_input_files("#files", [
+        {"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": photo},
+        {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"},
+    ])  # fmt: skip
+    page.get_by_text("2 of 2 photos answered").wait_for()
+    best = max(expected, key=lambda name: expected[name])
+    good = page.locator("li", has_text="turned.jpg")
+    assert good.locator(".answer").inner_text() == best
+    assert f"{100 * expected[best]:.1f}%" in good.inner_text()
+    assert "not an image in a supported format" in page.locator("li", has_text="notes.txt").inner_text()
+    good.get_by_role("button", name="Show the evidence").press("Enter")
+    good.get_by_alt_text("Grad-CAM").wait_for()
+    # Dropped as by a mouse.
+    page.evaluate("""content => {
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([Uint8Array.from(atob(content), c => c.charCodeAt(0))], "dropped.jpg", {type: "image/jpeg"}));
+        document.dispatchEvent(new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+    }""", base64.b64encode(photo).decode())  # fmt: skip
+    page.get_by_text("3 of 3 photos answered").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # A refused photo is a status 400, which browsers show in their console.
+    assert [problem for problem in page.problems if "status of 400" not in problem] == []
+
+
+@pytest.mark.slow
+def test_the_command_answers_like_predict_and_ends_when_told_to(tmp_path, cache) -> None:
+    assert run_catdog(tmp_path, cache, "train", "model=cnn", *TINY, "study=pets").code == 0
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(draw_photo(7))
+    expected = json.loads(run_catdog(tmp_path, cache, "predict", str(photo), "study=pets", "format=json").out)[0]
+    server = start_catdog(tmp_path, cache, "serve", "study=pets", "port=0", "host=0.0.0.0")
+    try:
+        assert server.stdout is not None
+        first = next(line for line in server.stdout if "serving" in line)
+        assert first.startswith("serving pets version 1 at http://")
+        assert "everyone who reaches this machine can use the server" in next(iter(server.stdout))
+        port = int(first.partition(";")[0].rpartition(":")[2])
+        found = post(f"http://127.0.0.1:{port}", files={"photos": ("a.jpg", photo.read_bytes())}).json()["answers"][0]
+        assert found["class"] == expected["class"]
+        for name, probability in found["probabilities"].items():
+            assert np.float32(probability) == np.float32(expected[f"probability_{name}"])
+        os.kill(server.pid, signal.SIGTERM)
+        out, _ = server.communicate(timeout=60)
+        assert server.returncode == 0, out
+        assert out.endswith("stopped\n")
+    finally:
+        server.kill()
+    taken = socket.create_server(("127.0.0.1", 0))
+    refused = run_catdog(tmp_path, cache, "serve", "study=pets", f"port={taken.getsockname()[1]}")
+    taken.close()
+    assert refused.code == 2
+    assert "cannot be listened on: Address already in use. Name another with port=, or 0." in refused.err

@@ -121,6 +121,15 @@ def test_ctrl_c_stops_the_jobs_and_the_same_command_resumes(cluster, local, make
     require_equal(local, sweep)
 
 
+@pytest.mark.nightly
+def test_a_run_that_needs_too_much_memory_is_ended_and_says_so(cluster, make_sweep) -> None:
+    sweep = make_sweep("hydra.launcher.memory_gb=0.2", "seed=0")
+    process = sweep.begin(cluster.environment)
+    assert process.wait(200) == 1, sweep.terminal
+    assert "more than hydra.launcher.memory_gb=0.2" in sweep.terminal
+    assert "Traceback" not in sweep.terminal
+
+
 def test_what_slurm_refuses_is_said_and_nothing_is_left(cluster, make_sweep) -> None:
     sweep = make_sweep("hydra.launcher.partition=nosuch")
     process = sweep.begin(cluster.environment)

@@ -172,6 +172,14 @@ def test_a_photo_among_others_that_cannot_be_read_is_named(address) -> None:
     assert second == {"photo": "notes.txt", "error": "not an image in a supported format"}
 
 
+def test_half_a_character_in_a_name_is_no_error(address) -> None:
+    """JSON can hold a lone surrogate, UTF-8 cannot."""
+    photo = base64.b64encode(draw_photo(0)).decode()
+    response = post(address, data=json.dumps({"photos": [{"name": "a\ud800", "data": photo}]}),
+                    headers={"content-type": "application/json"})  # fmt: skip
+    assert (response.status_code, response.json()["answers"][0]["photo"]) == (200, "a?")
+
+
 def bomb() -> bytes:
     """A PNG of a few kilobytes, with sixty million pixels."""
     out = io.BytesIO()

@@ -46,6 +46,10 @@ class Photo:
     name: str
     content: bytes
 
+    def __post_init__(self) -> None:
+        # JSON may name half of a character, which no answer could repeat.
+        object.__setattr__(self, "name", self.name.encode("utf-8", "replace").decode())
+
 
 class BodyReader:
     """Reads requests, and holds no more of them in memory than a few of the largest.

@@ -85,6 +85,7 @@ def actors(sweep: ClusterSweep) -> set[str]:
     return {line.split("Ray actor ")[1].split()[0] for line in sweep.terminal.splitlines() if "] Ray actor " in line}
 
 
+@pytest.mark.nightly
 def test_a_sweep_equals_one_of_this_machine_although_its_leader_is_killed(cluster, local, make_sweep) -> None:
     # One trains, and the other waits for its turn.
     sweep = make_sweep("hydra.launcher.resources={turn: 1}")

@@ -34,6 +34,15 @@ class Source:
     image_size: int
     calibration: np.ndarray
 
+    def specify_pixels(self, images: int | None = None, kind: str = "uint8") -> Any:
+        """Returns TensorFlow's description of its input, named "pixels"; images: how many it takes at a time, None: any number.
+
+        Keras' exporters find out by themselves only if the model has been called before.
+        """
+        import tensorflow as tf
+
+        return tf.TensorSpec((images, self.image_size, self.image_size, 3), kind, name="pixels")
+
 
 @dataclass(frozen=True)
 class Format:

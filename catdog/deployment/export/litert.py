@@ -63,9 +63,8 @@ def _convert(source: Source, model: Any, pixels: str, calibration: np.ndarray | 
     import keras
     import tensorflow as tf
 
-    side = source.image_size
     # Of a single image: the interpreter would take another number of images only after it is told so.
-    signature = [tf.TensorSpec((1, side, side, 3), pixels, name="pixels")]
+    signature = [source.specify_pixels(1, pixels)]
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)

@@ -22,7 +22,8 @@ def write_saved_model(source: Source, path: Path) -> None:
         UserError: Keras cannot trace it.
     """
     with converting("savedmodel", "format=onnx or format=litert"):
-        source.model.export(str(path), format="tf_saved_model", verbose=False)
+        signature = [source.specify_pixels()]
+        source.model.export(str(path), format="tf_saved_model", verbose=False, input_signature=signature)
 
 
 SAVED_MODEL = Format(

@@ -19,6 +19,7 @@ COMMANDS = {
     "ensemble": "make one model of the finished seeds of a variant",
     "predict": "say what is in pictures",
     "serve": "answer photos over HTTP, with a page to try the model",
+    "export": "write a model as LiteRT, ONNX or SavedModel, and score the files again",
     "ui": "show the runs of a study on MLflow's pages, in the browser",
     "delete": "delete a run, a sweep or a study, or forget the champion",
     "restore": "restore what was deleted",

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from catdog.data.predictions import Predictions
     from catdog.deployment.ensemble import Ensemble, EnsemblePlan
     from catdog.deployment.evaluation import Evaluation
+    from catdog.deployment.export import Export
     from catdog.deployment.prediction import TrainedModel
     from catdog.registry.deletion import Deletion
     from catdog.registry.ledger import OpenLook
@@ -431,6 +432,54 @@ class Study:
         found = self.model(model) if model is None or isinstance(model, str) else model
         said = command or f"catdog.Study({self.name!r}).evaluate({found.words!r})"
         return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
+
+    def export(
+        self,
+        model: "TrainedModel | str | None" = None,
+        formats: "str | Sequence[str] | None" = None,
+        *,
+        output: str | Path | None = None,
+        int8: bool = False,
+        calibration_images: int = 200,
+        margin: float = 0.01,
+        archive: str | None = None,
+        batch_size: int = 32,
+        cache: str | None = None,
+    ) -> "Export":
+        """Writes a model as files for other runtimes, and scores each of them again on all validation images of its run.
+
+        Each file is scored by its own runtime in another process and compared with the kept model, image by image. What was
+        measured is written beside the files, and logged to the model's run and version.
+
+        Args:
+            model: as for `model`, or what that returns; None: the champion.
+            formats: "litert", "onnx", "savedmodel", or several of them; None: all.
+            output: a new folder; None: `exports/` and the model's name.
+            int8: write LiteRT in whole numbers too.
+            calibration_images: how many training images int8 takes its ranges from.
+            margin: a difference in val accuracy up to this is as good as none.
+            archive: where the run's data set lies now, if it has moved.
+            batch_size: images per step of the kept model.
+            cache: folder for decoded images; None: that of the environment variable CATDOG_CACHE, or the user's.
+
+        Raises:
+            UserError: there is no such model, a package is missing, the folder is not empty, the data set is not the one that its
+                run was trained on, or a format cannot hold the model.
+        """
+        from catdog.config.commands import EXPORT_FORMATS, ExportConfig
+        from catdog.deployment.export import Request, export_model
+
+        named = [formats] if isinstance(formats, str) else None if formats is None else list(formats)
+        # Its checks are those of the command.
+        ExportConfig(
+            format=named, int8=int8, calibration_images=calibration_images, margin=margin, batch_size=batch_size
+        )
+        found = self.model(model) if model is None or isinstance(model, str) else model
+        request = Request(
+            named or EXPORT_FORMATS, int8, None if output is None else Path(output), margin, calibration_images, archive, cache,
+            batch_size,
+        )  # fmt: skip
+        return export_model(found, request, self.name)
 
     def plan_ensemble(self, *, variant: str | None = None, runs: "str | Sequence[str] | None" = None) -> "EnsemblePlan":
         """Returns an ensemble of runs, judged by their stored answers to the validation images; nothing is built.

@@ -124,6 +124,44 @@ class PredictConfig:
         require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
 
 
+EXPORT_FORMATS = ("litert", "onnx", "savedmodel")
+
+
+@dataclass
+class ExportConfig:
+    """The options of `export`."""
+
+    study: str | None = option(
+        f"the study whose champion is exported; null: {DEFAULT_STUDY}, or the only study that has a champion", None
+    )
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    format: list[str] | None = option(f"of {', '.join(EXPORT_FORMATS)}, one or several; null: all of them", None)
+    int8: bool = option("write LiteRT in whole numbers too, with ranges from training images", False)
+    calibration_images: int = option("how many training images int8 takes its ranges from", 200)
+    output: str | None = option("a new folder for the files; null: exports/ and the model's name", None)
+    margin: float = option("a difference in val accuracy up to this is as good as none: 0.01 is one point", 0.01)
+    dataset: EvaluateDatasetConfig = field(default_factory=EvaluateDatasetConfig)
+    show: str = option("how the result is printed: table, or json for scripts (docs/json.md)", "table")
+    batch_size: int = option("images per step of the kept model", 32)
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        formats = self.format
+        listed = f"some of {', '.join(EXPORT_FORMATS)}, each once, or null"
+        if formats is not None:
+            advice = "To print JSON: show=json." if {"json", "table"} & {*formats} else ""
+            known = bool(formats) and set(formats) <= {*EXPORT_FORMATS} and len(set(formats)) == len(formats)
+            require(known, "format", listed, ",".join(formats), advice)
+        with_litert = formats is None or "litert" in formats
+        require(with_litert or not self.int8, "int8", "false without litert in format", self.int8)
+        require(self.calibration_images >= 1, "calibration_images", "1 or more", self.calibration_images)
+        require(0 <= self.margin < 1, "margin", "0 or more, and less than 1", self.margin)
+        require_choice("show", ("table", "json"), self.show)
+        require(self.batch_size >= 1, "batch_size", "1 or more", self.batch_size)
+
+
 @dataclass
 class ServeConfig:
     """The options of `serve`."""
@@ -384,6 +422,7 @@ ROOTS: dict[str, type] = {
     "ensemble": EnsembleConfig,
     "predict": PredictConfig,
     "serve": ServeConfig,
+    "export": ExportConfig,
     "status": StatusConfig,
     "deliver": DeliverConfig,
     "delete": DeleteConfig,

@@ -207,7 +207,7 @@ def plan_ensemble(
     )
     return EnsemblePlan(
         name_ensemble(members), tuple(members), answers, scores, tuple(float(one.mean()) for one in member_scores),
-        _subtract(scores, np.stack(member_scores), "the mean of its members", groups), to_champion, reason,
+        subtract(scores, np.stack(member_scores), "the mean of its members", groups), to_champion, reason,
         _find_built(client, study, members), groups,
     )  # fmt: skip
 
@@ -256,7 +256,7 @@ def _align(client: "MlflowClient", members: Sequence[StoredRun]) -> tuple[list[P
     return aligned, [one.right.astype(float) for one in aligned] if is_flattered else scores
 
 
-def _subtract(scores: np.ndarray, others: np.ndarray, to: str, groups: np.ndarray | None) -> Difference:
+def subtract(scores: np.ndarray, others: np.ndarray, to: str, groups: np.ndarray | None) -> Difference:
     """Returns the difference in accuracy: `scores` is float (N,), `others` float (S, N) on the same images, in groups int (N,)."""
     if count_groups(groups) == 1:
         return Difference(to, float(scores.mean() - others.mean()), float("nan"), float("nan"))
@@ -290,7 +290,7 @@ def _compare_with_champion(
         return None, "not compared: it answered other validation images"
     standing = load_score(client, champion, stored).values[np.array([place[file] for file in answers.files])]
     words = f"{version.name} version {version.version}, {champion.name}"
-    return _subtract(scores, standing[np.newaxis], words, groups), ""
+    return subtract(scores, standing[np.newaxis], words, groups), ""
 
 
 def _find_built(client: "MlflowClient", study: str, members: Sequence[StoredRun]) -> str:

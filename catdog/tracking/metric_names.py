@@ -50,6 +50,11 @@ FORMER_NAMES = {
 }
 
 
+def name_export_metric(format: str, measured: str) -> str:
+    """Returns the name of a metric of an exported file, such as `export_onnx_val_accuracy`."""
+    return f"export_{format}_{measured}"
+
+
 def rename_former(metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns metrics under today's names; where both names are there, the value of today's name counts."""
     renamed = {FORMER_NAMES[key]: value for key, value in metrics.items() if key in FORMER_NAMES}

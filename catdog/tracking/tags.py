@@ -97,6 +97,8 @@ VAL_LOSS = "catdog.val_loss"
 EVIDENCE = "catdog.evidence"
 EVIDENCE_OUTCOME = "catdog.evidence_outcome"
 EVIDENCE_INTERVAL = "catdog.evidence_interval"
+# On a run and a model version: what was measured of the file that it was exported to, by format.
+EXPORT = "catdog.export."
 # On a registered model: the version that was its champion when the alias was removed.
 FORMER_CHAMPION = "catdog.former_champion"
 
@@ -262,6 +264,11 @@ def gather(tags: Mapping[str, str]) -> dict[str, str]:
 def trial_tag(number: int) -> str:
     """Returns the name of a search's tag that says what a trial tries."""
     return f"{TRIAL}{number}"
+
+
+def export_tag(format: str) -> str:
+    """Returns the name of the tag that says what was measured of an exported file."""
+    return f"{EXPORT}{format}"
 
 
 def member_tag(sweep_id: str) -> str:

@@ -54,7 +54,7 @@ SIGNIFICANT = 0.05
 PHOTOS_AT_ONCE = 256
 CONFIDENCE_TRAIT, MIX_TRAIT = "confidence", "predicted_classes"
 NAMES = {name: title for name, (title, _) in TRAITS.items()} | {
-    CONFIDENCE_TRAIT: "the model's confidence",
+    CONFIDENCE_TRAIT: "confidence",
     MIX_TRAIT: "predicted classes",
 }
 UNITS = {name: unit for name, (_, unit) in TRAITS.items()} | {
@@ -91,7 +91,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DriftFindings(Findings):
-    """The comparison of new photos with a model's validation images.
+    """The comparison of new photos with a model's validation images. The first finding is the verdict, the others are worst first.
 
     Attributes:
         model: the model's name in a sentence.
@@ -100,7 +100,8 @@ class DriftFindings(Findings):
         expected: its accuracy on the photos; None if there are too few photos or validation images.
         photos: one row per photo. Columns: file, below the folder; problem, why it cannot be read, or ""; shorter_side,
             aspect_ratio, brightness, contrast, sharpness, saturation; class, what the model answers; probability, of that
-            class; same_as, an image of train or val, or an earlier photo, that shows the same picture, or ""; counted, whether it was compared.
+            class; same_as, an image of train or val, or an earlier photo, that shows the same picture, or ""; counted, whether
+            it was compared.
         shifts: what was compared in numbers: for each trait and the confidence, how the photos differ; without those for which
             the validation images are needed, if these are gone.
         mix: how the shares of the predicted classes differ; None if there are too few photos.
@@ -456,12 +457,13 @@ def _compare(
         expected = estimate_accuracy(confidence, answers.right, new, reference.groups)
     plan = plan_labels(new, fit_chances(confidence, answers.right, new))
     verdict = _judge(expected, _list_differing(shifts, mix, p_holm), len(counted), len(leaders), margin, reference)
-    findings = sort_findings([
+    findings = [
         Finding(verdict.severity, verdict.kind, f"{verdict.headline}. {verdict.words}"),
-        *_describe_shifts(shifts, mix, p_holm, answers.class_names),
-        *_describe_photos(frame),
-        *_describe_reference(model, reference, expected),
-    ])  # fmt: skip
+        *sort_findings([
+            *_describe_shifts(shifts, mix, p_holm, answers.class_names), *_describe_photos(frame),
+            *_describe_reference(model, reference, expected),
+        ]),
+    ]  # fmt: skip
     name = f"{root.resolve().name or 'photos'}-{hash_text(str(root.resolve()))[:8]}"
     return DriftFindings(
         str(root), findings, model.words, model.run_id, verdict, expected, frame, shifts, mix, p_holm, answers.class_names,

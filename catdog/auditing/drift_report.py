@@ -27,16 +27,20 @@ def _build_traits_table(found: DriftFindings) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("median (5% to 95%)")
     for title in ("validation images", "new photos", "effect", "p (Holm)"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("difference")
     sizes = dict(zip(found.traits["trait"], found.traits["size"], strict=True))
     for name, shift in found.shifts.items():
         p = found.p_holm[name]
         table.add_row(
             NAMES[name],
-            *(f"{middle:.3g} ({low:.3g} to {high:.3g})" for low, middle, high in (shift.former, shift.new)),
+            *(f"{_short(middle)} ({_short(low)} to {_short(high)})" for low, middle, high in (shift.former, shift.new)),
             f"{shift.effect:+.2f} ({shift.low:+.2f} to {shift.high:+.2f})",
             "< 0.001" if p < 0.001 else f"{p:.3f}",
-            sizes[name] or "not shown",
+            sizes[name] or "none seen",
         )
     return table
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

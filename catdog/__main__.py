@@ -14,7 +14,7 @@ COMMANDS = {
     "decide": "train seeds until it is clear which variant is better",
     "tune": "search for good settings, and check that they are better",
     "status": "show who trains which run right now, on which host",
-    "audit": "search a data set, or an input pipeline, for leaks and odd images",
+    "audit": "search a data set, or an input pipeline, for leaks and odd images; check new photos",
     "evaluate": "evaluate the champion on the test split",
     "ensemble": "make one model of the finished seeds of a variant",
     "predict": "say what is in pictures",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
+    from catdog.auditing.drift import DriftFindings
     from catdog.auditing.result import DatasetFindings, PipelineFindings
     from catdog.comparison.result import Comparison
     from catdog.config.schema import DatasetConfig
@@ -562,6 +563,39 @@ class Study:
         config = compose_run([dataset, *overrides]).config.dataset if isinstance(dataset, str) else dataset
         require_label_backbone(labels)
         return audit_dataset(config, self._load_answers, labels)
+
+    def audit_photos(
+        self,
+        photos: str | Path,
+        against: "TrainedModel | str | None" = None,
+        *,
+        margin: float = 0.05,
+        archive: str | None = None,
+        batch_size: int = 32,
+        cache: str | None = None,
+    ) -> "DriftFindings":
+        """Compares new photos without labels with the images on which a model was validated. Trains nothing, changes no file.
+
+        It says how sizes, brightness, contrast, sharpness, saturation, the model's confidence and its answers differ, what its
+        accuracy on the photos may be, and which of them should be labelled first.
+
+        Args:
+            photos: a folder; every image below it counts, but for those that show the same picture as an image of train or val.
+            against: the model, as for `model`, or what that returns; None: the champion.
+            margin: a loss of accuracy up to this is accepted, in (0, 1).
+            archive: where the data set of the model's run lies now, if it has moved.
+            batch_size: images per step.
+            cache: folder for decoded images; None: that of the environment variable CATDOG_CACHE, or the user's.
+
+        Raises:
+            UserError: the folder has no images, there is no such model, or its run is gone or has stored no validation answers.
+        """
+        from catdog.auditing.drift import check_photos
+
+        require(0 < margin < 1, "margin", "more than 0 and less than 1", margin)
+        require(batch_size >= 1, "batch_size", "1 or more", batch_size)
+        found = self.model(against) if against is None or isinstance(against, str) else against
+        return check_photos(found, photos, margin=margin, archive=archive, cache=cache, batch_size=batch_size)
 
     def _load_answers(self, data_digest: str) -> "list[Predictions]":
         """Returns the validation answers of the study's finished runs on this data; empty without a store or a study."""

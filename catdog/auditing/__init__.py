@@ -1,1 +1,1 @@
-"""Inspects data before training: broken files, duplicates, suspect labels, and leaks."""
+"""Inspects data before training: broken files, duplicates, suspect labels, leaks; and new photos before a model is used on them."""

@@ -42,9 +42,22 @@ def build_pairs_frame(audit: Audit) -> pd.DataFrame:
     return frame.loc[harmless.sort_values(kind="stable").index].reset_index(drop=True)
 
 
+def build_environment() -> Environment:
+    """Returns the templates of this room and the style sheet of comparisons, with the filters that they use."""
+    environment = Environment(
+        loader=FileSystemLoader([Path(__file__).parent, Path(render.__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(plural=wording.plural)
+    return environment
+
+
 def render_page(audit: Audit, name: str) -> str:
     """Returns the page as HTML: findings in words, pictures of pairs and of odd images."""
-    gallery = Gallery(lambda file: _load_picture(audit.root / file), PICTURE_BYTES)
+    gallery = Gallery(lambda file: load_picture(audit.root / file), PICTURE_BYTES)
     pairs = build_pairs_frame(audit)
     shown = [
         (pair, gallery.show(str(pair.first)), gallery.show(str(pair.second)))
@@ -59,31 +72,27 @@ def render_page(audit: Audit, name: str) -> str:
         (row, gallery.show(str(row.file)))
         for row in (audit.labels.suspects.head(MOST_SUSPECTS).itertuples() if audit.labels else ())
     ]
-    folders = [Path(__file__).parent, Path(render.__file__).parent]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plural=wording.plural)
     counts = audit.images.groupby(["split", "label"]).size().unstack(fill_value=0).reindex(list(SPLITS), fill_value=0)
     errors = sum(finding.severity == ERROR for finding in audit.findings)
-    return environment.get_template("audit.html.j2").render(
-        audit=audit,
-        name=name,
-        pairs=shown,
-        all_pairs=len(pairs),
-        odd=odd,
-        suspects=suspects,
-        counts=counts,
-        gallery=gallery,
-        errors=errors,
+    return (
+        build_environment()
+        .get_template("audit.html.j2")
+        .render(
+            audit=audit,
+            name=name,
+            pairs=shown,
+            all_pairs=len(pairs),
+            odd=odd,
+            suspects=suspects,
+            counts=counts,
+            gallery=gallery,
+            errors=errors,
+        )
     )
 
 
-def _load_picture(path: Path) -> np.ndarray | None:
+def load_picture(path: Path) -> np.ndarray | None:
+    """Returns a picture for the page, uint8 (192, 192, 3); None if it cannot be read."""
     try:
         return decode_image(path, 192, 192)
     except UnreadableImageError:

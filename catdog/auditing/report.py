@@ -19,7 +19,7 @@ def print_dataset(found: DatasetFindings, console: Console) -> None:
     words = f"looked at {wording.plural(len(found.images), 'image')} ({sizes}) in {found.audit.root}"
     console.print(words, highlight=False, soft_wrap=True)
     for finding in found.found:
-        _print_finding(finding, console)
+        print_finding(finding, console)
     if not found.found:
         console.print("nothing found")
 
@@ -33,12 +33,13 @@ def print_pipeline(found: PipelineFindings, console: Console) -> None:
             highlight=False,
         )  # fmt: skip
     verdict, *more = found.found
-    _print_finding(verdict, console)
+    print_finding(verdict, console)
     for detail in more:
         console.print(Text(f"  {detail.words}"), soft_wrap=True)
 
 
-def _print_finding(finding: Finding, console: Console) -> None:
+def print_finding(finding: Finding, console: Console) -> None:
+    """Prints one finding, and the first of its files."""
     text = Text(f"{finding.severity}: ", style=STYLES[finding.severity]) + Text(finding.words)
     console.print(text, soft_wrap=True)
     for file in finding.files[:FILES_SHOWN]:

@@ -259,7 +259,22 @@ class AuditConfig:
     """The options of `audit`."""
 
     dataset: DatasetConfig = MISSING
-    study: str = option("the study whose runs on these images say how alike neighbouring images are", DEFAULT_STUDY)
+    study: str | None = option(
+        "the study whose runs on these images say how alike neighbouring images are, and whose champion answers to photos; null: "
+        f"{DEFAULT_STUDY}; of photos also the only study that has a champion",
+        None,
+    )
+    photos: str | None = option(
+        "a folder of new photos without labels, instead of a data set: do they differ from the validation images of a model, what "
+        "may its accuracy on them be, and which should be labelled first?",
+        None,
+    )
+    against: str | None = option(
+        "with photos: the model, as model= names it elsewhere: champion, a run id, version, alias, NAME/VERSION or NAME@ALIAS; "
+        "null: champion",
+        None,
+    )
+    margin: float = option("with photos: a loss of accuracy up to this is accepted; 0.05: five points", 0.05)
     pipeline: str | None = option(
         "module:function that returns (train, val, test), each an iterable of images, instead of a data set", None
     )
@@ -284,6 +299,19 @@ class AuditConfig:
             self.labels is None or self.pipeline is None, "labels", "null where a pipeline is audited", self.labels,
             "Labels are checked in a data set: dataset=folder dataset.archive=PATH.",
         )  # fmt: skip
+        require(0 < self.margin < 1, "margin", "more than 0 and less than 1", self.margin)
+        if self.photos is None:
+            require(
+                self.against is None,
+                "against",
+                "left out without photos",
+                self.against,
+                "Name a folder: photos=FOLDER.",
+            )
+        else:
+            advice = "New photos have no labels, and are checked by themselves."
+            require(self.pipeline is None, "pipeline", "left out where photos are named", self.pipeline, advice)
+            require(self.labels is None, "labels", "null where photos are named", self.labels, advice)
         require_no_archive_of_drawn(self.dataset)
 
 

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
+
+# Values of the EXIF orientation of images that are stored lying on a side.
+_LYING = (5, 6, 7, 8)
 
 # Enough for a median; reading as many headers takes a fraction of a second.
 MOST_FILES = 200
@@ -29,3 +32,16 @@ def measure_shorter_side(root: Path, files: Sequence[str]) -> int:
             # What cannot be read is reported when it is decoded.
             continue
     return int(np.median(sides)) if sides else 1
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Returns an image's width and height in pixels as it is shown, upright, from its header; (0, 0) if that cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            lying = image.getexif().get(ExifTags.Base.Orientation) in _LYING
+    except (
+        Exception
+    ):  # damaged headers make Pillow raise nearly anything; what cannot be read is reported when it is decoded
+        return 0, 0
+    return (height, width) if lying else (width, height)

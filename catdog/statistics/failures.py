@@ -178,9 +178,30 @@ def probability_of_beating(first: np.ndarray, second: np.ndarray, confidence: fl
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     differences = first[..., :, None] - second[..., None, :]
     share: Any = ((differences > 0) + 0.5 * (differences == 0)).mean(axis=(-2, -1))
-    pairs, others = first.shape[-1] * second.shape[-1], (first.shape[-1] + second.shape[-1]) / 2 - 1
-    # One run against one says nothing: the interval is all of [0, 1].
-    freedom = first.shape[-1] + second.shape[-1] - 2
+    low, high = superiority_interval(share, first.shape[-1], second.shape[-1], confidence)
+    return Superiority(share[()], low, high)
+
+
+def superiority_interval(
+    share: Number, first: int, second: int, confidence: float = CONFIDENCE
+) -> tuple[Number, Number]:
+    """Returns the interval of how probable it is that a value of one sample is larger than one of another.
+
+    Args:
+        share: of all pairs of a value of either sample, those in which the first one's is larger; equal ones count half. In [0, 1].
+        first: values of the first sample, at least 1.
+        second: values of the second.
+        confidence: of the interval, in (0, 1).
+
+    Returns:
+        Lower and upper bound in [0, 1].
+
+    Source: Newcombe (2006), as for `probability_of_beating`.
+    """
+    share = np.asarray(share, dtype=float)
+    pairs, others = first * second, (first + second) / 2 - 1
+    # One value against one says nothing: the interval is all of [0, 1].
+    freedom = first + second - 2
     quantile = special.stdtrit(freedom, 0.5 + confidence / 2) if freedom else 1e9
 
     def reaches(theta: np.ndarray) -> np.ndarray:
@@ -196,7 +217,7 @@ def probability_of_beating(first: np.ndarray, second: np.ndarray, confidence: fl
             good = reaches(middle)
             inside, outside = np.where(good, middle, inside), np.where(good, outside, middle)
         bounds.append(outside[()])
-    return Superiority(share[()], bounds[0], bounds[1])
+    return bounds[0], bounds[1]
 
 
 @dataclass(frozen=True)

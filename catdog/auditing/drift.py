@@ -1,0 +1,601 @@
+"""Compares new photos without labels with the images on which a model was validated, and says what its accuracy on them may be."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_findings
+from catdog.auditing.result import Findings
+from catdog.auditing.traits import TRAITS, measure_traits
+from catdog.config.schema import default_cache, hash_text
+from catdog.data.cache import load_images
+from catdog.data.dataset import fetch_images, searches_duplicates
+from catdog.data.duplicates import Pair, find_pairs
+from catdog.data.images import UnreadableImageError, decode_image
+from catdog.data.progress import reported_progress
+from catdog.data.splits import hash_files
+from catdog.deployment.prediction import TrainedModel, find_images
+from catdog.statistics.drift import (
+    FEW_WRONG,
+    FEWEST_IMAGES,
+    MODERATE,
+    SLIGHT,
+    ExpectedAccuracy,
+    LabelPlan,
+    MixShift,
+    Shift,
+    compare_mixes,
+    compare_values,
+    estimate_accuracy,
+    estimate_from_layers,
+    fit_chances,
+    plan_labels,
+)
+from catdog.statistics.proportions import correct_by_holm
+from catdog.system.errors import UserError
+from catdog.system.saving import save_page, saving_folder
+from catdog.system.wording import agree, listed, p_value, percent_interval, percent_with_unit, plural
+from catdog.tracking.records import explain_gone, find_run
+from catdog.tracking.study_data import read_dataset_config
+
+if TYPE_CHECKING:
+    from catdog.data.predictions import Predictions
+
+# A p-value below this, corrected by Holm for the length of the list, is a difference.
+SIGNIFICANT = 0.05
+PHOTOS_AT_ONCE = 256
+CONFIDENCE_TRAIT, MIX_TRAIT = "confidence", "predicted_classes"
+NAMES = {name: title for name, (title, _) in TRAITS.items()} | {
+    CONFIDENCE_TRAIT: "confidence",
+    MIX_TRAIT: "predicted classes",
+}
+UNITS = {name: unit for name, (_, unit) in TRAITS.items()} | {
+    CONFIDENCE_TRAIT: "probability of its answer",
+    MIX_TRAIT: "shares",
+}
+ASSUMPTION = (
+    "The estimate sees no label. It assumes that an answer given with the same confidence is as often right on these photos as "
+    "on the validation images. Photos of classes that the model does not know, classes that have become more or less frequent, and "
+    "photos on which it is confidently wrong go unseen"
+)
+LABELS_FILE = "label_first.csv"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the validation accuracy can still be expected.
+
+    Attributes:
+        kind: `expected`, `lower`, `doubtful` (no loss can be seen, but the photos are of another kind), `undecided` or `too few`.
+        headline: a short sentence without a full stop.
+        words: the reasons, and what to do, in sentences without a last full stop.
+    """
+
+    kind: str
+    headline: str
+    words: str
+
+    @property
+    def severity(self) -> str:
+        """ERROR if the accuracy is lower, WARNING if nobody can tell, NOTE if it can be expected or nothing can be said."""
+        return {"lower": ERROR, "doubtful": WARNING, "undecided": WARNING}.get(self.kind, NOTE)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DriftFindings(Findings):
+    """The comparison of new photos with a model's validation images. The first finding is the verdict, the others are worst first.
+
+    Attributes:
+        model: the model's name in a sentence.
+        run_id: the run that trained it.
+        verdict: whether its validation accuracy can still be expected.
+        expected: its accuracy on the photos; None if there are too few photos or validation images.
+        photos: one row per photo. Columns: file, below the folder; problem, why it cannot be read, or ""; shorter_side,
+            aspect_ratio, brightness, contrast, sharpness, saturation; class, what the model answers; probability, of that
+            class; same_as, an image of train or val, or an earlier photo, that shows the same picture, or ""; counted, whether
+            it was compared.
+        shifts: what was compared in numbers: for each trait and the confidence, how the photos differ; without those for which
+            the validation images are needed, if these are gone.
+        mix: how the shares of the predicted classes differ; None if there are too few photos.
+        p_holm: for each comparison, its p-value corrected for their number.
+        class_names: the classes, in the order of `mix`.
+        compared: how many validation images the photos were compared with: one of each group.
+        plan: in which order to label the photos that are counted.
+        root: the folder of the photos.
+        key: the name of its folder of results.
+    """
+
+    model: str
+    run_id: str
+    verdict: Verdict
+    expected: ExpectedAccuracy | None
+    photos: pd.DataFrame
+    shifts: Mapping[str, Shift]
+    mix: MixShift | None
+    p_holm: Mapping[str, float]
+    class_names: tuple[str, ...]
+    compared: int
+    plan: LabelPlan
+    root: Path
+    key: str
+
+    @property
+    def counted(self) -> pd.DataFrame:
+        """The rows of `photos` that were compared, with a fresh index."""
+        return self.photos[self.photos["counted"]].reset_index(drop=True)
+
+    @cached_property
+    def traits(self) -> pd.DataFrame:
+        """One row per comparison of values.
+
+        Columns: trait, unit; validation_median, validation_p5, validation_p95; photos_median, photos_p5, photos_p95; distance
+        (Kolmogorov-Smirnov), p, p_holm, effect (Cliff's delta), effect_low, effect_high, size ("", slight, moderate, strong).
+        """
+        rows = [
+            {
+                "trait": name, "unit": UNITS[name],
+                **dict(zip(("validation_p5", "validation_median", "validation_p95"), shift.former, strict=True)),
+                **dict(zip(("photos_p5", "photos_median", "photos_p95"), shift.new, strict=True)),
+                "distance": shift.distance, "p": shift.p, "p_holm": self.p_holm[name],
+                "effect": shift.effect, "effect_low": shift.low, "effect_high": shift.high,
+                "size": _size(max(shift.distance, abs(shift.effect)), self.p_holm[name]),
+            }
+            for name, shift in self.shifts.items()
+        ]  # fmt: skip
+        columns = [
+            "trait", "unit", "validation_median", "validation_p5", "validation_p95", "photos_median", "photos_p5", "photos_p95",
+            "distance", "p", "p_holm", "effect", "effect_low", "effect_high", "size",
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def classes(self) -> pd.DataFrame:
+        """One row per class: class, validation and photos (shares of the answers), difference, low, high (for all together)."""
+        columns = ["class", "validation", "photos", "difference", "low", "high"]
+        if self.mix is None:
+            return pd.DataFrame(columns=columns)
+        mix = self.mix
+        values = (list(self.class_names), mix.former, mix.new, mix.new - mix.former, mix.low, mix.high)
+        return pd.DataFrame(dict(zip(columns, values, strict=True)))
+
+    @cached_property
+    def label_first(self) -> pd.DataFrame:
+        """The photos in the order in which to label them: rank (from 1), file, class, probability, layer, layer_photos.
+
+        `layer` is one of at most five of equal size, by confidence; 0 is the lowest. The labelled photos of a layer are a random
+        sample of it, however many are labelled from the top of the list.
+        """
+        rows = self.counted.iloc[self.plan.order][["file", "class", "probability"]].reset_index(drop=True)
+        layers = self.plan.layers[self.plan.order]
+        sizes = np.bincount(self.plan.layers, minlength=1)
+        rows.insert(0, "rank", np.arange(1, len(rows) + 1))
+        return rows.assign(layer=layers, layer_photos=sizes[layers])
+
+    def estimate_from_labels(self, labels: Mapping[str, str]) -> tuple[float, float, float]:
+        """Returns the accuracy on the counted photos by the labels of some, without bias, and its 95% interval, all in [0, 1].
+
+        Args:
+            labels: file, as in `label_first`, -> its true class. They must be the first ones of that list, without a gap.
+
+        Raises:
+            UserError: a file is not in the list, or one in front of it has no label.
+        """
+        rows = self.label_first
+        missing = [file for file in rows["file"][: len(labels)] if file not in labels]
+        if missing:
+            raise UserError(
+                f"labels: must be those of the first photos of {LABELS_FILE}, without a gap; {missing[0]!r} has none, and is among "
+                f"the first {len(labels)}. A choice of other photos would bias the estimate."
+            )
+        told = rows[: len(labels)]
+        right = [labels[file] == answer for file, answer in zip(told["file"], told["class"], strict=True)]
+        sizes = rows.groupby("layer")["layer_photos"].first()
+        return estimate_from_layers(
+            right, told["layer"].tolist(), dict(zip(sizes.index.tolist(), sizes.tolist(), strict=True))
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the page, one self-contained HTML file, and returns its path.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        from catdog.auditing.drift_page import render_drift
+
+        return save_page(path, render_drift(self))
+
+    def save_folder(self, parent: str | Path) -> Path:
+        """Writes drift.html, photos.csv, traits.csv, classes.csv and label_first.csv into a folder of their own; returns it.
+
+        Args:
+            parent: where that folder is made; it is named after the folder of the photos and its place.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder = Path(parent) / self.key
+        with saving_folder(folder):
+            self.photos.to_csv(folder / "photos.csv", index=False)
+            self.traits.to_csv(folder / "traits.csv", index=False)
+            self.classes.to_csv(folder / "classes.csv", index=False)
+            self.label_first.to_csv(folder / LABELS_FILE, index=False)
+            self.save(folder / "drift.html")
+        return folder
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the whole result as lists, numbers and texts, as `format=json` prints it."""
+        return {
+            **super().to_dict(),
+            "folder": str(self.root),
+            "model": self.model,
+            "run_id": self.run_id,
+            "verdict": dataclasses.asdict(self.verdict),
+            "photos": len(self.photos),
+            "counted": len(self.counted),
+            "compared": self.compared,
+            "expected": self.expected and dataclasses.asdict(self.expected),
+            "traits": self.traits.to_dict("records"),
+            "classes": self.classes.to_dict("records"),
+            "classes_p_holm": self.p_holm.get(MIX_TRAIT),
+            "label_first": self.label_first.to_dict("records"),
+        }
+
+
+def _size(strength: float, p_holm: float) -> str:
+    """Returns how large a difference is, in a word; "" if it may be chance."""
+    if p_holm >= SIGNIFICANT:
+        return ""
+    return "slight" if strength < SLIGHT else "moderate" if strength < MODERATE else "strong"
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """The images of a run: answers to the validation images, and the files of train and val where they still are.
+
+    `rows` has the columns file, split and sha256 of the files of train and val. `root` is their folder, or None, and then `problem`
+    says why.
+    """
+
+    answers: "Predictions"
+    groups: np.ndarray | None
+    rows: pd.DataFrame
+    root: Path | None
+    problem: str
+    searches_near_copies: bool
+    cache: Path
+
+    @property
+    def leaders(self) -> np.ndarray:
+        """Positions in `answers` of one image of each group: int64 (G,)."""
+        if self.groups is None:
+            return np.arange(len(self.answers))
+        return np.sort(np.unique(self.groups, return_index=True)[1])
+
+
+def check_photos(
+    model: TrainedModel,
+    photos: str | Path,
+    *,
+    margin: float = 0.05,
+    archive: str | None = None,
+    cache: str | None = None,
+    batch_size: int = 32,
+) -> DriftFindings:
+    """Compares new photos with the validation images of a model; see `Study.audit_photos`.
+
+    Raises:
+        UserError: the folder has no images; the model's run is gone or has stored no answers to its validation images.
+    """
+    root = Path(photos)
+    if not root.is_dir():
+        found = "a file" if root.exists() else "not there"
+        raise UserError(f"photos: must be a folder of images, received {str(photos)!r}, which is {found}.")
+    files = find_images([str(photos)])
+    reference = _load_reference(model, archive, Path(cache or default_cache()))
+    names = [file.relative_to(root).as_posix() for file in files]
+    same_as = _find_same(files, names, reference)
+    frame = pd.DataFrame({"file": names}).join(_answer_photos(model, files, batch_size))
+    frame["same_as"] = same_as
+    frame["counted"] = (frame["problem"] == "") & (frame["same_as"] == "")
+    return _compare(model, root, frame, reference, margin)
+
+
+def _load_reference(model: TrainedModel, archive: str | None, cache: Path) -> _Reference:
+    run = find_run(model.client, model.run_id)
+    gone = explain_gone(model.client, model.run_id, run)
+    if run is None or gone:
+        raise UserError(
+            f"against: photos cannot be compared with {model.words}, because its validation images are known to its run "
+            f"alone: {gone} Or name another model: against=RUN_ID."
+        )
+    answers = run.load_predictions()
+    if not len(answers):
+        raise UserError(
+            f"against: run {run.run_id}, which trained {model.words}, has stored no answers to validation images, with which "
+            "photos could be compared. Name another model: against=RUN_ID."
+        )
+    splits = run.load_splits()
+    rows = splits[splits["split"].isin(["train", "val"])].reset_index(drop=True) if len(splits) else splits
+    config = dataclasses.replace(read_dataset_config(run), cache=str(cache))
+    config = dataclasses.replace(config, archive=archive or config.archive)
+    root, problem = None, ""
+    if not len(rows):
+        problem = f"run {run.run_id} has stored no list of its images"
+    else:
+        try:
+            root = fetch_images(config)
+            problem = _find_changed(root, rows)
+        except UserError as error:
+            problem = str(error)
+    return _Reference(
+        answers,
+        run.load_groups(answers.files),
+        rows,
+        None if problem else root,
+        problem,
+        searches_duplicates(config),
+        cache,
+    )
+
+
+def _find_changed(root: Path, rows: pd.DataFrame) -> str:
+    """Returns what is wrong with the files of a run's manifest; "" if all are there, unchanged."""
+    missing = [file for file in rows["file"] if not (root / file).is_file()]
+    if missing:
+        are = agree(len(missing), "is", "are")
+        return f"{len(missing):,} of {plural(len(rows), 'file')} {are} no longer in {root}, {missing[0]!r} first"
+    digests = hash_files(root, list(rows["file"]))
+    changed = [file for file, now, then in zip(rows["file"], digests, rows["sha256"], strict=True) if now != then]
+    if changed:
+        return f"{plural(len(changed), 'file')} in {root} {agree(len(changed), 'has', 'have')} changed since, {changed[0]!r} first"
+    return ""
+
+
+def _find_same(files: Sequence[Path], names: Sequence[str], reference: _Reference) -> list[str]:
+    """Returns for each photo the image of train or val, or else the first photo, that shows the same picture; "" for none."""
+    digests = hash_files(Path(), [str(file) for file in files])
+    rows = reference.rows
+    known = [str(file) for file in rows["file"]] if len(rows) else []
+    splits = list(rows["split"]) if known else []
+    labels = [*(f"{split}: {file}" for split, file in zip(splits, known, strict=True)), *names]
+    every = [*(list(rows["sha256"]) if known else []), *digests]
+    if reference.root is not None and reference.searches_near_copies:
+        paths = [*(reference.root / file for file in known), *files]
+        pairs = find_pairs(paths, every, reference.cache)
+    else:
+        first: dict[str, int] = {}
+        pairs = [
+            Pair(first[digest], place, "copy", 1.0)
+            for place, digest in enumerate(every)
+            if first.setdefault(digest, place) != place
+        ]
+    same = [""] * len(files)
+    # Sorted: the known images come first, then the photos in their order.
+    for pair in sorted(pairs, key=lambda pair: (pair.second, pair.first)):
+        place = pair.second - len(known)
+        # A photo that is itself a copy of an earlier one leads nobody: that one does.
+        leads = pair.first < len(known) or not same[pair.first - len(known)]
+        if place >= 0 and not same[place] and leads:
+            same[place] = labels[pair.first]
+    return same
+
+
+def _answer_photos(model: TrainedModel, files: Sequence[Path], batch_size: int) -> pd.DataFrame:
+    """Returns one row per photo: problem, the traits, class, probability; the latter are NaN and "" if it cannot be read."""
+    size = model.image_size
+    rows: list[dict[str, Any]] = []
+
+    def look(file: Path) -> tuple[np.ndarray | None, dict[str, Any]]:
+        try:
+            image = decode_image(file, size, size)
+        except UnreadableImageError as error:
+            return None, {"problem": str(error)}
+        return image, {"problem": "", **measure_traits(file, image)}
+
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        reported_progress("looking at photos", len(files), "images") as advance,
+    ):
+        for start in range(0, len(files), PHOTOS_AT_ONCE):
+            seen = list(threads.map(look, files[start : start + PHOTOS_AT_ONCE]))
+            images = [image for image, _ in seen if image is not None]
+            answers = iter(model.predict(np.stack(images), batch_size).itertuples(index=False) if images else ())
+            for image, facts in seen:
+                answer = next(answers) if image is not None else None
+                rows.append(
+                    {**facts, "class": answer[0] if answer else "", "probability": answer[1] if answer else np.nan}
+                )
+            advance(len(seen))
+    return pd.DataFrame(rows, columns=["problem", *TRAITS, "class", "probability"])
+
+
+def _measure_validation(reference: _Reference, size: int) -> pd.DataFrame:
+    """Returns the traits of one validation image of each group."""
+    assert reference.root is not None
+    rows = reference.rows[reference.rows["split"] == "val"]
+    paths = [reference.root / file for file in rows["file"]]
+    decoded = load_images(paths, list(rows["sha256"]), height=size, width=size, cache=reference.cache).images
+    place = {file: number for number, file in enumerate(rows["file"])}
+    chosen = [place[file] for file in reference.answers.files[reference.leaders] if file in place]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(lambda number: measure_traits(paths[number], np.asarray(decoded[number])), chosen)
+        return pd.DataFrame(list(found), columns=list(TRAITS))
+
+
+def _compare(
+    model: TrainedModel, root: Path, frame: pd.DataFrame, reference: _Reference, margin: float
+) -> DriftFindings:
+    answers, leaders = reference.answers, reference.leaders
+    counted = frame[frame["counted"]]
+    confidence = answers.probabilities.max(axis=1)
+    new = counted["probability"].to_numpy(float)
+    enough = min(len(counted), len(leaders)) >= FEWEST_IMAGES
+    shifts: dict[str, Shift] = {}
+    mix, expected = None, None
+    p_holm: dict[str, float] = {}
+    if enough:
+        if reference.root is not None:
+            before = _measure_validation(reference, model.image_size)
+            for name in TRAITS:
+                sides = (before[name].dropna().to_numpy(float), counted[name].dropna().to_numpy(float))
+                if min(map(len, sides)) >= FEWEST_IMAGES:
+                    shifts[name] = compare_values(*sides)
+        shifts[CONFIDENCE_TRAIT] = compare_values(confidence[leaders], new)
+        places = {name: place for place, name in enumerate(answers.class_names)}
+        now = np.bincount(counted["class"].map(places).to_numpy(int), minlength=len(places))
+        mix = compare_mixes(np.bincount(answers.predicted[leaders], minlength=len(places)), now)
+        p = {**{name: shift.p for name, shift in shifts.items()}, MIX_TRAIT: mix.p}
+        p_holm = dict(zip(p, correct_by_holm(np.array(list(p.values()))).tolist(), strict=True))
+        expected = estimate_accuracy(confidence, answers.right, new, reference.groups)
+    plan = plan_labels(new, fit_chances(confidence, answers.right, new))
+    verdict = _judge(expected, _list_differing(shifts, mix, p_holm), len(counted), len(leaders), margin, reference)
+    findings = [
+        Finding(verdict.severity, verdict.kind, f"{verdict.headline}. {verdict.words}"),
+        *sort_findings([
+            *_describe_shifts(shifts, mix, p_holm, answers.class_names), *_describe_photos(frame),
+            *_describe_reference(model, reference, expected),
+        ]),
+    ]  # fmt: skip
+    name = f"{root.resolve().name or 'photos'}-{hash_text(str(root.resolve()))[:8]}"
+    return DriftFindings(
+        str(root), findings, model.words, model.run_id, verdict, expected, frame, shifts, mix, p_holm, answers.class_names,
+        len(leaders), plan, root, name,
+    )  # fmt: skip
+
+
+def _list_differing(shifts: Mapping[str, Shift], mix: MixShift | None, p_holm: Mapping[str, float]) -> list[str]:
+    """Returns the names of what differs by more than slightly, apart from the confidence, which the estimate takes into account."""
+    sizes = {
+        name: _size(max(shift.distance, abs(shift.effect)), p_holm[name])
+        for name, shift in shifts.items()
+        if name != CONFIDENCE_TRAIT
+    }
+    if mix is not None:
+        sizes[MIX_TRAIT] = _size(mix.distance, p_holm[MIX_TRAIT])
+    return [NAMES[name] for name, size in sizes.items() if size in ("moderate", "strong")]
+
+
+def _judge(
+    expected: ExpectedAccuracy | None,
+    differing: Sequence[str],
+    photos: int,
+    images: int,
+    margin: float,
+    reference: _Reference,
+) -> Verdict:
+    label = f"Label the first photos of {LABELS_FILE} to know more"
+    if expected is None:
+        few = plural(photos, "photo") if photos < FEWEST_IMAGES else plural(images, "independent validation image")
+        words = (
+            f"{FEWEST_IMAGES} are the least for a comparison. Unreadable photos are not counted, nor those that show the same "
+            "picture as a training or validation image, or as another photo"
+        )
+        return Verdict("too few", f"Nothing can be said: only {few} can be counted", words)
+    was, now = percent_with_unit(expected.validation), percent_with_unit(expected.estimate)
+    interval = percent_interval(expected.low, expected.high)
+    estimate = (
+        f"{now} is estimated from the model's confidence (95% interval {interval}), {was} was its validation accuracy"
+    )
+    differ = f"The photos differ from the validation images in {listed(differing)}" if differing else ""
+    loss = f"a loss of more than {100 * margin:g} points"
+    if expected.change_high < 0:
+        return Verdict(
+            "lower", "The validation accuracy cannot be expected on these photos", _join(estimate, differ, label)
+        )
+    if expected.change_low < -margin:
+        unknown = f"{loss.capitalize()} is neither shown nor excluded"
+        headline = "Whether the validation accuracy can be expected is undecided"
+        return Verdict("undecided", headline, _join(estimate, unknown, differ, label))
+    if differing or reference.root is None:
+        why = differ or "Whether the photos themselves look different could not be compared"
+        unsure = f"{why}, and confidence can be wrong on photos of another kind"
+        return Verdict(
+            "doubtful", "The model's confidence shows no loss, but it may not see one", _join(unsure, estimate, label)
+        )
+    words = f"{loss.capitalize()} is not to be expected, and nothing else differs much"
+    return Verdict("expected", "The validation accuracy can still be expected", _join(estimate, words))
+
+
+def _join(*sentences: str) -> str:
+    """Returns the sentences that are not empty, with full stops between them."""
+    return ". ".join(sentence for sentence in sentences if sentence)
+
+
+def _describe_shifts(
+    shifts: Mapping[str, Shift], mix: MixShift | None, p_holm: Mapping[str, float], class_names: Sequence[str]
+) -> list[Finding]:
+    found = []
+    for name, shift in shifts.items():
+        size = _size(max(shift.distance, abs(shift.effect)), p_holm[name])
+        if size:
+            words = (
+                f"{NAMES[name]} ({UNITS[name]}) differs, {size}: median {shift.new[1]:.4g} instead of {shift.former[1]:.4g}, "
+                f"effect {shift.effect:+.2f} ({shift.low:+.2f} to {shift.high:+.2f}), corrected {p_value(p_holm[name])}"
+            )
+            found.append(Finding(NOTE if size == "slight" else WARNING, "differs", words))
+    if mix is not None and (size := _size(mix.distance, p_holm[MIX_TRAIT])):
+        most = int(np.abs(mix.new - mix.former).argmax())
+        words = (
+            f"predicted classes differ, {size}: {class_names[most]!r} is {percent_with_unit(mix.new[most])} of the answers "
+            f"instead of {percent_with_unit(mix.former[most])}, corrected {p_value(p_holm[MIX_TRAIT])}. Either the classes have "
+            "become more or less frequent, which the estimated accuracy does not see, or the model mistakes them for each other"
+        )
+        found.append(Finding(NOTE if size == "slight" else WARNING, "differs", words))
+    return found
+
+
+def _describe_photos(frame: pd.DataFrame) -> list[Finding]:
+    found = []
+    broken = frame[frame["problem"] != ""]
+    if len(broken):
+        words = f"{plural(len(broken), 'photo')} cannot be read and {agree(len(broken), 'is', 'are')} left out"
+        found.append(Finding(WARNING, "unreadable", words, tuple(broken["file"])))
+    same = frame[frame["same_as"] != ""]
+    known = same["same_as"].str.startswith(("train: ", "val: "))
+    for rows, kind, words in (
+        (same[known], "known", "the same picture as a training or validation image: not new, and left out"),
+        (same[~known], "double", "the same picture as another photo: one of them is counted"),
+    ):
+        if len(rows):
+            files = tuple(f"{file} = {other}" for file, other in zip(rows["file"], rows["same_as"], strict=True))
+            said = f"{plural(len(rows), 'photo')} {agree(len(rows), 'shows', 'show')} {words}"
+            found.append(Finding(WARNING if kind == "known" else NOTE, kind, said, files))
+    return found
+
+
+def _describe_reference(model: TrainedModel, reference: _Reference, expected: ExpectedAccuracy | None) -> list[Finding]:
+    found = []
+    if reference.problem:
+        words = (
+            f"the images of {model.words} cannot be compared, only its stored answers: {reference.problem.rstrip('.')}. If they "
+            "have moved: dataset.archive=PATH. Near-copies were not looked for, only copies"
+        )
+        found.append(Finding(WARNING, "images gone", words))
+    elif not reference.searches_near_copies:
+        words = "only copies were looked for among the images, no near-copies, as in training (dataset.near_duplicates)"
+        found.append(Finding(NOTE, "copies", words))
+    if expected is not None:
+        found.append(Finding(NOTE, "assumption", ASSUMPTION))
+        if expected.wrong < FEW_WRONG:
+            were = agree(expected.wrong, "was", "were")
+            words = (
+                f"only {plural(expected.wrong, 'validation answer')} {were} wrong, which says little about the confidence of wrong "
+                "answers"
+            )
+            found.append(Finding(NOTE, "few mistakes", words))
+    run = find_run(model.client, model.run_id)
+    if run is not None and run.chose_on_val:
+        words = (
+            f"the model is that of the epoch that did best on the validation images, so their accuracy is a little too good; "
+            f"without that advantage it is {percent_with_unit(run.fair_score[0])}"
+        )
+        found.append(Finding(NOTE, "chosen on val", words))
+    return found

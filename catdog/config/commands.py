@@ -112,12 +112,28 @@ class PredictConfig:
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
     format: str = option("table, csv or json", "table")
+    output: str | None = option(
+        "write the answers to this .csv, .jsonl or .parquet file, batch by batch; the same command resumes",
+        None,
+    )
     sheet: str | None = option("write an annotated contact sheet to this PNG", None)
     batch_size: int = option("images per step", 32)
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
         require_choice("format", ("table", "csv", "json"), self.format)
+        require(
+            self.output is None or self.output.lower().endswith((".csv", ".jsonl", ".parquet")),
+            "output", "a file name ending in .csv, .jsonl or .parquet", self.output,
+        )  # fmt: skip
+        require(
+            self.output is None or self.format == "table",
+            "format", "left out with output=FILE, whose ending names the format", self.format,
+        )  # fmt: skip
+        require(
+            self.output is None or self.sheet is None,
+            "sheet", "left out with output=FILE; ask for a contact sheet in a command of its own", self.sheet,
+        )  # fmt: skip
         require(
             self.sheet is None or self.sheet.lower().endswith(".png"), "sheet", "a file name ending in .png", self.sheet
         )

@@ -3,8 +3,9 @@
     python benchmarks/predict.py [COUNT] [MODEL]      # 4,000 images, model=cnn: a few minutes on 2 cores
 
 Decoding and a model on the same CPUs share them, so the most that predict could reach is 1 / (1 / decoding + 1 / model); with a
-model on a GPU it is the slower of the two. The three are measured one after the other, several times, and each ratio is that of one
-such round: other work on the machine disturbs it less. CPU seconds do not show whether the two overlap, but hardly depend on such work.
+model on a GPU it is the slower of the two. The three are measured one after the other, several times, and each ratio is that
+of one such round: other work on the machine disturbs it less. CPU time hardly depends on such work, but does not show whether the two
+overlap.
 """
 
 import os
@@ -20,7 +21,7 @@ import psutil
 from bench import describe_machine, measure, tabulate
 from PIL import Image
 
-REPEATS, BATCH_SIZE = 3, 32
+REPEATS, BATCH_SIZE = 7, 32
 # Of a photo as phones and data sets have them.
 WIDTH, HEIGHT = 500, 375
 FEW = 320

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "evaluate the champion on the test split",
     "ensemble": "make one model of the finished seeds of a variant",
     "predict": "say what is in pictures",
+    "card": "write what is on record about a model as one HTML page",
     "ui": "show the runs of a study on MLflow's pages, in the browser",
     "delete": "delete a run, a sweep or a study, or forget the champion",
     "restore": "restore what was deleted",

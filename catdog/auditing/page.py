@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from catdog.auditing.findings import ERROR
 from catdog.auditing.inspection import Audit
@@ -12,7 +11,7 @@ from catdog.comparison.page import render
 from catdog.comparison.page.thumbnails import Gallery
 from catdog.data.images import UnreadableImageError, decode_image
 from catdog.data.splits import SPLITS
-from catdog.system import wording
+from catdog.system.pages import build_environment
 
 PICTURE_BYTES = 7_000_000
 MOST_PAIRS, MOST_SUSPECTS, MOST_PICTURES = 300, 120, 60
@@ -59,15 +58,7 @@ def render_page(audit: Audit, name: str) -> str:
         (row, gallery.show(str(row.file)))
         for row in (audit.labels.suspects.head(MOST_SUSPECTS).itertuples() if audit.labels else ())
     ]
-    folders = [Path(__file__).parent, Path(render.__file__).parent]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plural=wording.plural)
+    environment = build_environment(Path(__file__).parent, Path(render.__file__).parent)
     counts = audit.images.groupby(["split", "label"]).size().unstack(fill_value=0).reindex(list(SPLITS), fill_value=0)
     errors = sum(finding.severity == ERROR for finding in audit.findings)
     return environment.get_template("audit.html.j2").render(

@@ -141,6 +141,28 @@ class PredictConfig:
 
 
 @dataclass
+class CardConfig:
+    """The options of `card`."""
+
+    study: str | None = option(
+        f"the study whose champion is meant; null: {DEFAULT_STUDY}, or the only study that has a champion", None
+    )
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    output: str = option("the HTML file that is written", "model_card.html")
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(
+            self.output.lower().endswith((".html", ".htm")),
+            "output",
+            "a file name ending in .html or .htm",
+            self.output,
+        )
+
+
+@dataclass
 class DeliverConfig:
     """The options of `deliver`."""
 
@@ -369,6 +391,7 @@ ROOTS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "ensemble": EnsembleConfig,
     "predict": PredictConfig,
+    "card": CardConfig,
     "status": StatusConfig,
     "deliver": DeliverConfig,
     "delete": DeleteConfig,

@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "say what is in pictures",
     "serve": "answer photos over HTTP, with a page to try the model",
     "export": "write a model as LiteRT, ONNX or SavedModel, and score the files again",
+    "card": "write what is on record about a model as one HTML page",
     "ui": "show the runs of a study on MLflow's pages, in the browser",
     "delete": "delete a run, a sweep or a study, or forget the champion",
     "restore": "restore what was deleted",

@@ -61,7 +61,7 @@ Look first:
 
 
 # Commands that, typed again after an interrupt, continue where they stopped: the name of each by that of its primary config.
-RESUMABLE = {"config": "train", "decide": "decide", "tune": "tune", "deliver": "deliver"}
+RESUMABLE = {"config": "train", "decide": "decide", "tune": "tune", "deliver": "deliver", "predict": "predict"}
 
 
 def run_app(
@@ -135,7 +135,7 @@ def run_app(
 
 
 def _describe_interrupt(root: str, typed: Sequence[str]) -> str:
-    if root not in RESUMABLE:
+    if root not in RESUMABLE or (root == "predict" and not any(word.startswith("output=") for word in typed)):
         return "interrupted."
     return f"interrupted. The same command resumes:\n  {repeat_command(RESUMABLE[root], typed)}"
 

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -13,6 +14,10 @@ from catdog.config.commands import PredictConfig, split_paths
 from catdog.config.schema import load_config
 from catdog.system.errors import UserError
 from catdog.system.terminal import console, show_error, show_next
+from catdog.system.wording import plural
+
+if TYPE_CHECKING:
+    from catdog.deployment.prediction import SavedAnswers
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +25,24 @@ USAGE = """Says what is in pictures: the class and its probability, for each fil
 
   python -m catdog.predict PHOTO.jpg FOLDER ...
   python -m catdog.predict FOLDER format=csv > answers.csv
-  python -m catdog.predict FOLDER sheet=out.png model=RUN_ID"""
+  python -m catdog.predict FOLDER sheet=out.png model=RUN_ID
+  python -m catdog.predict FOLDER output=answers.parquet      # many images; the same command resumes"""
+
+# The most unreadable files that are named on the terminal if a file of answers names them all.
+MOST_NAMED = 20
 
 
 def predict(composed: DictConfig, paths: list[str]) -> None:
     """Predicts, prints the answers, writes the contact sheet if there is to be one, and says what to do next."""
     config = load_config(composed, PredictConfig)
-    from catdog.deployment import contact_sheet
+    from catdog.deployment import answer_file, contact_sheet
     from catdog.deployment.prediction import build_answers_table, find_images, list_answers
     from catdog.study import Study
 
     # stdout must contain nothing but the answers, so that they can be piped.
     console.stderr = True
+    if config.output:
+        answer_file.require_place(Path(config.output))
     files = find_images(paths)
     sheet = Path(config.sheet) if config.sheet else None
     if sheet:
@@ -40,6 +51,12 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     study = Study.choose(config.study, config.model, tracking_uri=uri)
     model = study.model(config.model)
     log.info("%s", model.words)
+    place = (study.name, uri)
+    named = [f"model={config.model}"] if config.model else []
+    if config.output:
+        _report_saved(model.save_answers(files, config.output, config.batch_size))
+        show_next(next_command("evaluate", *place, *named))
+        return
     answers = model.answer_files(files, config.batch_size)
     table = answers.table
     if config.format == "csv":
@@ -55,19 +72,37 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     if answers.unreadable:
         answered = "; the others were answered" if len(table) else ""
         raise UserError(f"{len(answers.unreadable)} of {len(files)} files cannot be read as images{answered}.")
-    place = (study.name, uri)
-    named = [f"model={config.model}"] if config.model else []
     if sheet is None:
         show_next(next_command("predict", *place, *paths, *named, "sheet=sheet.png"))
     else:
         show_next(next_command("evaluate", *place, *named))
 
 
+def _report_saved(saved: "SavedAnswers") -> None:
+    """Says what was written, and names the files that could not be read.
+
+    Raises:
+        UserError: there are such files; the others were answered.
+    """
+    log.info("wrote %s: %s", saved.path, plural(saved.files, "row"))
+    for file, reason in saved.unreadable[:MOST_NAMED]:
+        show_error(f"{str(file)!r}: {reason}")
+    if saved.unreadable:
+        count = len(saved.unreadable)
+        more = f" {count - MOST_NAMED:,} more are not named here." if count > MOST_NAMED else ""
+        answered = "; the others were answered" if count < saved.files else ""
+        raise UserError(
+            f"{count:,} of {saved.files:,} files cannot be read as images{answered}.{more} The column "
+            f"unreadable of {saved.path} has the reason for each."
+        )
+
+
 def main() -> None:
     """Separates the paths from the options, and lets Hydra compose the options."""
-    paths, options = split_paths(sys.argv[1:])
+    typed = sys.argv[1:]
+    paths, options = split_paths(typed)
     sys.argv[1:] = options
-    cli.run_app("predict", lambda composed: predict(composed, paths), usage=USAGE)
+    cli.run_app("predict", lambda composed: predict(composed, paths), usage=USAGE, typed=typed)
 
 
 if __name__ == "__main__":

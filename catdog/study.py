@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from catdog.deployment.evaluation import Evaluation
     from catdog.deployment.export import Export
     from catdog.deployment.prediction import TrainedModel
+    from catdog.registry.card import Card
     from catdog.registry.deletion import Deletion
     from catdog.registry.ledger import OpenLook
     from catdog.search.decisions import Decision
@@ -404,6 +405,24 @@ class Study:
         from catdog.deployment.prediction import find_model
 
         return find_model(self._connect(), self.name, model)
+
+    def card(self, model: str | None = None) -> "Card":
+        """Returns what is on record about a model: data, evidence, accuracy, calibration, mistakes, test looks.
+
+        `html` is the page, and `save(PATH)` writes it.
+
+        Args:
+            model: as for `model`; None: the champion.
+
+        Raises:
+            UserError: there is no such model, or its run is gone.
+        """
+        from catdog.registry.card import load_card
+        from catdog.registry.champion import resolve_model
+
+        client = self._connect()
+        found = resolve_model(client, self.name, model)
+        return load_card(client, found.run_id, found.words, found.version)
 
     def evaluate(
         self,

@@ -1,7 +1,7 @@
 """The comparison of new photos with validation images as one self-contained HTML page."""
 
 from catdog.auditing.drift import MIX_TRAIT, NAMES, UNITS, DriftFindings
-from catdog.auditing.page import build_environment, load_picture
+from catdog.auditing.page import load_picture, open_templates
 from catdog.comparison.page.thumbnails import Gallery
 from catdog.system.wording import percent_interval, percent_with_unit
 
@@ -18,7 +18,7 @@ def render_drift(found: DriftFindings) -> str:
     classes = found.classes
     by_difference = classes.loc[classes["difference"].abs().sort_values(ascending=False, kind="stable").index]
     return (
-        build_environment()
+        open_templates()
         .get_template("drift.html.j2")
         .render(
             found=found, labels=labels, same=pictures, all_same=int((found.photos["same_as"] != "").sum()), gallery=gallery,

@@ -1,10 +1,10 @@
 """The audit as one self-contained HTML page, and as text for the terminal."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from catdog.auditing.findings import ERROR
 from catdog.auditing.inspection import Audit
@@ -12,7 +12,10 @@ from catdog.comparison.page import render
 from catdog.comparison.page.thumbnails import Gallery
 from catdog.data.images import UnreadableImageError, decode_image
 from catdog.data.splits import SPLITS
-from catdog.system import wording
+from catdog.system.pages import build_environment
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PICTURE_BYTES = 7_000_000
 MOST_PAIRS, MOST_SUSPECTS, MOST_PICTURES = 300, 120, 60
@@ -42,17 +45,9 @@ def build_pairs_frame(audit: Audit) -> pd.DataFrame:
     return frame.loc[harmless.sort_values(kind="stable").index].reset_index(drop=True)
 
 
-def build_environment() -> Environment:
-    """Returns the templates of this room and the style sheet of comparisons, with the filters that they use."""
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(render.__file__).parent]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plural=wording.plural)
-    return environment
+def open_templates() -> "Environment":
+    """Returns Jinja's environment for the templates of this room, which include some of comparisons."""
+    return build_environment(Path(__file__).parent, Path(render.__file__).parent)
 
 
 def render_page(audit: Audit, name: str) -> str:
@@ -75,7 +70,7 @@ def render_page(audit: Audit, name: str) -> str:
     counts = audit.images.groupby(["split", "label"]).size().unstack(fill_value=0).reindex(list(SPLITS), fill_value=0)
     errors = sum(finding.severity == ERROR for finding in audit.findings)
     return (
-        build_environment()
+        open_templates()
         .get_template("audit.html.j2")
         .render(
             audit=audit,

@@ -112,12 +112,28 @@ class PredictConfig:
         "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
     )
     format: str = option("table, csv or json", "table")
+    output: str | None = option(
+        "write the answers to this .csv, .jsonl or .parquet file, batch by batch; the same command resumes",
+        None,
+    )
     sheet: str | None = option("write an annotated contact sheet to this PNG", None)
     batch_size: int = option("images per step", 32)
     tracking: TrackingConfig = MISSING
 
     def __post_init__(self) -> None:
         require_choice("format", ("table", "csv", "json"), self.format)
+        require(
+            self.output is None or self.output.lower().endswith((".csv", ".jsonl", ".parquet")),
+            "output", "a file name ending in .csv, .jsonl or .parquet", self.output,
+        )  # fmt: skip
+        require(
+            self.output is None or self.format == "table",
+            "format", "left out with output=FILE, whose ending names the format", self.format,
+        )  # fmt: skip
+        require(
+            self.output is None or self.sheet is None,
+            "sheet", "left out with output=FILE; ask for a contact sheet in a command of its own", self.sheet,
+        )  # fmt: skip
         require(
             self.sheet is None or self.sheet.lower().endswith(".png"), "sheet", "a file name ending in .png", self.sheet
         )
@@ -190,6 +206,28 @@ class ServeConfig:
         require(self.max_photos >= 1, "max_photos", "1 or more", self.max_photos)
         require(self.queue >= self.max_photos, "queue", f"max_photos={self.max_photos} or more", self.queue)
         require(self.watch_s >= 1, "watch_s", "1 or more seconds", self.watch_s)
+
+
+@dataclass
+class CardConfig:
+    """The options of `card`."""
+
+    study: str | None = option(
+        f"the study whose champion is meant; null: {DEFAULT_STUDY}, or the only study that has a champion", None
+    )
+    model: str | None = option(
+        "a run id, version, alias, NAME/VERSION, NAME@ALIAS or models:/ URI; null: champion", None
+    )
+    output: str = option("the HTML file that is written", "model_card.html")
+    tracking: TrackingConfig = MISSING
+
+    def __post_init__(self) -> None:
+        require(
+            self.output.lower().endswith((".html", ".htm")),
+            "output",
+            "a file name ending in .html or .htm",
+            self.output,
+        )
 
 
 @dataclass
@@ -451,6 +489,7 @@ ROOTS: dict[str, type] = {
     "predict": PredictConfig,
     "serve": ServeConfig,
     "export": ExportConfig,
+    "card": CardConfig,
     "status": StatusConfig,
     "deliver": DeliverConfig,
     "delete": DeleteConfig,

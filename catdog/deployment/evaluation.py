@@ -208,6 +208,7 @@ def evaluate(
     Raises:
         UserError: the run was deleted, or the data set is not the one it was trained on.
     """
+    from catdog.registry.card import write_cards_of
     from catdog.registry.ledger import describe_look, digest_test, open_look
     from catdog.tracking.study_data import load_run_dataset
     from catdog.training.predicting import predict_split
@@ -235,6 +236,8 @@ def evaluate(
         result = score_predictions(predictions, dataset.manifest.code_groups(predictions.files))
         look.record({"test/accuracy": result.accuracy, "test/loss": result.loss})
         _log_result(client, run_id, predictions, result)
+    # The look and the result are part of what is on record.
+    write_cards_of(client, run_id)
     words = describe_look(look, run_id)
     return Evaluation(model, result, tuple(dataset.classes), look.number, tuple(look.earlier), words)
 

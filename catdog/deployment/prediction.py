@@ -14,6 +14,7 @@ from rich import box
 from rich.table import Table
 
 from catdog.config.mistakes import explain_stray
+from catdog.deployment import answer_file
 from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.registry.champion import FoundModel, resolve_model
 from catdog.registry.evidence import Evidence
@@ -46,6 +47,24 @@ class Answers:
     table: "pd.DataFrame"
     files: tuple[Path, ...]
     unreadable: dict[Path, str]
+
+
+@dataclass(frozen=True)
+class SavedAnswers:
+    """A complete file of a model's answers.
+
+    Attributes:
+        path: the file: one row for each file, in their order. Columns file, class, probability (of that class), probability_NAME
+            for each class, and unreadable: the reason why the file has no answer. What a row lacks is empty in CSV, null elsewhere.
+        files: how many files were named.
+        resumed: how many of them had their row already, from a command that was stopped.
+        unreadable: each file that could not be read, with the reason, in the order of the files.
+    """
+
+    path: Path
+    files: int
+    resumed: int
+    unreadable: tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +177,100 @@ class TrainedModel:
         """Returns the answers to the files that are readable images, and the reasons why the others are not."""
         read: list[Path] = []
         unreadable: dict[Path, str] = {}
-        batches = _read_batches(files, self.image_size, batch_size, read, unreadable)
-        table = self._build_table(self._answer(batches))
+        found = [np.zeros((0, len(self.class_names)), np.float32)]
+        for start, reasons, answers in self._answer_in_batches(files, batch_size):
+            for file, reason in zip(files[start:], reasons, strict=False):
+                if reason is None:
+                    read.append(file)
+                else:
+                    unreadable[file] = reason
+            found.append(answers)
+        table = self._build_table(np.concatenate(found))
         table.insert(0, "file", [_in_utf8(file) for file in read])
         return Answers(table, tuple(read), unreadable)
+
+    def save_answers(
+        self, images: str | Path | Sequence[str | Path], output: str | Path, batch_size: int = 32
+    ) -> SavedAnswers:
+        """Writes the model's answers to a file, batch by batch; the same call goes on where it stopped if it is interrupted.
+
+        The probabilities are those of `predict`, bit for bit. Memory does not grow with the number of images.
+
+        Args:
+            images: a file, a folder (every image below it), or a list of files and folders.
+            output: the file, which must not exist yet: .csv, .jsonl (an object in each line) or .parquet.
+            batch_size: images per step.
+
+        Raises:
+            UserError: it cannot be written there, or an interrupted call had another model, other files or another batch size; or
+                a path does not exist or has no images.
+        """
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        output = Path(output)
+        answer_file.require_place(output)
+        files = find_images([str(path) for path in paths])
+        columns = ["file", "class", "probability", *self._probability_columns, answer_file.UNREADABLE]
+        with answer_file.opened(output, self._describe_job(files, batch_size), columns) as saved:
+            resumed = saved.done
+            if resumed:
+                log.info("%s: going on after %s of %s files", output, f"{resumed:,}", f"{len(files):,}")
+            for start, reasons, answers in self._answer_in_batches(files, batch_size, resumed):
+                rows = self._build_rows(files[start : start + len(reasons)], reasons, answers)
+                saved.add(rows, {start + place: reason for place, reason in enumerate(reasons) if reason is not None})
+        unreadable = tuple((files[place], reason) for place, reason in sorted(saved.unreadable.items()))
+        return SavedAnswers(output, len(files), resumed, unreadable)
+
+    def _describe_job(self, files: Sequence[Path], batch_size: int) -> answer_file.Begun:
+        """Returns what the answers to these files depend on."""
+        from catdog.data.images import DECODER_VERSION
+
+        version = self.found.version
+        named = f"{version.name}/{version.version}" if version else self.run_id
+        digest = answer_file.digest_files(files)
+        return answer_file.Begun(
+            self.run_id or self.found.uri, self.words, named, batch_size, len(files), digest, DECODER_VERSION
+        )
+
+    def _answer_in_batches(
+        self, files: Sequence[Path], batch_size: int, done: int = 0
+    ) -> Iterator[tuple[int, list[str | None], np.ndarray]]:
+        """Yields the answers to files, a batch at a time, and shows the progress.
+
+        Args:
+            files: all of them.
+            batch_size: files per step.
+            done: how many of them to skip: so many were answered before, in batches of the same size.
+
+        Yields:
+            The position of the batch's first file; for each of its files the reason why it cannot be read, or None; and the
+            probabilities of those that can: float32 (N, C).
+        """
+        from catdog.data.decoding import decode_ahead
+        from catdog.data.images import UnreadableImageError
+        from catdog.data.progress import reported_progress
+
+        start, size = done, self.image_size
+        with self._lock:
+            model = self.loaded
+        with reported_progress("predicting", len(files), "images", done) as advance:
+            for batch in decode_ahead(files[done:], size, size, batch_size):
+                images = [image for image in batch if not isinstance(image, UnreadableImageError)]
+                answers = np.zeros((0, len(self.class_names)), np.float32)
+                if images:
+                    with self._lock:
+                        answers = model.predict_on_batch(np.stack(images))
+                yield start, [str(one) if isinstance(one, UnreadableImageError) else None for one in batch], answers
+                start += len(batch)
+                advance(len(batch))
+
+    def _build_rows(self, files: Sequence[Path], reasons: Sequence[str | None], answers: np.ndarray) -> "pd.DataFrame":
+        """Returns a row for each file, with or without an answer; `reasons` and `answers` as `_answer_in_batches` yields them."""
+        read = [place for place, reason in enumerate(reasons) if reason is None]
+        rows = self._build_table(answers).set_axis(read, axis=0).reindex(range(len(files)))
+        rows["class"] = rows["class"].astype(object).where(rows["class"].notna(), None)
+        rows.insert(0, "file", [_in_utf8(file) for file in files])
+        rows[answer_file.UNREADABLE] = list(reasons)
+        return rows
 
     def _answer(self, batches: Iterator[np.ndarray]) -> np.ndarray:
         """Returns probabilities: float32 (N, C)."""
@@ -173,6 +282,10 @@ class TrainedModel:
                 found.append(model.predict_on_batch(images))
         return np.concatenate(found)
 
+    @property
+    def _probability_columns(self) -> list[str]:
+        return [f"probability_{name}" for name in self.class_names]
+
     def _build_table(self, answers: np.ndarray) -> "pd.DataFrame":
         import pandas as pd
 
@@ -181,8 +294,7 @@ class TrainedModel:
             "class": names[answers.argmax(axis=1)] if len(answers) else [],
             "probability": answers.max(axis=1) if len(answers) else [],
         })  # fmt: skip
-        columns = [f"probability_{name}" for name in self.class_names]
-        return pd.concat([table, pd.DataFrame(answers, columns=columns)], axis=1)
+        return pd.concat([table, pd.DataFrame(answers, columns=self._probability_columns)], axis=1)
 
 
 def find_model(client: "MlflowClient", study: str, model: str | None = None) -> TrainedModel:
@@ -299,24 +411,6 @@ def list_answers(answers: "pd.DataFrame") -> list[dict[str, Any]]:
 def _one_line(name: str) -> str:
     # A newline in a file's or a class folder's name must not break the row.
     return name if name.isprintable() else repr(name)
-
-
-def _read_batches(
-    files: Sequence[Path], size: int, batch_size: int, read: list[Path], unreadable: dict[Path, str]
-) -> Iterator[np.ndarray]:
-    """Yields the pictures of files, uint8 (B, size, size, 3). Adds each file to `read`, or to `unreadable` with the reason."""
-    from catdog.data.images import UnreadableImageError, decode_image
-
-    for start in range(0, len(files), batch_size):
-        batch = []
-        for file in files[start : start + batch_size]:
-            try:
-                batch.append(decode_image(file, size, size))
-                read.append(file)
-            except UnreadableImageError as error:
-                unreadable[file] = str(error)
-        if batch:
-            yield np.stack(batch)
 
 
 def _is_pixels(images: Images) -> bool:

@@ -23,6 +23,7 @@ from catdog.registry.aliases import (
     name_study,
     name_study_of,
 )
+from catdog.registry.card import write_card
 from catdog.registry.evidence import MANY_CHALLENGES, Challenge, Evidence, Reason, commands_for_more, compare_runs
 from catdog.registry.ledger import describe_count
 from catdog.statistics.judgements import Judgement
@@ -113,6 +114,8 @@ def promote(
         for run_id in [*(run.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
             log_registered_model(client, run_id, promotion.name)
         promotions.append(promotion)
+    for promotion in promotions:
+        write_card(client, promotion.name, promotion.version)
     return promotions
 
 
@@ -235,6 +238,7 @@ def _adopt_champions(client: "MlflowClient", name: str, study: str, *, quick: bo
         # The newest runs come first, so this was the champion of the study.
         alias = CHAMPION_ON.format(digest=run.data_digest) if adopted else CHAMPION
         client.set_registered_model_alias(name, alias, version.version)
+        write_card(client, name, str(version.version))
         adopted.add(run.data_digest)
         log.info(
             "the registered model of study %s is %s now: %s version %s, its champion, is %s version %s as well",

@@ -46,6 +46,16 @@ class Calibration:
     answers: np.ndarray
     overconfidence: float
 
+    @property
+    def words(self) -> str:
+        """The result in words, such as "overconfident"."""
+        if self.low == 0:
+            return "may be calibrated"
+        if abs(self.overconfidence) < self.low / 2:
+            # Positive and negative gaps cancel in the mean.
+            return "not calibrated: overconfident at some levels, underconfident at others"
+        return "overconfident" if self.overconfidence > 0 else "underconfident"
+
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> float:
     """Returns the expected calibration error: the mean gap between the confidence of answers and how often they are right.

@@ -57,16 +57,7 @@ def build_reliabilities(atlas: Atlas, colours: dict[str, int]) -> Iterator[Relia
                 f"Reliability diagram of {answers.name}: calibration error {percent_interval(one.low, one.high)}"
             )
             svg = embed_svg(figure, f"reliability-{number}", described)
-            yield Reliability(answers.name, one, float(answers.right.mean()), _word(one), svg)
-
-
-def _word(found: Calibration) -> str:
-    if found.low == 0:
-        return "may be calibrated"
-    if abs(found.overconfidence) < found.low / 2:
-        # Positive and negative gaps cancel in the mean.
-        return "not calibrated: overconfident at some levels, underconfident at others"
-    return "overconfident" if found.overconfidence > 0 else "underconfident"
+            yield Reliability(answers.name, one, float(answers.right.mean()), one.words, svg)
 
 
 def build_confusions(atlas: Atlas) -> Iterator[Confusion]:

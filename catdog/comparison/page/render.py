@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -20,6 +19,7 @@ from catdog.comparison.page.thumbnails import build_gallery
 from catdog.comparison.variants import Variant
 from catdog.plots.style import PALETTE
 from catdog.system import wording
+from catdog.system.pages import build_environment
 
 # Longer tables are better read in a spreadsheet; the CSV files have all rows.
 MOST_RANKED, MOST_RUNS = 30, 200
@@ -76,25 +76,8 @@ def render_page(
     series = _series(analysis)
     view = build_view(atlas, cams, series) if atlas else None
     gallery = build_gallery(comparison.picture, view.files, PICTURE_BYTES) if view else None
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        # File and class names come from the user's disk and may contain markup.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        percent=wording.percent,
-        percent_unit=wording.percent_with_unit,
-        interval=lambda interval: wording.percent_interval(*interval),
-        signed=wording.signed,
-        points=wording.points,
-        compact=wording.compact_count,
-        seconds=wording.seconds,
-        plural=wording.plural,
-        breakable=breakable,
-    )
+    environment = build_environment(Path(__file__).parent)
+    environment.filters["breakable"] = breakable
     drawn = {variant.name for variant in analysis.drawn}
     # Of a search, only the pairs among the best.
     pairs = [verdict for verdict in analysis.verdicts if {verdict.first.name, verdict.second.name} <= drawn]

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from catdog.comparison.page import render
@@ -17,6 +16,7 @@ from catdog.search.planning import DEFAULT
 from catdog.search.trials import Trial, TrialState
 from catdog.search.tuned import Tuning, rank
 from catdog.system import wording
+from catdog.system.pages import build_environment
 from catdog.system.wording import percent_with_unit, plural
 
 CAPTIONS = {
@@ -56,16 +56,8 @@ def render_page(tuning: Tuning, figures: Mapping[str, Figure]) -> str:
         tuning: what the search has found.
         figures: those of `build_figures`.
     """
-    folders = [Path(__file__).parent, Path(render.__file__).parent]
-    environment = Environment(
-        loader=FileSystemLoader(folders),
-        # Values of the space come from the user and may contain markup.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(plural=wording.plural, breakable=breakable, percent=wording.percent_with_unit)
+    environment = build_environment(Path(__file__).parent, Path(render.__file__).parent)
+    environment.filters.update(breakable=breakable, percent=wording.percent_with_unit)
     reached, went_on = count_rungs(tuning)
     compare = None
     if tuning.decision is not None:

@@ -126,8 +126,12 @@ def test_a_flag_says_which_key_it_is(flag: str, following: str, said: str) -> No
 
 def test_a_key_of_another_command_is_said_to_be_one() -> None:
     assert "trainer.epochs: no such key of compare, but of train." in explain_unknown("trainer.epochs", "compare")
-    assert "model: no such key of compare, but of train, evaluate and predict." in explain_unknown("model", "compare")
-    assert "margin: no such key of evaluate, but of compare, decide and tune." in explain_unknown("margin", "evaluate")
+    assert "model: no such key of compare, but of train, evaluate, predict and export." in explain_unknown(
+        "model", "compare"
+    )
+    assert "margin: no such key of evaluate, but of compare, decide, tune and export." in explain_unknown(
+        "margin", "evaluate"
+    )
     assert "Allowed: discard; the group tracking, and its keys, such as tracking.uri" in explain_unknown(
         "study", "deliver"
     )
@@ -204,7 +208,8 @@ def test_a_mistake_in_a_value_is_one_message_and_code_2(tmp_path, word: str, sai
 
 @pytest.mark.parametrize("command", ROOTS)
 def test_every_other_command_explains_the_same_mistakes(tmp_path, command: str) -> None:
-    key = "format" if "format" in list_keys(command) else "tracking.uri"
+    # Of `export`, format is a list, so that format=a,b is one value.
+    key = next(key for key in ("show", "format", "tracking.uri") if key in list_keys(command))
     for words, said in (
         (("--nosuch", "3"), "--nosuch: no such flag; catdog takes KEY=VALUE, without dashes."),
         ((f"+{key}=json",), f"+{key}: exists already; leave out the plus sign: {key}=json"),

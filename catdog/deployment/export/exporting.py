@@ -18,7 +18,7 @@ from catdog.deployment.export.litert import INT8, LITERT
 from catdog.deployment.export.onnx import ONNX
 from catdog.deployment.export.page import render_card, render_page
 from catdog.deployment.export.readers import render_reader
-from catdog.deployment.export.result import Export
+from catdog.deployment.export.result import Export, Rounding
 from catdog.deployment.export.saved_model import SAVED_MODEL
 from catdog.deployment.pyfunc import is_keras
 from catdog.system.documents import to_plain
@@ -104,7 +104,15 @@ def export_model(model: "TrainedModel", request: Request, study: str) -> Export:
     with saving_folder(folder.parent), _staged(folder) as stage:
         found = _write_all(model, request, formats, stage, val, dataset, calibration)
         export = Export(
-            model, folder, found.precision, found.kept, found.scores, found.groups, request.margin, len(calibration)
+            model,
+            folder,
+            found.precision,
+            found.kept,
+            found.scores,
+            found.groups,
+            request.margin,
+            len(calibration),
+            found.rounding,
         )
         _write_report(export, study, stage)
     if is_writable(model.client.tracking_uri):
@@ -120,6 +128,7 @@ class _Found:
     kept: Any
     scores: list[Any]
     groups: np.ndarray | None
+    rounding: Rounding | None
 
 
 def _write_all(
@@ -130,7 +139,7 @@ def _write_all(
 
     # isort: split
     from catdog.deployment.export.rebuild import rebuild_in_float32
-    from catdog.deployment.export.scoring import score_export, score_kept
+    from catdog.deployment.export.scoring import measure_rounding, score_export, score_kept
 
     loaded = model.loaded
     with open_model(model.client, model.found.uri) as files:
@@ -138,7 +147,9 @@ def _write_all(
     with status_shown("scoring the kept model"):
         kept = score_kept(loaded, val, size_bytes, request.batch_size)
     groups = dataset.manifest.code_groups(kept.predictions.files)
-    source = Source(rebuild_in_float32(loaded), model.class_names, model.image_size, calibration)
+    rebuilt = rebuild_in_float32(loaded)
+    rounding = None if rebuilt is loaded else measure_rounding(rebuilt, val, kept, request.batch_size)
+    source = Source(rebuilt, model.class_names, model.image_size, calibration)
     about = {"classes": list(model.class_names), "image_size": model.image_size, "model": model.words,
              "run_id": model.run_id}  # fmt: skip
     (stage / "model.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -149,7 +160,7 @@ def _write_all(
         (stage / format.reader).write_text(render_reader(format), encoding="utf-8")
         with status_shown(f"scoring {format.file}"):
             scores.append(score_export(format, stage, val, kept, groups))
-    return _Found(_name_precision(loaded), kept, scores, groups)
+    return _Found(_name_precision(loaded), kept, scores, groups, rounding)
 
 
 def _name_precision(model: Any) -> str:

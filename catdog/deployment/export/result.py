@@ -11,7 +11,7 @@ from catdog.data.predictions import Predictions
 from catdog.deployment.ensemble import Difference
 from catdog.deployment.export.conversion import Format
 from catdog.statistics.contrasts import count_groups
-from catdog.system.wording import in_groups, percent, plural, points, signed, signed_interval
+from catdog.system.wording import agree, in_groups, percent, plural, points, signed, signed_interval
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,19 @@ class ExportScore:
         return f"{same}, on these images; they are too few to exclude a larger difference on others like them."
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """How far the kept model's answers move if Keras computes it in float32, with the same weights and nothing converted.
+
+    Attributes:
+        largest: the largest difference of a probability, in [0, 1].
+        other_classes: how many validation images get another class.
+    """
+
+    largest: float
+    other_classes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Export:
     """An export that was written and scored.
@@ -115,6 +128,7 @@ class Export:
         groups: int (N,), the groups that the validation images come in; None if every image is a group of its own.
         margin: a difference in accuracy up to this is as good as none.
         calibration_images: the number of training images that int8 took its ranges from; 0 without int8.
+        rounding: what float32 alone changes, before any conversion; None if the kept model computes in float32 itself.
     """
 
     model: "TrainedModel"
@@ -125,6 +139,7 @@ class Export:
     groups: "np.ndarray | None"
     margin: float
     calibration_images: int = 0
+    rounding: Rounding | None = None
 
     def __repr__(self) -> str:
         return f"Export({self.model.words}: {', '.join(score.format.file for score in self.scores)} in {str(self.folder)!r})"
@@ -138,10 +153,11 @@ class Export:
     def sentences(self) -> list[str]:
         """What was found, one sentence for each file, and what explains it."""
         found = [score.describe(self.margin) for score in self.scores]
-        if self.precision != "float32":
+        if self.rounding is not None:
             found.append(
-                f"The kept model computes in {self.precision} and the exported files in float32 or int8, with the same weights: so "
-                "small differences are rounding."
+                f"The kept model computes in {self.precision}. In float32, with the same weights and before any export, its "
+                f"probabilities move by up to {self.rounding.largest:.2g}, and {plural(self.rounding.other_classes, 'image')} of val "
+                f"{agree(self.rounding.other_classes, 'gets', 'get')} another class: that much is rounding, not the export."
             )
         return found
 
@@ -176,6 +192,7 @@ class Export:
             "val_groups": count_groups(self.groups),
             "margin": self.margin,
             "calibration_images": self.calibration_images,
+            "float32": None if self.rounding is None else vars(self.rounding),
             "kept": {
                 key: value for key, value in _list_kept(self.kept).items()
                 if key in ("val_accuracy", "megabytes", "ms_per_image")

@@ -13,7 +13,7 @@ import numpy as np
 from catdog.data.predictions import Predictions
 from catdog.deployment.ensemble import subtract
 from catdog.deployment.export.conversion import LONGEST_ERROR, Format
-from catdog.deployment.export.result import Answered, ExportScore, OtherClass
+from catdog.deployment.export.result import Answered, ExportScore, OtherClass, Rounding
 from catdog.system.errors import UserError
 from catdog.system.files import measure_size
 
@@ -45,6 +45,22 @@ def score_kept(model: Any, split: "SplitImages", size_bytes: int, batch_size: in
         model.predict_on_batch(images)
         milliseconds.append(1000 * (time.perf_counter() - start))
     return Answered(predictions, size_bytes / 1e6, float(np.median(milliseconds[1:])))
+
+
+def measure_rounding(rebuilt: Any, split: "SplitImages", kept: Answered, batch_size: int) -> Rounding:
+    """Returns how far a model's answers to a split move if Keras computes it in float32, before anything is converted.
+
+    Args:
+        rebuilt: the kept model in float32, uint8 (B, H, W, 3) -> float32 (B, classes).
+        split: the images.
+        kept: the kept model's answers to them.
+        batch_size: images per step.
+    """
+    from catdog.training.predicting import predict_split
+
+    answers, stored = predict_split(rebuilt, split, batch_size), kept.predictions
+    largest = float(np.abs(answers.probabilities - stored.probabilities).max())
+    return Rounding(largest, int((answers.predicted != stored.predicted).sum()))
 
 
 def score_export(

@@ -126,10 +126,10 @@ def test_a_flag_says_which_key_it_is(flag: str, following: str, said: str) -> No
 
 def test_a_key_of_another_command_is_said_to_be_one() -> None:
     assert "trainer.epochs: no such key of compare, but of train." in explain_unknown("trainer.epochs", "compare")
-    assert "model: no such key of compare, but of train, evaluate, predict and export." in explain_unknown(
+    assert "model: no such key of compare, but of train, evaluate, predict, serve, export and card." in explain_unknown(
         "model", "compare"
     )
-    assert "margin: no such key of evaluate, but of compare, decide, tune and export." in explain_unknown(
+    assert "margin: no such key of evaluate, but of audit, compare, decide, tune and export." in explain_unknown(
         "margin", "evaluate"
     )
     assert "Allowed: discard; the group tracking, and its keys, such as tracking.uri" in explain_unknown(

@@ -157,7 +157,8 @@ class Export:
             found.append(
                 f"The kept model computes in {self.precision}. In float32, with the same weights and before any export, its "
                 f"probabilities move by up to {self.rounding.largest:.2g}, and "
-                f"{plural(self.rounding.other_classes, 'image')} of val {agree(self.rounding.other_classes, 'gets', 'get')} another class: that much is rounding, not the export."
+                f"{plural(self.rounding.other_classes, 'image')} of val "
+                f"{agree(self.rounding.other_classes, 'gets', 'get')} another class: that much is rounding, not the export."
             )
         return found
 

@@ -160,7 +160,7 @@ class TrainedModel:
         unreadable: dict[Path, str] = {}
         batches = _read_batches(files, self.image_size, batch_size, read, unreadable)
         table = self._build_table(self._answer(batches))
-        table.insert(0, "file", [_in_utf8(file) for file in read])
+        table.insert(0, "file", [in_utf8(file) for file in read])
         return Answers(table, tuple(read), unreadable)
 
     def _answer(self, batches: Iterator[np.ndarray]) -> np.ndarray:
@@ -347,6 +347,6 @@ def _stretch(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _in_utf8(file: Path) -> str:
-    # A table or JSON cannot hold a name whose bytes are not UTF-8, so such bytes are written as \\xe9.
+def in_utf8(file: Path) -> str:
+    """Returns a file's name for a table or JSON, which cannot hold bytes that are not UTF-8: such bytes are escaped."""
     return str(file).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

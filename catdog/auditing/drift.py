@@ -22,7 +22,7 @@ from catdog.data.duplicates import Pair, find_pairs
 from catdog.data.images import UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
 from catdog.data.splits import hash_files
-from catdog.deployment.prediction import TrainedModel, find_images
+from catdog.deployment.prediction import TrainedModel, find_images, in_utf8
 from catdog.statistics.drift import (
     FEW_WRONG,
     FEWEST_IMAGES,
@@ -48,6 +48,7 @@ from catdog.tracking.study_data import read_dataset_config
 
 if TYPE_CHECKING:
     from catdog.data.predictions import Predictions
+    from catdog.tracking.records import StoredRun
 
 # A p-value below this, corrected by Holm for the length of the list, is a difference.
 SIGNIFICANT = 0.05
@@ -264,6 +265,7 @@ class _Reference:
     says why.
     """
 
+    run: "StoredRun"
     answers: "Predictions"
     groups: np.ndarray | None
     rows: pd.DataFrame
@@ -300,7 +302,7 @@ def check_photos(
         raise UserError(f"photos: must be a folder of images, received {str(photos)!r}, which is {found}.")
     files = find_images([str(photos)])
     reference = _load_reference(model, archive, Path(cache or default_cache()))
-    names = [file.relative_to(root).as_posix() for file in files]
+    names = [in_utf8(file.relative_to(root)) for file in files]
     same_as = _find_same(files, names, reference)
     frame = pd.DataFrame({"file": names}).join(_answer_photos(model, files, batch_size))
     frame["same_as"] = same_as
@@ -322,6 +324,11 @@ def _load_reference(model: TrainedModel, archive: str | None, cache: Path) -> _R
             f"against: run {run.run_id}, which trained {model.words}, has stored no answers to validation images, with which "
             "photos could be compared. Name another model: against=RUN_ID."
         )
+    if set(answers.class_names) != set(model.class_names):
+        raise UserError(
+            f"against: {model.words} has the classes {', '.join(model.class_names)}, but its run {run.run_id} the classes "
+            f"{', '.join(answers.class_names)}, so their answers cannot be compared. Name another model: against=RUN_ID."
+        )
     splits = run.load_splits()
     rows = splits[splits["split"].isin(["train", "val"])].reset_index(drop=True) if len(splits) else splits
     config = dataclasses.replace(read_dataset_config(run), cache=str(cache))
@@ -336,6 +343,7 @@ def _load_reference(model: TrainedModel, archive: str | None, cache: Path) -> _R
         except UserError as error:
             problem = str(error)
     return _Reference(
+        run,
         answers,
         run.load_groups(answers.files),
         rows,
@@ -591,11 +599,10 @@ def _describe_reference(model: TrainedModel, reference: _Reference, expected: Ex
                 "answers"
             )
             found.append(Finding(NOTE, "few mistakes", words))
-    run = find_run(model.client, model.run_id)
-    if run is not None and run.chose_on_val:
+    if reference.run.chose_on_val:
         words = (
             f"the model is that of the epoch that did best on the validation images, so their accuracy is a little too good; "
-            f"without that advantage it is {percent_with_unit(run.fair_score[0])}"
+            f"without that advantage it is {percent_with_unit(reference.run.fair_score[0])}"
         )
         found.append(Finding(NOTE, "chosen on val", words))
     return found

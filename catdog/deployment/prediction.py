@@ -186,7 +186,7 @@ class TrainedModel:
                     unreadable[file] = reason
             found.append(answers)
         table = self._build_table(np.concatenate(found))
-        table.insert(0, "file", [_in_utf8(file) for file in read])
+        table.insert(0, "file", [in_utf8(file) for file in read])
         return Answers(table, tuple(read), unreadable)
 
     def save_answers(
@@ -268,7 +268,7 @@ class TrainedModel:
         read = [place for place, reason in enumerate(reasons) if reason is None]
         rows = self._build_table(answers).set_axis(read, axis=0).reindex(range(len(files)))
         rows["class"] = rows["class"].astype(object).where(rows["class"].notna(), None)
-        rows.insert(0, "file", [_in_utf8(file) for file in files])
+        rows.insert(0, "file", [in_utf8(file) for file in files])
         rows[answer_file.UNREADABLE] = list(reasons)
         return rows
 
@@ -441,6 +441,6 @@ def _stretch(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _in_utf8(file: Path) -> str:
-    # A table or JSON cannot hold a name whose bytes are not UTF-8, so such bytes are written as \\xe9.
+def in_utf8(file: Path) -> str:
+    """Returns a file's name for a table or JSON, which cannot hold bytes that are not UTF-8: such bytes are escaped."""
     return str(file).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -4,8 +4,8 @@
 
 Decoding and a model on the same CPUs share them, so the most that predict could reach is 1 / (1 / decoding + 1 / model); with a
 model on a GPU it is the slower of the two. The three are measured one after the other, several times, and each ratio is that
-of one such round: other work on the machine disturbs it less. CPU time hardly depends on such work, but does not show if the two
-overlap.
+of one such round: other work on the machine disturbs it less. CPU time hardly depends on such work, but does not show whether the
+two overlap.
 """
 
 import os

@@ -147,7 +147,8 @@ class Card:
         if self.score.is_flattered:
             return "The epoch was chosen on these same images, and the accuracy does not account for that: it may be too high."
         if self.score.is_cross_fitted:
-            return "The epoch was chosen on these same images; the accuracy accounts for that."
+            plain = percent_with_unit(self.predictions.accuracy)
+            return f"The epoch was chosen on these same images; the accuracy accounts for that. Plainly, {plain} are right."
         return "The interval is over images alone: this is one model."
 
     @property
@@ -245,7 +246,8 @@ class Card:
         if weights is None:
             return "none: it was trained from initial weights"
         application = config.get("backbone.application") or config.get("backbone.name") or "backbone"
-        return f"{application}, {weights}. Their licence is not recorded: unknown."
+        # Of a file, only its name: the folder is of the machine that trained it.
+        return f"{application}, {Path(str(weights)).name}. Their licence is not recorded: unknown."
 
     @property
     def summary(self) -> str:

@@ -154,10 +154,11 @@ class Export:
         """What was found, one sentence for each file, and what explains it."""
         found = [score.describe(self.margin) for score in self.scores]
         if self.rounding is not None:
+            count = self.rounding.other_classes
             found.append(
                 f"The kept model computes in {self.precision}. In float32, with the same weights and before any export, its "
-                f"probabilities move by up to {self.rounding.largest:.2g}, and {plural(self.rounding.other_classes, 'image')} of val "
-                f"{agree(self.rounding.other_classes, 'gets', 'get')} another class: that much is rounding, not the export."
+                f"probabilities move by up to {self.rounding.largest:.2g}, and {plural(count, 'image')} of val "
+                f"{agree(count, 'gets', 'get')} another class: that much is rounding, not the export."
             )
         return found
 

@@ -78,13 +78,14 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
         app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S, lifespan="off",
     ))  # fmt: skip
+    # Whoever reads the address below may ask at once.
+    listening.listen(128)
     host, port = listening.getsockname()[:2]
     console.print(f"serving {service.served.model.words} at {_address(host, port)}; Ctrl-C stops it", highlight=False)
     if config.host not in LOCAL and token is None:
         log.warning(
             "everyone who reaches this machine can use the server; %s=SECRET in the environment asks for a token", TOKEN
         )
-    listening.listen(128)
     try:
         server.run(sockets=[listening])
     finally:

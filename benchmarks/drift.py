@@ -95,18 +95,15 @@ HEAD = "validation images | photos | coverage | called lower | width | error of 
 def print_simulated(repeats: int = 300) -> None:
     """Prints coverage for models of known accuracy; answers are drawn anew for every repetition, from a pool of 200,000."""
     print(f"| classes | accuracy | overconfident | {HEAD}\n|{10 * '---|'}")
-    for classes, accuracy, sharpness in (
-        (2, 0.7, 1.0),
-        (2, 0.97, 1.0),
-        (2, 0.97, 3.0),
-        (10, 0.8, 3.0),
-        (10, 0.95, 1.0),
-    ):
+    few, many = ((100, 50), (400, 100)), ((100, 50), (400, 100), (400, 400), (800, 1000))
+    for classes, accuracy, sharpness, sizes in (
+        (2, 0.7, 1.0, many), (2, 0.97, 1.0, many), (2, 0.97, 3.0, few), (10, 0.8, 3.0, few[:1]),
+    ):  # fmt: skip
         probabilities, labels, _ = draw_answers(
             np.random.default_rng(0), classes=classes, accuracy=accuracy, wrong=0.0, sharpness=sharpness, images=200_000
         )
         confidence, right = probabilities.max(axis=1).astype(float), probabilities.argmax(axis=1) == labels
-        for former, new in ((100, 50), (400, 100), (400, 400), (800, 1000)):
+        for former, new in sizes:
             row = measure_coverage(confidence, right, former, new, repeats)
             print(f"| {classes} | {accuracy} | {'yes' if sharpness > 1 else 'no'} {row}", flush=True)
 

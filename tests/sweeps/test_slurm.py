@@ -1,6 +1,7 @@
 """Sweeps on a SLURM cluster of two nodes, each with a host name and process ids of its own."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,17 +53,31 @@ def queue(cluster: Cluster) -> list[str]:
     return cluster.call("squeue", "--noheader", "--format=%i").split()
 
 
+def write_deadly_sbatch(folder: Path) -> Path:
+    """Writes a command sbatch that kills the leader as soon as SLURM has taken its second job; returns the folder of it."""
+    place = folder / "bin"
+    place.mkdir()
+    script = place / "sbatch"
+    count = place / "count"
+    script.write_text(
+        f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\necho >> {count}\n[ "$(wc -l < {count})" -lt 2 ] || kill -KILL 0\n'
+    )
+    script.chmod(0o755)
+    return place
+
+
 def test_a_sweep_over_two_nodes_equals_one_of_this_machine_whatever_happens_to_leader_and_jobs(
-    cluster, local, make_sweep
+    cluster, local, make_sweep, tmp_path
 ) -> None:
-    """The leader is killed while its jobs wait, the same command adopts them, and one is put back while it trains."""
+    """The leader is killed while its jobs wait, the same command adopts them, and one is put back while it trains.
+
+    It dies in the moment when SLURM has taken the second job and submitit has not yet given it its pickle.
+    """
     sweep = make_sweep(f"hydra.launcher.extra={{begin: now+{WAIT_S}}}")
-    process = sweep.begin(cluster.environment)
-    sweep.await_words("run 1 of 2")
-    await_until(lambda: len(queue(cluster)) > 0, 60, lambda: sweep.terminal)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process = sweep.begin({**cluster.environment, "PATH": f"{write_deadly_sbatch(tmp_path)}:{os.environ['PATH']}"})
+    assert process.wait(120) == -signal.SIGKILL, sweep.terminal
     before = queue(cluster)
+    assert len(before) == 2
     again = sweep.begin(cluster.environment)
     sweep.await_words("waits for its turn")
     sweep.await_words("] epoch 2/4")
@@ -71,8 +86,7 @@ def test_a_sweep_over_two_nodes_equals_one_of_this_machine_whatever_happens_to_l
     assert cluster.call("scontrol", "requeue", job_id) == ""
     sweep.finish(again)
     # No run was submitted twice.
-    assert {*before} <= {*job_ids(sweep)}
-    assert len({*job_ids(sweep)}) == 2, sweep.terminal
+    assert {*job_ids(sweep)} == {*before}, sweep.terminal
     assert sweep.terminal.count(f"SLURM job {job_id} on") == 2
     assert "on node1" in sweep.terminal
     assert "on node2" in sweep.terminal

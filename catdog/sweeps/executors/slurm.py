@@ -22,6 +22,7 @@ from catdog.sweeps.executors.remote import (
 )
 from catdog.sweeps.options import SlurmOptions
 from catdog.system.errors import UserError
+from catdog.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,10 @@ class SlurmExecutor(ClusterExecutor):
 
     def find_id(self, digest: str) -> str:
         """Returns the id of the job in the queue that has the run with an identity; "" if there is none."""
-        job_id = str(self.folder_of(digest).record.get("id", "")) or self._find_by_name(digest)
+        folder = self.folder_of(digest)
+        job_id = str(folder.record.get("id", ""))
+        if not job_id and (job_id := self._find_by_name(folder)):
+            _complete_submission(folder, job_id)
         return job_id if job_id and self.ask(job_id)[0] in ACTIVE else ""
 
     def describe(self, digest: str, job_id: str) -> str:
@@ -188,12 +192,12 @@ class SlurmExecutor(ClusterExecutor):
         rows = [line.split("|", 3) for line in done.stdout.splitlines() if line.count("|") >= 3]
         return {job_id: (state, node, reason) for job_id, state, node, reason in rows}
 
-    def _find_by_name(self, digest: str) -> str:
+    def _find_by_name(self, folder: JobFolder) -> str:
         """Returns the id of a job that was submitted by a leader which was killed before it could note the id."""
         out = self.call("squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%j")
         for line in out.splitlines():
             job_id, _, name = line.partition("|")
-            if name.endswith(self.folder_of(digest).key):
+            if name.endswith(folder.key):
                 return job_id
         return ""
 
@@ -208,6 +212,18 @@ class SlurmExecutor(ClusterExecutor):
             "additional_parameters": {"requeue": True, "open_mode": "append", **(options.extra or {})},
         }  # fmt: skip
         return {key: value for key, value in given.items() if value is not None}
+
+
+def _complete_submission(folder: JobFolder, job_id: str) -> None:
+    """Gives a job its pickle, if the leader was killed between sbatch and the moment when submitit does so.
+
+    Without it the job would wait for a minute and fail. The file is copied: a leader that lives yet moves its own.
+    """
+    place = folder.path / "slurm"
+    wanted = place / f"{job_id}_submitted.pkl"
+    found = [path for path in place.glob("*.pkl") if not path.name.endswith("_submitted.pkl")]
+    if not wanted.exists() and found:
+        write_atomically(wanted, found[0].read_bytes())
 
 
 def _run(folder: str) -> None:

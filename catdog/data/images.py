@@ -1,6 +1,7 @@
 """Decodes an image file of any common format, or gives the reason why it cannot be read."""
 
 import errno
+import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,12 @@ def is_image_file(path: Path) -> bool:
 
     Hidden files do not count: neither `.DS_Store` nor the `._photo.jpg` that macOS creates beside `photo.jpg`.
     """
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return is_image_name(path.name)
+
+
+def is_image_name(name: str) -> bool:
+    """Returns whether a file of this name, without folders, counts as an image file."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_hidden_image(path: PurePath) -> bool:
@@ -73,7 +79,12 @@ def is_hidden_image(path: PurePath) -> bool:
 
     The `._photo.jpg` of macOS is no image. It does not access the disk.
     """
-    return path.name.startswith(".") and not path.name.startswith("._") and is_image_file(Path(path.name.lstrip(".")))
+    return is_hidden_name(path.name)
+
+
+def is_hidden_name(name: str) -> bool:
+    """Returns whether a file of this name, without folders, would count as an image but for a dot in front."""
+    return name.startswith(".") and not name.startswith("._") and is_image_name(name.lstrip("."))
 
 
 def describe_hidden(files: Sequence[str]) -> str:

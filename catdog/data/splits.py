@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
+import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from catdog.data.groups import NamedGroups, code_groups, name_groups
-from catdog.data.images import describe_hidden, is_hidden_image, is_image_file
+from catdog.data.images import describe_hidden, is_hidden_name, is_image_file, is_image_name
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 
@@ -232,8 +233,37 @@ def hash_files(root: Path, files: Sequence[str]) -> list[str]:
 
 def find_hidden(root: Path) -> tuple[str, ...]:
     """Returns the images below the folders of the classes whose names begin with a dot, relative to root, sorted."""
-    found = [path for top in _find_tops(root).values() for folder in _list_classes(top) for path in folder.rglob(".*")]
-    return tuple(sorted(path.relative_to(root).as_posix() for path in found if is_hidden_image(path)))
+    files = (file for folder, name, _, _ in _list_all_classes(root) for file in _walk(str(folder), name))
+    return tuple(sorted(file for file in files if is_hidden_name(file.rpartition("/")[2])))
+
+
+def _list_all_classes(root: Path) -> list[tuple[Path, str, str, str]]:
+    """Returns each class's folder, its name relative to root, the class, and the split of the folder, "" if it has none."""
+    return [
+        (folder, folder.relative_to(root).as_posix(), unicodedata.normalize("NFC", folder.name), split)
+        for split, top in _find_tops(root).items() for folder in _list_classes(top)
+    ]  # fmt: skip
+
+
+def _walk(path: str, name: str) -> Iterator[str]:
+    """Yields the names of all files and folders below a folder, each folder's sorted, a folder before what is in it.
+
+    It does not follow links to folders, and leaves out folders that may not be read. It works with strings and one call for
+    each folder: with an object for each path, a million files took a minute.
+
+    Args:
+        path: the folder.
+        name: what the names begin with.
+    """
+    try:
+        with os.scandir(path) as entries:
+            listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except PermissionError:
+        return
+    for each, is_folder in listed:
+        yield f"{name}/{each}"
+        if is_folder:
+            yield from _walk(f"{path}/{each}", f"{name}/{each}")
 
 
 def _find_tops(root: Path) -> dict[str, Path]:
@@ -253,17 +283,13 @@ def _list_classes(top: Path) -> list[Path]:
 
 def _find_images(root: Path, shown: str) -> pd.DataFrame:
     """Returns the columns file, label, split ("" if there are no split folders) and below for every image below root."""
-    tops = _find_tops(root)
-    rows = []
-    for split, top in tops.items():
-        for folder in _list_classes(top):
-            label = unicodedata.normalize("NFC", folder.name)
-            for path in sorted(folder.rglob("*")):
-                if is_image_file(path):
-                    below = path.parent.relative_to(folder).as_posix()
-                    rows.append((path.relative_to(root).as_posix(), label, split, "" if below == "." else below))
+    rows = [
+        (file, label, split, file[len(name) + 1 :].rpartition("/")[0])
+        for folder, name, label, split in _list_all_classes(root)
+        for file in _walk(str(folder), name) if is_image_name(file.rpartition("/")[2])
+    ]  # fmt: skip
     if not rows:
-        loose = sum(is_image_file(path) for top in tops.values() for path in top.iterdir())
+        loose = sum(is_image_file(path) for top in _find_tops(root).values() for path in top.iterdir())
         some = f"{plural(loose, 'image')} in {shown}, but none in a class's folder"
         hidden = find_hidden(root)
         raise UserError(

@@ -18,10 +18,10 @@ from catdog.auditing.traits import TRAITS, measure_traits
 from catdog.config.schema import default_cache, hash_text
 from catdog.data.cache import load_images
 from catdog.data.dataset import fetch_images, searches_duplicates
+from catdog.data.digests import hash_files
 from catdog.data.duplicates import Pair, find_pairs
 from catdog.data.images import UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
-from catdog.data.splits import hash_files
 from catdog.deployment.prediction import TrainedModel, find_images, in_utf8
 from catdog.statistics.drift import (
     FEW_WRONG,
@@ -339,7 +339,7 @@ def _load_reference(model: TrainedModel, archive: str | None, cache: Path) -> _R
     else:
         try:
             root = fetch_images(config)
-            problem = _find_changed(root, rows)
+            problem = _find_changed(root, rows, cache)
         except UserError as error:
             problem = str(error)
     return _Reference(
@@ -354,13 +354,13 @@ def _load_reference(model: TrainedModel, archive: str | None, cache: Path) -> _R
     )
 
 
-def _find_changed(root: Path, rows: pd.DataFrame) -> str:
+def _find_changed(root: Path, rows: pd.DataFrame, cache: Path) -> str:
     """Returns what is wrong with the files of a run's manifest; "" if all are there, unchanged."""
     missing = [file for file in rows["file"] if not (root / file).is_file()]
     if missing:
         are = agree(len(missing), "is", "are")
         return f"{len(missing):,} of {plural(len(rows), 'file')} {are} no longer in {root}, {missing[0]!r} first"
-    digests = hash_files(root, list(rows["file"]))
+    digests = hash_files(root, list(rows["file"]), cache=cache)
     changed = [file for file, now, then in zip(rows["file"], digests, rows["sha256"], strict=True) if now != then]
     if changed:
         return f"{plural(len(changed), 'file')} in {root} {agree(len(changed), 'has', 'have')} changed since, {changed[0]!r} first"

@@ -216,7 +216,8 @@ def audit_dataset(
         UserError: the data set cannot be read or downloaded, or is not valid; or the backbone is not available.
     """
     from catdog.data.dataset import fetch_images, load_dataset, require_cats_and_dogs
-    from catdog.data.splits import assign_splits, hash_files
+    from catdog.data.digests import hash_files
+    from catdog.data.splits import assign_splits
 
     root = fetch_images(config)
     rows = assign_splits(
@@ -235,7 +236,7 @@ def audit_dataset(
         used = rows.set_index("file")["split"]
         problems = [Finding(ERROR, "refused", f"training refuses this data set: {error}")]
     rows = rows.sort_values("file", kind="stable").reset_index(drop=True)
-    rows["sha256"] = hash_files(root, list(rows["file"]))
+    rows["sha256"] = hash_files(root, list(rows["file"]), cache=Path(config.cache), verify=config.verify)
     # A file that the splitter moved has its new split; one that it left out keeps its original split.
     rows["split"] = rows["file"].map(used).fillna(rows["split"])
     rows["used"] = rows["file"].isin(used.index)

@@ -12,7 +12,10 @@ CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "lo
 # Ingredients that are not config keys, and the key whose value in a run may be chosen by the machine.
 CODE, LIBRARIES, DEVICE, PRECISION = "code", "libraries", "device", "trainer.precision"
 # Keys that change no result, such as names, paths and rules of promotion; the seed is not an ingredient either.
-UNRELATED = ("study", "seed", "reuse", "tracking", "promote", "dataset.cache", *(f"speed.{key}" for key in SAME_RESULT))
+UNRELATED = (
+    "study", "seed", "reuse", "tracking", "promote", "dataset.cache", "dataset.verify",
+    *(f"speed.{key}" for key in SAME_RESULT),
+)  # fmt: skip
 
 
 def read_settings(record: RunRecord) -> dict[str, str]:

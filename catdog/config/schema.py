@@ -185,6 +185,10 @@ class DatasetConfig:
     )
     max_images_per_class: int | None = option("take only the first N of each class and split, for a quick look", None)
     max_unreadable_fraction: float = option("a larger share of unreadable files than this is an error", 0.05)
+    verify: str = option(
+        "changed: a start reads only files whose size, times or inode have changed, and one in 1,000 of the others; full: it reads "
+        "all of them", "changed",
+    )  # fmt: skip
     cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
     drawing: DrawingConfig = field(default_factory=DrawingConfig, metadata={"help": "what dataset=synthetic draws"})
 
@@ -202,6 +206,7 @@ class DatasetConfig:
         require(self.split_seed >= 0, "dataset.split_seed", "0 or more", self.split_seed)
         require(self.refresh >= 0, "dataset.refresh", "0 or more", self.refresh)
         require_choice("dataset.near_duplicates", ("one_side", "ignore"), self.near_duplicates)
+        require_choice("dataset.verify", ("changed", "full"), self.verify)
         self._check_groups()
         if self.max_images_per_class is not None:
             require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from catdog.data.dataset import Dataset
+from catdog.data.digests import hash_files
 from catdog.data.predictions import Predictions
-from catdog.data.splits import hash_files
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 

@@ -143,6 +143,8 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         duplicates_cache=Path(config.cache) if searches_duplicates(config) else None,
         groups=config.groups,
         refresh=config.refresh,
+        digests_cache=Path(config.cache),
+        verify=config.verify,
     )
     require_readable_test(manifest, config.max_unreadable_fraction)
     return Dataset(config, manifest)

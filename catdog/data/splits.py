@@ -5,7 +5,6 @@ import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from catdog.data.digests import hash_files
 from catdog.data.groups import NamedGroups, code_groups, name_groups
 from catdog.data.images import describe_hidden, is_hidden_name, is_image_file, is_image_name
 from catdog.system.errors import UserError
@@ -108,6 +108,8 @@ def build_manifest(
     duplicates_cache: Path | None = None,
     groups: str | None = None,
     refresh: int = 0,
+    digests_cache: Path | None = None,
+    verify: str = "changed",
 ) -> Manifest:
     """Returns the manifest of a folder with one folder per class, directly or in folders `train/` and `validation/`.
 
@@ -129,6 +131,8 @@ def build_manifest(
             never divided. With `near_duplicates`, `duplicates_cache` is needed.
         refresh: 0 leaves the splits as they are; any other number draws val anew from train and val, also where folders gave
             them. Test stays.
+        digests_cache: where the digests of files are kept; None: all files are read, and nothing is kept.
+        verify: which files are read, as `dataset.verify`.
 
     Raises:
         UserError: there are no images or only one class, a class is missing from a split, or a split is empty; or the groups do not
@@ -138,7 +142,7 @@ def build_manifest(
     rows, named = _assign_all(root, holdout_fraction, test_fraction, split_seed, shown, groups)
     if max_images_per_class is not None:
         rows = rows.groupby(["split", "label"], sort=False).head(max_images_per_class)
-    rows = rows.assign(sha256=hash_files(root, list(rows["file"])))
+    rows = rows.assign(sha256=hash_files(root, list(rows["file"]), cache=digests_cache, verify=verify))
     found = rows
     rows, left_out = _leave_out_twins(rows)
     pairs, unreadable = _search(rows, root, duplicates_cache) if duplicates_cache is not None else ([], {})
@@ -223,12 +227,6 @@ def _assign_all(
     found = found.assign(group=found["file"].map(named.of).fillna("") if named and named.of else "")
     rows = _assign_splits(found, holdout_fraction, test_fraction, split_seed)
     return rows.assign(given=found["split"]), named
-
-
-def hash_files(root: Path, files: Sequence[str]) -> list[str]:
-    """Returns the sha256 of each file's bytes, 64 hexadecimal digits; for a file that cannot be opened, a stand-in by its name."""
-    with ThreadPoolExecutor() as threads:
-        return list(threads.map(lambda file: _hash_file(root / file), files))
 
 
 def find_hidden(root: Path) -> tuple[str, ...]:
@@ -537,12 +535,3 @@ def _require_every_class(
             name_some([*short, *(f"{words}, but copies of one picture count once{undivided}" for words in enough)])
         )
     )
-
-
-def _hash_file(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        # A file that cannot be opened counts as unreadable when it is decoded; it still needs a stable identity.
-        return hashlib.sha256(f"unreadable: {type(error).__name__}: {path.name}".encode()).hexdigest()

@@ -10,7 +10,8 @@ import numpy as np
 from catdog.config.schema import NEAR_DUPLICATES, DatasetConfig, DrawingConfig, hash_text
 from catdog.data.cache import load_images, release
 from catdog.data.fetch import fetch_archive
-from catdog.data.splits import Manifest, build_manifest, name_some, require_readable_test
+from catdog.data.kept_manifest import load_manifest
+from catdog.data.splits import Manifest, name_some, require_readable_test
 from catdog.data.staging import locked, staged
 from catdog.system.errors import UserError
 
@@ -133,18 +134,18 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         UserError: the archive cannot be fetched or read, or its images do not form a data set.
     """
     root = fetch_images(config)
-    manifest = build_manifest(
+    manifest = load_manifest(
         root,
+        cache=Path(config.cache),
+        verify=config.verify,
         shown=config.archive if config.source == "archive" else None,
+        max_images_per_class=config.max_images_per_class,
+        searches_duplicates=searches_duplicates(config),
         holdout_fraction=config.holdout_fraction,
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
-        max_images_per_class=config.max_images_per_class,
-        duplicates_cache=Path(config.cache) if searches_duplicates(config) else None,
         groups=config.groups,
         refresh=config.refresh,
-        digests_cache=Path(config.cache),
-        verify=config.verify,
     )
     require_readable_test(manifest, config.max_unreadable_fraction)
     return Dataset(config, manifest)

@@ -66,7 +66,7 @@ def hash_files(root: Path, files: Sequence[str], *, cache: Path | None = None, v
             plural(len(changed), "file"), root, agree(len(changed), "has", "have"), files[min(changed)],
         )  # fmt: skip
     # A file that was written a moment ago may change again and keep its times.
-    is_old = (signs[:, 1:3] < started_ns - YOUNG_NS).all(axis=1)
+    is_old = np.all(signs[:, 1:3] < started_ns - YOUNG_NS, axis=1)
     saved_s = time.monotonic()
     missing = every[~is_known]
     for places, found, is_read in _hash_parts(root, files, missing):
@@ -130,15 +130,15 @@ class _KeptDigests:
         places = np.flatnonzero(is_known)
         asked = set(map(os.fsencode, files))
         former = self._names.split(SEPARATOR) if len(self._signs) else []
-        others = [row for row, name in enumerate(former) if name not in asked and os.path.lexists(self._root / name)]
-        names = _join([*(os.fsencode(files[place]) for place in places), *(former[row] for row in others)])
+        others = [row for row, name in enumerate(former) if name not in asked and os.path.lexists(self._root + name)]
+        names = _join([*(files[place] for place in places.tolist()), *(former[row] for row in others)])
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path) as file:
                 np.savez(
                     file, version=VERSION, names=np.frombuffer(names, np.uint8),
-                    signs=np.concatenate([signs[places], self._signs[others]]),
-                    digests=np.concatenate([digests[places], self._digests[others]]),
+                    signs=np.concatenate([signs[places], self._signs[np.array(others, int)]]),
+                    digests=np.concatenate([digests[places], self._digests[np.array(others, int)]]),
                 )  # fmt: skip
         except OSError as error:
             log.warning("the digests of the files below %s cannot be kept, so the next start reads all of them again: %s",

@@ -48,6 +48,13 @@ def name_groups(by: str, files: Sequence[str], root: Path) -> NamedGroups:
     return NamedGroups(by, of, tuple(file for file in files if file not in of))
 
 
+def find_group_file(groups: str, root: Path) -> Path | None:
+    """Returns the table that a value of `dataset.groups` names; None if there is none, or if the value is no table's path."""
+    if not is_group_file(groups):
+        return None
+    return next((path for path in (Path(groups).expanduser(), root / groups) if path.is_file()), None)
+
+
 def code_groups(names: Sequence[str]) -> np.ndarray | None:
     """Returns the groups of N images as numbers, int64 (N,), by first appearance; None if every image is a group of its own."""
     codes = pd.factorize(np.asarray(names, dtype=object))[0].astype(np.int64)
@@ -69,7 +76,7 @@ def _match_groups(pattern: str, files: Sequence[str], root: Path) -> dict[str, s
 
 def _read_groups(location: str, files: Sequence[str], root: Path) -> dict[str, str]:
     """Returns the group of each file that has one in the CSV file."""
-    path = next((path for path in (Path(location).expanduser(), root / location) if path.is_file()), None)
+    path = find_group_file(location, root)
     if path is None:
         raise UserError(
             f"dataset.groups: there is no file {location!r}, neither in the working folder nor in {root}. It must be a CSV file "

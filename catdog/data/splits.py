@@ -231,8 +231,20 @@ def _assign_all(
 
 def find_hidden(root: Path) -> tuple[str, ...]:
     """Returns the images below the folders of the classes whose names begin with a dot, relative to root, sorted."""
-    files = (file for folder, name, _, _ in _list_all_classes(root) for file in _walk(str(folder), name))
-    return tuple(sorted(file for file in files if is_hidden_name(file.rpartition("/")[2])))
+    return list_files(root)[1]
+
+
+def list_files(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Returns the images below the folders of the classes, relative to root, and sorted those whose names begin with a dot."""
+    images, hidden = [], []
+    for folder, top, _, _ in _list_all_classes(root):
+        for file in _walk(str(folder), top):
+            name = file.rpartition("/")[2]
+            if is_image_name(name):
+                images.append(file)
+            elif is_hidden_name(name):
+                hidden.append(file)
+    return images, tuple(sorted(hidden))
 
 
 def _list_all_classes(root: Path) -> list[tuple[Path, str, str, str]]:

@@ -77,6 +77,19 @@ def test_new_and_changed_files_are_read_and_others_are_not(root, tmp_path, reads
     assert sorted(Path(name).name for name in reads) == ["0.jpg", "2.jpg"]
 
 
+def test_digests_of_other_files_are_kept_as_long_as_they_are_there(root, tmp_path, reads, monkeypatch):
+    await_age(monkeypatch)
+    hash_files(root, FILES[:3], cache=tmp_path / "cache")
+    (root / FILES[0]).unlink()
+    assert hash_files(root, FILES[3:], cache=tmp_path / "cache") == true_digests(root, FILES[3:])
+    assert len(reads) == 4
+    assert hash_files(root, FILES[1:], cache=tmp_path / "cache") == true_digests(root, FILES[1:])
+    assert len(reads) == 4
+    (kept,) = (tmp_path / "cache/digests").iterdir()
+    with np.load(kept) as stored:
+        assert len(stored["signs"]) == 3
+
+
 def test_a_change_with_a_forged_time_is_found(root, tmp_path, reads, monkeypatch):
     await_age(monkeypatch)
     hash_files(root, FILES, cache=tmp_path / "cache")

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from catdog.data.duplicates import find_pairs
 from catdog.data.images import is_image_file
@@ -48,6 +48,18 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "5% cut off left and right": lambda image: crop(image, 0.05, 0, 0.05, 0),
     "10% cut off the top": lambda image: crop(image, 0, 0.1, 0, 0),
     "10% cut off left and top": lambda image: crop(image, 0.1, 0.1, 0, 0),
+    "turned by 90 degrees": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "turned by 180 degrees, half the size": lambda image: halve(image.transpose(Image.Transpose.ROTATE_180)),
+    "mirrored and turned by 90 degrees": lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+    "in grey": lambda image: image.convert("L"),
+    "half the saturation": lambda image: ImageEnhance.Color(image).enhance(0.5),
+    "warmer": lambda image: Image.merge(
+        "RGB",
+        [
+            band.point(lambda v, f=f: round(min(255, v * f)))
+            for band, f in zip(image.split(), (1.2, 1.0, 0.8), strict=True)
+        ],
+    ),
     "mirrored, half the size, quality 30": lambda image: compress(halve(ImageOps.mirror(image)), 30),
 }
 

@@ -1,57 +1,73 @@
-"""Finds images of the same picture: copies, and mirrored, resized, recompressed or slightly cropped versions."""
+"""Finds images of the same picture: copies, and mirrored, turned, resized, recompressed, recoloured, slightly cropped."""
 
+import contextlib
 import hashlib
 import logging
-import os
+import time
+import uuid
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from catdog.data.cache import count_cpus
+from catdog.data.candidates import (
+    ALIKE,
+    COARSE,
+    SPECTRUM,
+    TURNS,
+    Candidates,
+    TooManyCandidatesError,
+    Turn,
+    find_candidates,
+)
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
+from catdog.data.progress import reported_progress
 from catdog.data.staging import locked, staged
 from catdog.system.errors import UserError
+from catdog.system.files import replacing
 
 log = logging.getLogger(__name__)
 
 # Pictures are compared at this size, in grey.
 SIDE = 96
-# A picture is described by its lowest frequencies: SPECTRUM x SPECTRUM coefficients of the cosine transform of SHRUNK x SHRUNK
-# pixels, without the mean.
-SHRUNK, SPECTRUM = 32, 8
+# The cosine transform is that of so many pixels a side.
+SHRUNK = 32
 # Fractions cut off the four sides (top, right, bottom, left). These crops are described as well as the whole picture, so that a
 # cropped copy is similar to one of them.
 CROPS = (
     (0.05, 0.05, 0.05, 0.05), (0.05, 0.05, 0, 0), (0, 0.05, 0.05, 0), (0, 0, 0.05, 0.05), (0.05, 0, 0, 0.05),
 )  # fmt: skip
-# A pair is a candidate if its descriptions correlate this much, for the best mirroring and crop. To save time, the COARSE x COARSE
-# lowest frequencies are compared first. Of 4.5 million pairs of different photos none was a candidate; of as many pairs of drawn
-# images, 30 were.
-ALIKE, COARSE = 0.93, 5
 # Two pictures are the same if, aligned as well as possible, they reach this correlation, this correlation of their fine detail
 # (which distinguishes simple shapes), and at most this difference in mean colour, on the scale of 0 to 255. On 3,000 photos of cats
 # and dogs, 1,596 of 1,600 planted copies were found, 291 of 400 copies with a tenth of a side cut off, and no pair of different
 # photos (`python benchmarks/planted.py`).
 SAME_PICTURE, SAME_DETAIL, SAME_COLOUR = 0.98, 0.94, 8.0
+# Pictures of other colours, or in grey, are the same if their fine detail and each colour channel correlate this much.
+RECOLOURED_DETAIL, RECOLOURED_CHANNEL = 0.97, 0.9
 # Alignment starts with these scales; 1.0 comes first so that it wins a tie. There copies correlated by 0.87 or more. The alignment
 # is then fitted from the best scale.
 SCALES, ROUGHLY_SAME = (1.0, 0.95, 1.05, 0.90, 1.10), 0.85
-# The largest difference in mean colour between whole pictures, one of which may be a crop of the other.
-ROUGHLY_SAME_COLOUR = 32.0
 FIT_STEPS, FIT_CHANGE, MOST_SHEAR, MOST_STRETCH = 50, 1e-4, 0.02, 0.13
 # The fraction of the middle of one picture that must lie within the other.
 MOSTLY = 0.8
 # A larger change of scale, or a larger shift in pixels, is a crop.
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
-VERSION = f"3/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}"
-IMAGES_AT_ONCE = 256
-# A pair takes about 3 CPU ms: so many take minutes on two cores.
-MOST_CANDIDATES = 50_000
-FOUND = "found.npz"
+VERSION = (
+    f"4/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}/"
+    f"{RECOLOURED_DETAIL}/{RECOLOURED_CHANNEL}"
+)
+# A pair takes about 3 CPU ms: so many take minutes on two cores. For each image of a large data set there may be a share of one.
+MOST_CANDIDATES, MOST_CANDIDATES_SHARE = 50_000, 0.2
+FOUND, DESCRIBED = "found.npz", "descriptions.npy"
+# What a search has found is saved this often, so that a command that is killed goes on.
+SAVE_EVERY_S = 20.0
+AT_ONCE = 256
+MIRRORED = Turn(flips_columns=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,8 @@ class Pair:
     Attributes:
         first: position of one image in the list that was searched.
         second: position of the other image, larger than `first`.
-        kind: copy (the same bytes), mirrored, cropped, or near-copy (resized or recompressed).
+        kind: copy (the same bytes), mirrored, turned (by 90 or 180 degrees), recoloured, cropped, or near-copy (resized or
+            recompressed).
         similarity: correlation of the two images, in [0, 1]; 1 for copies.
     """
 
@@ -71,52 +88,57 @@ class Pair:
     similarity: float
 
 
-def find_pairs(paths: Sequence[Path], digests: Sequence[str], cache: Path) -> list[Pair]:
+def find_pairs(paths: Sequence[Path | str], digests: Sequence[str], cache: Path) -> list[Pair]:
     """Returns all pairs of images that show the same picture; unreadable files only pair with files of the same bytes.
 
-    Candidates are found by comparing the lowest frequencies of each picture, its mirror image and five crops. The pictures of a
-    candidate pair are then aligned by shifting and stretching, and correlated. The findings are kept in the cache, by content: a
-    second call reads them.
+    Candidates are found by comparing the lowest frequencies of each picture in its eight turns, and those of five crops. The
+    pictures of a candidate pair are then aligned by shifting and stretching, and correlated. The findings are kept in the cache,
+    by content: a second call reads them, and one with more files compares only those. A call after one that was killed goes on.
 
-    Not found: rotated pictures, crops by more than a tenth of a side and about a quarter of those by a tenth, copies in other
-    colours or in grey, other exposures of a scene.
+    Not found: pictures turned by other angles than 90 degrees, crops by more than a tenth of a side and about a quarter of those
+    by a tenth, other exposures of a scene.
 
     Args:
         paths: N files.
         digests: sha256 of each file's bytes.
         cache: folder of the cache; the findings are kept in its `duplicates/`.
 
+    Raises:
+        UserError: too many pairs look alike, or the cache cannot be written.
+
     Source: the coefficients of the DCT hash of Zauner (2010), "Implementation and benchmarking of perceptual image hash functions",
     but not rounded: as 64 bits they gave 240 times as many candidates for the same photos. OpenCV's dct and, to align pictures,
     matchTemplate and findTransformECC (Evangelidis and Psarakis, 2008).
     """
     first_of: dict[str, int] = {}
+    copies = []
     for position, digest in enumerate(digests):
-        first_of.setdefault(digest, position)
-    copies = [
-        Pair(first_of[digest], position, "copy", 1.0)
-        for position, digest in enumerate(digests)
-        if first_of[digest] != position
-    ]
-    found = _load_or_search({digest: paths[position] for digest, position in first_of.items()}, cache)
+        first = first_of.setdefault(digest, position)
+        if first != position:
+            copies.append(Pair(first, position, "copy", 1.0))
+    names = sorted(first_of)
+    with np.load(_keep_findings(names, [paths[first_of[name]] for name in names], cache) / FOUND) as stored:
+        is_pair = stored["kind"] != ""
+        columns = [stored[name][is_pair].tolist() for name in ("first", "second", "kind", "similarity")]
     near = []
-    for a, b, kind, similarity in found:
-        first, second = sorted((first_of[a], first_of[b]))
+    for a, b, kind, similarity in zip(*columns, strict=True):
+        first, second = sorted((first_of[names[a]], first_of[names[b]]))
         near.append(Pair(first, second, kind, similarity))
     return sorted(copies + near, key=lambda pair: (pair.first, pair.second))
 
 
-def find_unreadable(paths: Sequence[Path], digests: Sequence[str], cache: Path) -> dict[int, str]:
+def find_unreadable(paths: Sequence[Path | str], digests: Sequence[str], cache: Path) -> dict[int, str]:
     """Returns the reason for each file that cannot be read, by its position; arguments as for `find_pairs`.
 
     The search for pairs has read all files. Here only those are read again that it has no description of.
     """
-    folder = _keep_findings(dict(zip(digests, paths, strict=True)), cache)
-    with np.load(folder / FOUND) as stored:
-        described = dict(zip(stored["digests"].tolist(), stored["descriptions"].any(axis=(1, 2)).tolist(), strict=True))
+    path_of = dict(zip(digests, paths, strict=True))
+    names = sorted(path_of)
+    with np.load(_keep_findings(names, [path_of[name] for name in names], cache) / FOUND) as stored:
+        without = {names[place] for place in np.flatnonzero(~stored["is_described"])}
     reasons = {}
-    for position, digest in enumerate(digests):
-        if not described[digest]:
+    for position, digest in enumerate(digests) if without else ():
+        if digest in without:
             try:
                 _load(paths[position])
             except UnreadableImageError as error:
@@ -144,59 +166,207 @@ def connect(first: Sequence[int], second: Sequence[int], count: int) -> np.ndarr
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _load_or_search(files: dict[str, Path], cache: Path) -> list[tuple[str, str, str, float]]:
-    """Returns (digest, digest, kind, similarity) of every near pair."""
-    names = sorted(files)
-    with np.load(_keep_findings(files, cache) / FOUND) as stored:
-        columns = [stored[name].tolist() for name in ("first", "second", "kind", "similarity")]
-    return [(names[a], names[b], kind, similarity) for a, b, kind, similarity in zip(*columns, strict=True)]
+def _keep_findings(names: list[str], paths: Sequence[Path | str], cache: Path) -> Path:
+    """Returns the folder in the cache with descriptions and pairs of these files; the first time, looks for them.
 
-
-def _keep_findings(files: dict[str, Path], cache: Path) -> Path:
-    """Returns the folder in the cache with descriptions and pairs of these files, by digest; the first time, looks for them."""
-    names = sorted(files)
+    Args:
+        names: the files' digests, sorted.
+        paths: one file for each.
+        cache: folder of the cache.
+    """
     key = hashlib.sha256("\n".join([VERSION, *names]).encode()).hexdigest()[:32]
     # By version: descriptions of different versions cannot be compared.
     kept = cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
     with locked(kept, "looking for near-duplicates"):
         if not kept.exists():
             log.info("looking for near-duplicates among %s images, once", f"{len(names):,}")
-            found = _search(names, [files[name] for name in names], kept.parent)
+            search = _Search(names, paths, kept.parent)
+            descriptions, found = search.run()
             with staged(kept) as stage:
-                np.savez(stage / FOUND, allow_pickle=False, digests=np.array(names, dtype="U64"), **found)
+                np.save(stage / DESCRIBED, descriptions)
+                np.savez(
+                    stage / FOUND, allow_pickle=False, digests=np.array(names, dtype="S64"),
+                    is_described=descriptions.any(axis=(1, 2)), **found,
+                )  # fmt: skip
+            search.remove_parts()
     return kept
 
 
-def _search(names: list[str], paths: list[Path], folder: Path) -> dict[str, np.ndarray]:
-    """Returns descriptions of files, and their pairs in columns; `names` are digests, `folder` holds earlier findings."""
-    known = _load_descriptions(folder)
-    todo = [position for position, name in enumerate(names) if name not in known]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        new = threads.map(_describe_file, [paths[position] for position in todo])
-        known |= dict(zip([names[position] for position in todo], new, strict=True))
-        descriptions = np.array([known[name] for name in names]).reshape(-1, 1 + len(CROPS), SPECTRUM**2 - 1)
-        candidates = _find_candidates(descriptions.astype(np.float32))
-        matches = list(threads.map(lambda pair: _compare(paths[pair[0]], paths[pair[1]], pair[2]), candidates))
-    found = [(a, b, *match) for (a, b, _), match in zip(candidates, matches, strict=True) if match]
-    first, second, kind, similarity = zip(*found, strict=True) if found else ((), (), (), ())
+@dataclass
+class _Known:
+    """What earlier searches have found, by digest.
+
+    Attributes:
+        digests: sorted arrays of bytes, each with an array of descriptions in the same order.
+        verdicts: kind ("" if they are different) and similarity of pairs of digests and the number of a turn.
+    """
+
+    digests: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    verdicts: dict[tuple[bytes, bytes, int], tuple[str, float]] = field(default_factory=dict)
+
+    def read(self, found: Path) -> None:
+        """Adds what is in the files of a search or a part of one, unless they are damaged."""
+        stored = _read_columns(found)
+        beside = found.with_name(DESCRIBED) if found.name == FOUND else found.with_suffix(".npy")
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
+            # Memory-mapped: it may have a gigabyte.
+            self.digests.append((stored["digests"], np.load(beside, mmap_mode="r")))
+            columns = [stored[name].tolist() for name in ("first", "second", "turn", "kind", "similarity")]
+            digests = stored["digests"].tolist()
+            for a, b, turn, kind, similarity in zip(*columns, strict=True):
+                self.verdicts[digests[a], digests[b], turn] = (kind, similarity)
+
+    def describe(self, names: np.ndarray, into: np.ndarray) -> np.ndarray:
+        """Puts the descriptions that are known in their places; returns the places of the others."""
+        missing = np.arange(len(names))
+        for digests, descriptions in self.digests:
+            rows = np.searchsorted(digests, names[missing])
+            rows[rows == len(digests)] = 0
+            is_known = digests[rows] == names[missing] if len(digests) else np.zeros(len(missing), bool)
+            for part in range(0, len(missing), 2**16):
+                place = slice(part, part + 2**16)
+                into[missing[place][is_known[place]]] = descriptions[rows[place][is_known[place]]]
+            missing = missing[~is_known]
+        return missing
+
+
+def _read_columns(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays in a file of findings; {} if it is damaged."""
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile),
+        path.open("rb") as file,
+        np.load(file) as stored,
+    ):
+        return dict(stored)
+    return {}
+
+
+class _Search:
+    """A search for near-duplicates.
+
+    Args:
+        names: the digests of N files, sorted.
+        paths: the files.
+        folder: holds earlier findings, and those of a search that was killed in its `parts`.
+    """
+
+    def __init__(self, names: Sequence[str], paths: Sequence[Path | str], folder: Path) -> None:
+        self._names, self._paths = np.array(names, dtype="S64"), paths
+        self._parts = folder / "parts"
+        self._known = _Known()
+        former = sorted(folder.glob(f"*/{FOUND}"), key=lambda file: file.stat().st_mtime)
+        for found in [*former[-1:], *sorted(self._parts.glob("*.npz"))]:
+            self._known.read(found)
+
+    def run(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Returns the files' descriptions, and the columns of all pairs that look alike.
+
+        Raises:
+            UserError: there are too many such pairs.
+        """
+        descriptions = self._describe()
+        most = max(MOST_CANDIDATES, round(MOST_CANDIDATES_SHARE * len(self._names)))
+        try:
+            with reported_progress("comparing images", len(self._names), "images") as advance:
+                candidates = find_candidates(descriptions, most, advance)
+        except TooManyCandidatesError:
+            raise UserError(
+                f"dataset.near_duplicates: more than {most:,} pairs of these images look alike at first sight, as "
+                "digits or X-rays do. Comparing all of them would take very long. Set dataset.near_duplicates=ignore."
+            ) from None
+        return descriptions, self._compare(candidates, descriptions)
+
+    def remove_parts(self) -> None:
+        """Removes the parts with findings about these files alone, now that all are kept."""
+        for found in self._parts.glob("*.npz"):
+            stored = _read_columns(found)
+            if "digests" in stored and np.isin(stored["digests"], self._names).all():
+                found.unlink(missing_ok=True)
+                found.with_suffix(".npy").unlink(missing_ok=True)
+
+    def _save_part(self, places: np.ndarray, descriptions: np.ndarray, pairs: dict[str, np.ndarray]) -> None:
+        """Saves findings about some files, for a later search if this one is killed.
+
+        Args:
+            places: of the files, sorted.
+            descriptions: of all files.
+            pairs: columns of pairs of these files.
+        """
+        columns = {**NO_PAIRS, **pairs}
+        columns |= {side: np.searchsorted(places, columns[side]) for side in ("first", "second")}
+        self._parts.mkdir(exist_ok=True)
+        path = self._parts / f"{uuid.uuid4().hex}.npz"
+        # The descriptions come first: a file with pairs is complete.
+        with replacing(path.with_suffix(".npy")) as file:
+            np.save(file, descriptions[places])
+        with replacing(path) as file:
+            np.savez(file, digests=self._names[places], allow_pickle=False, **columns)
+
+    def _describe(self) -> np.ndarray:
+        descriptions = np.zeros((len(self._names), 1 + len(CROPS), SPECTRUM**2 - 1), np.float16)
+        todo = self._known.describe(self._names, descriptions)
+        parts = [todo[start : start + AT_ONCE] for start in range(0, len(todo), AT_ONCE)]
+        saved, saved_s = 0, time.monotonic()
+        with (
+            ThreadPoolExecutor(count_cpus()) as threads,
+            reported_progress("describing images", len(todo), "images") as advance,
+        ):
+            for number, done in enumerate(threads.map(self._describe_part, parts), 1):
+                descriptions[parts[number - 1]] = done
+                advance(len(done))
+                if time.monotonic() - saved_s > SAVE_EVERY_S:
+                    self._save_part(np.concatenate(parts[saved:number]), descriptions, {})
+                    saved, saved_s = number, time.monotonic()
+        return descriptions
+
+    def _describe_part(self, places: np.ndarray) -> np.ndarray:
+        return np.stack([_describe_file(self._paths[place]) for place in places])
+
+    def _compare(self, candidates: Candidates, descriptions: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the columns of all pairs: first, second, turn, kind, "" for different pictures, and similarity."""
+        pairs = list(zip(candidates.first.tolist(), candidates.second.tolist(), candidates.turn.tolist(), strict=True))
+        keys = [(bytes(self._names[a]), bytes(self._names[b]), turn) for a, b, turn in pairs]
+        verdicts = [self._known.verdicts.get(key) for key in keys]
+        todo = [place for place, verdict in enumerate(verdicts) if verdict is None]
+
+        def compare(place: int) -> tuple[str, float]:
+            a, b, turn = pairs[place]
+            return _compare_files(self._paths[a], self._paths[b], TURNS[turn]) or DIFFERENT
+
+        saved, saved_s = 0, time.monotonic()
+        with (
+            ThreadPoolExecutor(count_cpus()) as threads,
+            reported_progress("comparing pairs of images", len(todo), "pairs") as advance,
+        ):
+            for number, verdict in enumerate(threads.map(compare, todo), 1):
+                verdicts[todo[number - 1]] = verdict
+                advance(1)
+                if time.monotonic() - saved_s > SAVE_EVERY_S:
+                    done = todo[saved:number]
+                    columns = _list_columns([pairs[place] for place in done], [verdicts[place] for place in done])
+                    self._save_part(np.unique([columns["first"], columns["second"]]), descriptions, columns)
+                    saved, saved_s = number, time.monotonic()
+        return _list_columns(pairs, verdicts)
+
+
+def _list_columns(
+    pairs: Sequence[tuple[int, int, int]], verdicts: Sequence[tuple[str, float] | None]
+) -> dict[str, np.ndarray]:
+    first, second, turn = np.array(pairs, np.int64).reshape(-1, 3).T
+    kinds, similarities = zip(*(verdict or DIFFERENT for verdict in verdicts), strict=True) if verdicts else ((), ())
     return {
-        "descriptions": descriptions, "first": np.array(first, dtype=np.int64), "second": np.array(second, dtype=np.int64),
-        "kind": np.array(kind, dtype="U16"), "similarity": np.array(similarity, dtype=np.float64),
+        "first": first, "second": second, "turn": turn, "kind": np.array(kinds, dtype="U16"),
+        "similarity": np.array(similarities, dtype=np.float64),
     }  # fmt: skip
 
 
-def _load_descriptions(folder: Path) -> dict[str, np.ndarray]:
-    """Returns the descriptions of the last search by digest, so that known images need not be described again."""
-    files = sorted(folder.glob(f"*/{FOUND}"), key=lambda file: file.stat().st_mtime)
-    if not files:
-        return {}
-    with np.load(files[-1]) as stored:
-        return dict(zip(stored["digests"].tolist(), stored["descriptions"], strict=True))
+DIFFERENT = ("", 0.0)
+NO_PAIRS = _list_columns([], [])
 
 
-def _load(path: Path) -> np.ndarray:
+def _load(path: Path | str) -> np.ndarray:
     """Returns a picture: uint8 (SIDE, SIDE, 3)."""
-    return decode_image(path, SIDE, SIDE)
+    return decode_image(Path(path), SIDE, SIDE)
 
 
 def _soften(picture: np.ndarray) -> np.ndarray:
@@ -204,7 +374,7 @@ def _soften(picture: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1.2).astype(np.float32)
 
 
-def _describe_file(path: Path) -> np.ndarray:
+def _describe_file(path: Path | str) -> np.ndarray:
     """Returns the descriptions of a picture and its crops: float16 (1 + crops, SPECTRUM**2 - 1).
 
     Each has length 1, so that the dot product of two is their correlation. It is zero for an unreadable file or an empty picture.
@@ -225,70 +395,44 @@ def _describe_file(path: Path) -> np.ndarray:
     return described
 
 
-def _find_candidates(descriptions: np.ndarray) -> list[tuple[int, int, bool]]:
-    """Returns (first, second, whether mirrored) of the pairs that look alike, with first < second, sorted.
-
-    Args:
-        descriptions: float32 (N, 1 + crops, SPECTRUM**2 - 1), as `_describe_file` makes them.
-    """
-    count, views, _ = descriptions.shape
-    rows, columns = np.divmod(np.arange(1, SPECTRUM**2), SPECTRUM)
-    # Mirroring changes the sign of coefficients in odd columns: their part of the dot product is added or subtracted.
-    turned = columns % 2 == 1
-    coarse = (rows < COARSE) & (columns < COARSE)
-    lengths = np.maximum(np.linalg.norm(descriptions[..., coarse], axis=2, keepdims=True), 1e-6)
-    plain, odd = (descriptions[..., coarse & half] / lengths for half in (~turned, turned))
-    best: dict[tuple[int, int], tuple[float, bool]] = {}
-    for start, onto in product(range(0, count, IMAGES_AT_ONCE), repeat=2):
-        # The whole pictures of one block, and the pictures and crops of the other.
-        one, other = slice(start, start + IMAGES_AT_ONCE), slice(onto, onto + IMAGES_AT_ONCE)
-        even_part, likeness = (half[one, 0] @ half[other].reshape(-1, half.shape[2]).T for half in (plain, odd))
-        np.abs(likeness, out=likeness)
-        likeness += even_part
-        row, view = np.divmod(np.flatnonzero(likeness >= ALIKE), likeness.shape[1])
-        first, (second, view) = start + row, np.divmod(view + onto * views, views)
-        apart = first != second
-        first, second, view = first[apart], second[apart], view[apart]
-        products = descriptions[first, 0] * descriptions[second, view]
-        even_part, odd_part = products[:, ~turned].sum(axis=1), products[:, turned].sum(axis=1)
-        likeness = even_part + np.abs(odd_part)
-        for index in np.flatnonzero(likeness >= ALIKE):
-            pair = (int(min(first[index], second[index])), int(max(first[index], second[index])))
-            found = (float(likeness[index]), bool(odd_part[index] < 0))
-            best[pair] = max(best.get(pair, found), found)
-        if len(best) > MOST_CANDIDATES:
-            raise UserError(
-                f"dataset.near_duplicates: more than {MOST_CANDIDATES:,} pairs of these images look alike at first sight, as "
-                "digits or X-rays do. Comparing all of them would take very long. Set dataset.near_duplicates=ignore."
-            )
-    return [(a, b, mirrored) for (a, b), (_, mirrored) in sorted(best.items())]
-
-
-def _compare(first: Path, second: Path, mirrored: bool) -> tuple[str, float] | None:
-    """Returns kind and similarity of two pictures if they are the same, else None."""
+def _compare_files(first: Path | str, second: Path | str, turn: Turn) -> tuple[str, float] | None:
+    """Returns kind and similarity of two pictures if they are the same, the second turned, else None."""
     try:
-        a, b = _load(first), _load(second)
+        a, b = _load(first), turn.apply(_load(second))
     except UnreadableImageError:
         return None
-    # Most candidates have different colours and end here.
-    if np.abs(a.mean(axis=(0, 1)) - b.mean(axis=(0, 1))).max() > ROUGHLY_SAME_COLOUR:
-        return None
-    if mirrored:
-        b = np.ascontiguousarray(b[:, ::-1])
     best = max(_lay_over(a, b), _lay_over(b, a), key=lambda match: match.similarity)
-    if best.similarity < SAME_PICTURE or best.detail < SAME_DETAIL or best.colour > SAME_COLOUR:
+    if best.similarity < SAME_PICTURE or best.detail < SAME_DETAIL:
         return None
-    kind = "mirrored" if mirrored else "cropped" if best.cropped else "near-copy"
-    return kind, round(min(best.similarity, 1.0), 4)
+    is_recoloured = best.colour > SAME_COLOUR
+    if is_recoloured and (best.detail < RECOLOURED_DETAIL or best.channels < RECOLOURED_CHANNEL):
+        return None
+    if turn == MIRRORED:
+        kind = "mirrored"
+    elif turn != Turn():
+        # Simple shapes that are turned and stretched are like many others.
+        kind = "" if best.cropped else "turned"
+    else:
+        kind = "recoloured" if is_recoloured else "cropped" if best.cropped else "near-copy"
+    return (kind, round(min(best.similarity, 1.0), 4)) if kind else None
 
 
 @dataclass(frozen=True)
 class _Match:
-    """The best alignment of two pictures: correlation, that of fine detail, colour difference, and whether one is a crop."""
+    """The best alignment of two pictures.
+
+    Attributes:
+        similarity: correlation in grey.
+        detail: correlation of the fine detail in grey.
+        colour: the largest difference in mean colour, in [0, 255].
+        channels: the smallest correlation of a colour channel; -1 if one of them is flat.
+        cropped: whether one is a crop of the other.
+    """
 
     similarity: float = -1.0
     detail: float = -1.0
     colour: float = 255.0
+    channels: float = -1.0
     cropped: bool = False
 
 
@@ -325,11 +469,16 @@ def _lay_over(picture: np.ndarray, other: np.ndarray) -> _Match:
         return _Match()
     part = other[edge:-edge, edge:-edge]
     fine = [view - cv2.GaussianBlur(view, (0, 0), 3) for view in (_soften(below), _soften(part))]
-    flat = min(view[shown].std() for view in fine) < 1e-3
     shift = place[:, :2] @ np.full(2, side / 2) + place[:, 2] - SIDE / 2
     return _Match(
         similarity,
-        0.0 if flat else float(np.corrcoef(fine[0][shown], fine[1][shown])[0, 1]),
+        _correlate(fine[0][shown], fine[1][shown], 1e-3, 0.0),
         float(np.abs(below[shown].mean(axis=0) - part[shown].mean(axis=0)).max()),
+        min(_correlate(below[shown][:, each], part[shown][:, each], 1.0, -1.0) for each in range(3)),
         bool(np.abs(scales - 1).max() > CROP_SCALE or np.abs(shift).max() > CROP_SHIFT),
     )
+
+
+def _correlate(one: np.ndarray, other: np.ndarray, flat: float, without: float) -> float:
+    """Returns the correlation of two arrays; `without` if a standard deviation is below `flat`."""
+    return without if min(one.std(), other.std()) < flat else float(np.corrcoef(one, other)[0, 1])

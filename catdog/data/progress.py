@@ -26,7 +26,7 @@ _LOG_EVERY_S = 15.0
 
 @contextmanager
 def reported_progress(
-    work: str, total: int | None, unit: Literal["bytes", "images", "files", "runs"], done: int = 0
+    work: str, total: int | None, unit: Literal["bytes", "images", "files", "pairs", "runs"], done: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """Shows the progress of the block's work.
 

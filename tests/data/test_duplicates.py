@@ -1,5 +1,6 @@
 import logging
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,11 +8,13 @@ from PIL import Image, ImageOps
 from planted import CHANGES, main
 from support import write_images
 
+from catdog.data import duplicates
 from catdog.data.duplicates import Pair, find_pairs, group_pairs
 from catdog.data.splits import build_manifest
 from catdog.data.synthetic import write_drawn_images
 from catdog.system.errors import UserError
 
+DESCRIBE, COMPARE = duplicates._describe_file, duplicates._compare_files
 OPTIONS = {"holdout_fraction": 0.4, "test_fraction": 0.5, "split_seed": 0}
 
 
@@ -32,24 +35,39 @@ def test_every_planted_copy_is_found_and_no_other_pair_named(photos, capsys):
     main(str(photos), 20)
     said = capsys.readouterr().out
     found = {change: int(said.split(f"| {change} | ")[1].split(" of 20 |")[0]) for change in CHANGES}
-    # Of what has lost a tenth of a side, some.
-    assert all(count >= (10 if change.startswith("10%") else 20) for change, count in found.items()), found
+    # Of what has lost a tenth of a side, or its colours, some.
+    some = [
+        change
+        for change in CHANGES
+        if change.startswith("10%") or change in ("in grey", "half the saturation", "warmer")
+    ]
+    assert all(count >= (10 if change in some else 20) for change, count in found.items()), found
     assert "pairs of other images: 0" in said
 
 
 def test_kinds_are_told_apart_and_a_second_search_reads_the_first(photos, tmp_path, caplog):
     original = next((photos / "train" / "cats").iterdir())
-    paths = [original, *(tmp_path / name for name in ("copy.jpg", "mirrored.jpg", "half.jpg", "cropped.jpg"))]
+    paths = [
+        original,
+        *(
+            tmp_path / name
+            for name in ("copy.jpg", "mirrored.jpg", "half.jpg", "cropped.jpg", "turned.jpg", "warm.jpg")
+        ),
+    ]
     shutil.copy(original, paths[1])
-    for path, change in zip(paths[2:], ("mirrored", "half the size", "5% cut off each side"), strict=True):
+    for path, change in zip(
+        paths[2:], ("mirrored", "half the size", "5% cut off each side", "turned by 90 degrees", "warmer"), strict=True
+    ):
         copy_in(original, path, change)
-    digests = ["a", "a", "b", "c", "d"]
+    digests = ["a", "a", "b", "c", "d", "e", "f"]
     pairs = find_pairs(paths, digests, tmp_path / "cache")
     kinds = {(pair.first, pair.second): pair.kind for pair in pairs}
     assert kinds[0, 1] == "copy"
     assert kinds[0, 2] == "mirrored"
     assert kinds[0, 3] == "near-copy"
     assert kinds[0, 4] == "cropped"
+    assert kinds[0, 5] == "turned"
+    assert kinds[0, 6] == "recoloured"
     assert all(0.95 <= pair.similarity <= 1 for pair in pairs)
     caplog.clear()
     with caplog.at_level(logging.INFO):
@@ -89,6 +107,78 @@ def test_another_colour_and_another_simple_shape_are_other_pictures(photos, tmp_
         paths.append(tmp_path / f"box {number}.png")
         Image.fromarray(shape).save(paths[-1])
     assert find_pairs(paths, [path.name for path in paths], tmp_path / "cache") == []
+
+
+def test_a_search_with_more_files_compares_only_those(photos, tmp_path, monkeypatch):
+    paths = sorted(photos.rglob("*.jpg"))[:12]
+    copy_in(paths[3], tmp_path / "mirrored.jpg")
+    every = [*paths, tmp_path / "mirrored.jpg"]
+    work = count_work(monkeypatch)
+    pairs = find_pairs(every, [path.name for path in every], tmp_path / "cache")
+    assert [(pair.first, pair.second) for pair in pairs] == [(3, 12)]
+    assert work["described"] == 13
+    compared = work["compared"]
+    copy_in(paths[5], tmp_path / "small.jpg", "half the size")
+    every.append(tmp_path / "small.jpg")
+    more = find_pairs(every, [path.name for path in every], tmp_path / "cache")
+    assert [(pair.first, pair.second) for pair in more] == [(3, 12), (5, 13)]
+    assert work["described"] == 14
+    assert work["compared"] <= compared + 2
+
+
+def test_a_search_that_was_killed_goes_on(photos, tmp_path, monkeypatch):
+    paths = sorted(photos.rglob("*.jpg"))[:12]
+    for number, path in enumerate(paths[:4]):
+        copy_in(path, tmp_path / f"{number}.jpg")
+    every = [*paths, *sorted(tmp_path.glob("*.jpg"))]
+    names = [path.name for path in every]
+    expected = find_pairs(every, names, tmp_path / "another cache")
+    assert len(expected) == 4
+    monkeypatch.setattr(duplicates, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 1)
+    for killed_at in (4, 4, 4, 5):
+        work = count_work(monkeypatch, killed_at)
+        with pytest.raises(KeyboardInterrupt):
+            find_pairs(every, names, tmp_path / "cache")
+    work = count_work(monkeypatch)
+    assert find_pairs(every, names, tmp_path / "cache") == expected
+    # What threads had done ahead of the rest was not saved.
+    assert work.total() <= 20 - 4
+    assert not [*(tmp_path / "cache").rglob("parts/*")]
+
+
+def test_a_damaged_part_is_ignored(photos, tmp_path, monkeypatch):
+    paths = sorted(photos.rglob("*.jpg"))[:6]
+    names = [path.name for path in paths]
+    monkeypatch.setattr(duplicates, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 1)
+    count_work(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        find_pairs(paths, names, tmp_path / "cache")
+    parts = [*(tmp_path / "cache").rglob("parts/*.npz")]
+    parts[0].write_bytes(parts[0].read_bytes()[:100])
+    parts[1].with_suffix(".npy").write_bytes(b"")
+    work = count_work(monkeypatch)
+    assert find_pairs(paths, names, tmp_path / "cache") == []
+    assert work["described"] >= 2
+
+
+def count_work(monkeypatch, killed_at=None):
+    """Counts the images that are described and the pairs that are compared; the command is killed at one of them."""
+    work = Counter()
+
+    def counted(name, real):
+        def count(*arguments):
+            work[name] += 1
+            if killed_at is not None and work.total() == killed_at:
+                raise KeyboardInterrupt
+            return real(*arguments)
+
+        return count
+
+    monkeypatch.setattr(duplicates, "_describe_file", counted("described", DESCRIBE))
+    monkeypatch.setattr(duplicates, "_compare_files", counted("compared", COMPARE))
+    return work
 
 
 def test_groups_are_what_pairs_connect():

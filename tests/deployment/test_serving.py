@@ -231,25 +231,38 @@ def test_nothing_of_the_machine_is_told(address) -> None:
     assert requests.get(f"{address}/predict", timeout=10).status_code == 405
 
 
+def wait_until(true: Callable[[], Any], timeout_s: float = 30) -> None:
+    """Waits until something is so; fails if it never is."""
+    until = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.01)
+
+
+class Gated:
+    """A model that answers only while its gate is open; it counts what it is asked."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.gate, self.asked = model, threading.Event(), 0
+        self.gate.set()
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        self.asked += 1
+        answer: np.ndarray = self.model.predict_on_batch(images)
+        self.gate.wait(30)
+        return answer
+
+
 def test_a_full_queue_is_said(models) -> None:
-    gate = threading.Event()
-
-    class Slow:
-        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-            answer: np.ndarray = models[0].predict_on_batch(images)
-            gate.wait(0 if not started.is_set() else 30)
-            return answer
-
-    started = threading.Event()
-    service = build_service(lambda: Toy(Slow()), queue=8)
-    started.set()
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow), queue=8)
+    slow.gate.clear()
     with running(service) as address, ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))}) for _ in range(8)]
-        while service.pending < 8:
-            time.sleep(0.01)
+        wait_until(lambda: service.pending == 8)
         refused = post(address, files={"p": ("a.jpg", draw_photo(0))})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        gate.set()
+        slow.gate.set()
         assert [future.result().status_code for future in waiting] == [200] * 8
         assert service.pending == 0
 
@@ -271,19 +284,152 @@ def test_a_new_champion_is_taken_over_and_no_request_is_dropped(models) -> None:
 
         with ThreadPoolExecutor(3) as pool:
             asking = [pool.submit(ask) for _ in range(3)]
-            while len(seen) < 5:
-                time.sleep(0.01)
-            current[0] = Toy(models[1], "2")
-            service.look()
-            before = len(seen)
-            while len(seen) < before + 10:
-                time.sleep(0.01)
-            ended.set()
+
+            def seen_more(count: int) -> bool:
+                for future in asking:
+                    if future.done():
+                        future.result()
+                return len(seen) >= count
+
+            try:
+                wait_until(lambda: seen_more(5))
+                current[0] = Toy(models[1], "2")
+                service.look()
+                before = len(seen)
+                wait_until(lambda: seen_more(before + 10))
+            finally:
+                ended.set()
         for future in asking:
             future.result()
         assert seen[-1] == "2"
         assert requests.get(f"{address}/model", timeout=10).json()["version"] == "2"
         assert 'version="2"' in requests.get(f"{address}/metrics", timeout=10).text
+
+
+def test_the_store_is_watched(models) -> None:
+    from catdog.deployment.serving.service import PhotoService
+
+    current = [Toy(models[0])]
+    service = PhotoService(lambda: current[0], 8, 1, 0.01)
+    try:
+        current[0] = Toy(models[1], "2")
+        wait_until(lambda: service.served.model.version == "2")
+    finally:
+        service.close()
+    service._watcher.join(10)
+    assert not service._watcher.is_alive()
+
+
+def test_a_store_that_is_away_is_asked_again(models, caplog) -> None:
+    current: list[Toy] = [Toy(models[0])]
+    service = build_service(lambda: current[0])
+    kept, current[:] = current[0], []
+    assert service.look() == 0
+    assert "still serving toy version 1: the store does not answer" in caplog.text
+    current.append(Toy(models[1], "2"))
+    service.look()
+    assert service.served.model.version == "2"
+    current[0] = kept
+    service.close()
+
+
+def test_a_champion_that_cannot_be_loaded_is_named_and_not_loaded_all_the_time(models, caplog, monkeypatch) -> None:
+    class Broken:
+        asked = 0
+
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            Broken.asked += 1
+            raise ValueError("a layer is missing")
+
+    now = [1000.0]
+    monkeypatch.setattr("catdog.deployment.serving.service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    current = [Toy(models[0])]
+    service = build_service(lambda: current[0])
+    current[0] = Toy(Broken(), "4")
+    for _ in range(5):
+        service.look()
+    assert Broken.asked == 1
+    for wait_s, asked in ((61, 2), (61, 2), (60, 3), (3000, 4)):
+        now[0] += wait_s
+        service.look()
+        assert Broken.asked == asked
+    assert caplog.text.count("still serving toy version 1: toy version 4 cannot be loaded: a layer is missing") == 4
+    assert caplog.text.count("Traceback") == 1
+    # Another champion is loaded at once.
+    current[0] = Toy(models[1], "5")
+    service.look()
+    assert service.served.model.version == "5"
+    service.close()
+
+
+def build_graph() -> Any:
+    """A model with a graph inside, which Grad-CAM cuts in two."""
+    import keras
+
+    inputs = keras.Input((SIZE, SIZE, 3))
+    maps = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
+    both = keras.layers.Add()([maps, keras.layers.Conv2D(4, 1)(maps)])
+    graph = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(both))
+    return keras.Sequential([
+        keras.Input((SIZE, SIZE, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), graph, keras.layers.Dense(2), keras.layers.Softmax(),
+    ])  # fmt: skip
+
+
+def test_evidence_adds_to_the_model_only_once() -> None:
+    model = build_graph()
+    service = build_service(lambda: Toy(model))
+
+    def count_nodes() -> int:
+        return sum(len(layer._inbound_nodes) for layer in model._flatten_layers())
+
+    answers = [future.result(60) for future in service.submit([draw_photo(0)] * 4, heatmap=True)]
+    nodes = count_nodes()
+    answers += [future.result(60) for future in service.submit([draw_photo(0)] * 4, heatmap=True)]
+    service.close()
+    assert count_nodes() == nodes
+    assert answers[0].heatmap is not None
+    assert len({answer.heatmap for answer in answers}) == 1
+
+
+def test_an_answer_whose_evidence_fails_stands(models, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("catdog.deployment.serving.service._draw_heatmap", lambda *_: 1 / 0)
+    with running(build_service(lambda: Toy(models[0]))) as address:
+        answer = post(address, files={"p": ("a.jpg", draw_photo(0))}, params={"heatmap": "true"}).json()["answers"][0]
+    assert answer["no_heatmap"] == "the map could not be computed"
+    assert answer["probabilities"] == expect(models[0], draw_photo(0))
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_large_photos_delay_no_others(models, monkeypatch) -> None:
+    from catdog.deployment.serving import service as module
+
+    gate, decode = threading.Event(), module.decode_image
+    out = io.BytesIO()
+    Image.new("RGB", (100, 100)).save(out, "PNG")
+    large = out.getvalue()
+    monkeypatch.setattr(module, "LARGE_PIXELS", 5_000)
+
+    def slow_if_large(source, *arguments: Any) -> np.ndarray:
+        if source.getvalue() == large:
+            gate.wait(30)
+        return decode(source, *arguments)
+
+    monkeypatch.setattr(module, "decode_image", slow_if_large)
+    service = build_service(lambda: Toy(models[0]))
+    waiting = service.submit([large] * 8)
+    assert service.submit([draw_photo(0)])[0].result(10).class_name in ("cats", "dogs")
+    assert not any(future.done() for future in waiting)
+    gate.set()
+    assert len({future.result(30).probabilities.tobytes() for future in waiting}) == 1
+    service.close()
+
+
+def test_a_service_that_has_ended_counts_no_photo_as_waiting(models) -> None:
+    service = build_service(lambda: Toy(models[0]))
+    service.close()
+    with pytest.raises(RuntimeError):
+        service.submit([draw_photo(0)] * 3)
+    assert service.pending == 0
 
 
 def test_a_token_is_asked_for(models) -> None:

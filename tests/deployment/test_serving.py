@@ -191,6 +191,7 @@ def multipart(body: bytes) -> dict[str, Any]:
     return {"data": body, "headers": {"content-type": "multipart/form-data; boundary=x"}}
 
 
+FORM_PHOTO = b"--x\r\nContent-Disposition: form-data; name=p; filename=a.jpg\r\n\r\n" + draw_photo(0) + b"\r\n"
 BAD: dict[str, tuple[Callable[[], dict[str, Any]], int, str]] = {
     "no body": (lambda: {"data": b"", "headers": {"content-type": "image/jpeg"}}, 400, "the file is empty"),
     "text": (lambda: {"data": b"hello", "headers": {"content-type": "image/png"}}, 400, "not an image in a supported format"),
@@ -202,13 +203,15 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], int, str]] = {
         lambda: {"data": iter([b"x" * 50_000] * 30), "headers": {"content-type": "image/png"}}, 413, "larger than 0.2 MB"
     ),
     "many": (lambda: {"files": [("p", (f"{n}", b"x")) for n in range(1000)]}, 413, "more than 8 photos in a request"),
+    "many values in JSON": (lambda: {"json": {"photos": [""] * 9_000}}, 413, "the JSON has too many values for 8 photos"),
     "many in JSON": (lambda: {"json": {"photos": ["eA=="] * 1000}}, 413, "1000 photos; the limit is 8 a request"),
     "no photo": (lambda: {"files": {"note": (None, "hello")}}, 400, "the request has no photo"),
-    "form": (lambda: multipart(b"--x\r\nnonsense"), 400, "the request has no photo"),
+    "form": (lambda: multipart(b"--x\r\nnonsense"), 400, "the form is cut short"),
+    "form without its end": (lambda: multipart(FORM_PHOTO + FORM_PHOTO[:-2]), 400, "the form is cut short"),
     "boundary": (lambda: {"data": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form is malformed"),
     "json": (lambda: {"data": b"{", "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
-    "deep json": (lambda: {"data": b"[" * 90_000, "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
-    "base64": (lambda: {"json": {"photos": ["%%%"]}}, 400, "photo 0 of the JSON is not in base64"),
+    "deep json": (lambda: {"data": b"[" * 7_000, "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
+    "base64": (lambda: {"json": {"photos": ["%%%"]}}, 400, "photo 1 of the JSON is not in base64"),
     "option": (lambda: {"files": {"p": ("a.jpg", draw_photo(0))}, "params": {"heatmap": "perhaps"}}, 400, "heatmap: "),
 }  # fmt: skip
 

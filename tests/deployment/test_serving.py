@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -68,16 +68,18 @@ def models() -> tuple[Any, Any]:
 
 
 @contextmanager
-def running(service: Any, token: str | None = None) -> Iterator[str]:
-    """Runs the application on a real socket; gives its address."""
+def running(service: Any, token: str | None = None, local: bool = False, grace_s: int | None = None) -> Iterator[str]:
+    """Runs the application on a real socket; gives its address. At the end it is told to stop, as by SIGTERM."""
     import uvicorn
 
     from catdog.deployment.serving.app import build_app
     from catdog.deployment.serving.body import BodyReader
 
-    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token)
+    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token, local=local)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=grace_s,
+    ))  # fmt: skip
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -225,12 +227,170 @@ def test_bad_input_gets_one_sentence(address, name) -> None:
     assert requests.get(f"{address}/health", timeout=10).json() == {"status": "ok"}
 
 
+@contextmanager
+def connected(address: str, sent: bytes) -> Iterator[socket.socket]:
+    """A connection on which something has been sent."""
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def talk(address: str, sent: bytes) -> str:
+    """What the server sends until it closes the connection."""
+    with connected(address, sent) as connection:
+        return b"".join(iter(lambda: connection.recv(65_536), b"")).decode("latin-1")
+
+
+def begin(length: int, body: bytes = b"") -> bytes:
+    """The first part of a request of a photo."""
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("limit", ["READ_S", "IDLE_S"])
+def test_a_request_that_does_not_arrive_is_given_up(address, monkeypatch, limit) -> None:
+    monkeypatch.setattr(f"catdog.deployment.serving.body.{limit}", 0.2)
+    answer = talk(address, begin(10, b"12345"))
+    assert answer.startswith("HTTP/1.1 408")
+    assert "did not arrive" in answer
+
+
+def test_uploads_that_only_begin_lock_nobody_out(address) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connected(address, begin(MAX_BYTES, b"12345")))
+        assert post(address, files={"p": ("a.jpg", draw_photo(0))}).status_code == 200
+
+
+def test_too_many_large_requests_are_refused(address) -> None:
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connected(address, begin(MAX_BYTES, b"x" * (MAX_BYTES - 1))))
+        held = f"catdog_held_bytes {8 * (MAX_BYTES - 1) / 1e6:.6f}e+06"
+        wait_until(lambda: held in requests.get(f"{address}/metrics", timeout=10).text)
+        refused = post(address, files={"p": ("a.jpg", draw_photo(0))})
+        assert "too many large requests" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "1"
+        assert requests.get(f"{address}/health", timeout=10).status_code == 200
+    wait_until(lambda: post(address, files={"p": ("a.jpg", draw_photo(0))}).status_code == 200)
+
+
+def test_a_long_name_is_not_sent_back(address) -> None:
+    photo = {"name": "a" * 5_000 + ".jpg", "data": base64.b64encode(draw_photo(0)).decode()}
+    assert post(address, json={"photos": [photo]}).json()["answers"][0]["photo"] == "a" * 255
+
+
+def test_photos_of_a_client_that_has_gone_are_not_answered(models) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.asked = 0
+    slow.gate.clear()
+    photo = draw_photo(0)
+    with running(service) as address, ThreadPoolExecutor(4) as pool:
+        # Four keep the four threads busy.
+        others = [pool.submit(post, address, files={"p": ("a.jpg", photo)}) for _ in range(4)]
+        wait_until(lambda: slow.asked == 4)
+        with connected(address, begin(len(photo), photo)):
+            wait_until(lambda: service.pending == 5)
+        wait_until(lambda: service.pending == 4)
+        slow.gate.set()
+        assert [future.result().status_code for future in others] == [200] * 4
+        assert slow.asked == 4
+        assert 'catdog_requests_total{path="/predict",status="499"} ' in requests.get(f"{address}/metrics", timeout=10).text
+
+
+def test_a_request_that_takes_too_long_is_given_up(models, monkeypatch) -> None:
+    monkeypatch.setattr("catdog.deployment.serving.app.ANSWER_S", 0.2)
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.gate.clear()
+    with running(service) as address:
+        response = post(address, files={"p": ("a.jpg", draw_photo(0))})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert "no answer within" in response.json()["detail"]
+        slow.gate.set()
+
+
+def test_a_request_that_outlasts_the_end_of_the_server_gets_a_sentence(models, caplog) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.asked = 0
+    slow.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with running(service, grace_s=1) as address:
+            waiting = pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))})
+            wait_until(lambda: slow.asked == 1)
+            threading.Timer(2, slow.gate.set).start()
+        response = waiting.result(30)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json() == {"detail": "the server is being stopped; try again in a moment"}
+    assert "Traceback" not in caplog.text
+
+
+def test_a_request_in_flight_is_answered_before_the_end(models) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.asked = 0
+    slow.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with running(service, grace_s=30) as address:
+            waiting = pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))})
+            wait_until(lambda: slow.asked == 1)
+            threading.Timer(0.5, slow.gate.set).start()
+        assert waiting.result(30).status_code == 200
+
+
+def test_a_photo_at_which_the_model_fails_is_named(models, caplog) -> None:
+    from catdog.system.errors import UserError
+
+    bad = draw_photo(1)
+    expected = expect(models[0], draw_photo(0))
+
+    class Picky:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            from catdog.data.images import decode_image
+
+            if np.array_equal(images[0], decode_image(io.BytesIO(bad), SIZE, SIZE)):
+                raise UserError("model: /secret/place answered nan")
+            answer: np.ndarray = models[0].predict_on_batch(images)
+            return answer
+
+    with running(build_service(lambda: Toy(Picky()))) as address:
+        both = post(address, files=[("p", ("a.jpg", draw_photo(0))), ("p", ("b.jpg", bad))])
+        alone = post(address, files={"p": ("b.jpg", bad)})
+    assert both.status_code == 200
+    assert both.json()["answers"][0]["probabilities"] == expected
+    assert both.json()["answers"][1] == {"photo": "b.jpg", "error": "the model gave no answer to this photo"}
+    assert (alone.status_code, alone.json()) == (500, {"detail": "the model gave no answer to this photo"})
+    assert "answered nan" in caplog.text
+
+
+def test_a_server_for_this_machine_answers_no_foreign_page(models) -> None:
+    """A page from elsewhere, whose name suddenly leads to 127.0.0.1, or that sends a form to it."""
+    with running(build_service(lambda: Toy(models[0])), local=True) as address:
+        port = address.rpartition(":")[2]
+        photo = {"p": ("a.jpg", draw_photo(0))}
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST"):
+            assert post(address, files=photo, headers={"host": host}).status_code == 200
+        assert post(address, files=photo, headers={"origin": address}).status_code == 200
+        for headers in ({"host": f"evil.example:{port}"}, {"host": "127.0.0.1.evil.example"}, {"origin": "http://evil.example"},
+                        {"origin": "null"}, {"origin": "http://localhost:1"}):  # fmt: skip
+            refused = post(address, files=photo, headers=headers)
+            assert (refused.status_code, list(refused.json())) == (403, ["detail"])
+        page = requests.get(address, timeout=10)
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+
+
 def test_nothing_of_the_machine_is_told(address) -> None:
-    for path in ("/nosuch", "/docs", "/redoc", "/../../etc/passwd", "/model"):
+    for path in ("/nosuch", "/docs", "/redoc", "/model"):
         response = requests.get(address + path, timeout=10)
         assert "server" not in response.headers
         assert "site-packages" not in response.text
         assert "Traceback" not in response.text
+    # `requests` would send these as /etc/passwd.
+    for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/./model/../../etc/passwd"):
+        assert talk(address, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()).startswith("HTTP/1.1 404")
     assert requests.get(f"{address}/predict", timeout=10).status_code == 405
 
 
@@ -438,7 +598,14 @@ def test_a_service_that_has_ended_counts_no_photo_as_waiting(models) -> None:
 def test_a_token_is_asked_for(models) -> None:
     with running(build_service(lambda: Toy(models[0])), "secret") as address:
         photo = {"p": ("a.jpg", draw_photo(0))}
-        assert post(address, files=photo).status_code == 401
+        refused = post(address, files=photo)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert post(address, files=photo, headers={"authorization": "bearer secret"}).status_code == 200
+        assert post(address, files=photo, headers={"authorization": "Basic secret"}).status_code == 401
+        document = requests.get(f"{address}/openapi.json", timeout=10).json()
+        assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+        assert document["paths"]["/predict"]["post"]["security"] == [{"token": []}]
+        assert "security" not in document["paths"]["/health"]["get"]
         assert post(address, files=photo, headers={"authorization": "Bearer wrong"}).status_code == 401
         assert post(address, files=photo, headers={"authorization": "Bearer secret"}).status_code == 200
         assert requests.get(f"{address}/metrics", timeout=10).status_code == 401
@@ -467,6 +634,9 @@ def test_what_openapi_says_has_examples(address) -> None:
     operation = document["paths"]["/predict"]["post"]
     assert {*operation["requestBody"]["content"]} == {"multipart/form-data", "image/jpeg", "application/json"}
     assert "429" in operation["responses"]
+    assert "422" not in operation["responses"]
+    assert "ValidationError" not in document["components"]["schemas"]
+    assert "securitySchemes" not in document["components"]
     assert "a.jpg" in json.dumps(document)
 
 

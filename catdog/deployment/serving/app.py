@@ -106,9 +106,10 @@ class Meters:
 
     Args:
         service: what is measured.
+        reader: what holds the requests.
     """
 
-    def __init__(self, service: PhotoService) -> None:
+    def __init__(self, service: PhotoService, reader: BodyReader) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "catdog_requests", "Requests, by address and status.", ["path", "status"], registry=self.registry
@@ -120,6 +121,8 @@ class Meters:
         )  # fmt: skip
         pending = Gauge("catdog_pending_photos", "Photos that wait or are being answered.", registry=self.registry)
         pending.set_function(lambda: service.pending)
+        held = Gauge("catdog_held_bytes", "Bytes of requests and answers in memory.", registry=self.registry)
+        held.set_function(lambda: reader.held)
         self._model = Gauge(
             "catdog_model", "The model that answers.", ["name", "version", "run_id"], registry=self.registry
         )
@@ -146,7 +149,7 @@ class Endpoints:
         self.service = service
         self.reader = reader
         self.token = token
-        self.meters = Meters(service)
+        self.meters = Meters(service, reader)
 
     async def predict(self, request: Request, heatmap: bool = False) -> JSONResponse:
         """Says what is in one photo or several: classes and probabilities; heatmap=true adds where the evidence is."""

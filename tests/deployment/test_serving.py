@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -709,26 +710,30 @@ def test_no_mutated_request_makes_an_error_of_ours(address) -> None:
 
 
 @pytest.fixture
-def open_page(address) -> Iterator[Callable[[int], Any]]:
+def browser() -> Iterator[Any]:
     browser_path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
     if browser_path is None:
         pytest.skip("needs Chromium or Chrome")
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-
-        def open_at(width: int) -> Any:
-            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
-            page.set_default_timeout(30_000)
-            page.problems = []
-            page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
-            page.on("request", lambda request: None if request.url.startswith(("blob:", "data:", address)) else
-                    page.problems.append(request.url))  # fmt: skip
-            page.goto(address)
-            return page
-
-        yield open_at
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address) -> Callable[[int], Any]:
+    def open_at(width: int) -> Any:
+        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        page.set_default_timeout(30_000)
+        page.problems = []
+        page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: None if request.url.startswith(("blob:", "data:", address)) else
+                page.problems.append(request.url))  # fmt: skip
+        page.goto(address)
+        return page
+
+    return open_at
 
 
 @pytest.mark.slow
@@ -741,6 +746,9 @@ def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width)
     # By keyboard: Tab reaches the field, which a browser opens with Enter.
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
+    from catdog.data.images import IMAGE_SUFFIXES
+
+    assert set(page.get_attribute("#files", "accept").split(",")) == IMAGE_SUFFIXES
     page.set_input_files("#files", [
         {"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": photo},
         {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"},
@@ -751,8 +759,12 @@ def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width)
     assert good.locator(".answer").inner_text() == best
     assert f"{100 * expected[best]:.1f}%" in good.inner_text()
     assert "not an image in a supported format" in page.locator("li", has_text="notes.txt").inner_text()
-    good.get_by_role("button", name="Show the evidence").press("Enter")
+    good.get_by_role("button", name="Show the evidence in turned.jpg").press("Enter")
     good.get_by_alt_text("Grad-CAM").wait_for()
+    page.wait_for_function("document.activeElement.textContent.startsWith('Right: where the evidence')")
+    # In the browser's colours, the thumbnail is the photo turned upright.
+    assert good.locator("canvas").evaluate("canvas => [canvas.width, canvas.height]") == [60, 40]
+    assert page.locator("li", has_text="notes.txt").locator("canvas").count() == 0
     # Dropped as by a mouse.
     page.evaluate("""content => {
         const transfer = new DataTransfer();
@@ -763,6 +775,73 @@ def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # A refused photo is a status 400, which browsers show in their console.
     assert [problem for problem in page.problems if "status of 400" not in problem] == []
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token(browser, models) -> None:
+    with running(build_service(lambda: Toy(models[0])), "a+b%c/d&e") as address:
+        known = "toy version 1, 2 classes: cats, dogs"
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        page.goto(address)
+        page.get_by_text("this server needs a token").wait_for()
+        assert page.evaluate("document.activeElement.id") == "token"
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("this server needs a token").wait_for()
+        page.fill("#token", "a+b%c/d&e")
+        page.get_by_role("button", name="Use it").click()
+        page.get_by_text(known).wait_for()
+        assert page.locator("#login").is_hidden()
+        for typed in ("#token=a+b%25c/d&e", "#token=a+b%c/d&e"):
+            page = browser.new_page()
+            page.goto(address)
+            page.get_by_text("this server needs a token").wait_for()
+            # Typed into the address later, it loads no page anew.
+            page.evaluate("hash => { location.hash = hash; }", typed)
+            page.get_by_text(known).wait_for()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_dropped_is_explained(open_page) -> None:
+    page = open_page(1280)
+    page.evaluate("""() => {
+        const event = new Event("drop", {bubbles: true, cancelable: true});
+        const file = new File([], "holiday");
+        event.dataTransfer = {files: [file], items: [{kind: "file", webkitGetAsEntry: () => ({isDirectory: true, name: "holiday"})}]};
+        document.dispatchEvent(event);
+    }""")
+    page.get_by_text("holiday: a folder cannot be dropped; drop the photos in it").wait_for()
+    assert page.locator("li").count() == 0
+
+
+def import_command() -> Any:
+    """The module of the command; other tests run it as `python -m` does, and find it not imported yet."""
+    from catdog import serve
+
+    sys.modules.pop("catdog.serve", None)
+    return serve
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "fastapi", "python_multipart", "prometheus_client"])
+def test_a_missing_package_is_named(monkeypatch, name) -> None:
+    from catdog.system.errors import UserError
+
+    serve = import_command()
+    for module in [each for each in sys.modules if each.startswith("catdog.deployment.serving.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"catdog\.serve needs {name}: pip install 'catdog\[serve\]'"):
+        serve._serve(SimpleNamespace(token=None), None)
+
+
+@pytest.mark.parametrize("token", ["two words", "näher", "line\nbreak"])
+def test_a_token_that_no_client_can_send_is_refused(token) -> None:
+    from catdog.system.errors import UserError
+
+    serve = import_command()
+    with pytest.raises(UserError, match="printable ASCII without spaces"):
+        serve._serve(SimpleNamespace(token=token), None)
 
 
 @pytest.mark.slow
@@ -782,7 +861,14 @@ def test_the_command_answers_like_predict_and_ends_when_told_to(tmp_path, cache)
         assert found["class"] == expected["class"]
         for name, probability in found["probabilities"].items():
             assert np.float32(probability) == np.float32(expected[f"probability_{name}"])
-        os.kill(server.pid, signal.SIGTERM)
+        # A request of which half has arrived before SIGTERM is answered.
+        content = photo.read_bytes()
+        with connected(f"http://127.0.0.1:{port}", begin(len(content), content[:100])) as connection:
+            wait_until(lambda: "catdog_held_bytes 100.0" in requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
+            os.kill(server.pid, signal.SIGTERM)
+            time.sleep(1)
+            connection.sendall(content[100:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
         out, _ = server.communicate(timeout=60)
         assert server.returncode == 0, out
         assert out.endswith("stopped\n")

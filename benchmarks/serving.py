@@ -4,8 +4,9 @@
 
 Run it where a study with a champion is (`python -m catdog.train ...` before). Each client sends one to three photos at a time, one
 in twenty of them bad, and compares every answer, bit for bit, with the model's answer to that photo alone. In the middle the server
-is stopped with SIGTERM, while the clients go on, and started again. The forward pass alone, in batches of 32 and without decoding, is timed before and
-after; as clients share the machine with the server, CPU seconds of the server are compared with those of the forward pass.
+is stopped with SIGTERM, while the clients go on, and started again. The forward pass alone, in batches of 32 and without decoding,
+is timed before and after; as clients share the machine with the server, CPU seconds of the server are compared with those of the
+forward pass.
 """
 
 import io

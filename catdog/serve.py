@@ -24,7 +24,7 @@ USAGE = """Answers photos over HTTP with a study's champion, and has a page to t
   python -m catdog.serve                                  http://127.0.0.1:8000
   python -m catdog.serve study=flowers port=8080
   curl -F photos=@PHOTO.jpg http://127.0.0.1:8000/predict
-  CATDOG_TOKEN=SECRET python -m catdog.serve host=0.0.0.0      for others, who must send the token
+  CATDOG_TOKEN=SECRET python -m catdog.serve              for others, who must send the token, behind a server with TLS
 
 docs/serve.md has the rest: other ways to send photos, limits, metrics, containers."""
 
@@ -64,7 +64,8 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
         from catdog.deployment.serving.app import build_app
         from catdog.deployment.serving.body import BodyReader
     except ImportError as error:
-        raise UserError(f"catdog.serve needs {(error.name or '').partition('.')[0]}: pip install 'catdog[serve]'.") from None
+        package = (error.name or "").partition(".")[0]
+        raise UserError(f"catdog.serve needs {package}: pip install 'catdog[serve]'.") from None
     from catdog.data.cache import count_cpus
     from catdog.deployment.serving.service import PhotoService
     from catdog.study import Study

@@ -243,6 +243,10 @@ def talk(address: str, sent: bytes) -> str:
         return b"".join(iter(lambda: connection.recv(65_536), b"")).decode("latin-1")
 
 
+def get_metrics(address: str) -> str:
+    return requests.get(f"{address}/metrics", timeout=10).text
+
+
 def begin(length: int, body: bytes = b"") -> bytes:
     """The first part of a request of a photo."""
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
@@ -269,7 +273,7 @@ def test_too_many_large_requests_are_refused(address) -> None:
         for _ in range(8):
             stack.enter_context(connected(address, begin(MAX_BYTES, b"x" * (MAX_BYTES - 1))))
         held = f"catdog_held_bytes {8 * (MAX_BYTES - 1) / 1e6:.6f}e+06"
-        wait_until(lambda: held in requests.get(f"{address}/metrics", timeout=10).text)
+        wait_until(lambda: held in get_metrics(address))
         refused = post(address, files={"p": ("a.jpg", draw_photo(0))})
         assert "too many large requests" in refused.json()["detail"]
         assert refused.headers["retry-after"] == "1"
@@ -298,7 +302,7 @@ def test_photos_of_a_client_that_has_gone_are_not_answered(models) -> None:
         slow.gate.set()
         assert [future.result().status_code for future in others] == [200] * 4
         assert slow.asked == 4
-        assert 'catdog_requests_total{path="/predict",status="499"} ' in requests.get(f"{address}/metrics", timeout=10).text
+        assert 'catdog_requests_total{path="/predict",status="499"} ' in get_metrics(address)
 
 
 def test_a_request_that_takes_too_long_is_given_up(models, monkeypatch) -> None:
@@ -391,7 +395,8 @@ def test_nothing_of_the_machine_is_told(address) -> None:
         assert "Traceback" not in response.text
     # `requests` would send these as /etc/passwd.
     for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/./model/../../etc/passwd"):
-        assert talk(address, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()).startswith("HTTP/1.1 404")
+        asked = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert talk(address, asked.encode()).startswith("HTTP/1.1 404")
     assert requests.get(f"{address}/predict", timeout=10).status_code == 405
 
 
@@ -485,15 +490,14 @@ def test_the_store_is_watched(models) -> None:
 
 
 def test_a_store_that_is_away_is_asked_again(models, caplog) -> None:
-    current: list[Toy] = [Toy(models[0])]
+    current = [Toy(models[0])]
     service = build_service(lambda: current[0])
-    kept, current[:] = current[0], []
+    current.clear()
     assert service.look() == 0
     assert "still serving toy version 1: the store does not answer" in caplog.text
     current.append(Toy(models[1], "2"))
     service.look()
     assert service.served.model.version == "2"
-    current[0] = kept
     service.close()
 
 
@@ -535,7 +539,8 @@ def build_graph() -> Any:
     both = keras.layers.Add()([maps, keras.layers.Conv2D(4, 1)(maps)])
     graph = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(both))
     return keras.Sequential([
-        keras.Input((SIZE, SIZE, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), graph, keras.layers.Dense(2), keras.layers.Softmax(),
+        keras.Input((SIZE, SIZE, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), graph, keras.layers.Dense(2),
+        keras.layers.Softmax(),
     ])  # fmt: skip
 
 
@@ -808,7 +813,8 @@ def test_a_folder_that_is_dropped_is_explained(open_page) -> None:
     page.evaluate("""() => {
         const event = new Event("drop", {bubbles: true, cancelable: true});
         const file = new File([], "holiday");
-        event.dataTransfer = {files: [file], items: [{kind: "file", webkitGetAsEntry: () => ({isDirectory: true, name: "holiday"})}]};
+        const item = {kind: "file", webkitGetAsEntry: () => ({isDirectory: true, name: "holiday"})};
+        event.dataTransfer = {files: [file], items: [item]};
         document.dispatchEvent(event);
     }""")
     page.get_by_text("holiday: a folder cannot be dropped; drop the photos in it").wait_for()
@@ -864,7 +870,7 @@ def test_the_command_answers_like_predict_and_ends_when_told_to(tmp_path, cache)
         # A request of which half has arrived before SIGTERM is answered.
         content = photo.read_bytes()
         with connected(f"http://127.0.0.1:{port}", begin(len(content), content[:100])) as connection:
-            wait_until(lambda: "catdog_held_bytes 100.0" in requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text)
+            wait_until(lambda: "catdog_held_bytes 100.0" in get_metrics(f"http://127.0.0.1:{port}"))
             os.kill(server.pid, signal.SIGTERM)
             time.sleep(1)
             connection.sendall(content[100:])

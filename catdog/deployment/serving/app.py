@@ -342,8 +342,11 @@ async def _wait(request: Request, futures: Sequence["Future[PhotoAnswer]"]) -> l
             raise RequestError(499, "the client has gone")
         raise RequestError(503, f"no answer within {ANSWER_S:.0f} s; try again in a moment", RETRY)
     finally:
-        for task in (answered, gone, *futures, *waiting):
-            task.cancel()
+        answered.cancel()
+        gone.cancel()
+        for future, each in zip(futures, waiting, strict=True):
+            future.cancel()
+            each.cancel()
 
 
 async def _wait_until_gone(request: Request) -> None:

@@ -152,7 +152,8 @@ class BodyReader:
         except StopAsyncIteration:
             pass
         except TimeoutError:
-            raise RequestError(408, f"the request did not arrive within {READ_S:.0f} s, or stopped for {IDLE_S:.0f} s") from None
+            limits = f"within {READ_S:.0f} s, or stopped for {IDLE_S:.0f} s"
+            raise RequestError(408, f"the request did not arrive {limits}") from None
         except ClientDisconnect:
             raise RequestError(400, "the request was cut short") from None
         if length > self.max_bytes:

@@ -24,7 +24,7 @@ USAGE = """Answers photos over HTTP with a study's champion, and has a page to t
   python -m catdog.serve                                  http://127.0.0.1:8000
   python -m catdog.serve study=flowers port=8080
   curl -F photos=@PHOTO.jpg http://127.0.0.1:8000/predict
-  CATDOG_TOKEN=SECRET python -m catdog.serve host=0.0.0.0      for others, who must send the token
+  CATDOG_TOKEN=SECRET python -m catdog.serve              for others, who must send the token, behind a server with TLS
 
 docs/serve.md has the rest: other ways to send photos, limits, metrics, containers."""
 
@@ -33,6 +33,10 @@ TOKEN = "CATDOG_TOKEN"
 # How long requests may take to end after SIGTERM.
 GRACE_S = 30
 KEEP_ALIVE_S = 10
+# A client that reads none of its answer for so long is cut off.
+SEND_MS = 30_000
+# Connections, beside those that the queue can be full of; more get status 503.
+SPARE_CONNECTIONS = 100
 
 
 def serve(composed: DictConfig) -> None:
@@ -49,13 +53,19 @@ def serve(composed: DictConfig) -> None:
 
 
 def _serve(config: ServeConfig, listening: socket.socket) -> None:
+    token = config.token or os.environ.get(TOKEN) or None
+    if token and not all("!" <= letter <= "~" for letter in token):
+        raise UserError(f"token: clients can send only printable ASCII without spaces; choose another {TOKEN}.")
     try:
+        # Uvicorn and FastAPI start without it.
+        import python_multipart  # noqa: F401
         import uvicorn
 
         from catdog.deployment.serving.app import build_app
         from catdog.deployment.serving.body import BodyReader
     except ImportError as error:
-        raise UserError(f"catdog.serve needs {error.name}: pip install 'catdog[serve]'.") from None
+        package = (error.name or "").partition(".")[0]
+        raise UserError(f"catdog.serve needs {package}: pip install 'catdog[serve]'.") from None
     from catdog.data.cache import count_cpus
     from catdog.deployment.serving.service import PhotoService
     from catdog.study import Study
@@ -65,18 +75,18 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
     def find() -> "TrainedModel":
         return study.model(config.model)
 
-    token = config.token or os.environ.get(TOKEN) or None
     with status_shown("loading the model"):
         # Twice as many as cores: TensorFlow's threads wait for each other, and decoding fills the gaps.
         service = PhotoService(find, config.queue, 2 * count_cpus(), config.watch_s)
-    app = build_app(service, BodyReader(int(config.max_body_mb * 1e6), config.max_photos), token)
+    reader = BodyReader(int(config.max_body_mb * 1e6), config.max_photos)
+    app = build_app(service, reader, token, local=config.host in LOCAL and token is None)
     # It says that it has started; so does the line below.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # Clients get a sentence about a malformed form; it is nothing for this log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     server = uvicorn.Server(uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S, lifespan="off",
+        timeout_graceful_shutdown=GRACE_S, lifespan="off", limit_concurrency=config.queue + SPARE_CONNECTIONS,
     ))  # fmt: skip
     # Whoever reads the address below may ask at once.
     listening.listen(128)
@@ -99,6 +109,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         opened = socket.socket(family)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_MS)
         opened.bind(place)
     except OSError as error:
         if opened:

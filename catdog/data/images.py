@@ -32,9 +32,13 @@ MAX_PIXELS = 178_956_970
 # an image (TGA).
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 
-# Larger images are decoded one at a time: otherwise each thread could need the memory of the largest (4 bytes a pixel, twice).
-_LARGE_PIXELS = 16_000_000
+# Larger images are decoded one at a time: otherwise each thread could need the memory of the largest. Measured with Pillow 13, an
+# image takes up to 20 bytes a pixel while it is decoded (WebP with transparency; PNG and TIFF 12, a progressive JPEG 6).
+LARGE_PIXELS = 16_000_000
 _one_large_image = threading.Lock()
+
+# 16-bit grey is scaled this many rows at a time, because the arithmetic takes several times the memory of the pixels.
+_BAND_ROWS = 64
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -99,6 +103,15 @@ def describe_hidden(files: Sequence[str]) -> str:
     )  # fmt: skip
 
 
+def count_pixels(source: IO[bytes]) -> int:
+    """Returns how many pixels an open file declares, without decoding them; 0 if `decode_image` would refuse the file at once."""
+    try:
+        with _quiet_pillow(), Image.open(source, formats=_FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # as in `decode_image`
+        return 0
+
+
 def decode_image(source: Path | IO[bytes], height: int, width: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns the image in a file as the model gets it, before any preprocessing.
 
@@ -121,12 +134,15 @@ def decode_image(source: Path | IO[bytes], height: int, width: int, max_pixels: 
     """
     try:
         with _quiet_pillow(), Image.open(source, formats=_FORMATS) as image:
-            if image.width * image.height > max_pixels:
+            pixels = image.width * image.height
+            if pixels > max_pixels:
                 raise UnreadableImageError(f"{image.width} x {image.height} pixels; the limit is {max_pixels:,}")
             # For JPEG only: decodes at 1/2, 1/4 or 1/8 if the result is still at least twice the target size. Both sides get
             # the longer one as a target, because the image may be rotated later.
             image.draft(None, (2 * max(height, width), 2 * max(height, width)))
-            with _one_large_image if image.width * image.height > _LARGE_PIXELS else nullcontext():
+            # Most JPEGs are decoded row by row in that smaller size. A progressive one is held in full before.
+            held = pixels if image.info.get("progressive") else image.width * image.height
+            with _one_large_image if held > LARGE_PIXELS else nullcontext():
                 image.load()
                 return np.array(_upright_rgb(image, height, width))
     except UnreadableImageError:
@@ -156,9 +172,7 @@ def _upright_rgb(image: Image.Image, height: int, width: int) -> Image.Image:
 def _resampled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Returns `image` as L, RGB or RGBA at `size`; in RGBA images, colours are weighted by their opacity."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        # Pillow's own conversion to 8 bits clips at 255 instead of scaling.
-        grey = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8))
+        image = _scaled_to_8_bits(image)
     elif image.mode in ("I", "F"):
         raise UnreadableImageError("32-bit pixels, which have no standard range; only 8 and 16 bits are supported")
     elif image.has_transparency_data:
@@ -168,6 +182,15 @@ def _resampled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     elif image.mode not in ("L", "RGB"):
         image = image.convert("RGB")
     return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _scaled_to_8_bits(image: Image.Image) -> Image.Image:
+    """Returns 16-bit grey in 8 bits; Pillow's own conversion clips at 255 instead of scaling."""
+    scaled = np.empty((image.height, image.width), np.uint8)
+    for top in range(0, image.height, _BAND_ROWS):
+        band = image.crop((0, top, image.width, min(top + _BAND_ROWS, image.height)))
+        scaled[top : top + _BAND_ROWS] = (np.asarray(band).astype(np.uint32) * 255 + 32767) // 65535
+    return Image.fromarray(scaled)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -18,12 +18,8 @@ class NoMapError(Exception):
     """Grad-CAM cannot be computed for this model; the message says why, in terms that a user knows."""
 
 
-def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int) -> np.ndarray:
-    """Returns Grad-CAM maps: where each image contains evidence for each of some classes.
-
-    The last convolution's feature maps are weighted by the mean gradient of the class's logit and summed; negative values are set
-    to 0. Each map is divided by its own maximum: maps show where the evidence is, not how strong it is, so their strengths cannot
-    be compared.
+class Explainer:
+    """Grad-CAM of a model, which is cut in two once, for any number of images. Threads may share it.
 
     Where the model averages the answers of several views, such as an image and its mirror image, or the members of an ensemble, the
     map is the mean of theirs.
@@ -32,6 +28,41 @@ def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int)
 
     Args:
         model: a kept model, uint8 (B, H, W, 3) in [0, 255] -> probabilities (B, C).
+
+    Raises:
+        NoMapError: the model has no convolution, has no feature maps that everything passes through, or Keras does not run on
+            TensorFlow.
+
+    Source: Selvaraju et al. (2017), "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV.
+    """
+
+    def __init__(self, model: Any) -> None:
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            raise NoMapError(f"Grad-CAM needs Keras' TensorFlow backend, and this is {keras.backend.backend()}")
+        self._views = [(view, *split_model(view.model)) for view in list_views(model)]
+
+    def compute(self, images: np.ndarray, classes: np.ndarray, side: int) -> np.ndarray:
+        """Returns Grad-CAM maps; arguments, result and exceptions are those of `compute_cams`."""
+        found = []
+        for view, extract, finish in self._views:
+            seen = images[:, :, ::-1] if view.mirrored else images
+            _check(view.model, extract, finish, seen[:1])
+            cams = _cams_of_view(extract, finish, seen, classes, side)
+            found.append(cams[..., ::-1] if view.mirrored else cams)
+        return found[0] if len(found) == 1 else _average(found, side)
+
+
+def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int) -> np.ndarray:
+    """Returns Grad-CAM maps: where each image contains evidence for each of some classes.
+
+    The last convolution's feature maps are weighted by the mean gradient of the class's logit and summed; negative values are set
+    to 0. Each map is divided by its own maximum: maps show where the evidence is, not how strong it is, so their strengths cannot
+    be compared.
+
+    Args:
+        model: as for `Explainer`, which spares the preparation where maps are computed again and again.
         images: uint8 (N, H, W, 3) in [0, 255].
         classes: int (N, K), the classes of interest for each image.
         side: the largest height and width of a map; larger feature maps are averaged down to it.
@@ -40,25 +71,14 @@ def compute_cams(model: Any, images: np.ndarray, classes: np.ndarray, side: int)
         float32 (N, K, h, w) in [0, 1], all 0 if there is no evidence for the class.
 
     Raises:
-        NoMapError: the model has no convolution, has no feature maps that everything passes through, or Keras does not run on
-            TensorFlow.
-
-    Source: Selvaraju et al. (2017), "Grad-CAM: visual explanations from deep networks via gradient-based localization", ICCV.
+        NoMapError: as `Explainer` does.
     """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise NoMapError(f"Grad-CAM needs Keras' TensorFlow backend, and this is {keras.backend.backend()}")
-    found = []
-    for view in list_views(model):
-        cams = _cams_of_view(view.model, images[:, :, ::-1] if view.mirrored else images, classes, side)
-        found.append(cams[..., ::-1] if view.mirrored else cams)
-    return found[0] if len(found) == 1 else _average(found, side)
+    return Explainer(model).compute(images, classes, side)
 
 
-def _cams_of_view(model: Any, images: np.ndarray, classes: np.ndarray, side: int) -> np.ndarray:
-    extract, finish = split_model(model)
-    _check(model, extract, finish, images[:1])
+def _cams_of_view(
+    extract: Callable[[Any], Any], finish: Callable[[Any], Any], images: np.ndarray, classes: np.ndarray, side: int
+) -> np.ndarray:
     found = []
     for start in range(0, len(images), BATCH):
         found.append(_cams_of_batch(extract, finish, images[start : start + BATCH], classes[start : start + BATCH]))

@@ -8,13 +8,14 @@ import sys
 import threading
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from catdog.data import images
 from catdog.data.images import MAX_PIXELS, UnreadableImageError, decode_image, is_image_file
 
 HEIGHT, WIDTH = 24, 32
@@ -107,6 +108,13 @@ def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(np.tile(columns, (HEIGHT, 1))).save(tmp_path / f"scan{suffix}")
     pixels = decode_image(tmp_path / f"scan{suffix}", HEIGHT, WIDTH)
     assert pixels[0, ::8, 0].tolist() == [0, 4, 128, 255]
+
+
+def test_16_bit_grey_is_scaled_in_bands_of_rows(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 65536, (150, 20), np.uint16)
+    Image.fromarray(grey).save(tmp_path / "scan.png")
+    expected = ((grey.astype(int) * 255 + 32767) // 65535)[..., None].repeat(3, axis=-1)
+    np.testing.assert_array_equal(decode_image(tmp_path / "scan.png", 150, 20), expected)
 
 
 def test_transparency_shows_white_and_hides_the_colour_below(tmp_path: Path) -> None:
@@ -207,6 +215,22 @@ decode_and_print_peak_kb(sys.argv[2])
     command = [sys.executable, "-c", script, str(tmp_path / "small.jpg"), str(tmp_path / "panorama.jpg")]
     before_kb, after_kb = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert after_kb - before_kb < 40_000, "decoded in full it takes 120 MB"
+
+
+@pytest.mark.parametrize("progressive", [True, False])
+def test_a_jpeg_that_is_held_in_full_counts_as_large(tmp_path: Path, monkeypatch, progressive: bool) -> None:
+    """Pillow decodes both in a smaller size, but libjpeg holds a progressive one in full."""
+    photo_like().save(tmp_path / "photo.jpg", progressive=progressive)
+    with Image.open(tmp_path / "photo.jpg") as image:
+        monkeypatch.setattr(images, "LARGE_PIXELS", image.width * image.height - 1)
+    alone = threading.Lock()
+    monkeypatch.setattr(images, "_one_large_image", alone)
+    with ThreadPoolExecutor(1) as pool:
+        with alone:
+            decoded = pool.submit(decode_image, tmp_path / "photo.jpg", HEIGHT, WIDTH)
+            waits = not wait([decoded], timeout=0.5).done
+        decoded.result()
+    assert waits == progressive
 
 
 def test_20000_pixel_wide_jpeg_is_right(tmp_path: Path) -> None:

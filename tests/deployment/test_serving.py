@@ -8,11 +8,12 @@ import random
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -68,16 +69,18 @@ def models() -> tuple[Any, Any]:
 
 
 @contextmanager
-def running(service: Any, token: str | None = None) -> Iterator[str]:
-    """Runs the application on a real socket; gives its address."""
+def running(service: Any, token: str | None = None, local: bool = False, grace_s: int | None = None) -> Iterator[str]:
+    """Runs the application on a real socket; gives its address. At the end it is told to stop, as by SIGTERM."""
     import uvicorn
 
     from catdog.deployment.serving.app import build_app
     from catdog.deployment.serving.body import BodyReader
 
-    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token)
+    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token, local=local)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=grace_s,
+    ))  # fmt: skip
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -191,6 +194,7 @@ def multipart(body: bytes) -> dict[str, Any]:
     return {"data": body, "headers": {"content-type": "multipart/form-data; boundary=x"}}
 
 
+FORM_PHOTO = b"--x\r\nContent-Disposition: form-data; name=p; filename=a.jpg\r\n\r\n" + draw_photo(0) + b"\r\n"
 BAD: dict[str, tuple[Callable[[], dict[str, Any]], int, str]] = {
     "no body": (lambda: {"data": b"", "headers": {"content-type": "image/jpeg"}}, 400, "the file is empty"),
     "text": (lambda: {"data": b"hello", "headers": {"content-type": "image/png"}}, 400, "not an image in a supported format"),
@@ -202,13 +206,15 @@ BAD: dict[str, tuple[Callable[[], dict[str, Any]], int, str]] = {
         lambda: {"data": iter([b"x" * 50_000] * 30), "headers": {"content-type": "image/png"}}, 413, "larger than 0.2 MB"
     ),
     "many": (lambda: {"files": [("p", (f"{n}", b"x")) for n in range(1000)]}, 413, "more than 8 photos in a request"),
+    "many values in JSON": (lambda: {"json": {"photos": [""] * 9_000}}, 413, "the JSON has too many values for 8 photos"),
     "many in JSON": (lambda: {"json": {"photos": ["eA=="] * 1000}}, 413, "1000 photos; the limit is 8 a request"),
     "no photo": (lambda: {"files": {"note": (None, "hello")}}, 400, "the request has no photo"),
-    "form": (lambda: multipart(b"--x\r\nnonsense"), 400, "the request has no photo"),
+    "form": (lambda: multipart(b"--x\r\nnonsense"), 400, "the form is cut short"),
+    "form without its end": (lambda: multipart(FORM_PHOTO + FORM_PHOTO[:-2]), 400, "the form is cut short"),
     "boundary": (lambda: {"data": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form is malformed"),
     "json": (lambda: {"data": b"{", "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
-    "deep json": (lambda: {"data": b"[" * 90_000, "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
-    "base64": (lambda: {"json": {"photos": ["%%%"]}}, 400, "photo 0 of the JSON is not in base64"),
+    "deep json": (lambda: {"data": b"[" * 7_000, "headers": {"content-type": "application/json"}}, 400, "JSON must be"),
+    "base64": (lambda: {"json": {"photos": ["%%%"]}}, 400, "photo 1 of the JSON is not in base64"),
     "option": (lambda: {"files": {"p": ("a.jpg", draw_photo(0))}, "params": {"heatmap": "perhaps"}}, 400, "heatmap: "),
 }  # fmt: skip
 
@@ -222,34 +228,210 @@ def test_bad_input_gets_one_sentence(address, name) -> None:
     assert requests.get(f"{address}/health", timeout=10).json() == {"status": "ok"}
 
 
+@contextmanager
+def connected(address: str, sent: bytes) -> Iterator[socket.socket]:
+    """A connection on which something has been sent."""
+    host, _, port = address.removeprefix("http://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(sent)
+        yield connection
+
+
+def talk(address: str, sent: bytes) -> str:
+    """What the server sends until it closes the connection."""
+    with connected(address, sent) as connection:
+        return b"".join(iter(lambda: connection.recv(65_536), b"")).decode("latin-1")
+
+
+def get_metrics(address: str) -> str:
+    return requests.get(f"{address}/metrics", timeout=10).text
+
+
+def begin(length: int, body: bytes = b"") -> bytes:
+    """The first part of a request of a photo."""
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("limit", ["READ_S", "IDLE_S"])
+def test_a_request_that_does_not_arrive_is_given_up(address, monkeypatch, limit) -> None:
+    monkeypatch.setattr(f"catdog.deployment.serving.body.{limit}", 0.2)
+    answer = talk(address, begin(10, b"12345"))
+    assert answer.startswith("HTTP/1.1 408")
+    assert "did not arrive" in answer
+
+
+def test_uploads_that_only_begin_lock_nobody_out(address) -> None:
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connected(address, begin(MAX_BYTES, b"12345")))
+        assert post(address, files={"p": ("a.jpg", draw_photo(0))}).status_code == 200
+
+
+def test_too_many_large_requests_are_refused(address) -> None:
+    with ExitStack() as stack:
+        for _ in range(8):
+            stack.enter_context(connected(address, begin(MAX_BYTES, b"x" * (MAX_BYTES - 1))))
+        held = f"catdog_held_bytes {8 * (MAX_BYTES - 1) / 1e6:.6f}e+06"
+        wait_until(lambda: held in get_metrics(address))
+        refused = post(address, files={"p": ("a.jpg", draw_photo(0))})
+        assert "too many large requests" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "1"
+        assert requests.get(f"{address}/health", timeout=10).status_code == 200
+    wait_until(lambda: post(address, files={"p": ("a.jpg", draw_photo(0))}).status_code == 200)
+
+
+def test_a_long_name_is_not_sent_back(address) -> None:
+    photo = {"name": "a" * 5_000 + ".jpg", "data": base64.b64encode(draw_photo(0)).decode()}
+    assert post(address, json={"photos": [photo]}).json()["answers"][0]["photo"] == "a" * 255
+
+
+def test_photos_of_a_client_that_has_gone_are_not_answered(models) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.asked = 0
+    slow.gate.clear()
+    photo = draw_photo(0)
+    with running(service) as address, ThreadPoolExecutor(4) as pool:
+        # Four keep the four threads busy.
+        others = [pool.submit(post, address, files={"p": ("a.jpg", photo)}) for _ in range(4)]
+        wait_until(lambda: slow.asked == 4)
+        with connected(address, begin(len(photo), photo)):
+            wait_until(lambda: service.pending == 5)
+        wait_until(lambda: service.pending == 4)
+        slow.gate.set()
+        assert [future.result().status_code for future in others] == [200] * 4
+        assert slow.asked == 4
+        assert 'catdog_requests_total{path="/predict",status="499"} ' in get_metrics(address)
+
+
+def test_a_request_that_takes_too_long_is_given_up(models, monkeypatch) -> None:
+    monkeypatch.setattr("catdog.deployment.serving.app.ANSWER_S", 0.2)
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.gate.clear()
+    with running(service) as address:
+        response = post(address, files={"p": ("a.jpg", draw_photo(0))})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert "no answer within" in response.json()["detail"]
+        slow.gate.set()
+
+
+def test_a_request_that_outlasts_the_end_of_the_server_gets_a_sentence(models, caplog) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.asked = 0
+    slow.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with running(service, grace_s=1) as address:
+            waiting = pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))})
+            wait_until(lambda: slow.asked == 1)
+            threading.Timer(2, slow.gate.set).start()
+        response = waiting.result(30)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json() == {"detail": "the server is being stopped; try again in a moment"}
+    assert "Traceback" not in caplog.text
+
+
+def test_a_request_in_flight_is_answered_before_the_end(models) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    slow.asked = 0
+    slow.gate.clear()
+    with ThreadPoolExecutor(1) as pool:
+        with running(service, grace_s=30) as address:
+            waiting = pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))})
+            wait_until(lambda: slow.asked == 1)
+            threading.Timer(0.5, slow.gate.set).start()
+        assert waiting.result(30).status_code == 200
+
+
+def test_a_photo_at_which_the_model_fails_is_named(models, caplog) -> None:
+    from catdog.system.errors import UserError
+
+    bad = draw_photo(1)
+    expected = expect(models[0], draw_photo(0))
+
+    class Picky:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            from catdog.data.images import decode_image
+
+            if np.array_equal(images[0], decode_image(io.BytesIO(bad), SIZE, SIZE)):
+                raise UserError("model: /secret/place answered nan")
+            answer: np.ndarray = models[0].predict_on_batch(images)
+            return answer
+
+    with running(build_service(lambda: Toy(Picky()))) as address:
+        both = post(address, files=[("p", ("a.jpg", draw_photo(0))), ("p", ("b.jpg", bad))])
+        alone = post(address, files={"p": ("b.jpg", bad)})
+    assert both.status_code == 200
+    assert both.json()["answers"][0]["probabilities"] == expected
+    assert both.json()["answers"][1] == {"photo": "b.jpg", "error": "the model gave no answer to this photo"}
+    assert (alone.status_code, alone.json()) == (500, {"detail": "the model gave no answer to this photo"})
+    assert "answered nan" in caplog.text
+
+
+def test_a_server_for_this_machine_answers_no_foreign_page(models) -> None:
+    """A page from elsewhere, whose name suddenly leads to 127.0.0.1, or that sends a form to it."""
+    with running(build_service(lambda: Toy(models[0])), local=True) as address:
+        port = address.rpartition(":")[2]
+        photo = {"p": ("a.jpg", draw_photo(0))}
+        for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST"):
+            assert post(address, files=photo, headers={"host": host}).status_code == 200
+        assert post(address, files=photo, headers={"origin": address}).status_code == 200
+        for headers in ({"host": f"evil.example:{port}"}, {"host": "127.0.0.1.evil.example"}, {"origin": "http://evil.example"},
+                        {"origin": "null"}, {"origin": "http://localhost:1"}):  # fmt: skip
+            refused = post(address, files=photo, headers=headers)
+            assert (refused.status_code, list(refused.json())) == (403, ["detail"])
+        page = requests.get(address, timeout=10)
+        assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+
+
 def test_nothing_of_the_machine_is_told(address) -> None:
-    for path in ("/nosuch", "/docs", "/redoc", "/../../etc/passwd", "/model"):
+    for path in ("/nosuch", "/docs", "/redoc", "/model"):
         response = requests.get(address + path, timeout=10)
         assert "server" not in response.headers
         assert "site-packages" not in response.text
         assert "Traceback" not in response.text
+    # `requests` would send these as /etc/passwd.
+    for path in ("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd", "/./model/../../etc/passwd"):
+        asked = f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert talk(address, asked.encode()).startswith("HTTP/1.1 404")
     assert requests.get(f"{address}/predict", timeout=10).status_code == 405
 
 
+def wait_until(true: Callable[[], Any], timeout_s: float = 30) -> None:
+    """Waits until something is so; fails if it never is."""
+    until = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < until, "it took too long"
+        time.sleep(0.01)
+
+
+class Gated:
+    """A model that answers only while its gate is open; it counts what it is asked."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.gate, self.asked = model, threading.Event(), 0
+        self.gate.set()
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        self.asked += 1
+        answer: np.ndarray = self.model.predict_on_batch(images)
+        self.gate.wait(30)
+        return answer
+
+
 def test_a_full_queue_is_said(models) -> None:
-    gate = threading.Event()
-
-    class Slow:
-        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-            answer: np.ndarray = models[0].predict_on_batch(images)
-            gate.wait(0 if not started.is_set() else 30)
-            return answer
-
-    started = threading.Event()
-    service = build_service(lambda: Toy(Slow()), queue=8)
-    started.set()
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow), queue=8)
+    slow.gate.clear()
     with running(service) as address, ThreadPoolExecutor(8) as pool:
         waiting = [pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))}) for _ in range(8)]
-        while service.pending < 8:
-            time.sleep(0.01)
+        wait_until(lambda: service.pending == 8)
         refused = post(address, files={"p": ("a.jpg", draw_photo(0))})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        gate.set()
+        slow.gate.set()
         assert [future.result().status_code for future in waiting] == [200] * 8
         assert service.pending == 0
 
@@ -271,14 +453,21 @@ def test_a_new_champion_is_taken_over_and_no_request_is_dropped(models) -> None:
 
         with ThreadPoolExecutor(3) as pool:
             asking = [pool.submit(ask) for _ in range(3)]
-            while len(seen) < 5:
-                time.sleep(0.01)
-            current[0] = Toy(models[1], "2")
-            service.look()
-            before = len(seen)
-            while len(seen) < before + 10:
-                time.sleep(0.01)
-            ended.set()
+
+            def seen_more(count: int) -> bool:
+                for future in asking:
+                    if future.done():
+                        future.result()
+                return len(seen) >= count
+
+            try:
+                wait_until(lambda: seen_more(5))
+                current[0] = Toy(models[1], "2")
+                service.look()
+                before = len(seen)
+                wait_until(lambda: seen_more(before + 10))
+            finally:
+                ended.set()
         for future in asking:
             future.result()
         assert seen[-1] == "2"
@@ -286,10 +475,143 @@ def test_a_new_champion_is_taken_over_and_no_request_is_dropped(models) -> None:
         assert 'version="2"' in requests.get(f"{address}/metrics", timeout=10).text
 
 
+def test_the_store_is_watched(models) -> None:
+    from catdog.deployment.serving.service import PhotoService
+
+    current = [Toy(models[0])]
+    service = PhotoService(lambda: current[0], 8, 1, 0.01)
+    try:
+        current[0] = Toy(models[1], "2")
+        wait_until(lambda: service.served.model.version == "2")
+    finally:
+        service.close()
+    service._watcher.join(10)
+    assert not service._watcher.is_alive()
+
+
+def test_a_store_that_is_away_is_asked_again(models, caplog) -> None:
+    current = [Toy(models[0])]
+    service = build_service(lambda: current[0])
+    current.clear()
+    assert service.look() == 0
+    assert "still serving toy version 1: the store does not answer" in caplog.text
+    current.append(Toy(models[1], "2"))
+    service.look()
+    assert service.served.model.version == "2"
+    service.close()
+
+
+def test_a_champion_that_cannot_be_loaded_is_named_and_not_loaded_all_the_time(models, caplog, monkeypatch) -> None:
+    class Broken:
+        asked = 0
+
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            Broken.asked += 1
+            raise ValueError("a layer is missing")
+
+    now = [1000.0]
+    monkeypatch.setattr("catdog.deployment.serving.service.time", SimpleNamespace(monotonic=lambda: now[0]))
+    current = [Toy(models[0])]
+    service = build_service(lambda: current[0])
+    current[0] = Toy(Broken(), "4")
+    for _ in range(5):
+        service.look()
+    assert Broken.asked == 1
+    for wait_s, asked in ((61, 2), (61, 2), (60, 3), (3000, 4)):
+        now[0] += wait_s
+        service.look()
+        assert Broken.asked == asked
+    assert caplog.text.count("still serving toy version 1: toy version 4 cannot be loaded: a layer is missing") == 4
+    assert caplog.text.count("Traceback") == 1
+    # Another champion is loaded at once.
+    current[0] = Toy(models[1], "5")
+    service.look()
+    assert service.served.model.version == "5"
+    service.close()
+
+
+def build_graph() -> Any:
+    """A model with a graph inside, which Grad-CAM cuts in two."""
+    import keras
+
+    inputs = keras.Input((SIZE, SIZE, 3))
+    maps = keras.layers.Conv2D(4, 3, activation="relu")(inputs)
+    both = keras.layers.Add()([maps, keras.layers.Conv2D(4, 1)(maps)])
+    graph = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(both))
+    return keras.Sequential([
+        keras.Input((SIZE, SIZE, 3), dtype="uint8"), keras.layers.Rescaling(1 / 255), graph, keras.layers.Dense(2),
+        keras.layers.Softmax(),
+    ])  # fmt: skip
+
+
+def test_evidence_adds_to_the_model_only_once() -> None:
+    model = build_graph()
+    service = build_service(lambda: Toy(model))
+
+    def count_nodes() -> int:
+        return sum(len(layer._inbound_nodes) for layer in model._flatten_layers())
+
+    answers = [future.result(60) for future in service.submit([draw_photo(0)] * 4, heatmap=True)]
+    nodes = count_nodes()
+    answers += [future.result(60) for future in service.submit([draw_photo(0)] * 4, heatmap=True)]
+    service.close()
+    assert count_nodes() == nodes
+    assert answers[0].heatmap is not None
+    assert len({answer.heatmap for answer in answers}) == 1
+
+
+def test_an_answer_whose_evidence_fails_stands(models, monkeypatch, caplog) -> None:
+    monkeypatch.setattr("catdog.deployment.serving.service._draw_heatmap", lambda *_: 1 / 0)
+    with running(build_service(lambda: Toy(models[0]))) as address:
+        answer = post(address, files={"p": ("a.jpg", draw_photo(0))}, params={"heatmap": "true"}).json()["answers"][0]
+    assert answer["no_heatmap"] == "the map could not be computed"
+    assert answer["probabilities"] == expect(models[0], draw_photo(0))
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_large_photos_delay_no_others(models, monkeypatch) -> None:
+    from catdog.deployment.serving import service as module
+
+    gate, decode = threading.Event(), module.decode_image
+    out = io.BytesIO()
+    Image.new("RGB", (100, 100)).save(out, "PNG")
+    large = out.getvalue()
+    monkeypatch.setattr(module, "LARGE_PIXELS", 5_000)
+
+    def slow_if_large(source, *arguments: Any) -> np.ndarray:
+        if source.getvalue() == large:
+            gate.wait(30)
+        return decode(source, *arguments)
+
+    monkeypatch.setattr(module, "decode_image", slow_if_large)
+    service = build_service(lambda: Toy(models[0]))
+    waiting = service.submit([large] * 8)
+    assert service.submit([draw_photo(0)])[0].result(10).class_name in ("cats", "dogs")
+    assert not any(future.done() for future in waiting)
+    gate.set()
+    assert len({future.result(30).probabilities.tobytes() for future in waiting}) == 1
+    service.close()
+
+
+def test_a_service_that_has_ended_counts_no_photo_as_waiting(models) -> None:
+    service = build_service(lambda: Toy(models[0]))
+    service.close()
+    with pytest.raises(RuntimeError):
+        service.submit([draw_photo(0)] * 3)
+    assert service.pending == 0
+
+
 def test_a_token_is_asked_for(models) -> None:
     with running(build_service(lambda: Toy(models[0])), "secret") as address:
         photo = {"p": ("a.jpg", draw_photo(0))}
-        assert post(address, files=photo).status_code == 401
+        refused = post(address, files=photo)
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
+        assert post(address, files=photo, headers={"authorization": "bearer secret"}).status_code == 200
+        assert post(address, files=photo, headers={"authorization": "Basic secret"}).status_code == 401
+        document = requests.get(f"{address}/openapi.json", timeout=10).json()
+        assert document["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+        assert document["paths"]["/predict"]["post"]["security"] == [{"token": []}]
+        assert "security" not in document["paths"]["/health"]["get"]
         assert post(address, files=photo, headers={"authorization": "Bearer wrong"}).status_code == 401
         assert post(address, files=photo, headers={"authorization": "Bearer secret"}).status_code == 200
         assert requests.get(f"{address}/metrics", timeout=10).status_code == 401
@@ -318,6 +640,9 @@ def test_what_openapi_says_has_examples(address) -> None:
     operation = document["paths"]["/predict"]["post"]
     assert {*operation["requestBody"]["content"]} == {"multipart/form-data", "image/jpeg", "application/json"}
     assert "429" in operation["responses"]
+    assert "422" not in operation["responses"]
+    assert "ValidationError" not in document["components"]["schemas"]
+    assert "securitySchemes" not in document["components"]
     assert "a.jpg" in json.dumps(document)
 
 
@@ -390,26 +715,30 @@ def test_no_mutated_request_makes_an_error_of_ours(address) -> None:
 
 
 @pytest.fixture
-def open_page(address) -> Iterator[Callable[[int], Any]]:
+def browser() -> Iterator[Any]:
     browser_path = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
     if browser_path is None:
         pytest.skip("needs Chromium or Chrome")
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-
-        def open_at(width: int) -> Any:
-            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
-            page.set_default_timeout(30_000)
-            page.problems = []
-            page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
-            page.on("request", lambda request: None if request.url.startswith(("blob:", "data:", address)) else
-                    page.problems.append(request.url))  # fmt: skip
-            page.goto(address)
-            return page
-
-        yield open_at
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(browser, address) -> Callable[[int], Any]:
+    def open_at(width: int) -> Any:
+        page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+        page.set_default_timeout(30_000)
+        page.problems = []
+        page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: None if request.url.startswith(("blob:", "data:", address)) else
+                page.problems.append(request.url))  # fmt: skip
+        page.goto(address)
+        return page
+
+    return open_at
 
 
 @pytest.mark.slow
@@ -422,6 +751,9 @@ def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width)
     # By keyboard: Tab reaches the field, which a browser opens with Enter.
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
+    from catdog.data.images import IMAGE_SUFFIXES
+
+    assert set(page.get_attribute("#files", "accept").split(",")) == IMAGE_SUFFIXES
     page.set_input_files("#files", [
         {"name": "turned.jpg", "mimeType": "image/jpeg", "buffer": photo},
         {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"},
@@ -432,8 +764,12 @@ def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width)
     assert good.locator(".answer").inner_text() == best
     assert f"{100 * expected[best]:.1f}%" in good.inner_text()
     assert "not an image in a supported format" in page.locator("li", has_text="notes.txt").inner_text()
-    good.get_by_role("button", name="Show the evidence").press("Enter")
+    good.get_by_role("button", name="Show the evidence in turned.jpg").press("Enter")
     good.get_by_alt_text("Grad-CAM").wait_for()
+    page.wait_for_function("document.activeElement.textContent.startsWith('Right: where the evidence')")
+    # In the browser's colours, the thumbnail is the photo turned upright.
+    assert good.locator("canvas").evaluate("canvas => [canvas.width, canvas.height]") == [60, 40]
+    assert page.locator("li", has_text="notes.txt").locator("canvas").count() == 0
     # Dropped as by a mouse.
     page.evaluate("""content => {
         const transfer = new DataTransfer();
@@ -444,6 +780,74 @@ def test_the_page_answers_photos_and_says_what_is_none(open_page, models, width)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     # A refused photo is a status 400, which browsers show in their console.
     assert [problem for problem in page.problems if "status of 400" not in problem] == []
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token(browser, models) -> None:
+    with running(build_service(lambda: Toy(models[0])), "a+b%c/d&e") as address:
+        known = "toy version 1, 2 classes: cats, dogs"
+        page = browser.new_page()
+        page.set_default_timeout(30_000)
+        page.goto(address)
+        page.get_by_text("this server needs a token").wait_for()
+        assert page.evaluate("document.activeElement.id") == "token"
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("this server needs a token").wait_for()
+        page.fill("#token", "a+b%c/d&e")
+        page.get_by_role("button", name="Use it").click()
+        page.get_by_text(known).wait_for()
+        assert page.locator("#login").is_hidden()
+        for typed in ("#token=a+b%25c/d&e", "#token=a+b%c/d&e"):
+            page = browser.new_page()
+            page.goto(address)
+            page.get_by_text("this server needs a token").wait_for()
+            # Typed into the address later, it loads no page anew.
+            page.evaluate("hash => { location.hash = hash; }", typed)
+            page.get_by_text(known).wait_for()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_dropped_is_explained(open_page) -> None:
+    page = open_page(1280)
+    page.evaluate("""() => {
+        const event = new Event("drop", {bubbles: true, cancelable: true});
+        const file = new File([], "holiday");
+        const item = {kind: "file", webkitGetAsEntry: () => ({isDirectory: true, name: "holiday"})};
+        event.dataTransfer = {files: [file], items: [item]};
+        document.dispatchEvent(event);
+    }""")
+    page.get_by_text("holiday: a folder cannot be dropped; drop the photos in it").wait_for()
+    assert page.locator("li").count() == 0
+
+
+def import_command() -> Any:
+    """The module of the command; other tests run it as `python -m` does, and find it not imported yet."""
+    from catdog import serve
+
+    sys.modules.pop("catdog.serve", None)
+    return serve
+
+
+@pytest.mark.parametrize("name", ["uvicorn", "fastapi", "python_multipart", "prometheus_client"])
+def test_a_missing_package_is_named(monkeypatch, name) -> None:
+    from catdog.system.errors import UserError
+
+    serve = import_command()
+    for module in [each for each in sys.modules if each.startswith("catdog.deployment.serving.")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"catdog\.serve needs {name}: pip install 'catdog\[serve\]'"):
+        serve._serve(SimpleNamespace(token=None), None)
+
+
+@pytest.mark.parametrize("token", ["two words", "näher", "line\nbreak"])
+def test_a_token_that_no_client_can_send_is_refused(token) -> None:
+    from catdog.system.errors import UserError
+
+    serve = import_command()
+    with pytest.raises(UserError, match="printable ASCII without spaces"):
+        serve._serve(SimpleNamespace(token=token), None)
 
 
 @pytest.mark.slow
@@ -463,7 +867,14 @@ def test_the_command_answers_like_predict_and_ends_when_told_to(tmp_path, cache)
         assert found["class"] == expected["class"]
         for name, probability in found["probabilities"].items():
             assert np.float32(probability) == np.float32(expected[f"probability_{name}"])
-        os.kill(server.pid, signal.SIGTERM)
+        # A request of which half has arrived before SIGTERM is answered.
+        content = photo.read_bytes()
+        with connected(f"http://127.0.0.1:{port}", begin(len(content), content[:100])) as connection:
+            wait_until(lambda: "catdog_held_bytes 100.0" in get_metrics(f"http://127.0.0.1:{port}"))
+            os.kill(server.pid, signal.SIGTERM)
+            time.sleep(1)
+            connection.sendall(content[100:])
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
         out, _ = server.communicate(timeout=60)
         assert server.returncode == 0, out
         assert out.endswith("stopped\n")

@@ -7,7 +7,8 @@ import importlib.resources
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import MutableMapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,15 +16,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from catdog.data.images import UnreadableImageError
-from catdog.deployment.serving.body import BodyReader, Photo, RequestError
+from catdog.deployment.serving.body import BodyReader, Hold, Photo, RequestError
 from catdog.deployment.serving.service import FullError, PhotoAnswer, PhotoService
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 1
+RETRY = {"Retry-After": "1"}
+# A request whose photos are not answered after so long is given up.
+ANSWER_S = 60.0
+# Names of this machine that no other page can take for its own.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+FAILED = "the model gave no answer to this photo"
 BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CONTENT = {
     "multipart/form-data": {"schema": {
@@ -34,10 +42,13 @@ CONTENT = {
     "application/json": {
         "schema": {
             "type": "object", "required": ["photos"],
-            "properties": {"photos": {"type": "array", "items": {
-                "type": "object", "required": ["data"],
-                "properties": {"name": {"type": "string"}, "data": {"type": "string", "format": "byte"}},
-            }}},
+            "properties": {"photos": {"type": "array", "items": {"anyOf": [
+                {
+                    "type": "object", "required": ["data"],
+                    "properties": {"name": {"type": "string"}, "data": {"type": "string", "format": "byte"}},
+                },
+                {"type": "string", "format": "byte", "description": "base64, or data:image/jpeg;base64,..."},
+            ]}}},
         },
         "example": {"photos": [{"name": "a.jpg", "data": "/9j/4AAQSkZJRg..."}]},
     },
@@ -95,9 +106,10 @@ class Meters:
 
     Args:
         service: what is measured.
+        reader: what holds the requests.
     """
 
-    def __init__(self, service: PhotoService) -> None:
+    def __init__(self, service: PhotoService, reader: BodyReader) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "catdog_requests", "Requests, by address and status.", ["path", "status"], registry=self.registry
@@ -109,6 +121,8 @@ class Meters:
         )  # fmt: skip
         pending = Gauge("catdog_pending_photos", "Photos that wait or are being answered.", registry=self.registry)
         pending.set_function(lambda: service.pending)
+        held = Gauge("catdog_held_bytes", "Bytes of requests and answers in memory.", registry=self.registry)
+        held.set_function(lambda: reader.held)
         self._model = Gauge(
             "catdog_model", "The model that answers.", ["name", "version", "run_id"], registry=self.registry
         )
@@ -135,26 +149,29 @@ class Endpoints:
         self.service = service
         self.reader = reader
         self.token = token
-        self.meters = Meters(service)
+        self.meters = Meters(service, reader)
 
     async def predict(self, request: Request, heatmap: bool = False) -> JSONResponse:
         """Says what is in one photo or several: classes and probabilities; heatmap=true adds where the evidence is."""
         began = time.perf_counter()
         self._require_token(request)
-        with self.reader.reserve(request):
-            photos = await self.reader.read(request)
-            try:
-                futures = self.service.submit([photo.content for photo in photos], heatmap=heatmap)
-            except FullError:
-                raise RequestError(429, "the queue is full; try again in a moment") from None
-            found = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+        hold: Hold = request.scope["catdog.hold"]
+        photos = await self.reader.read(request, hold)
+        try:
+            futures = self.service.submit([photo.content for photo in photos], heatmap=heatmap)
+        except FullError:
+            raise RequestError(429, "the queue is full; try again in a moment", RETRY) from None
+        found = await _wait(request, futures)
         answers = [_describe(photo, answer, self.meters) for photo, answer in zip(photos, found, strict=True)]
-        if all("error" in answer for answer in answers):
-            raise RequestError(400, "; ".join(dict.fromkeys(str(answer["error"]) for answer in answers))[:500])
-        about = next(each.served.about for each in found if isinstance(each, PhotoAnswer))
+        about = next((each.served.about for each in found if isinstance(each, PhotoAnswer)), None)
+        if about is None:
+            reasons = "; ".join(dict.fromkeys(str(answer["error"]) for answer in answers))[:500]
+            raise RequestError(500 if FAILED in reasons else 400, reasons)
         seconds = time.perf_counter() - began
         self.meters.seconds.observe(seconds)
-        return JSONResponse({"model": about, "answers": answers, "seconds": round(seconds, 6)})
+        response = JSONResponse({"model": about, "answers": answers, "seconds": round(seconds, 6)})
+        hold.resize(len(response.body))
+        return response
 
     async def model(self, request: Request) -> JSONResponse:
         """Says which model answers."""
@@ -174,24 +191,92 @@ class Endpoints:
         """The page on which photos can be tried."""
         nonce = secrets.token_urlsafe(16)
         sources = f"style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src blob: data:; connect-src 'self'"
-        headers = {"Content-Security-Policy": f"default-src 'none'; base-uri 'none'; form-action 'none'; {sources}"}
-        return HTMLResponse(PAGE.replace("NONCE", nonce), headers=headers)
+        nothing = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        return HTMLResponse(PAGE.replace("NONCE", nonce), headers={"Content-Security-Policy": f"{nothing}; {sources}"})
 
     def _require_token(self, request: Request) -> None:
-        sent = request.headers.get("authorization", "")
-        if self.token is not None and not hmac.compare_digest(sent.encode(), f"Bearer {self.token}".encode()):
-            raise RequestError(401, "this server needs a token: Authorization: Bearer TOKEN")
+        if self.token is None:
+            return
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(sent.strip().encode(), self.token.encode()):
+            detail = "this server needs a token: Authorization: Bearer TOKEN"
+            raise RequestError(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-def build_app(service: PhotoService, reader: BodyReader, token: str | None = None) -> FastAPI:
-    """Returns the web application; its arguments are those of `Endpoints`."""
+class Frame:
+    """What surrounds every answer: it is counted, gets the headers that all have, and is a sentence whatever goes wrong.
+
+    Args:
+        app: what answers.
+        endpoints: where it is counted, and memory is held.
+        paths: the addresses that are counted each for itself.
+        local: whether the server is for this machine alone. Any page that a browser shows can send requests to it then, under
+            another name that leads here too, so only this machine's own names and pages are answered.
+    """
+
+    def __init__(self, app: ASGIApp, endpoints: Endpoints, paths: frozenset[str], local: bool) -> None:
+        self._app = app
+        self._endpoints = endpoints
+        self._paths = paths
+        self._local = local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        begun = False
+
+        async def send_framed(message: MutableMapping[str, Any]) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                self._endpoints.meters.requests.labels(path, str(message["status"])).inc()
+                headers = MutableHeaders(scope=message)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+            elif not message.get("more_body"):
+                # In two parts: Uvicorn begins the last one only when the client has taken nearly all of the rest.
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}
+            await send(message)
+
+        try:
+            with self._endpoints.reader.hold() as scope["catdog.hold"]:
+                await self._answer(scope, receive, send_framed)
+        except asyncio.CancelledError:
+            # The server ends, and its patience as well.
+            if begun:
+                raise
+            response = JSONResponse({"detail": "the server is being stopped; try again in a moment"}, 503, RETRY)
+            await response(scope, receive, send_framed)
+        except Exception:
+            # The traceback is for the log, not for clients.
+            log.exception("answering %s", scope["path"])
+            if begun:
+                raise
+            await JSONResponse({"detail": "internal error"}, 500)(scope, receive, send_framed)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._local and (_strip_port(host) not in LOCAL_HOSTS or origin not in (None, f"http://{host}")):
+            detail = "this server is for this machine alone, as http://127.0.0.1; set CATDOG_TOKEN to let others in"
+            await JSONResponse({"detail": detail}, 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def build_app(service: PhotoService, reader: BodyReader, token: str | None = None, *, local: bool = False) -> FastAPI:
+    """Returns the web application; its arguments are those of `Endpoints`, and `local` that of `Frame`."""
     endpoints = Endpoints(service, reader, token)
     # FastAPI's own pages of documentation load scripts from elsewhere.
     app = FastAPI(title="catdog", description="What is in a photo, by a trained model.", docs_url=None, redoc_url=None,
                   swagger_ui_oauth2_redirect_url=None, version="1")  # fmt: skip
     app.add_api_route(
         "/predict", endpoints.predict, methods=["POST"], response_model=AnswersDocument,
-        responses={status: {"model": Problem} for status in (400, 401, 408, 413, 415, 429)},
+        responses={status: {"model": Problem} for status in (400, 401, 408, 413, 415, 429, 500, 503)},
         openapi_extra={"requestBody": {"content": CONTENT, "required": True}},
     )  # fmt: skip
     refused: dict[int | str, dict[str, Any]] = {401: {"model": Problem}}
@@ -200,11 +285,12 @@ def build_app(service: PhotoService, reader: BodyReader, token: str | None = Non
     app.add_api_route("/metrics", endpoints.metrics, response_class=PlainTextResponse, responses=refused)
     app.add_api_route("/", endpoints.page, response_class=HTMLResponse, include_in_schema=False)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    app.add_middleware(Frame, endpoints=endpoints, paths=paths, local=local)
+    _describe_in_openapi(app, token is not None)
 
     @app.exception_handler(RequestError)
     async def refuse(_: Request, error: RequestError) -> JSONResponse:
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == 429 else {}
-        return JSONResponse({"detail": error.detail}, error.status, headers)
+        return JSONResponse({"detail": error.detail}, error.status, error.headers)
 
     @app.exception_handler(HTTPException)
     async def explain(_: Request, error: HTTPException) -> JSONResponse:
@@ -215,29 +301,66 @@ def build_app(service: PhotoService, reader: BodyReader, token: str | None = Non
         words = [f"{each['loc'][-1]}: {each['msg']}" for each in error.errors()]
         return JSONResponse({"detail": "; ".join(words)[:500]}, 400)
 
-    @app.middleware("http")
-    async def count(request: Request, answer: Callable[[Request], Awaitable[Any]]) -> Any:
-        try:
-            response = await answer(request)
-        except Exception:
-            # The traceback is for the log, not for clients.
-            log.exception("answering %s", request.url.path)
-            response = JSONResponse({"detail": "internal error"}, 500)
-        path = request.url.path if request.url.path in paths else "other"
-        endpoints.meters.requests.labels(path, str(response.status_code)).inc()
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
-        return response
-
     return app
 
 
+def _describe_in_openapi(app: FastAPI, needs_token: bool) -> None:
+    """Corrects what FastAPI says of all applications: bad values are a 400 here, and the token is checked by hand."""
+    document = app.openapi()
+    for operation in (each for path in document["paths"].values() for each in path.values()):
+        operation["responses"].pop("422", None)
+        if needs_token and "401" in operation["responses"]:
+            operation["security"] = [{"token": []}]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    if needs_token:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+
+
+def _strip_port(host: str) -> str:
+    return host.lower() if host.endswith("]") else (host.lower().rpartition(":")[0] or host.lower())
+
+
+async def _wait(request: Request, futures: Sequence["Future[PhotoAnswer]"]) -> list[PhotoAnswer | BaseException]:
+    """Returns the answers, or the exceptions in their place. Those that nobody waits for any more are not computed.
+
+    Raises:
+        RequestError: the client has gone, or they take too long.
+    """
+    waiting = [asyncio.wrap_future(future) for future in futures]
+    for each in waiting:
+        # Otherwise asyncio logs an exception that nobody has asked for.
+        each.add_done_callback(lambda done: done.cancelled() or done.exception())
+    answered = asyncio.ensure_future(asyncio.wait(waiting))
+    gone = asyncio.ensure_future(_wait_until_gone(request))
+    try:
+        await asyncio.wait((answered, gone), timeout=ANSWER_S, return_when=asyncio.FIRST_COMPLETED)
+        if answered.done():
+            return [each.exception() or each.result() for each in waiting]
+        if gone.done():
+            # Nobody reads it, but it is counted.
+            raise RequestError(499, "the client has gone")
+        raise RequestError(503, f"no answer within {ANSWER_S:.0f} s; try again in a moment", RETRY)
+    finally:
+        answered.cancel()
+        gone.cancel()
+        for future, each in zip(futures, waiting, strict=True):
+            future.cancel()
+            each.cancel()
+
+
+async def _wait_until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _describe(photo: Photo, answer: PhotoAnswer | BaseException, meters: Meters) -> dict[str, Any]:
-    if isinstance(answer, UnreadableImageError):
-        meters.photos.labels("error").inc()
-        return {"photo": photo.name, "error": str(answer)}
     if isinstance(answer, BaseException):
-        raise answer
+        meters.photos.labels("error").inc()
+        if isinstance(answer, UnreadableImageError):
+            return {"photo": photo.name, "error": str(answer)}
+        log.error("answering a photo", exc_info=answer)
+        return {"photo": photo.name, "error": FAILED}
     meters.photos.labels(answer.class_name).inc()
     classes = answer.served.model.class_names
     # A float32 as a float64 has the same value, so a client sees every bit.

@@ -3,29 +3,36 @@
 import io
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog.data.images import decode_image
+from catdog.data.images import LARGE_PIXELS, count_pixels, decode_image
 from catdog.deployment.prediction import TrainedModel
 from catdog.deployment.pyfunc import PyfuncModel
 from catdog.system.errors import UserError
 
+if TYPE_CHECKING:
+    from catdog.deployment.gradcam import Explainer
+
 log = logging.getLogger(__name__)
 
-# A PNG of so many pixels takes 400 MB while it is decoded, one at a time. A JPEG is decoded in a smaller size.
+# The most that decoding takes at a time is one image of so many pixels, and in each other thread one of LARGE_PIXELS: at 20 bytes a
+# pixel, the worst of all formats, 1 GB and 320 MB a thread. Photos of a phone, as JPEG, take a few MB each.
 MAX_PIXELS = 50_000_000
 HEATMAP_SIDE = 40
 # Where the map is strong, the overlay hides this share of the photo.
 OPACITY = 0.65
-# How long a changed champion may load before it is tried again.
+# A champion that cannot be found or loaded is tried again after so long; one that cannot be loaded again and again, at last once
+# an hour.
 RETRY_S = 60.0
+MAX_RETRY_S = 3600.0
 
 
 class FullError(Exception):
@@ -45,6 +52,7 @@ class Served:
     model: TrainedModel
     loaded: Any
     one_at_a_time: AbstractContextManager[Any]
+    _explaining: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -65,6 +73,21 @@ class Served:
         with self.one_at_a_time:
             answer: np.ndarray = self.loaded.predict_on_batch(image[None])[0]
         return answer
+
+    def build_explainer(self) -> "Explainer":
+        """Returns what computes Grad-CAM of the model. It is built once: each time adds nodes to the model's graph.
+
+        Raises:
+            NoMapError: there is none for this model.
+        """
+        with self._explaining:
+            return self._explainer
+
+    @cached_property
+    def _explainer(self) -> "Explainer":
+        from catdog.deployment.gradcam import Explainer
+
+        return Explainer(self.loaded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +112,36 @@ class PhotoAnswer:
         return self.served.model.class_names[int(self.probabilities.argmax())]
 
 
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A photo to be answered."""
+
+    served: Served
+    photo: bytes
+    heatmap: bool
+    future: "Future[PhotoAnswer]" = field(default_factory=Future)
+
+    def run(self) -> None:
+        """Answers it, unless nobody waits for the answer any more."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(_answer(self.served, self.photo, self.heatmap))
+        except BaseException as error:
+            self.future.set_exception(error)
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """A champion that cannot be loaded: its place in the store, and when it is tried again."""
+
+    uri: str
+    pause_s: float
+    until: float
+
+
 class PhotoService:
-    """Answers photos, each by itself, with as many threads as the machine has cores, and one more that decodes.
+    """Answers photos, each by itself, with several threads, and one more for large photos, so that these delay no others.
 
     An answer depends on the photo and the model alone, not on what else is asked: it is, bit for bit, that of
     `TrainedModel.predict` for this one photo.
@@ -106,12 +157,14 @@ class PhotoService:
         self._find = find
         self._queue = queue
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="photo")
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="large-photo")
         self._lock = threading.Lock()
         self._pending = 0
         self._closed = threading.Event()
         self._watch_s = watch_s
         self.served = _load(find())
         self.taken_over = 0
+        self._broken: _Broken | None = None
         self._watcher = threading.Thread(target=self._watch, name="champion", daemon=True)
         if watch_s is not None:
             self._watcher.start()
@@ -124,6 +177,8 @@ class PhotoService:
     def submit(self, photos: list[bytes], *, heatmap: bool = False) -> list["Future[PhotoAnswer]"]:
         """Returns the answers to come. That to a file that is no readable image raises an UnreadableImageError.
 
+        An answer that is cancelled before it has begun is not computed.
+
         Raises:
             FullError: the queue has no room for them.
         """
@@ -132,16 +187,29 @@ class PhotoService:
                 raise FullError
             self._pending += len(photos)
         # All photos of a request are answered by one model.
-        served = self.served
-        futures = [self._pool.submit(_answer, served, photo, heatmap) for photo in photos]
-        for future in futures:
-            future.add_done_callback(self._count_done)
-        return futures
+        jobs = [_Job(self.served, photo, heatmap) for photo in photos]
+        for job in jobs:
+            job.future.add_done_callback(self._count_done)
+        try:
+            for job in jobs:
+                self._pool.submit(self._run, job)
+        except BaseException:
+            for job in jobs:
+                job.future.cancel()
+            raise
+        return [job.future for job in jobs]
 
     def close(self) -> None:
         """Answers what waits, and ends."""
         self._closed.set()
         self._pool.shutdown()
+        self._large.shutdown()
+
+    def _run(self, job: _Job) -> None:
+        if not job.future.cancelled() and count_pixels(io.BytesIO(job.photo)) > LARGE_PIXELS:
+            self._large.submit(job.run)
+        else:
+            job.run()
 
     def _count_done(self, _: "Future[PhotoAnswer]") -> None:
         with self._lock:
@@ -151,28 +219,46 @@ class PhotoService:
         assert self._watch_s is not None
         pause = self._watch_s
         while not self._closed.wait(pause):
-            pause = self._watch_s
-            try:
-                self.look()
-            except UserError as error:
-                log.warning("still serving %s: %s", self.served.model.words, error)
-                pause = max(pause, RETRY_S)
-            except Exception:
-                # The store may be away, and its library raises nearly anything.
-                log.warning("still serving %s: the store does not answer", self.served.model.words)
-                log.debug("asking for the champion", exc_info=True)
+            pause = max(self._watch_s, self.look())
 
-    def look(self) -> None:
-        """Takes over the model that the store has now, if it is another one.
+    def look(self) -> float:
+        """Takes over the model that the store has now, if it is another one; what goes wrong is logged.
 
-        Raises:
-            UserError: it cannot be found or loaded.
+        Returns:
+            Seconds for which there is no use in looking again.
         """
-        found = self._find()
+        try:
+            found = self._find()
+        except UserError as error:
+            log.warning("still serving %s: %s", self.served.model.words, error)
+            return RETRY_S
+        except Exception:
+            # The store may be away, and its library raises nearly anything.
+            log.warning("still serving %s: the store does not answer", self.served.model.words)
+            log.debug("asking for the champion", exc_info=True)
+            return 0
         if found.found.uri == self.served.model.found.uri:
+            self._broken = None
+        elif not (self._broken and self._broken.uri == found.found.uri and time.monotonic() < self._broken.until):
+            self._take_over(found)
+        return 0
+
+    def _take_over(self, found: TrainedModel) -> None:
+        try:
+            served = _load(found)
+        except Exception as error:
+            # A file may be damaged, code may be missing, or the store is away again.
+            uri = found.found.uri
+            former = self._broken if self._broken and self._broken.uri == uri else None
+            pause = min(2 * former.pause_s, MAX_RETRY_S) if former else RETRY_S
+            self._broken = _Broken(uri, pause, time.monotonic() + pause)
+            log.warning(
+                "still serving %s: %s cannot be loaded: %s", self.served.model.words, found.words, error or repr(error),
+                exc_info=former is None and not isinstance(error, UserError),
+            )  # fmt: skip
             return
-        served = _load(found)
         log.info("serving %s from now on", found.words)
+        self._broken = None
         self.served = served
         self.taken_over += 1
 
@@ -193,13 +279,18 @@ def _answer(served: Served, photo: bytes, heatmap: bool) -> PhotoAnswer:
         return PhotoAnswer(served, probabilities)
     if isinstance(served.loaded, PyfuncModel):
         return PhotoAnswer(served, probabilities, no_heatmap="another tool saved this model")
-    from catdog.deployment.gradcam import NoMapError, compute_cams
+    from catdog.deployment.gradcam import NoMapError
 
     try:
-        cams = compute_cams(served.loaded, image[None], np.array([[probabilities.argmax()]]), HEATMAP_SIDE)
+        chosen = np.array([[probabilities.argmax()]])
+        cam = served.build_explainer().compute(image[None], chosen, HEATMAP_SIDE)[0, 0]
+        return PhotoAnswer(served, probabilities, _draw_heatmap(image, cam))
     except NoMapError as error:
         return PhotoAnswer(served, probabilities, no_heatmap=str(error))
-    return PhotoAnswer(served, probabilities, _draw_heatmap(image, cams[0, 0]))
+    except Exception:
+        # The answer stands without its map.
+        log.exception("Grad-CAM of a photo")
+        return PhotoAnswer(served, probabilities, no_heatmap="the map could not be computed")
 
 
 def _draw_heatmap(image: np.ndarray, cam: np.ndarray) -> bytes:

@@ -176,7 +176,8 @@ class DatasetConfig:
         "1, 2, ...: val is drawn anew from train and val, as large as before, and test stays; 0: as the splits are", 0
     )
     near_duplicates: str = option(
-        "one_side: mirrored, resized or cropped copies never end up in two splits; ignore: they may", "one_side"
+        "one_side: mirrored, turned, resized, recoloured or cropped copies never end up in two splits; ignore: they may",
+        "one_side",
     )
     groups: str | None = option(
         "images that belong together, such as the frames of a film: they stay in one split, and intervals count them as one. A "

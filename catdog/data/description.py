@@ -126,8 +126,8 @@ def describe_groups(manifest: Manifest) -> list[str]:
     if manifest.groups is None:
         several = sizes[sizes > 1]
         return [
-            f"{several.sum():,} images are near-duplicates, in {plural(len(several), 'group')}: no group is divided between "
-            "splits, and intervals count a group once"
+            f"{several.sum():,} images are near-duplicates, in {plural(len(several), 'group')}{_describe_sizes(several)}: no group "
+            "is divided between splits, and intervals count a group once"
         ]
     said = [
         f"{total} in {plural(len(sizes), 'group')} by dataset.groups={manifest.groups.by}, the largest of {largest:,}: no group is "
@@ -152,6 +152,19 @@ def describe_groups(manifest: Manifest) -> list[str]:
             f"the data set's own split folders: {', '.join(name_some(groups))}"
         )
     return said
+
+
+def _describe_sizes(sizes: pd.Series) -> str:
+    """Returns how large groups of near-duplicates are, as `, 40 of 2, 2 of 3 to 5, 1 of 12`; "" if all are pairs."""
+    if sizes.max() == 2:
+        return ""
+    words = []
+    for low, high in ((2, 2), (3, 5), (6, 10), (11, 100), (101, int(sizes.max()))):
+        found = sizes[(sizes >= low) & (sizes <= high)]
+        if len(found):
+            least, most = found.min(), found.max()
+            words.append(f"{len(found):,} of {f'{least:,} to {most:,}' if least < most else f'{most:,}'}")
+    return f", {', '.join(words)}"
 
 
 def _describe_unreadable(manifest: Manifest) -> list[str]:

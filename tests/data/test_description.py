@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from support import compose_config, write_images
 
 from catdog.data.dataset import Dataset, load_dataset, require_cats_and_dogs
-from catdog.data.description import describe_dataset
+from catdog.data.description import describe_dataset, describe_groups
+from catdog.data.splits import Manifest
 from catdog.system.errors import UserError
 
 
@@ -153,3 +155,16 @@ def test_unreadable_files_are_counted_nowhere_and_named_once(tmp_path: Path, cac
     log_data(run, configs[0].dataset, dataset.manifest)
     assert str(used) in tags.values()
     assert str(used + 1) not in tags.values()
+
+
+def test_groups_of_near_duplicates_are_reported_by_size():
+    names = [name for name, size in (("a", 2), ("b", 2), ("c", 40), ("d", 3), ("e", 5), ("f", 1)) for _ in range(size)]
+    files = [str(number) for number in range(len(names))]
+    images = pd.DataFrame({"file": files, "label": "x", "split": "train", "sha256": files, "group": names})
+    (said,) = describe_groups(Manifest(Path(), ("x",), images, {}, "digest"))
+    assert said.startswith(
+        "52 images are near-duplicates, in 5 groups, 2 of 2, 2 of 3 to 5, 1 of 40: no group is divided"
+    )
+    pairs = images[images["group"].isin(["a", "b", "f"])]
+    (said,) = describe_groups(Manifest(Path(), ("x",), pairs, {}, "digest"))
+    assert said.startswith("4 images are near-duplicates, in 2 groups: no group")

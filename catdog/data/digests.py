@@ -130,7 +130,11 @@ class _KeptDigests:
         places = np.flatnonzero(is_known)
         asked = set(map(os.fsencode, files))
         former = self._names.split(SEPARATOR) if len(self._signs) else []
-        others = [row for row, name in enumerate(former) if name not in asked and os.path.lexists(self._root + name)]
+        others = [
+            row
+            for row, name in enumerate(former)
+            if name not in asked and os.path.lexists(os.path.join(self._root, name))
+        ]  # noqa: PTH118  bytes
         names = _join([*(files[place] for place in places.tolist()), *(former[row] for row in others)])
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +181,7 @@ def _read_signs(root: Path, files: Sequence[str]) -> np.ndarray:
     def read(start: int) -> None:
         for place in range(start, min(start + FILES_AT_ONCE, len(files))):
             with contextlib.suppress(OSError):
-                status = os.stat(f"{top}/{files[place]}")  # noqa: PTH116  faster for many files
+                status = os.stat(os.path.join(top, files[place]))  # noqa: PTH116, PTH118  faster for many files
                 # An inode may need all 64 bits.
                 inode = status.st_ino - (1 << 64) * (status.st_ino >> 63)
                 signs[place] = status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
@@ -194,7 +198,7 @@ def _hash_parts(
     top = str(root)
 
     def hash_part(part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = [_hash_file(f"{top}/{files[place]}") for place in part]
+        found = [_hash_file(os.path.join(top, files[place])) for place in part]  # noqa: PTH118  faster
         digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, DIGEST_BYTES)
         return part, digests, np.array([is_read for _, is_read in found], bool)
 

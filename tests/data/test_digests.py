@@ -65,6 +65,11 @@ def test_unchanged_files_are_not_read_again(root, tmp_path, reads, monkeypatch):
     assert len(reads) == 8
 
 
+def test_names_may_be_whole_paths(root, tmp_path):
+    whole = [str(root / name) for name in FILES]
+    assert hash_files(Path(), whole) == hash_files(Path(), whole, cache=tmp_path / "cache") == true_digests(root)
+
+
 def test_new_and_changed_files_are_read_and_others_are_not(root, tmp_path, reads, monkeypatch):
     await_age(monkeypatch)
     hash_files(root, FILES, cache=tmp_path / "cache")

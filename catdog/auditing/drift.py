@@ -78,16 +78,18 @@ class Verdict:
         kind: `expected`, `lower`, `doubtful` (no loss can be seen, but the photos are of another kind), `undecided` or `too few`.
         headline: a short sentence without a full stop.
         words: the reasons, and what to do, in sentences without a last full stop.
+        is_estimated: whether there is one expected accuracy; otherwise the methods disagree, and only the interval can be said.
     """
 
     kind: str
     headline: str
     words: str
+    is_estimated: bool = True
 
     @property
     def severity(self) -> str:
-        """ERROR if the accuracy is lower, WARNING if nobody can tell, NOTE if it can be expected or nothing can be said."""
-        return {"lower": ERROR, "doubtful": WARNING, "undecided": WARNING}.get(self.kind, NOTE)
+        """ERROR if the accuracy is lower, NOTE if it can be expected, WARNING if nobody can tell."""
+        return {"lower": ERROR, "expected": NOTE}.get(self.kind, WARNING)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -464,7 +466,10 @@ def _compare(
         p_holm = dict(zip(p, correct_by_holm(np.array(list(p.values()))).tolist(), strict=True))
         expected = estimate_accuracy(confidence, answers.right, new, reference.groups)
     plan = plan_labels(new, fit_chances(confidence, answers.right, new))
-    verdict = _judge(expected, _list_differing(shifts, mix, p_holm), len(counted), len(leaders), margin, reference)
+    verdict = judge(
+        expected, _list_differing(shifts, mix, p_holm), _has_fallen(shifts, p_holm), margin, reference.root is not None,
+        len(counted), len(leaders),
+    )  # fmt: skip
     findings = [
         Finding(verdict.severity, verdict.kind, f"{verdict.headline}. {verdict.words}"),
         *sort_findings([
@@ -491,14 +496,34 @@ def _list_differing(shifts: Mapping[str, Shift], mix: MixShift | None, p_holm: M
     return [NAMES[name] for name, size in sizes.items() if size in ("moderate", "strong")]
 
 
-def _judge(
+def _has_fallen(shifts: Mapping[str, Shift], p_holm: Mapping[str, float]) -> bool:
+    """Returns whether the confidence is lower by more than slightly."""
+    shift = shifts.get(CONFIDENCE_TRAIT)
+    if shift is None or shift.effect >= 0:
+        return False
+    return _size(max(shift.distance, -shift.effect), p_holm[CONFIDENCE_TRAIT]) in ("moderate", "strong")
+
+
+def judge(
     expected: ExpectedAccuracy | None,
     differing: Sequence[str],
+    has_fallen: bool,
+    margin: float,
+    is_compared: bool,
     photos: int,
     images: int,
-    margin: float,
-    reference: _Reference,
 ) -> Verdict:
+    """Returns whether the validation accuracy can still be expected.
+
+    Args:
+        expected: the accuracy on the photos; None if there are too few photos or images.
+        differing: names of what differs by more than slightly, apart from the confidence.
+        has_fallen: whether the confidence is clearly lower than on the validation images.
+        margin: a loss of accuracy up to this is accepted, in (0, 1).
+        is_compared: whether the photos were compared with the files of the validation images, not only with the answers to these.
+        photos: how many are counted.
+        images: how many independent validation images there are.
+    """
     label = f"Label the first photos of {LABELS_FILE} to know more"
     if expected is None:
         few = plural(photos, "photo") if photos < FEWEST_IMAGES else plural(images, "independent validation image")
@@ -507,29 +532,56 @@ def _judge(
             "picture as a training or validation image, or as another photo"
         )
         return Verdict("too few", f"Nothing can be said: only {few} can be counted", words)
-    was, now = percent_with_unit(expected.validation), percent_with_unit(expected.estimate)
-    interval = percent_interval(expected.low, expected.high)
-    estimate = (
-        f"{now} is estimated from the model's confidence (95% interval {interval}), {was} was its validation accuracy"
-    )
+    disagree = expected.disagreement > margin
+    estimate = _describe_estimate(expected, disagree)
+    few_wrong = _describe_few_wrong(expected)
     differ = f"The photos differ from the validation images in {listed(differing)}" if differing else ""
     loss = f"a loss of more than {100 * margin:g} points"
-    if expected.change_high < 0:
+    is_lower = expected.change_high < 0
+    # Without mistakes to learn from, a method may claim a loss that another one denies.
+    if is_lower and not (disagree and few_wrong):
         return Verdict(
-            "lower", "The validation accuracy cannot be expected on these photos", _join(estimate, differ, label)
+            "lower",
+            "The validation accuracy cannot be expected on these photos",
+            _join(estimate, few_wrong, differ, label),
+            not disagree,
         )
-    if expected.change_low < -margin:
+    if is_lower or expected.change_low < -margin or has_fallen or disagree:
+        fallen = "The confidence is clearly lower than on the validation images" if has_fallen else ""
         unknown = f"{loss.capitalize()} is neither shown nor excluded"
         headline = "Whether the validation accuracy can be expected is undecided"
-        return Verdict("undecided", headline, _join(estimate, unknown, differ, label))
-    if differing or reference.root is None:
+        words = _join(estimate, few_wrong, fallen, unknown, differ, label)
+        return Verdict("undecided", headline, words, not disagree)
+    if differing or not is_compared:
         why = differ or "Whether the photos themselves look different could not be compared"
         unsure = f"{why}, and confidence can be wrong on photos of another kind"
-        return Verdict(
-            "doubtful", "The model's confidence shows no loss, but it may not see one", _join(unsure, estimate, label)
+        words = _join(unsure, estimate, few_wrong, label)
+        return Verdict("doubtful", "The model's confidence shows no loss, but it may not see one", words)
+    words = _join(estimate, few_wrong, f"{loss.capitalize()} is not to be expected, and nothing else differs much")
+    return Verdict("expected", "The validation accuracy can still be expected", words)
+
+
+def _describe_estimate(expected: ExpectedAccuracy, disagree: bool) -> str:
+    """Returns the sentence about the accuracy on the photos; if the methods disagree, it names all of them."""
+    was, interval = percent_with_unit(expected.validation), percent_interval(expected.low, expected.high)
+    threshold, difference, regression = map(percent_with_unit, expected.methods)
+    if disagree:
+        return (
+            f"The accuracy cannot be estimated from the model's confidence, because the methods disagree: {threshold} by a "
+            f"threshold, {difference} by the difference of confidences, {regression} by a regression (95% interval {interval}); {was} was its "
+            "validation accuracy"
         )
-    words = f"{loss.capitalize()} is not to be expected, and nothing else differs much"
-    return Verdict("expected", "The validation accuracy can still be expected", _join(estimate, words))
+    return f"{threshold} is estimated from the model's confidence (95% interval {interval}), {was} was its validation accuracy"
+
+
+def _describe_few_wrong(expected: ExpectedAccuracy) -> str:
+    """Returns the sentence about few wrong validation answers; "" if there are enough."""
+    if expected.wrong >= FEW_WRONG:
+        return ""
+    return (
+        f"Only {plural(expected.wrong, 'validation answer')} {agree(expected.wrong, 'was', 'were')} wrong, so the threshold is not "
+        "determined: how confident wrong answers are is hardly known"
+    )
 
 
 def _join(*sentences: str) -> str:
@@ -592,13 +644,6 @@ def _describe_reference(model: TrainedModel, reference: _Reference, expected: Ex
         found.append(Finding(NOTE, "copies", words))
     if expected is not None:
         found.append(Finding(NOTE, "assumption", ASSUMPTION))
-        if expected.wrong < FEW_WRONG:
-            were = agree(expected.wrong, "was", "were")
-            words = (
-                f"only {plural(expected.wrong, 'validation answer')} {were} wrong, which says little about the confidence of wrong "
-                "answers"
-            )
-            found.append(Finding(NOTE, "few mistakes", words))
     if reference.run.chose_on_val:
         words = (
             f"the model is that of the epoch that did best on the validation images, so their accuracy is a little too good; "

@@ -91,6 +91,22 @@ def test_a_lower_confidence_lowers_the_estimate() -> None:
     assert abs(found.estimate - worse_right.mean()) < 0.15
 
 
+@pytest.mark.parametrize("wrong", [0, 2, 14])
+def test_a_confidence_that_has_collapsed_says_nothing_certain(wrong: int) -> None:
+    """The threshold lies below all validation answers but a few: nearly any photo is above it, or none is."""
+    generator = np.random.default_rng(8)
+    confidence = np.sort(generator.uniform(0.9, 1, 400))
+    confidence[0] = 0.6
+    right = np.arange(400) >= wrong
+    found = estimate_accuracy(confidence, right, generator.uniform(0.62, 0.8, 200), draws=200)
+    assert found.estimate == (1 if wrong == 0 else 0)
+    assert 0.6 < found.by_confidence < 0.8
+    assert found.disagreement > 0.2
+    assert found.low <= min(found.methods) <= max(found.methods) <= found.high
+    assert found.change_low <= min(found.methods) - found.validation
+    assert found.change_high >= max(found.methods) - found.validation
+
+
 def test_groups_widen_the_interval_and_no_mistake_at_all_is_no_certainty() -> None:
     generator = np.random.default_rng(5)
     confidence, right = draw(generator, 100)

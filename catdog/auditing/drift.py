@@ -445,8 +445,8 @@ def _compare(
 ) -> DriftFindings:
     answers, leaders = reference.answers, reference.leaders
     counted = frame[frame["counted"]]
-    confidence = answers.probabilities.max(axis=1)
-    new = counted["probability"].to_numpy(float)
+    confidence = read_confidence(answers)
+    new = counted["probability"].to_numpy(np.float32)
     enough = min(len(counted), len(leaders)) >= FEWEST_IMAGES
     shifts: dict[str, Shift] = {}
     mix, expected = None, None
@@ -482,6 +482,14 @@ def _compare(
         str(root), findings, model.words, model.run_id, verdict, expected, frame, shifts, mix, p_holm, answers.class_names,
         len(leaders), plan, root, name,
     )  # fmt: skip
+
+
+def read_confidence(answers: "Predictions") -> np.ndarray:
+    """Returns the confidence of stored answers as the model gave it: float32 (N,).
+
+    Text becomes another float64 number than the model's float32 number does, so that equal probabilities would not be equal.
+    """
+    return answers.probabilities.max(axis=1).astype(np.float32)
 
 
 def _list_differing(shifts: Mapping[str, Shift], mix: MixShift | None, p_holm: Mapping[str, float]) -> list[str]:
@@ -568,8 +576,8 @@ def _describe_estimate(expected: ExpectedAccuracy, disagree: bool) -> str:
     if disagree:
         return (
             f"The accuracy cannot be estimated from the model's confidence, because the methods disagree: {threshold} by a "
-            f"threshold, {difference} by the difference of confidences, {regression} by a regression (95% interval {interval}); {was} was its "
-            "validation accuracy"
+            f"threshold, {difference} by the difference of confidences, {regression} by a regression (95% interval {interval}); "
+            f"{was} was its validation accuracy"
         )
     return f"{threshold} is estimated from the model's confidence (95% interval {interval}), {was} was its validation accuracy"
 

@@ -5,6 +5,8 @@ import pytest
 from labels import draw_answers
 from scipy import stats
 
+from catdog.auditing.drift import read_confidence
+from catdog.data.predictions import Predictions
 from catdog.statistics.drift import (
     compare_mixes,
     compare_values,
@@ -68,6 +70,15 @@ def test_as_many_lie_below_the_threshold_as_are_wrong_and_ties_count_in_part() -
     assert estimate_by_threshold(tied, right, np.ones(10)) == pytest.approx(0.75)
     assert estimate_by_threshold(tied, np.zeros(4, bool), np.ones(10)) == 0
     assert estimate_by_difference(confidence, right, confidence - 0.1) == pytest.approx(0.65)
+
+
+def test_probabilities_that_are_equal_stay_equal_when_they_are_stored() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.7, 0.3]], np.float32)[[0, 1, 1, 1, 1, 0]]
+    right = np.array([True, False, True, True, True, True])
+    stored = Predictions(np.array(list("abcdef"), object), np.array(6 * ["x"], object), ("x", "y"), probabilities)
+    confidence = read_confidence(Predictions.from_csv(stored.to_csv().encode()))
+    new = probabilities.max(axis=1)
+    assert estimate_by_threshold(confidence, right, new) == pytest.approx(5 / 6)
 
 
 def test_the_interval_covers_the_accuracy_on_photos_of_the_same_kind() -> None:

@@ -36,7 +36,8 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     """Predicts, prints the answers, writes the contact sheet if there is to be one, and says what to do next."""
     config = load_config(composed, PredictConfig)
     from catdog.deployment import answer_file, contact_sheet
-    from catdog.deployment.prediction import build_answers_table, find_images, list_answers
+    from catdog.deployment.photo_files import find_images
+    from catdog.deployment.prediction import build_answers_table, list_answers
     from catdog.study import Study
 
     # stdout must contain nothing but the answers, so that they can be piped.

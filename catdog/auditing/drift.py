@@ -22,7 +22,8 @@ from catdog.data.digests import hash_files
 from catdog.data.duplicates import Pair, find_pairs
 from catdog.data.images import UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
-from catdog.deployment.prediction import TrainedModel, find_images, in_utf8
+from catdog.deployment.photo_files import find_images
+from catdog.deployment.prediction import TrainedModel, in_utf8
 from catdog.statistics.drift import (
     FEW_WRONG,
     FEWEST_IMAGES,

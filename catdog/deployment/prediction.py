@@ -13,8 +13,8 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from catdog.config.mistakes import explain_stray
 from catdog.deployment import answer_file
+from catdog.deployment.photo_files import find_images
 from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.registry.champion import FoundModel, resolve_model
 from catdog.registry.evidence import Evidence
@@ -358,38 +358,6 @@ def _explain_missing_code(uri: str, folder: Path) -> Iterator[None]:
             f"model: {uri} needs your own code, {', '.join(needs)}, which cannot be loaded: {str(error).splitlines()[0]} "
             "Install that code, or run the command in its folder. It must be as it was when the model was trained."
         ) from error
-
-
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Returns the files to predict: each file as given, and every image below each folder.
-
-    Raises:
-        UserError: a path does not exist, a folder has no images, or no path is given.
-    """
-    from catdog.data.images import IMAGE_SUFFIXES, describe_hidden, is_hidden_image, is_image_file
-
-    if not arguments:
-        raise UserError("no image named. Name files or folders: python -m catdog.predict PHOTO.jpg FOLDER")
-    files: list[Path] = []
-    for number, argument in enumerate(arguments):
-        path = Path(argument)
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if is_image_file(file) and file.is_file())
-            hidden = sorted(file.relative_to(path).as_posix() for file in path.rglob(".*") if is_hidden_image(file))
-            if not found:
-                raise UserError(
-                    f"{argument!r}: no images in this folder or below. Images are files that end in "
-                    f"{', '.join(sorted(IMAGE_SUFFIXES))}." + (f" {describe_hidden(hidden)}." if hidden else "")
-                )
-            if hidden:
-                log.info("%s: %s", argument, describe_hidden(hidden))
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            following = arguments[number + 1] if number + 1 < len(arguments) else ""
-            raise UserError(explain_stray(argument, following, "predict"))
-    return files
 
 
 def build_answers_table(answers: "pd.DataFrame") -> Table:

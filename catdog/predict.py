@@ -55,13 +55,13 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     place = (study.name, uri)
     named = [f"model={config.model}"] if config.model else []
     if config.output:
-        _report_saved(model.save_answers(files, config.output, config.batch_size))
+        _report_saved(model.save_answers(paths, config.output, config.batch_size, files=files))
         show_next(next_command("evaluate", *place, *named))
         return
     answers = model.answer_files(files, config.batch_size)
     table = answers.table
     if config.format == "csv":
-        sys.stdout.write(table.to_csv(index=False))
+        sys.stdout.write(answer_file.write_csv(table))
     elif config.format == "json":
         sys.stdout.write(json.dumps(list_answers(table), indent=2, ensure_ascii=False) + "\n")
     else:

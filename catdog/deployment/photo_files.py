@@ -97,7 +97,7 @@ def _look_below(folder: Path) -> _Below:
             with os.scandir(place) as entries:
                 waiting += [entry.path for entry in entries if _is_folder(entry, folder, below)]
         except OSError as error:
-            below.unreadable.append((place, error.strerror))
+            below.unreadable.append((place, str(error.strerror)))
     return below
 
 

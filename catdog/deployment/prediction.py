@@ -209,7 +209,7 @@ class TrainedModel:
         unreadable: dict[Path, str] = {}
         found = [np.zeros((0, len(self.class_names)), np.float32)]
         for batch in self.answer_batches(files, batch_size):
-            for file, reason in zip(files[batch.start :], batch.reasons, strict=False):
+            for file, reason in zip(files[batch.start : batch.start + len(batch.decoded)], batch.reasons, strict=True):
                 if reason is None:
                     read.append(file)
                 else:

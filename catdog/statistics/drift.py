@@ -320,7 +320,7 @@ class LabelPlan:
     layers: np.ndarray
 
 
-def plan_labels(confidence: np.ndarray, chances: np.ndarray, seed: int = 0) -> LabelPlan:
+def plan_labels(confidence: np.ndarray, chances: np.ndarray, lots: np.ndarray) -> LabelPlan:
     """Returns an order in which labels tell most about the accuracy: more of those images on which the answer is in doubt.
 
     Images are divided by confidence into layers of equal size. Within a layer the order is random, so the first ones of any number
@@ -331,19 +331,20 @@ def plan_labels(confidence: np.ndarray, chances: np.ndarray, seed: int = 0) -> L
     Args:
         confidence: float (M,) in [0, 1].
         chances: float (M,) in [0, 1], how probable each answer is right.
-        seed: of the order within the layers.
+        lots: (M,), by which a layer is sorted: random numbers, or texts such as hashes of the images, which have nothing to do with
+            being right. The same image keeps its lot, so that images that are added leave the order of the others.
 
     Source: Neyman (1934), "On the two different aspects of the representative method", Journal of the Royal Statistical Society
     97:558-625, for the allocation.
     """
     count = len(confidence)
-    generator = np.random.default_rng(seed)
     ranks = np.empty(count, np.int64)
     ranks[np.argsort(confidence, kind="stable")] = np.arange(count)
     layers = ranks * min(LAYERS, count) // max(count, 1)
     turns = np.empty(count)
     for layer in np.unique(layers):
-        members = generator.permutation(np.flatnonzero(layers == layer))
+        members = np.flatnonzero(layers == layer)
+        members = members[np.argsort(lots[members], kind="stable")]
         chance = chances[members].mean()
         share = len(members) * np.sqrt(max(chance * (1 - chance), LEAST_SPREAD))
         turns[members] = np.arange(len(members)) / share

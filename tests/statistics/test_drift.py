@@ -147,8 +147,8 @@ def test_labels_of_the_first_photos_estimate_the_accuracy_without_bias() -> None
     confidence, right = draw(generator, 1000, 0.85)
     chances = fit_chances(confidence, right, confidence)
     estimates, covered = [], 0
-    for seed in range(300):
-        plan = plan_labels(confidence, chances, seed)
+    for _ in range(300):
+        plan = plan_labels(confidence, chances, generator.random(1000))
         first = plan.order[:60]
         sizes = dict(enumerate(np.bincount(plan.layers).tolist()))
         accuracy, low, high = estimate_from_layers(right[first].tolist(), plan.layers[first].tolist(), sizes)
@@ -164,5 +164,18 @@ def test_labels_of_the_first_photos_estimate_the_accuracy_without_bias() -> None
 
 
 def test_few_photos_get_a_plan_too() -> None:
-    assert len(plan_labels(np.zeros(0), np.zeros(0)).order) == 0
-    assert sorted(plan_labels(np.array([0.9, 0.5]), np.array([0.9, 0.5])).order) == [0, 1]
+    assert len(plan_labels(np.zeros(0), np.zeros(0), np.zeros(0)).order) == 0
+    assert sorted(plan_labels(np.array([0.9, 0.5]), np.array([0.9, 0.5]), np.array(["b", "a"])).order) == [0, 1]
+
+
+def test_an_image_that_is_added_leaves_the_order_of_the_others_in_its_layer() -> None:
+    generator = np.random.default_rng(9)
+    confidence, lots = np.full(101, 0.9), generator.random(101)
+    confidence[:50] = 0.6
+    former = plan_labels(confidence[:100], np.full(100, 0.8), lots[:100])
+    now = plan_labels(confidence, np.full(101, 0.8), lots)
+    for layer in range(5):
+        stayed = set(np.flatnonzero((former.layers == layer) & (now.layers[:100] == layer)))
+        assert len(stayed) > 10
+        orders = [[place for place in plan.order if place in stayed] for plan in (former, now)]
+        assert orders[0] == orders[1]

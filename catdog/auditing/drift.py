@@ -646,9 +646,10 @@ def _describe_few_wrong(expected: ExpectedAccuracy) -> str:
     """Returns the sentence about few wrong validation answers; "" if there are enough."""
     if expected.wrong >= FEW_WRONG:
         return ""
+    few = f"Only {plural(expected.wrong, 'validation answer')} {agree(expected.wrong, 'was', 'were')}"
     return (
-        f"Only {plural(expected.wrong, 'validation answer')} {agree(expected.wrong, 'was', 'were')} wrong, so the threshold is not "
-        "determined: how confident wrong answers are is hardly known"
+        f"{few if expected.wrong else 'No validation answer was'} wrong, so the threshold is not determined: how confident wrong "
+        "answers are is hardly known"
     )
 
 

@@ -124,7 +124,7 @@ def time_forward(model: Any, images: np.ndarray) -> tuple[float, float]:
 def main(folder: str, seconds: float, clients: int) -> None:
     """Loads the server, and prints a table."""
     from catdog.data.images import decode_image
-    from catdog.deployment.prediction import find_images
+    from catdog.deployment.photo_files import find_images
     from catdog.study import Study
 
     model = Study.choose(None, None, tracking_uri="sqlite:///mlruns/mlflow.db").model()

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 
 from catdog import cli
 from catdog.config.commands import AuditConfig
-from catdog.config.schema import DEFAULT_STUDY, load_config
+from catdog.config.schema import DEFAULT_STUDY, load_config, require
 from catdog.system.terminal import console, show_next
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EXIT_FINDINGS = 3
+# What of a data set may be typed with photos=: where it is now, not which one.
+PHOTOS_KEYS = ("dataset.archive", "dataset.cache")
 
 USAGE = """Looks for problems in the data that would spoil a comparison: unreadable files, copies and near-copies within and across
 splits and classes, near-copies with different labels, imbalance, odd images. Changes no file.
@@ -81,9 +84,11 @@ def _audit_photos(config: AuditConfig) -> "tuple[Findings, Path | None]":
     from catdog.study import Study
 
     assert config.photos is not None
+    typed = HydraConfig.get().overrides.task
+    _require_own_options(typed)
     study = Study.choose(config.study, config.against, tracking_uri=config.tracking.uri)
     # The run says which data set it is; what was typed says where that is now.
-    moved = any(word.lstrip("+").startswith("dataset.archive=") for word in HydraConfig.get().overrides.task)
+    moved = any(word.lstrip("+").startswith("dataset.archive=") for word in typed)
     archive = config.dataset.archive if moved else None
     found = study.audit_photos(
         config.photos, config.against, margin=config.margin, archive=archive, cache=config.dataset.cache
@@ -93,6 +98,18 @@ def _audit_photos(config: AuditConfig) -> "tuple[Findings, Path | None]":
     page = folder / "drift.html"
     log.info("page     %s\ntables   %s", page, folder / "{photos,traits,classes,label_first}.csv")
     return found, page
+
+
+def _require_own_options(typed: Sequence[str]) -> None:
+    """Raises a UserError if an option was typed that has no effect on photos."""
+    for word in typed:
+        key, _, value = word.lstrip("+~").partition("=")
+        if key.partition("@")[0].partition(".")[0] == "dataset" and key not in PHOTOS_KEYS:
+            advice = (
+                f"The model's run says which data set it is. Of its keys, {' and '.join(PHOTOS_KEYS)} may be given."
+            )
+            require(False, key, "left out where photos are named", value, advice)
+        require(key != "epochs", key, "left out where photos are named", value, "It is an option of pipeline=.")
 
 
 if __name__ == "__main__":

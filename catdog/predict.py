@@ -36,7 +36,8 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     """Predicts, prints the answers, writes the contact sheet if there is to be one, and says what to do next."""
     config = load_config(composed, PredictConfig)
     from catdog.deployment import answer_file, contact_sheet
-    from catdog.deployment.prediction import build_answers_table, find_images, list_answers
+    from catdog.deployment.photo_files import find_images
+    from catdog.deployment.prediction import build_answers_table, list_answers
     from catdog.study import Study
 
     # stdout must contain nothing but the answers, so that they can be piped.
@@ -54,13 +55,13 @@ def predict(composed: DictConfig, paths: list[str]) -> None:
     place = (study.name, uri)
     named = [f"model={config.model}"] if config.model else []
     if config.output:
-        _report_saved(model.save_answers(files, config.output, config.batch_size))
+        _report_saved(model.save_answers(paths, config.output, config.batch_size, files=files))
         show_next(next_command("evaluate", *place, *named))
         return
     answers = model.answer_files(files, config.batch_size)
     table = answers.table
     if config.format == "csv":
-        sys.stdout.write(table.to_csv(index=False))
+        sys.stdout.write(answer_file.write_csv(table))
     elif config.format == "json":
         sys.stdout.write(json.dumps(list_answers(table), indent=2, ensure_ascii=False) + "\n")
     else:

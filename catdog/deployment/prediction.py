@@ -2,19 +2,20 @@
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
-from catdog.config.mistakes import explain_stray
 from catdog.deployment import answer_file
+from catdog.deployment.photo_files import find_images
 from catdog.deployment.pyfunc import PyfuncModel, is_keras
 from catdog.registry.champion import FoundModel, resolve_model
 from catdog.registry.evidence import Evidence
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
 
+    from catdog.data.decoding import Decoded
+
 log = logging.getLogger(__name__)
+
+# The most files that a message names.
+MOST_NAMED = 20
 
 Images = str | Path | np.ndarray | Sequence[str | Path] | Sequence[np.ndarray]
 
@@ -65,6 +71,30 @@ class SavedAnswers:
     files: int
     resumed: int
     unreadable: tuple[tuple[Path, str], ...]
+
+
+class AnsweredBatch(NamedTuple):
+    """A model's answers to some files that follow each other.
+
+    Attributes:
+        start: the position of the first file.
+        decoded: for each file uint8 (image_size, image_size, 3) in [0, 255], or the error if it cannot be read.
+        probabilities: of those that can be read: float32 (N, C).
+    """
+
+    start: int
+    decoded: "list[Decoded]"
+    probabilities: np.ndarray
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """For each file the reason why it cannot be read, or None."""
+        return [None if isinstance(one, np.ndarray) else str(one) for one in self.decoded]
+
+    @property
+    def passing(self) -> list[int]:
+        """The positions in the batch of the files that may be readable later, although their content stays as it is."""
+        return [row for row, one in enumerate(self.decoded) if not isinstance(one, np.ndarray) and not one.lasting]
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,93 +208,124 @@ class TrainedModel:
         read: list[Path] = []
         unreadable: dict[Path, str] = {}
         found = [np.zeros((0, len(self.class_names)), np.float32)]
-        for start, reasons, answers in self._answer_in_batches(files, batch_size):
-            for file, reason in zip(files[start:], reasons, strict=False):
+        for batch in self.answer_batches(files, batch_size):
+            for file, reason in zip(files[batch.start : batch.start + len(batch.decoded)], batch.reasons, strict=True):
                 if reason is None:
                     read.append(file)
                 else:
                     unreadable[file] = reason
-            found.append(answers)
+            found.append(batch.probabilities)
         table = self._build_table(np.concatenate(found))
         table.insert(0, "file", [in_utf8(file) for file in read])
         return Answers(table, tuple(read), unreadable)
 
     def save_answers(
-        self, images: str | Path | Sequence[str | Path], output: str | Path, batch_size: int = 32
+        self,
+        images: str | Path | Sequence[str | Path],
+        output: str | Path,
+        batch_size: int = 32,
+        *,
+        files: Sequence[Path] | None = None,
     ) -> SavedAnswers:
         """Writes the model's answers to a file, batch by batch; the same call goes on where it stopped if it is interrupted.
 
-        The probabilities are those of `predict`, bit for bit. Memory does not grow with the number of images.
+        The probabilities are those of `predict`, bit for bit. Memory does not grow with the number of images. A call that goes on
+        answers the files that the first one found, and says how many are new.
 
         Args:
             images: a file, a folder (every image below it), or a list of files and folders.
             output: the file, which must not exist yet: .csv, .jsonl (an object in each line) or .parquet.
             batch_size: images per step.
+            files: what `catdog.deployment.photo_files.find_images` returns for `images`, if that is known already.
 
         Raises:
-            UserError: it cannot be written there, or an interrupted call had another model, other files or another batch size; or
-                a path does not exist or has no images.
+            UserError: it cannot be written there, or an interrupted call had another model, other images or another batch size; a
+                path does not exist or has no images; or a file cannot be read for a reason that may pass, such as a lack of
+                permission: then the output is not complete, and the same call tries again.
         """
-        paths = [images] if isinstance(images, str | Path) else list(images)
+        paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
         output = Path(output)
         answer_file.require_place(output)
-        files = find_images([str(path) for path in paths])
+        files = find_images(paths) if files is None else files
         columns = ["file", "class", "probability", *self._probability_columns, answer_file.UNREADABLE]
-        with answer_file.opened(output, self._describe_job(files, batch_size), columns) as saved:
-            resumed = saved.done
+        with answer_file.opened(output, self._describe_job(paths, batch_size), files, columns) as saved:
+            files, resumed = saved.files, saved.done
             if resumed:
                 log.info("%s: going on after %s of %s files", output, f"{resumed:,}", f"{len(files):,}")
-            for start, reasons, answers in self._answer_in_batches(files, batch_size, resumed):
-                rows = self._build_rows(files[start : start + len(reasons)], reasons, answers)
-                saved.add(rows, {start + place: reason for place, reason in enumerate(reasons) if reason is not None})
+            if saved.new:
+                log.warning("%s: without %s that came after it was begun", output, plural(saved.new, "file"))
+            for batch in self.answer_batches(files, batch_size, resumed):
+                places = range(batch.start, batch.start + len(batch.decoded))
+                saved.add(*self._describe_batch(files, places, batch))
+            if again := saved.list_again():
+                batches = self.answer_batches([files[place] for place in again], batch_size)
+                saved.replace(
+                    self._describe_batch(files, again[batch.start : batch.start + len(batch.decoded)], batch)
+                    for batch in batches
+                )
+            if saved.passing:
+                raise _refuse_passing(saved, output)
         unreadable = tuple((files[place], reason) for place, reason in sorted(saved.unreadable.items()))
         return SavedAnswers(output, len(files), resumed, unreadable)
 
-    def _describe_job(self, files: Sequence[Path], batch_size: int) -> answer_file.Begun:
-        """Returns what the answers to these files depend on."""
+    def _describe_job(self, paths: Sequence[str], batch_size: int) -> answer_file.Begun:
+        """Returns what the answers to these files and folders depend on."""
         from catdog.data.images import DECODER_VERSION
 
         version = self.found.version
         named = f"{version.name}/{version.version}" if version else self.run_id
-        digest = answer_file.digest_files(files)
-        return answer_file.Begun(
-            self.run_id or self.found.uri, self.words, named, batch_size, len(files), digest, DECODER_VERSION
-        )
+        digest = answer_file.digest_arguments(paths)
+        return answer_file.Begun(self.run_id or self.found.uri, self.words, named, batch_size, digest, DECODER_VERSION)
 
-    def _answer_in_batches(
-        self, files: Sequence[Path], batch_size: int, done: int = 0
-    ) -> Iterator[tuple[int, list[str | None], np.ndarray]]:
+    def answer_batches(self, files: Sequence[Path], batch_size: int, done: int = 0) -> "Iterator[AnsweredBatch]":
         """Yields the answers to files, a batch at a time, and shows the progress.
 
         Args:
             files: all of them.
             batch_size: files per step.
             done: how many of them to skip: so many were answered before, in batches of the same size.
-
-        Yields:
-            The position of the batch's first file; for each of its files the reason why it cannot be read, or None; and the
-            probabilities of those that can: float32 (N, C).
         """
         from catdog.data.decoding import decode_ahead
-        from catdog.data.images import UnreadableImageError
         from catdog.data.progress import reported_progress
 
         start, size = done, self.image_size
         with self._lock:
             model = self.loaded
         with reported_progress("predicting", len(files), "images", done) as advance:
-            for batch in decode_ahead(files[done:], size, size, batch_size):
-                images = [image for image in batch if not isinstance(image, UnreadableImageError)]
+            for decoded in decode_ahead(files[done:], size, size, batch_size):
+                images = [image for image in decoded if isinstance(image, np.ndarray)]
                 answers = np.zeros((0, len(self.class_names)), np.float32)
                 if images:
                     with self._lock:
                         answers = model.predict_on_batch(np.stack(images))
-                yield start, [str(one) if isinstance(one, UnreadableImageError) else None for one in batch], answers
-                start += len(batch)
-                advance(len(batch))
+                yield AnsweredBatch(start, decoded, answers)
+                start += len(decoded)
+                advance(len(decoded))
+
+    def _describe_batch(
+        self, files: Sequence[Path], places: Sequence[int], batch: "AnsweredBatch"
+    ) -> "tuple[pd.DataFrame, dict[int, str], list[int]]":
+        """Returns a batch for a file of answers: its rows, and by position the reasons, and which of them may pass.
+
+        Args:
+            files: all files.
+            places: the positions of those of the batch.
+            batch: the answers.
+        """
+        rows = self._build_rows([files[place] for place in places], batch.reasons, batch.probabilities)
+        reasons = {place: reason for place, reason in zip(places, batch.reasons, strict=True) if reason is not None}
+        # A file that has been removed since it was found does not come back by itself.
+        passing = [places[row] for row in batch.passing if os.path.lexists(files[places[row]])]
+        return rows, reasons, passing
 
     def _build_rows(self, files: Sequence[Path], reasons: Sequence[str | None], answers: np.ndarray) -> "pd.DataFrame":
-        """Returns a row for each file, with or without an answer; `reasons` and `answers` as `_answer_in_batches` yields them."""
+        """Returns a row for each file, with or without an answer.
+
+        Args:
+            files: of a batch.
+            reasons: why each cannot be read, or None.
+            answers: the probabilities of those that can: float32 (N, C).
+        """
         read = [place for place, reason in enumerate(reasons) if reason is None]
         rows = self._build_table(answers).set_axis(read, axis=0).reindex(range(len(files)))
         rows["class"] = rows["class"].astype(object).where(rows["class"].notna(), None)
@@ -360,38 +421,6 @@ def _explain_missing_code(uri: str, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def find_images(arguments: Sequence[str]) -> list[Path]:
-    """Returns the files to predict: each file as given, and every image below each folder.
-
-    Raises:
-        UserError: a path does not exist, a folder has no images, or no path is given.
-    """
-    from catdog.data.images import IMAGE_SUFFIXES, describe_hidden, is_hidden_image, is_image_file
-
-    if not arguments:
-        raise UserError("no image named. Name files or folders: python -m catdog.predict PHOTO.jpg FOLDER")
-    files: list[Path] = []
-    for number, argument in enumerate(arguments):
-        path = Path(argument)
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if is_image_file(file) and file.is_file())
-            hidden = sorted(file.relative_to(path).as_posix() for file in path.rglob(".*") if is_hidden_image(file))
-            if not found:
-                raise UserError(
-                    f"{argument!r}: no images in this folder or below. Images are files that end in "
-                    f"{', '.join(sorted(IMAGE_SUFFIXES))}." + (f" {describe_hidden(hidden)}." if hidden else "")
-                )
-            if hidden:
-                log.info("%s: %s", argument, describe_hidden(hidden))
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            following = arguments[number + 1] if number + 1 < len(arguments) else ""
-            raise UserError(explain_stray(argument, following, "predict"))
-    return files
-
-
 def build_answers_table(answers: "pd.DataFrame") -> Table:
     """The answers as a table for a terminal: file, class and its probability."""
     table = Table(box=box.SIMPLE_HEAD)
@@ -411,6 +440,17 @@ def list_answers(answers: "pd.DataFrame") -> list[dict[str, Any]]:
 def _one_line(name: str) -> str:
     # A newline in a file's or a class folder's name must not break the row.
     return name if name.isprintable() else repr(name)
+
+
+def _refuse_passing(saved: answer_file.AnswerFile, output: Path) -> UserError:
+    """Returns the error that names the files that cannot be read for a reason that may pass."""
+    places = sorted(saved.passing)
+    named = "; ".join(f"{str(saved.files[place])!r}: {saved.unreadable[place]}" for place in places[:MOST_NAMED])
+    more = f"; and {len(places) - MOST_NAMED:,} more" if len(places) > MOST_NAMED else ""
+    return UserError(
+        f"{plural(len(places), 'file')} cannot be read now, but perhaps later ({named}{more}). So {output} is not complete. Make "
+        "them readable, or remove them: the same command tries them again, and keeps the other answers."
+    )
 
 
 def _is_pixels(images: Images) -> bool:

@@ -15,7 +15,7 @@ from catdog.statistics.proportions import CONFIDENCE, proportion_interval, wilso
 
 # With fewer images on either side nothing is said.
 FEWEST_IMAGES = 30
-# With fewer wrong validation answers, their spread cannot be seen, and the interval is at least as wide as Wilson's.
+# With fewer wrong validation answers, the threshold is not determined, and the interval is at least as wide as Wilson's.
 FEW_WRONG = 5
 DRAWS = 1000
 # An effect (see `Shift.effect`) below these is slight, moderate; others are strong.
@@ -155,7 +155,8 @@ class ExpectedAccuracy:
         change_low: lower bound of the 95% interval of the change that images of this kind bring, without the chance of which
             images were taken.
         change_high: upper bound.
-        by_confidence: the estimate of the other method, the difference of confidences, in [0, 1].
+        by_confidence: the estimate by the difference of confidences, in [0, 1].
+        by_regression: the estimate by a regression of being right on confidence, in [0, 1].
         wrong: how many validation answers were wrong: what the estimate is calibrated on.
     """
 
@@ -167,7 +168,18 @@ class ExpectedAccuracy:
     change_low: float
     change_high: float
     by_confidence: float
+    by_regression: float
     wrong: int
+
+    @property
+    def methods(self) -> tuple[float, float, float]:
+        """The estimates of all three methods: by threshold, by difference, by regression."""
+        return self.estimate, self.by_confidence, self.by_regression
+
+    @property
+    def disagreement(self) -> float:
+        """The largest difference between the methods, in [0, 1]."""
+        return max(self.methods) - min(self.methods)
 
 
 def estimate_by_threshold(confidence: np.ndarray, right: np.ndarray, new: np.ndarray) -> float:
@@ -212,6 +224,9 @@ def estimate_accuracy(
     Each draw takes validation images and new images with replacement, sets the threshold anew, and draws for each new image whether
     it is right, with the probability that validation answers of that confidence have (`fit_chances`).
 
+    With few wrong answers, the threshold lies among the lowest confidences, and nearly any image is above it; on images of another
+    kind, none may be. The methods then disagree, and nobody knows which one is right: both intervals contain all three estimates.
+
     Args:
         confidence: float (N,) in [0, 1], the probability of the answer to each validation image.
         right: bool (N,), whether that answer is right.
@@ -224,10 +239,13 @@ def estimate_accuracy(
     generator = np.random.default_rng(0)
     chances = fit_chances(confidence, right, new)
     estimate, validation = estimate_by_threshold(confidence, right, new), float(right.mean())
-    members = _list_members(len(right), groups)
+    members = None if groups is None else _list_members(groups)
+    count = len(right) if members is None else len(members)
     errors, changes = np.empty(draws), np.empty(draws)
     for draw in range(draws):
-        chosen = np.concatenate([members[place] for place in generator.integers(len(members), size=len(members))])
+        chosen = generator.integers(count, size=count)
+        if members is not None:
+            chosen = np.concatenate([members[place] for place in chosen])
         taken = generator.integers(len(new), size=len(new))
         drawn = estimate_by_threshold(confidence[chosen], right[chosen], new[taken])
         errors[draw] = drawn - (generator.random(len(new)) < chances[taken]).mean()
@@ -239,13 +257,16 @@ def estimate_accuracy(
     wrong = int((~right).sum())
     if min(wrong, (1 - estimate) * len(new)) < FEW_WRONG:
         # As many independent images as say as much as those of both sides.
-        many = max(1, round(1 / (1 / len(members) + 1 / len(new))))
+        many = max(1, round(1 / (1 / count + 1 / len(new))))
         least, most = wilson_interval(round(estimate * many), many)
         low, high = min(low, least), max(high, most)
         change_low, change_high = min(change_low, least - validation), max(change_high, most - validation)
+    methods = estimate, estimate_by_difference(confidence, right, new), float(chances.mean())
+    low, high = min(low, *methods), max(high, *methods)
+    change_low, change_high = min(change_low, min(methods) - validation), max(change_high, max(methods) - validation)
     return ExpectedAccuracy(
         validation, estimate, float(max(low, 0)), float(min(high, 1)), estimate - validation, float(change_low),
-        float(change_high), estimate_by_difference(confidence, right, new), wrong,
+        float(change_high), *methods[1:], wrong,
     )  # fmt: skip
 
 
@@ -281,9 +302,7 @@ def _log_odds(confidence: np.ndarray) -> np.ndarray:
     return special.logit(np.clip(np.asarray(confidence, dtype=float), 6e-8, 1 - 6e-8))
 
 
-def _list_members(count: int, groups: np.ndarray | None) -> list[np.ndarray]:
-    if groups is None:
-        return list(np.arange(count)[:, None])
+def _list_members(groups: np.ndarray) -> list[np.ndarray]:
     order = np.argsort(groups, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(np.asarray(groups)[order])) + 1)
 
@@ -301,7 +320,7 @@ class LabelPlan:
     layers: np.ndarray
 
 
-def plan_labels(confidence: np.ndarray, chances: np.ndarray, seed: int = 0) -> LabelPlan:
+def plan_labels(confidence: np.ndarray, chances: np.ndarray, lots: np.ndarray) -> LabelPlan:
     """Returns an order in which labels tell most about the accuracy: more of those images on which the answer is in doubt.
 
     Images are divided by confidence into layers of equal size. Within a layer the order is random, so the first ones of any number
@@ -312,19 +331,20 @@ def plan_labels(confidence: np.ndarray, chances: np.ndarray, seed: int = 0) -> L
     Args:
         confidence: float (M,) in [0, 1].
         chances: float (M,) in [0, 1], how probable each answer is right.
-        seed: of the order within the layers.
+        lots: (M,), by which a layer is sorted: random numbers, or texts such as hashes of the images, which have nothing to do with
+            being right. The same image keeps its lot, so that images that are added leave the order of the others.
 
     Source: Neyman (1934), "On the two different aspects of the representative method", Journal of the Royal Statistical Society
     97:558-625, for the allocation.
     """
     count = len(confidence)
-    generator = np.random.default_rng(seed)
     ranks = np.empty(count, np.int64)
     ranks[np.argsort(confidence, kind="stable")] = np.arange(count)
     layers = ranks * min(LAYERS, count) // max(count, 1)
     turns = np.empty(count)
     for layer in np.unique(layers):
-        members = generator.permutation(np.flatnonzero(layers == layer))
+        members = np.flatnonzero(layers == layer)
+        members = members[np.argsort(lots[members], kind="stable")]
         chance = chances[members].mean()
         share = len(members) * np.sqrt(max(chance * (1 - chance), LEAST_SPREAD))
         turns[members] = np.arange(len(members)) / share

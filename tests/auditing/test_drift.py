@@ -12,8 +12,10 @@ from support import Study as Folder
 from support import run_catdog
 
 import catdog
+from catdog.auditing import drift
 from catdog.auditing.drift import DriftFindings
 from catdog.auditing.traits import measure_traits
+from catdog.data import duplicates
 from catdog.system.documents import to_plain
 
 pytestmark = pytest.mark.slow
@@ -67,7 +69,7 @@ def test_the_command_writes_a_page_and_the_photos_to_label_first(trained: Folder
     page = (folder / "drift.html").read_text("utf-8")
     assert "Expected accuracy" in page
     assert page.count('class="picture pic-') == 60
-    assert "http" not in page
+    assert "://" not in page
 
 
 def test_json_has_the_verdict_and_fail_on_sees_it(trained: Folder, photos: Path, tmp_path: Path) -> None:
@@ -106,8 +108,17 @@ def test_photos_of_the_same_kind_do_not_differ_and_labels_tell_their_accuracy(
     first = {file: truth[file] for file in found.label_first["file"][:30]}
     low, high = found.estimate_from_labels(first)[1:]
     assert 0 <= low < high <= 1
-    with pytest.raises(catdog.UserError, match="without a gap"):
-        found.estimate_from_labels({found.label_first["file"].iloc[-1]: "cats"})
+    for labels, said in (
+        ({found.label_first["file"].iloc[-1]: "cats"}, "without a gap"),
+        (dict(list(first.items())[:4]), "at least 5, one of each layer of confidence, received 4"),
+        ({**first, "other.png": "cats"}, "'other.png' is none of the 120 files"),
+        (dict.fromkeys(first, "cat"), "must be 'cats', 'dogs', or None for a photo of none of these, received 'cat'"),
+    ):
+        with pytest.raises(catdog.UserError, match=said):
+            found.estimate_from_labels(labels)
+    assert found.estimate_from_labels(dict.fromkeys(first))[0] == 0
+    five = {file: truth[file] for file in found.label_first["file"][:5]}
+    assert 0 <= found.estimate_from_labels(five)[0] <= 1
     json.dumps(to_plain(found.to_dict()), allow_nan=False)
 
 
@@ -119,17 +130,47 @@ def test_copies_and_broken_files_are_not_counted_and_few_photos_say_nothing(
     shutil.copy(file, tmp_path / "zzz.png")
     run = study.runs().iloc[0]["run_id"]
     shutil.copy(next(trained.cache.glob("drawn/*/train/cats/*")), tmp_path / "known.png")
-    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    for name in ("broken.jpg", "broken-too.jpg"):
+        (tmp_path / name).write_bytes(b"nothing")
     found = study.audit_photos(tmp_path, against=run)
     photos_found = found.photos.set_index("file")
     assert len(found.counted) == 10
     assert photos_found.loc["zzz.png", "same_as"] == file.name
     assert photos_found.loc["broken.jpg", "problem"]
+    assert (photos_found.loc[["broken.jpg", "broken-too.jpg"], "same_as"] == "").all()
+    assert [finding.words[:9] for finding in found.found if finding.kind == "double"] == ["1 photo s"]
     assert found.verdict.kind == "too few"
     assert "only 10 photos" in found.verdict.headline
     assert (found.expected, found.mix, len(found.traits), len(found.label_first)) == (None, None, 0, 10)
     assert "Nothing can be said" in found.save(tmp_path / "page.html").read_text("utf-8")
     json.dumps(to_plain(found.to_dict()), allow_nan=False)
+
+
+def test_photos_that_all_look_alike_are_searched_for_copies_only(
+    study: catdog.Study, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in sorted(photos.iterdir())[:7]:
+        shutil.copy(file, tmp_path)
+    shutil.copy(file, tmp_path / "zzz.png")
+    monkeypatch.setattr(drift, "searches_duplicates", lambda _: True)
+    monkeypatch.setattr(duplicates, "MOST_CANDIDATES", -1)
+    found = study.audit_photos(tmp_path)
+    assert len(found.counted) == 7
+    (finding,) = [finding for finding in found.found if finding.kind == "copies"]
+    assert finding.severity == "warning"
+    assert "pairs of images look alike at first sight" in finding.words
+
+
+def test_labels_that_were_written_into_the_list_are_kept(study: catdog.Study, photos: Path, tmp_path: Path) -> None:
+    found = study.audit_photos(photos)
+    first = found.save_folder(tmp_path) / "label_first.csv"
+    found.save_folder(tmp_path)
+    assert not list(first.parent.glob("label_first-*"))
+    labelled = first.read_text("utf-8").replace("cats", "dogs")
+    first.write_text(labelled, "utf-8")
+    found.save_folder(tmp_path)
+    assert first.with_name("label_first-1.csv").read_text("utf-8") == labelled
+    assert first.read_text("utf-8") != labelled
 
 
 def test_images_that_are_gone_cost_their_comparison_and_one_message(
@@ -151,6 +192,12 @@ def test_images_that_are_gone_cost_their_comparison_and_one_message(
     again = catdog("audit", f"photos={photos}", "study=gone", f"dataset.archive={tmp_path / 'moved'}")
     assert "only its stored answers" not in again.text
     assert "only 6 independent validation images" in again.text
+    nowhere = catdog("audit", f"photos={photos}", "study=gone", "dataset.archive=nowhere")
+    assert nowhere.code == 2
+    assert "nowhere" in nowhere.err
+    other = catdog("audit", f"photos={photos}", "study=gone", f"dataset.archive={photos}")
+    assert other.code == 2
+    assert "only its stored answers" not in other.text
 
 
 @pytest.mark.parametrize(
@@ -162,6 +209,22 @@ def test_images_that_are_gone_cost_their_comparison_and_one_message(
         (("photos=.", "pipeline=a:b"), "pipeline: must be left out where photos are named"),
         (("photos=.", "margin=2"), "margin: must be more than 0 and less than 1, received 2.0"),
         (("photos=.", "against=7"), "no registered model"),
+        (
+            ("photos=.", "dataset=synthetic"),
+            "dataset: must be left out where photos are named, received 'synthetic'. The",
+        ),
+        (
+            ("photos=.", "dataset.split_seed=3"),
+            "dataset.split_seed: must be left out where photos are named, received '3'",
+        ),
+        (
+            ("photos=.", "epochs=3"),
+            "epochs: must be left out where photos are named, received '3'. It is an option of pipeline",
+        ),
+        (
+            ("photos=.", "dataset.archive=none"),
+            "dataset.archive: must be left out for images that are drawn, received 'none'",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(trained: Folder, words: tuple[str, ...], said: str) -> None:

@@ -1,9 +1,13 @@
 """Answers to many images in a file: it grows, survives a kill, and ends up as if nothing had happened."""
 
+import contextlib
 import io
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,25 +20,24 @@ from catdog.data import decoding
 from catdog.data.decoding import decode_ahead
 from catdog.data.images import UnreadableImageError, decode_image
 from catdog.deployment import answer_file
-from catdog.deployment.answer_file import Begun, digest_files, opened, partial_folder, require_place
+from catdog.deployment.answer_file import Begun, digest_arguments, opened, partial_folder, require_place
 from catdog.system.errors import UserError
 
 COLUMNS = ["file", "class", "probability", "probability_a", "probability_b", "unreadable"]
 FILES = [Path(f"{number}.jpg") for number in range(10)]
 BATCH = 3
 ENDINGS = ("csv", "jsonl", "parquet")
+HARD = ('"{}",\n é.jpg', "{}\r.jpg", "{}\r\n,.jpg", "\r{}\n\r.jpg")
 
 
 def begun(**changes) -> Begun:
-    return Begun("run", "flowers version 3", "flowers/3", BATCH, len(FILES), digest_files(FILES), "1")._replace(
-        **changes
-    )
+    return Begun("run", "flowers version 3", "flowers/3", BATCH, digest_arguments(["photos"]), "1")._replace(**changes)
 
 
 def rows_of(places: range) -> pd.DataFrame:
-    """Returns rows with everything that is difficult: a quote, a line break, a file without an answer."""
+    """Returns rows with everything that is difficult: a quote, line breaks of all kinds, a file without an answer."""
     probabilities = np.array([[place / 10 + 0.03, 0.97 - place / 10] for place in places], np.float32)
-    rows = pd.DataFrame({"file": [f'"{place}",\n é.jpg' for place in places], "class": ["a"] * len(places),
+    rows = pd.DataFrame({"file": [HARD[place % len(HARD)].format(place) for place in places], "class": ["a"] * len(places),
                          "probability": probabilities[:, 0], "probability_a": probabilities[:, 0],
                          "probability_b": probabilities[:, 1], "unreadable": [None] * len(places)})  # fmt: skip
     if 4 in places:
@@ -46,7 +49,7 @@ def rows_of(places: range) -> pd.DataFrame:
 def write(output: Path, most: int = 99) -> list[int]:
     """Writes at most so many batches and stops, as if killed, if there are more; returns the files that were answered."""
     answered: list[int] = []
-    with opened(output, begun(), COLUMNS) as file:
+    with opened(output, begun(), FILES, COLUMNS) as file:
         while file.done < len(FILES):
             if most == 0:
                 raise KeyboardInterrupt
@@ -123,8 +126,7 @@ def test_a_kill_at_the_very_end_leaves_a_complete_file(tmp_path, monkeypatch) ->
     [
         ({"model": "other", "words": "flowers version 4"}, "Go on with model=flowers/3, or begin afresh: remove the folder"),
         ({"batch_size": 4}, "was begun with batch_size=3, received batch_size=4"),
-        ({"files": 11, "digest": "x"}, "was begun with 10 files, and there are 11 now"),
-        ({"digest": "x"}, "was begun with 10 files, and other files are named now"),
+        ({"arguments": "x"}, "was begun with 10 files, and other files or folders are named now"),
         ({"decoder": "2"}, "images decoded by 1, and it is 2 now"),
     ],
 )  # fmt: skip
@@ -132,7 +134,7 @@ def test_something_else_than_the_first_time_is_refused(tmp_path, changes, words:
     output = tmp_path / "answers.csv"
     with pytest.raises(KeyboardInterrupt):
         write(output, 1)
-    with pytest.raises(UserError) as refused, opened(output, begun(**changes), COLUMNS):
+    with pytest.raises(UserError) as refused, opened(output, begun(**changes), FILES, COLUMNS):
         pass
     assert words in str(refused.value)
     write(output)
@@ -140,7 +142,7 @@ def test_something_else_than_the_first_time_is_refused(tmp_path, changes, words:
 
 def test_two_commands_do_not_write_one_file(tmp_path) -> None:
     output = tmp_path / "answers.csv"
-    with opened(output, begun(), COLUMNS), pytest.raises(UserError, match="another command is writing"):
+    with opened(output, begun(), FILES, COLUMNS), pytest.raises(UserError, match="another command is writing"):
         write(output)
 
 
@@ -158,6 +160,134 @@ def test_places_that_are_none(tmp_path) -> None:
     with pytest.raises(UserError, match="exists, and is not overwritten"):
         write(tmp_path / "answers.csv")
     assert (tmp_path / "answers.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_of_the_users_in_the_place_of_the_result_costs_no_rows(tmp_path, ending: str) -> None:
+    output = tmp_path / f"answers.{ending}"
+    writing = opened(output, begun(), FILES, COLUMNS)
+    file = writing.__enter__()
+    for start in range(0, 10, BATCH):
+        file.add(rows_of(range(start, min(start + BATCH, 10))), {})
+    output.write_text("mine")
+    with pytest.raises(UserError, match="exists, and is not overwritten"):
+        writing.__exit__(None, None, None)
+    with pytest.raises(UserError, match="exists, and is not overwritten"):
+        write(output)
+    assert output.read_text() == "mine"
+    output.unlink()
+    with opened(output, begun(), FILES, COLUMNS) as file:
+        assert file.done == 10
+    assert output.exists()
+
+
+def test_a_kill_while_the_parquet_file_is_made_leaves_nothing_beside_it(tmp_path, monkeypatch) -> None:
+    output = tmp_path / "answers.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(answer_file, "sync_file", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write(output)
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.parquet.partial"]
+    write(output)
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+
+
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(tmp_path) -> None:
+    """A limit on the size of files stands for a disk that is full; the lock must be free afterwards."""
+    program = f"""
+import resource, sys
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
+from pathlib import Path
+from test_answer_file import write
+from catdog.system.errors import UserError
+output = Path({str(tmp_path / "answers.csv")!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (400, resource.RLIM_INFINITY))
+try:
+    write(output)
+except UserError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(write(output))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    message, answered = done.stdout.splitlines()
+    assert "Free some space, and the same command goes on where it stopped" in message
+    assert answered.endswith("9]")
+    write(tmp_path / "whole.csv")
+    assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def stop_after(output: Path, files: list[Path], batches: int) -> None:
+    with contextlib.suppress(KeyboardInterrupt), opened(output, begun(), files, COLUMNS) as file:
+        for start in range(0, batches * BATCH, BATCH):
+            file.add(rows_of(range(start, start + BATCH)), {})
+        raise KeyboardInterrupt
+
+
+def test_a_photo_that_was_replaced_is_noticed_if_it_has_its_row(tmp_path) -> None:
+    files = [tmp_path / f"{number}.jpg" for number in range(10)]
+    for file in files:
+        file.write_bytes(b"photo")
+    output = tmp_path / "answers.csv"
+    stop_after(output, files, 1)
+    files[3].write_bytes(b"another")
+    files[0].unlink()
+    with opened(output, begun(), files, COLUMNS) as file:
+        assert file.done == 3
+        for start in range(3, 10, BATCH):
+            file.add(rows_of(range(start, min(start + BATCH, 10))), {})
+    output.unlink()
+    stop_after(output, files, 2)
+    files[4].write_bytes(b"another")
+    with pytest.raises(UserError, match=r"1 file that has its row has changed since, '.*4\.jpg' first. Put the former"):
+        opened(output, begun(), files, COLUMNS).__enter__()
+
+
+def test_a_folder_that_has_grown_is_answered_as_it_was(tmp_path) -> None:
+    output = tmp_path / "answers.csv"
+    stop_after(output, FILES, 1)
+    with opened(output, begun(), [Path("00.jpg"), *FILES, Path("x.jpg")], COLUMNS) as file:
+        assert (list(file.files), file.new, file.done) == (FILES, 2, 3)
+        file.add(rows_of(range(3, 10)), {})
+
+
+def test_the_same_arguments_from_another_folder_are_others(tmp_path, monkeypatch) -> None:
+    here = digest_arguments(["photos"])
+    monkeypatch.chdir(tmp_path)
+    assert digest_arguments(["photos"]) != here
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_batches_with_a_reason_that_may_pass_are_made_again_and_only_they(tmp_path, ending: str) -> None:
+    whole, output = tmp_path / f"whole.{ending}", tmp_path / f"answers.{ending}"
+    write(whole)
+    reasons = {4: "the file is empty"}
+
+    class StillAwayError(Exception):
+        pass
+
+    with contextlib.suppress(StillAwayError), opened(output, begun(), FILES, COLUMNS) as file:
+        for start in range(0, 10, BATCH):
+            places = range(start, min(start + BATCH, 10))
+            rows = rows_of(places)
+            away = [place for place in places if place in (0, 8)]
+            for place in away:
+                rows.loc[place - start, COLUMNS[1:]] = [None, np.nan, np.nan, np.nan, "the server is away"]
+            file.add(rows, dict.fromkeys(away, "the server is away") | ({4: reasons[4]} if 4 in places else {}), away)
+        raise StillAwayError
+    with contextlib.suppress(StillAwayError), opened(output, begun(), FILES, COLUMNS) as file:
+        assert (file.done, file.passing) == (10, {0, 8})
+        assert file.list_again() == [0, 1, 2, 6, 7, 8]
+        file.replace(iter([(rows_of(range(3)), {}, []), (rows_of(range(6, 9)), {8: "away"}, [8])]))
+        assert (file.passing, file.unreadable) == ({8}, {8: "away", **reasons})
+        raise StillAwayError
+    assert not output.exists()
+    with opened(output, begun(), FILES, COLUMNS) as file:
+        assert file.list_again() == [6, 7, 8]
+        file.replace(iter([(rows_of(range(6, 9)), {}, [])]))
+        assert file.unreadable == reasons
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_decoding_runs_ahead_of_its_user_but_not_far(tmp_path, monkeypatch) -> None:
@@ -232,7 +362,9 @@ def test_a_killed_command_goes_on_where_it_stopped(trained: Study, ending: str) 
     # Were this file decoded again, it would have no answer.
     first = sorted((trained.folder / "photos").iterdir())[0]
     content = first.read_bytes()
-    first.write_bytes(b"")
+    times = first.stat()
+    first.write_bytes(bytes(len(content)))
+    os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns))
     try:
         resumed = trained.run("predict", *options, f"output={output.name}")
     finally:
@@ -242,6 +374,33 @@ def test_a_killed_command_goes_on_where_it_stopped(trained: Study, ending: str) 
     # Also what the first command could not read is named.
     assert "'photos/005.jpg': not an image" in resumed.err
     assert output.read_bytes() == (trained.folder / f"whole.{ending}").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_file_that_may_be_readable_later_is_tried_again_by_the_same_command(trained: Study) -> None:
+    linked, away = trained.folder / "linked", trained.folder / "away"
+    write_images(linked, 70, size=40)
+    write_images(trained.folder / "server", 1, size=40)
+    (linked / "033.jpg").unlink()
+    (linked / "033.jpg").symlink_to(away / "000.jpg")
+    options = ("predict", "linked", "output=linked.csv")
+    stopped = trained.run(*options)
+    assert stopped.code == 2
+    assert (
+        "1 file cannot be read now, but perhaps later ('linked/033.jpg': no such file). So linked.csv is not complete"
+        in (" ".join(stopped.err.split()))
+    )
+    assert not (trained.folder / "linked.csv").exists()
+    assert trained.run(*options).code == 2
+    (trained.folder / "server").rename(away)
+    write_images(linked / "new", 1, size=40)
+    done = trained.run(*options)
+    assert done.code == 0, done.text
+    assert "going on after 70 of 70 files" in " ".join(done.err.split())
+    assert "without 1 file that came after it was begun" in " ".join(done.err.split())
+    shutil.rmtree(linked / "new")
+    assert trained.run("predict", "linked", "output=whole-linked.csv").code == 0
+    assert (trained.folder / "linked.csv").read_bytes() == (trained.folder / "whole-linked.csv").read_bytes()
 
 
 @pytest.mark.slow

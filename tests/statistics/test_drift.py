@@ -5,6 +5,8 @@ import pytest
 from labels import draw_answers
 from scipy import stats
 
+from catdog.auditing.drift import read_confidence
+from catdog.data.predictions import Predictions
 from catdog.statistics.drift import (
     compare_mixes,
     compare_values,
@@ -70,6 +72,15 @@ def test_as_many_lie_below_the_threshold_as_are_wrong_and_ties_count_in_part() -
     assert estimate_by_difference(confidence, right, confidence - 0.1) == pytest.approx(0.65)
 
 
+def test_probabilities_that_are_equal_stay_equal_when_they_are_stored() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.7, 0.3]], np.float32)[[0, 1, 1, 1, 1, 0]]
+    right = np.array([True, False, True, True, True, True])
+    stored = Predictions(np.array(list("abcdef"), object), np.array(6 * ["x"], object), ("x", "y"), probabilities)
+    confidence = read_confidence(Predictions.from_csv(stored.to_csv().encode()))
+    new = probabilities.max(axis=1)
+    assert estimate_by_threshold(confidence, right, new) == pytest.approx(5 / 6)
+
+
 def test_the_interval_covers_the_accuracy_on_photos_of_the_same_kind() -> None:
     generator = np.random.default_rng(3)
     covered, lower = 0, 0
@@ -89,6 +100,22 @@ def test_a_lower_confidence_lowers_the_estimate() -> None:
     found = estimate_accuracy(confidence, right, worse, draws=200)
     assert found.change_high < 0
     assert abs(found.estimate - worse_right.mean()) < 0.15
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 14])
+def test_a_confidence_that_has_collapsed_says_nothing_certain(wrong: int) -> None:
+    """The threshold lies below all validation answers but a few: nearly any photo is above it, or none is."""
+    generator = np.random.default_rng(8)
+    confidence = np.sort(generator.uniform(0.9, 1, 400))
+    confidence[0] = 0.6
+    right = np.arange(400) >= wrong
+    found = estimate_accuracy(confidence, right, generator.uniform(0.62, 0.8, 200), draws=200)
+    assert found.estimate == (1 if wrong == 0 else 0)
+    assert 0.6 < found.by_confidence < 0.8
+    assert found.disagreement > 0.2
+    assert found.low <= min(found.methods) <= max(found.methods) <= found.high
+    assert found.change_low <= min(found.methods) - found.validation
+    assert found.change_high >= max(found.methods) - found.validation
 
 
 def test_groups_widen_the_interval_and_no_mistake_at_all_is_no_certainty() -> None:
@@ -120,8 +147,8 @@ def test_labels_of_the_first_photos_estimate_the_accuracy_without_bias() -> None
     confidence, right = draw(generator, 1000, 0.85)
     chances = fit_chances(confidence, right, confidence)
     estimates, covered = [], 0
-    for seed in range(300):
-        plan = plan_labels(confidence, chances, seed)
+    for _ in range(300):
+        plan = plan_labels(confidence, chances, generator.random(1000))
         first = plan.order[:60]
         sizes = dict(enumerate(np.bincount(plan.layers).tolist()))
         accuracy, low, high = estimate_from_layers(right[first].tolist(), plan.layers[first].tolist(), sizes)
@@ -137,5 +164,18 @@ def test_labels_of_the_first_photos_estimate_the_accuracy_without_bias() -> None
 
 
 def test_few_photos_get_a_plan_too() -> None:
-    assert len(plan_labels(np.zeros(0), np.zeros(0)).order) == 0
-    assert sorted(plan_labels(np.array([0.9, 0.5]), np.array([0.9, 0.5])).order) == [0, 1]
+    assert len(plan_labels(np.zeros(0), np.zeros(0), np.zeros(0)).order) == 0
+    assert sorted(plan_labels(np.array([0.9, 0.5]), np.array([0.9, 0.5]), np.array(["b", "a"])).order) == [0, 1]
+
+
+def test_an_image_that_is_added_leaves_the_order_of_the_others_in_its_layer() -> None:
+    generator = np.random.default_rng(9)
+    confidence, lots = np.full(101, 0.9), generator.random(101)
+    confidence[:50] = 0.6
+    former = plan_labels(confidence[:100], np.full(100, 0.8), lots[:100])
+    now = plan_labels(confidence, np.full(101, 0.8), lots)
+    for layer in range(5):
+        stayed = set(np.flatnonzero((former.layers == layer) & (now.layers[:100] == layer)))
+        assert len(stayed) > 10
+        orders = [[place for place in plan.order if place in stayed] for plan in (former, now)]
+        assert orders[0] == orders[1]

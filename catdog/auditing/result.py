@@ -215,14 +215,14 @@ def audit_dataset(
     Raises:
         UserError: the data set cannot be read or downloaded, or is not valid; or the backbone is not available.
     """
-    from catdog.data.dataset import fetch_images, load_dataset, require_cats_and_dogs
+    from catdog.data.dataset import choose_groups, fetch_images, load_dataset, require_cats_and_dogs
     from catdog.data.digests import hash_files
     from catdog.data.splits import assign_splits
 
     root = fetch_images(config)
     rows = assign_splits(
         root, holdout_fraction=config.holdout_fraction, test_fraction=config.test_fraction, split_seed=config.split_seed,
-        shown=config.archive or str(root), groups=config.groups,
+        shown=config.archive or str(root), groups=choose_groups(config, root),
     )  # fmt: skip
     problems: list[Finding] = []
     dataset = None

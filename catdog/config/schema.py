@@ -38,7 +38,7 @@ DEFAULT_STUDY = "cats_vs_dogs"
 DEFAULT_URI = os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlruns/mlflow.db")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 LOSSES = ("cross_entropy", "focal")
-SOURCES = ("archive", "drawn")
+SOURCES = ("archive", "csv", "parquet", "webdataset", "drawn")
 # The value of `dataset.groups` that takes the clusters of near-duplicates for groups.
 NEAR_DUPLICATES = "near_duplicates"
 # Parts of a backbone that are not layers of Keras but are named like them; `Residual` has layers of its own.
@@ -165,8 +165,14 @@ class DatasetConfig:
     """The images, and how they are divided into train, val and test."""
 
     name: str = option("the data set's name in tables and in MLflow")
-    source: str = option("archive (a URL, a zip or a folder) or drawn (pictures drawn from a seed)", "archive")
-    archive: str | None = option("URL, local zip or local folder with one folder per class", None)
+    source: str = option(
+        "archive: a URL, a zip or a folder with one folder per class; csv: a table of files; parquet, webdataset: such files, or "
+        "a folder of them; drawn: pictures drawn from a seed",
+        "archive",
+    )
+    archive: str | None = option(
+        "URL, local zip or local folder with one folder per class; or what the source says", None
+    )
     holdout_fraction: float = option("share of each class held out of training if the data has no validation/", 0.4)
     test_fraction: float = option(
         "share of the held-out images that becomes test; the rest is val; dataset=folder: 0.5", 0.2
@@ -196,9 +202,9 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         require_choice("dataset.source", SOURCES, self.source)
         require(
-            self.source != "archive" or bool(self.archive),
+            self.source == "drawn" or bool(self.archive),
             "dataset.archive",
-            "a URL, a local zip or a local folder with one folder per class",
+            "a URL, a local zip or a local folder with one folder per class; or the file or folder of its source",
             self.archive,
             "Set dataset.archive=PATH, or use dataset=synthetic.",
         )

@@ -13,6 +13,7 @@ from catdog.data.fetch import fetch_archive
 from catdog.data.kept_manifest import load_manifest
 from catdog.data.splits import Manifest, name_some, require_readable_test
 from catdog.data.staging import locked, staged
+from catdog.data.tables import GROUPS, lay_out
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,13 +139,13 @@ def load_dataset(config: DatasetConfig) -> Dataset:
         root,
         cache=Path(config.cache),
         verify=config.verify,
-        shown=config.archive if config.source == "archive" else None,
+        shown=None if config.source == "drawn" else config.archive,
         max_images_per_class=config.max_images_per_class,
         searches_duplicates=searches_duplicates(config),
         holdout_fraction=config.holdout_fraction,
         test_fraction=config.test_fraction,
         split_seed=config.split_seed,
-        groups=config.groups,
+        groups=choose_groups(config, root),
         refresh=config.refresh,
     )
     require_readable_test(manifest, config.max_unreadable_fraction)
@@ -183,7 +184,16 @@ def fetch_images(config: DatasetConfig) -> Path:
     if config.source == "drawn":
         return draw_images(config.drawing, Path(config.cache))
     assert config.archive is not None  # the config's own check
+    if config.source != "archive":
+        return lay_out(config.source, config.archive, Path(config.cache))
     return fetch_archive(config.archive, Path(config.cache))
+
+
+def choose_groups(config: DatasetConfig, root: Path) -> str | None:
+    """Returns what names the groups of images, as `dataset.groups`: that key, or else the table that came with the images."""
+    table = root / GROUPS
+    own = config.source in ("csv", "parquet", "webdataset") and table.is_file()
+    return str(table) if config.groups is None and own else config.groups
 
 
 def draw_images(config: DrawingConfig, cache: Path) -> Path:

@@ -27,7 +27,7 @@ def describe_dataset(dataset: Dataset) -> str:
         .unstack(fill_value=0)
         .reindex(columns=list(SPLITS), fill_value=0)
     )
-    place = f" from {config.archive}" if config.source == "archive" else ""
+    place = "" if config.source == "drawn" else f" from {config.archive}"
     notes = [
         *(_describe_split(split, counts[split]) for split in SPLITS),
         *_describe_expectations(manifest, counts["train"], counts["val"]),

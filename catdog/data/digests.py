@@ -133,8 +133,8 @@ class _KeptDigests:
         others = [
             row
             for row, name in enumerate(former)
-            if name not in asked and os.path.lexists(os.path.join(self._root, name))
-        ]  # noqa: PTH118  bytes
+            if name not in asked and os.path.lexists(os.path.join(self._root, name))  # noqa: PTH118  bytes
+        ]
         names = _join([*(files[place] for place in places.tolist()), *(former[row] for row in others)])
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def _has_changed(datasets: Sequence[DatasetConfig], entry: Entry) -> bool:
     """Returns whether a local file or folder of the data sets was changed after the entry was made, by the times on the disk."""
     try:
         made = (entry.folder / "entry.json").stat().st_mtime
-        for archive in {dataset.archive or "" for dataset in datasets if dataset.source == "archive"}:
+        for archive in {dataset.archive or "" for dataset in datasets if dataset.source != "drawn"}:
             places = [archive] if Path(archive).exists() else []
             for parent, folders, files in os.walk(archive):
                 places += [os.path.join(parent, name) for name in (*folders, *files)]  # noqa: PTH118  faster for many files

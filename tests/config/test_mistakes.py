@@ -31,7 +31,7 @@ HYDRA = (
         (["trainer.epoch=3"], "trainer.epoch: no such key. Did you mean trainer.epochs?\n       Allowed in trainer: trainer."),
         (["trainer.foo=3"], "trainer.foo: no such key.\n       Allowed in trainer: trainer."),
         (["study.name=x"], "study.name: no such key; study holds one value: study=VALUE."),
-        (["dataset=flower"], "dataset=flower: no such option; allowed: cats_dogs, folder, synthetic. Your own images: "),
+        (["dataset=flower"], "dataset=flower: no such option; allowed: cats_dogs, csv, folder, parquet, synthetic, webdataset. Your own images: "),
         (["dataset=/my/photos"], "synthetic. Your own images: dataset=folder dataset.archive=/my/photos"),
         (["model=MobileNet"], "model=MobileNet: no such option; allowed: augmented, cnn, drawn_mini, finetuned, mobilenet, own, "),
         (["model=cnn,augmentd"], "Did you mean model=augmented?"),

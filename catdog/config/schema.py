@@ -52,7 +52,7 @@ RESULT_GROUPS = (
     "augmentation", "preprocessing", "backbone", "head", "model", "optimizer", "loss", "trainer", "speed",
 )  # fmt: skip
 # Keys of `speed` that change no bit of a result.
-SAME_RESULT = ("relu_after_pooling", "fast_features", "keep_features_mb")
+SAME_RESULT = ("relu_after_pooling", "fast_features", "keep_features_mb", "steps_per_execution")
 
 
 def option(help: str, default: Any = MISSING) -> Any:
@@ -710,9 +710,15 @@ class SpeedConfig:
         "are computed again every epoch",
         1024,
     )
+    steps_per_execution: int = option(
+        "most steps that TensorFlow takes without a word to Python, for small models on a GPU; a divisor of the steps of an epoch "
+        "is taken, and 1 with trainer.ema or callbacks",
+        1,
+    )
 
     def __post_init__(self) -> None:
         require(self.keep_features_mb >= 0, "speed.keep_features_mb", "0 or more", self.keep_features_mb)
+        require(self.steps_per_execution >= 1, "speed.steps_per_execution", "1 or more", self.steps_per_execution)
 
 
 @dataclass

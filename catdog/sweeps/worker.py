@@ -166,9 +166,9 @@ class PipedProgress:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def step(self) -> None:
-        """Counts a training step, and reports the progress if the last report was a while ago."""
-        self.done += 1
+    def step(self, steps: int) -> None:
+        """Counts training steps, and reports the progress if the last report was a while ago."""
+        self.done += steps
         if time.monotonic() - self.told > self.link.steps_every_s:
             self._tell(epoch_ended=False)
 

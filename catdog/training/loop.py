@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ from catdog.training.validation_answers import ValidationAnswers
 log = logging.getLogger(__name__)
 
 
+# So many steps may have begun before the loss of a step is read.
+STEPS_AHEAD = 8
 # The metric that is measured in addition to a loss of another kind.
 CROSS_ENTROPY = "cross_entropy"
 # How the names of a checkpoint's arrays begin that hold the answers of each epoch.
@@ -124,8 +127,19 @@ def compile_model(model: Any, config: Config, policy: str, steps: int, *, jit: b
         metrics=metrics,
         auto_scale_loss=False,
         jit_compile=jit,
+        steps_per_execution=choose_steps_per_execution(config, steps),
     )
     optimizer.build(model.trainable_variables)
+
+
+def choose_steps_per_execution(config: Config, steps: int) -> int:
+    """Returns how many steps TensorFlow takes at once: 1 where something has to be done after each step.
+
+    Keras would take the first steps of the next epoch if the steps of an epoch were no multiple of it.
+    """
+    waits = config.trainer.ema is not None or bool(config.trainer.callbacks)
+    most = 1 if waits else min(config.speed.steps_per_execution, steps)
+    return next(number for number in range(most, 0, -1) if steps % number == 0)
 
 
 def build_schedule(config: TrainerConfig, steps: int) -> Any:
@@ -282,22 +296,44 @@ def _explain_determinism() -> Iterator[None]:
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run at the first step whose loss is not finite."""
+    """Stops the run soon after the first step whose loss is not finite, before the epoch ends.
+
+    A loss is read some steps later: to read it at once, a GPU would have to end each step before it gets the next.
+    """
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
         self.epoch = 0
+        self.waiting: deque[tuple[int, Any]] = deque()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the number of the epoch, for the message."""
         del logs
         self.epoch = epoch + 1
+        self.waiting.clear()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raises NonFiniteLossError if the loss is not finite."""
+        """Raises NonFiniteLossError if the loss was not finite some steps ago."""
+        self.waiting.append((batch, (logs or {})["loss"]))
+        if len(self.waiting) > STEPS_AHEAD:
+            self._require_finite()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Raises NonFiniteLossError if the loss of one of the last steps is not finite, before any validation."""
+        del logs
+        while self.waiting:
+            self._require_finite()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """The same after an epoch without a validation."""
+        del epoch
+        self.on_test_begin(logs)
+
+    def _require_finite(self) -> None:
+        batch, waiting = self.waiting.popleft()
         # The logged loss is the mean since the start of the epoch: it becomes non-finite at the first step that is.
-        loss = float((logs or {})["loss"])
+        loss = float(waiting)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss became {loss} at epoch {self.epoch}, step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
@@ -350,6 +386,7 @@ class Record(keras.callbacks.Callback):
         self.on_epoch = on_epoch
         self.progress = progress
         self.started = self.trained = 0.0
+        self.last_batch = -1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Restores the states of custom callbacks when a run resumes."""
@@ -362,13 +399,15 @@ class Record(keras.callbacks.Callback):
         """Starts the epoch's clock."""
         del epoch, logs
         self.clock.enter("training")
+        self.last_batch = -1
         return_freed()
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Shows the progress."""
-        del batch, logs
-        self.progress.step()
+        del logs
+        self.progress.step(batch - self.last_batch)
+        self.last_batch = batch
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Stops the clock of the epoch's training, and starts that of its validation."""

@@ -20,8 +20,8 @@ class Progress(Protocol):
     def __enter__(self) -> Any: ...
     def __exit__(self, *exception: object) -> None: ...
 
-    def step(self) -> None:
-        """Counts a training step."""
+    def step(self, steps: int) -> None:
+        """Counts training steps."""
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float | None) -> None:
         """Shows an epoch's metrics."""
@@ -66,9 +66,9 @@ class LiveProgress:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def step(self) -> None:
-        """Counts a training step."""
-        self.bar.advance(self.task)
+    def step(self, steps: int) -> None:
+        """Counts training steps."""
+        self.bar.advance(self.task, steps)
 
     def finish_epoch(self, epoch: int, metrics: dict[str, float], best: float | None) -> None:
         """Shows an epoch's metrics, and logs them."""

@@ -72,7 +72,7 @@ class Silent:
     def __exit__(self, *exception: object) -> None:
         pass
 
-    def step(self) -> None:
+    def step(self, steps: int) -> None:
         pass
 
     def finish_epoch(self, epoch: int, metrics: dict, best: float) -> None:

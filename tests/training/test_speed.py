@@ -6,6 +6,7 @@ import re
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from support import compose_config
 
 from catdog.training.augmentation import build_augmentation
@@ -14,8 +15,9 @@ from catdog.training.fast.batchnorm_folding import fold_norms
 from catdog.training.fast.dropout import FastDropout
 from catdog.training.fast.feature_cache import SplitFeatures, cut_head, keep_features
 from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
-from catdog.training.loop import Fit, compile_model, fit, list_changing
+from catdog.training.loop import FiniteLoss, Fit, choose_steps_per_execution, compile_model, fit, list_changing
 from catdog.training.model import build_kept_model, build_model
+from catdog.training.outcome import NonFiniteLossError
 from catdog.training.precision import read_cpu_flags
 from catdog.training.progress import LiveProgress
 
@@ -308,10 +310,47 @@ def test_what_changes_no_bit_changes_no_digest() -> None:
     from catdog.config.schema import hash_config
 
     digest = hash_config(compose_config("model=mobilenet"), with_seed=True)
-    same = ("speed.relu_after_pooling=false", "speed.keep_features_mb=0", "speed.fast_features=false")
+    same = (
+        "speed.relu_after_pooling=false", "speed.keep_features_mb=0", "speed.fast_features=false", "speed.steps_per_execution=8",
+    )  # fmt: skip
     other = ("speed.fold_norms=false", "speed.fast_augmentation=false", "speed.fast_dropout=false")
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) == digest for key in same)
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) != digest for key in other)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("steps", [2, 100])
+def test_several_steps_at_once_change_no_bit(policy: str, steps: int) -> None:
+    overrides = ("model=cnn", "augmentation=flip_rotate")
+    assert_same_bits(
+        train(*overrides, f"speed.steps_per_execution={steps}", policy=policy), train(*overrides, policy=policy)
+    )
+
+
+def test_what_is_done_after_each_step_needs_single_steps() -> None:
+    steps = ("speed.steps_per_execution=4",)
+    assert choose_steps_per_execution(compose_config("model=cnn", *steps), 8) == 4
+    assert choose_steps_per_execution(compose_config("model=cnn", *steps), 9) == 3
+    assert choose_steps_per_execution(compose_config("model=cnn", *steps), 3) == 3
+    assert choose_steps_per_execution(compose_config("model=cnn", *steps, "trainer.ema=0.9"), 8) == 1
+    own = compose_config("model=cnn", *steps, "trainer.callbacks=[TerminateOnNaN]")
+    assert choose_steps_per_execution(own, 8) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("broken_at", [0, 2, 8, 9])
+def test_a_loss_that_is_not_finite_is_told_by_its_step_before_the_epoch_ends(steps: int, broken_at: int) -> None:
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse", steps_per_execution=steps)
+    values = np.zeros((10, 1), np.float32)
+    values[broken_at] = np.nan
+    ended = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ended.append(epoch))
+    stream = tf.data.Dataset.from_tensor_slices((np.zeros((10, 1), np.float32), values)).batch(1)
+    expected = broken_at + 1 if steps == 1 else min(10, (broken_at // steps + 1) * steps)
+    with pytest.raises(NonFiniteLossError, match=rf"became nan at epoch 1, step {expected} of 10"):
+        model.fit(stream, callbacks=[FiniteLoss(10), watch], verbose=0, shuffle=False)
+    assert not ended
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])

@@ -26,7 +26,7 @@ from catdog.deployment.export.exporting import FORMATS, Request, _require_empty,
 from catdog.deployment.export.litert import INT8, LITERT
 from catdog.deployment.export.onnx import ONNX
 from catdog.deployment.export.readers import render_reader
-from catdog.deployment.export.result import Answered, ExportScore
+from catdog.deployment.export.result import Answered, Export, ExportScore, OtherClass
 
 ALL = ("litert", "litert_int8", "onnx", "savedmodel")
 # What a script may not import, so that it is known to run without it.
@@ -348,21 +348,49 @@ def test_nothing_is_left_if_it_fails_and_an_empty_folder_may_be_there(tmp_path: 
             _require_empty(taken)
 
 
-def test_a_difference_beyond_the_margin_is_said_in_words() -> None:
-    answers = Predictions.build(["x.jpg"], ["a"], ["a", "b"], np.array([[0.6, 0.4]]))
-    answered = Answered(answers, 1.0, 2.0)
+def score(estimate: float, low: float, high: float, format=ONNX, *, others: int = 0, largest: float = 0.001) -> ExportScore:
+    """Returns how a file answers 100 images, `others` of which get another class."""
+    shares = np.tile([0.6, 0.4], (100, 1))
+    answers = Predictions.build([f"{n}.jpg" for n in range(100)], ["a"] * 100, ["a", "b"], shares)
+    listed = [OtherClass(format.name, f"{n}.jpg", "a", "a", 0.6, "b", 0.6) for n in range(others)]
+    difference = Difference("the kept model", estimate, low, high)
+    return ExportScore(format, Answered(answers, 1.0, 2.0), difference, largest, listed)
 
-    def describe(estimate: float, low: float, high: float, format=ONNX) -> str:
-        return ExportScore(format, answered, Difference("the kept model", estimate, low, high), 0.1, []).describe(0.01)
 
-    assert "2.0\N{NO-BREAK SPACE}points lower than the kept model's, which is more than margin=0.01" in describe(
-        -0.02, -0.03, -0.01
+def test_what_a_difference_means_is_said_in_words() -> None:
+    points = "2.00\N{NO-BREAK SPACE}points"
+    minus = "\N{MINUS SIGN}"
+    assert score(-0.02, -0.03, -0.01, others=2).describe(0.01) == (
+        f"ONNX: its val accuracy is {points} lower than the kept model's, 95% interval [{minus}3.00, {minus}1.00], which is more than "
+        "margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the images in other_classes.csv "
+        "before you use it."
     )
-    assert "calibration_images=1000" in describe(-0.02, -0.03, -0.01, INT8)
-    assert "points higher" in describe(0.02, 0.01, 0.03)
-    assert describe(0.0, -0.005, 0.005).endswith("within margin=0.01, and so is the 95% interval.")
-    assert describe(0.01, -0.005, 0.025).endswith("too few to exclude a larger difference on others like them.")
-    assert "too few" in describe(0.0, float("nan"), float("nan"))
+    assert f"is {points} higher than" in score(0.02, 0.01, 0.03).describe(0.01)
+    assert score(0.0, -0.005, 0.005).describe(0.01) == (
+        f"ONNX: its val accuracy is within margin=0.01 of the kept model's, 95% interval [{minus}0.50, +0.50]; no image gets another "
+        "class, and probabilities move by up to 0.001."
+    )
+    for few in (score(0.01, -0.005, 0.025), score(0.0, float("nan"), float("nan"))):
+        assert "these images are too few to exclude a larger difference on others like them" in few.describe(0.01)
+
+
+def test_an_equal_accuracy_hides_no_other_answers() -> None:
+    for other in (score(0.0, 0.0, 0.0, others=2), score(0.0, 0.0, 0.0, largest=0.8)):
+        assert "Its answers are not the kept model's: look at other_classes.csv" in other.describe(0.01)
+    assert "Its answers" not in score(0.0, 0.0, 0.0, others=1).describe(0.01)
+    assert "probabilities move by up to 0.8" in score(0.0, 0.0, 0.0, largest=0.8).describe(0.01)
+
+
+def test_more_calibration_images_are_advised_only_where_there_are_more() -> None:
+    worse = score(-0.02, -0.03, -0.01, INT8)
+
+    def describe(calibration_images: int, train_images: int) -> str:
+        kept = Answered(worse.answered.predictions, 1.0, 2.0)
+        return Export(None, Path("out"), "float32", kept, [worse], None, 0.01, calibration_images, train_images).sentences[0]
+
+    assert describe(200, 5000).endswith("Use the file without int8, or more calibration images: calibration_images=1000.")
+    assert "calibration_images=300." in describe(200, 300)
+    assert describe(200, 200).endswith("Use the file without int8.")
 
 
 def test_the_extra_has_what_the_formats_need() -> None:

@@ -100,7 +100,7 @@ def export_model(model: "TrainedModel", request: Request, study: str) -> Export:
         run, "Name the original data with dataset.archive=PATH.", archive=request.archive, cache=request.cache
     )
     val = dataset.load_split("val", model.image_size)
-    calibration = _choose_calibration(dataset, model.image_size, request)
+    calibration, train_images = _choose_calibration(dataset, model.image_size, request)
     with saving_folder(folder.parent), _staged(folder) as stage:
         found = _write_all(model, request, formats, stage, val, dataset, calibration)
         export = Export(
@@ -112,6 +112,7 @@ def export_model(model: "TrainedModel", request: Request, study: str) -> Export:
             found.groups,
             request.margin,
             len(calibration),
+            train_images,
             found.rounding,
         )
         _write_report(export, study, stage)
@@ -214,14 +215,17 @@ def _require_run(model: "TrainedModel") -> StoredRun:
     return run
 
 
-def _choose_calibration(dataset: "Dataset", size: int, request: Request) -> np.ndarray:
-    """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed; M = 0 without int8."""
+def _choose_calibration(dataset: "Dataset", size: int, request: Request) -> tuple[np.ndarray, int]:
+    """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed, and how many there are to draw from.
+
+    Both are 0 without int8.
+    """
     if not request.int8:
-        return np.zeros((0, size, size, 3), np.uint8)
+        return np.zeros((0, size, size, 3), np.uint8), 0
     train = dataset.load_split("train", size)
     count = min(request.calibration_images, len(train))
     rows = np.random.default_rng(CALIBRATION_SEED).choice(len(train), count, replace=False)
-    return train.gather(np.sort(rows))[0]
+    return train.gather(np.sort(rows))[0], len(train)
 
 
 @contextmanager

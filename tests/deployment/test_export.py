@@ -235,12 +235,61 @@ def test_other_layers_are_exported_too(kind: str, format, tmp_path: Path) -> Non
 
     model = rebuild_in_float32(build(kind, "mixed_bfloat16"))
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    format.write(Source(model, ("a", "b"), 32, pixels), tmp_path / format.file)
-    (tmp_path / format.reader).write_text(render_reader(format), encoding="utf-8")
-    (tmp_path / "model.json").write_text(json.dumps({"classes": ["a", "b"], "image_size": 32}), encoding="utf-8")
-    found, times = scoring._answer(format, tmp_path, as_split(pixels))
+    found = run_file(format, Source(model, ("a", "b"), 32, pixels), pixels, tmp_path)
     np.testing.assert_allclose(found, model.predict_on_batch(pixels), atol=0.05 if format is INT8 else 1e-5)
-    assert times.shape == (6,)
+
+
+def run_file(format, source: Source, pixels: np.ndarray, folder: Path) -> np.ndarray:
+    """Writes a file, and returns its answers to images by its own runtime, float32 (N, classes)."""
+    format.write(source, folder / format.file)
+    (folder / format.reader).write_text(render_reader(format), encoding="utf-8")
+    about = {"classes": source.class_names, "image_size": source.image_size}
+    (folder / "model.json").write_text(json.dumps(about), encoding="utf-8")
+    found, times = scoring._answer(format, folder, as_split(pixels))
+    assert times.shape == (len(pixels),)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flips", "ensemble"])
+def test_int8_does_not_cut_off_an_average_more_certain_than_any_of_the_calibration(kind: str, tmp_path: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = build_left_or_right(kind)
+    # The views of the calibration images contradict each other, so that their mean is a half.
+    calibration = np.zeros((2, 32, 32, 3), np.uint8)
+    calibration[0, :, :16] = calibration[1, :, 16:] = 255
+    pixels = np.stack([*calibration, np.full((32, 32, 3), 255, np.uint8), np.zeros((32, 32, 3), np.uint8)])
+    found = run_file(INT8, Source(model, ("a", "b"), 32, calibration), pixels, tmp_path)
+    expected = model.predict_on_batch(pixels)
+    assert expected.max() > 0.95
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    (given,) = Interpreter(str(tmp_path / INT8.file)).get_output_details()
+    assert given["quantization"] == (1 / 256, 0)
+
+
+def build_left_or_right(kind: str):
+    """Returns a mean of two answers, each by the brightness of one half: uint8 (B, 32, 32, 3) -> float32 (B, 2)."""
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import keras
+    from keras import layers
+
+    from catdog.training.views import average_flips, average_members
+
+    def look(half: slice):
+        pixels = keras.Input((32, 32, 3), dtype="uint8")
+        values = layers.Flatten()(layers.Rescaling(1 / 127.5, -1, dtype="float32")(pixels))
+        dense = layers.Dense(2)
+        model = keras.Model(pixels, layers.Softmax(dtype="float32")(dense(values)))
+        kernel = np.zeros((32, 32, 3, 2), np.float32)
+        kernel[:, half, :, 0] = 4 / (32 * 16 * 3)
+        dense.set_weights([kernel.reshape(-1, 2), np.zeros(2, np.float32)])
+        return model
+
+    left, right = slice(16), slice(16, 32)
+    return average_flips(look(left), "kept") if kind == "flips" else average_members([look(left), look(right)], "kept")
 
 
 @pytest.mark.slow
@@ -348,7 +397,9 @@ def test_nothing_is_left_if_it_fails_and_an_empty_folder_may_be_there(tmp_path: 
             _require_empty(taken)
 
 
-def score(estimate: float, low: float, high: float, format=ONNX, *, others: int = 0, largest: float = 0.001) -> ExportScore:
+def score(
+    estimate: float, low: float, high: float, format=ONNX, *, others: int = 0, largest: float = 0.001
+) -> ExportScore:
     """Returns how a file answers 100 images, `others` of which get another class."""
     shares = np.tile([0.6, 0.4], (100, 1))
     answers = Predictions.build([f"{n}.jpg" for n in range(100)], ["a"] * 100, ["a", "b"], shares)
@@ -361,14 +412,14 @@ def test_what_a_difference_means_is_said_in_words() -> None:
     points = "2.00\N{NO-BREAK SPACE}points"
     minus = "\N{MINUS SIGN}"
     assert score(-0.02, -0.03, -0.01, others=2).describe(0.01) == (
-        f"ONNX: its val accuracy is {points} lower than the kept model's, 95% interval [{minus}3.00, {minus}1.00], which is more than "
-        "margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the images in other_classes.csv "
+        f"ONNX: its val accuracy is {points} lower than the kept model's, 95% interval [{minus}3.00, {minus}1.00], which is more "
+        "than margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the images in other_classes.csv "
         "before you use it."
     )
     assert f"is {points} higher than" in score(0.02, 0.01, 0.03).describe(0.01)
     assert score(0.0, -0.005, 0.005).describe(0.01) == (
-        f"ONNX: its val accuracy is within margin=0.01 of the kept model's, 95% interval [{minus}0.50, +0.50]; no image gets another "
-        "class, and probabilities move by up to 0.001."
+        f"ONNX: its val accuracy is within margin=0.01 of the kept model's, 95% interval [{minus}0.50, +0.50]; no image gets "
+        "another class, and probabilities move by up to 0.001."
     )
     for few in (score(0.01, -0.005, 0.025), score(0.0, float("nan"), float("nan"))):
         assert "these images are too few to exclude a larger difference on others like them" in few.describe(0.01)
@@ -386,9 +437,13 @@ def test_more_calibration_images_are_advised_only_where_there_are_more() -> None
 
     def describe(calibration_images: int, train_images: int) -> str:
         kept = Answered(worse.answered.predictions, 1.0, 2.0)
-        return Export(None, Path("out"), "float32", kept, [worse], None, 0.01, calibration_images, train_images).sentences[0]
+        return Export(
+            None, Path("out"), "float32", kept, [worse], None, 0.01, calibration_images, train_images
+        ).sentences[0]
 
-    assert describe(200, 5000).endswith("Use the file without int8, or more calibration images: calibration_images=1000.")
+    assert describe(200, 5000).endswith(
+        "Use the file without int8, or more calibration images: calibration_images=1000."
+    )
     assert "calibration_images=300." in describe(200, 300)
     assert describe(200, 200).endswith("Use the file without int8.")
 

@@ -216,9 +216,9 @@ def _require_run(model: "TrainedModel") -> StoredRun:
 
 
 def _choose_calibration(dataset: "Dataset", size: int, request: Request) -> tuple[np.ndarray, int]:
-    """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed, and how many there are to draw from.
+    """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed, and how many there are.
 
-    Both are 0 without int8.
+    Without int8 it returns none, and 0.
     """
     if not request.int8:
         return np.zeros((0, size, size, 3), np.uint8), 0

@@ -6,6 +6,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -21,7 +22,7 @@ from catdog.data.images import decode_image
 from catdog.data.predictions import Predictions
 from catdog.deployment.ensemble import Difference
 from catdog.deployment.export import exporting, scoring
-from catdog.deployment.export.conversion import Source
+from catdog.deployment.export.conversion import Source, converting
 from catdog.deployment.export.exporting import FORMATS, Request, _require_empty, _staged
 from catdog.deployment.export.litert import INT8, LITERT
 from catdog.deployment.export.onnx import ONNX
@@ -113,8 +114,10 @@ def test_what_was_measured_is_logged_to_the_run_and_its_version(exported, traine
         metric = run.data.metrics[f"export_{found['format']}_val_accuracy"]
         assert metric == pytest.approx(found["val_accuracy"])
         assert f"{found['val_accuracy']:.4f}" in version.tags[f"catdog.export.{found['format']}"]
-    logged = {item.path for item in client.list_artifacts(exported["run_id"], "export")}
-    assert logged == {f"export/{name}" for name in exporting.REPORT}
+    # The artifacts of each export are in a folder of their own, which the tags name.
+    folder = version.tags["catdog.export.onnx"].rpartition("; ")[2]
+    logged = {item.path for item in client.list_artifacts(exported["run_id"], folder)}
+    assert logged == {f"{folder}/{name}" for name in exporting.REPORT}
 
 
 @pytest.mark.slow
@@ -252,7 +255,7 @@ def run_file(format, source: Source, pixels: np.ndarray, folder: Path) -> np.nda
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flips", "ensemble"])
-def test_int8_does_not_cut_off_an_average_more_certain_than_any_of_the_calibration(kind: str, tmp_path: Path) -> None:
+def test_int8_does_not_cut_off_an_average(kind: str, tmp_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     model = build_left_or_right(kind)
@@ -376,8 +379,8 @@ def test_a_missing_package_is_named_with_what_to_install(monkeypatch: pytest.Mon
     )
 
 
-def test_nothing_is_left_if_it_fails_and_an_empty_folder_may_be_there(tmp_path: Path) -> None:
-    target = tmp_path / "out"
+def test_nothing_is_left_if_it_fails(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out"
 
     def fail() -> None:
         with _staged(target) as stage:
@@ -386,15 +389,93 @@ def test_nothing_is_left_if_it_fails_and_an_empty_folder_may_be_there(tmp_path: 
 
     with pytest.raises(KeyboardInterrupt):
         fail()
-    assert not list(tmp_path.iterdir())
-    target.mkdir()
+    assert not list(target.parent.iterdir())
     with _staged(target) as stage:
         (stage / "model.onnx").write_bytes(b"whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (target / "model.onnx").read_bytes() == b"whole"
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    assert [path.name for path in target.iterdir()] == ["model.onnx"]
     for taken in (target, target / "model.onnx"):
         with pytest.raises(UserError, match=r"^output: "):
             _require_empty(taken)
+
+
+@pytest.mark.parametrize("kind", ["folder", "current folder", "link", "link to nothing"])
+def test_an_empty_folder_that_is_there_is_filled(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "out"
+    if kind != "link to nothing":
+        place.mkdir()
+    target = place
+    if kind == "current folder":
+        monkeypatch.chdir(place)
+        target = Path()
+    elif kind.startswith("link"):
+        target = tmp_path / "link"
+        target.symlink_to(place)
+    inode = place.stat().st_ino if place.exists() else None
+    _require_empty(target)
+    with _staged(target) as stage:
+        (stage / "savedmodel").mkdir()
+        (stage / "savedmodel" / "model.pb").write_bytes(b"whole")
+    assert [path.name for path in place.iterdir()] == ["savedmodel"]
+    # It may be a mounted disk, which cannot be replaced.
+    assert inode in (None, place.stat().st_ino)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_killed_exports_left_is_removed_but_not_what_another_one_fills(exists: bool, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    if exists:
+        target.mkdir()
+    parent = target if exists else tmp_path
+    for left in ("out.4711.partial", "out.0123456789ab.partial"):
+        (parent / left).mkdir()
+        (parent / left / "model.onnx").write_bytes(b"half")
+    with _staged(target) as one:
+        assert [path.name for path in parent.iterdir()] == [one.name]
+        _require_empty(target)
+        with _staged(target) as other:
+            assert one.is_dir()
+            assert other != one
+            (other / "model.onnx").write_bytes(b"whole")
+        (target / "model.onnx").unlink()
+        if not exists:
+            target.rmdir()
+
+
+def test_a_disk_error_names_the_folder_and_a_full_memory_is_not_the_models_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"^output: cannot write .*file/out \((File exists|Not a directory)\)"),
+        _staged(tmp_path / "file" / "out"),
+    ):
+        pass
+
+    def fail(error: Exception) -> str:
+        with pytest.raises(UserError) as caught, converting("onnx", tmp_path / "model.onnx", "format=litert"):
+            raise error
+        return str(caught.value)
+
+    full = "No space left on device"
+    assert fail(OSError(28, full)) == f"format: writing model.onnx failed: {full}. Try again, or use format=litert."
+    assert fail(MemoryError()).startswith("format: writing model.onnx failed: MemoryError. Try")
+    assert fail(ValueError("Tensorflow op [a: B] is not supported")).startswith("format: onnx cannot hold this model: ")
+
+
+def test_an_export_that_cannot_be_logged_is_there_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    def fail(*_) -> None:
+        raise ConnectionError("the server is gone")
+
+    monkeypatch.setattr(exporting, "_log_export", fail)
+    worse = score(0, 0, 0)
+    model = SimpleNamespace(client=SimpleNamespace(tracking_uri=f"sqlite:///{tmp_path}/none.db"))
+    exporting._log_if_possible(Export(model, Path("out"), "float32", worse.answered, [worse], None, 0.01), None)
+    assert (
+        "the tracking store cannot be written (ConnectionError: the server is gone): what was measured is in out only"
+        in (caplog.text)
+    )
 
 
 def score(
@@ -412,8 +493,8 @@ def test_what_a_difference_means_is_said_in_words() -> None:
     points = "2.00\N{NO-BREAK SPACE}points"
     minus = "\N{MINUS SIGN}"
     assert score(-0.02, -0.03, -0.01, others=2).describe(0.01) == (
-        f"ONNX: its val accuracy is {points} lower than the kept model's, 95% interval [{minus}3.00, {minus}1.00], which is more "
-        "than margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the images in other_classes.csv "
+        f"ONNX: its val accuracy is {points} lower than the kept model's, 95% interval [{minus}3.00, {minus}1.00], which is "
+        "more than margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the images in other_classes.csv "
         "before you use it."
     )
     assert f"is {points} higher than" in score(0.02, 0.01, 0.03).describe(0.01)

@@ -38,15 +38,16 @@ def write_litert(source: Source, path: Path) -> None:
     Raises:
         UserError: LiteRT has no kernel for one of its operations.
     """
-    with converting("litert", "format=onnx or format=savedmodel"):
+    with converting("litert", path, "format=onnx or format=savedmodel"):
         path.write_bytes(_convert(source, source.model, "uint8"))
 
 
 def write_int8(source: Source, path: Path) -> None:
     """Writes the model in whole numbers: uint8 (1, H, W, 3) -> uint8 (1, classes), probabilities in steps of 1/256.
 
-    The ranges of the numbers between layers are those that the calibration images reach; that of probabilities is fixed. Two pixels of
-    the first image are set to 0 and 255: the range of the input is then exactly that of pixels, so that it takes them as they are.
+    The ranges of the numbers between layers are those that the calibration images reach; that of probabilities is
+    fixed. Two pixels of the first image are set to 0 and 255: the range of the input is then exactly that of pixels, so
+    that it takes them as they are.
 
     Raises:
         UserError: LiteRT has no kernel in whole numbers for one of its operations.
@@ -55,7 +56,7 @@ def write_int8(source: Source, path: Path) -> None:
 
     images = source.calibration.copy()
     images[0, 0, 0], images[0, -1, -1] = 0, 255
-    with converting("litert with int8=true", "int8=false"):
+    with converting("litert with int8=true", path, "int8=false"):
         path.write_bytes(_convert(source, rebuild_in_float32(source.model, float_pixels=True), "float32", images))
         _require_whole_numbers(path)
 

@@ -22,7 +22,7 @@ from catdog.data.images import decode_image
 from catdog.data.predictions import Predictions
 from catdog.deployment.ensemble import Difference
 from catdog.deployment.export import exporting, scoring
-from catdog.deployment.export.conversion import Source, converting
+from catdog.deployment.export.conversion import Source, explain_failure
 from catdog.deployment.export.exporting import FORMATS, Request, _require_empty, _staged
 from catdog.deployment.export.litert import INT8, LITERT
 from catdog.deployment.export.onnx import ONNX
@@ -452,9 +452,7 @@ def test_a_disk_error_names_the_folder_and_a_full_memory_is_not_the_models_fault
         pass
 
     def fail(error: Exception) -> str:
-        with pytest.raises(UserError) as caught, converting("onnx", tmp_path / "model.onnx", "format=litert"):
-            raise error
-        return str(caught.value)
+        return str(explain_failure(error, "onnx", tmp_path / "model.onnx", "format=litert"))
 
     full = "No space left on device"
     assert fail(OSError(28, full)) == f"format: writing model.onnx failed: {full}. Try again, or use format=litert."
@@ -494,8 +492,8 @@ def test_what_a_difference_means_is_said_in_words() -> None:
     minus = "\N{MINUS SIGN}"
     assert score(-0.02, -0.03, -0.01, others=2).describe(0.01) == (
         f"ONNX: its val accuracy is {points} lower than the kept model's, 95% interval [{minus}3.00, {minus}1.00], which is "
-        "more than margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the images in other_classes.csv "
-        "before you use it."
+        "more than margin=0.01; 2 images get another class, and probabilities move by up to 0.001. Look at the "
+        "images in other_classes.csv before you use it."
     )
     assert f"is {points} higher than" in score(0.02, 0.01, 0.03).describe(0.01)
     assert score(0.0, -0.005, 0.005).describe(0.01) == (

@@ -98,13 +98,14 @@ def converting(name: str, path: Path, instead: str) -> Iterator[None]:
         raise
     except Exception as error:
         # The converters raise many types.
-        raise _explain(error, name, path, instead) from error
+        raise explain_failure(error, name, path, instead) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _explain(error: Exception, name: str, path: Path, instead: str) -> UserError:
+def explain_failure(error: Exception, name: str, path: Path, instead: str) -> UserError:
+    """Returns what a converter's exception means for a user; arguments as for `converting`."""
     if isinstance(error, OSError | MemoryError) or not MISSING_OPERATION.search(str(error)):
         named = error.strerror if isinstance(error, OSError) and error.strerror else name_error(error)
         return UserError(f"format: writing {path.name} failed: {named}. Try again, or use {instead}.")

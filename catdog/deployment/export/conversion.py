@@ -17,7 +17,7 @@ from catdog.system.errors import UserError
 CHATTY = ("tensorflow", "absl", "tf2onnx", "onnx")
 LONGEST_ERROR = 200
 # How converters say that a format has no counterpart for an operation: LiteRT's, tf2onnx's and ONNX's checker.
-MISSING_OPERATION = re.compile(r"Flex ops|not supported|unsupported|No Op registered|failed to legalize", re.I)
+MISSING_OPERATION = re.compile(r"flex op|custom op|not supported|unsupported|No Op registered|failed to legalize", re.I)
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,11 @@ def _name_operations(error: Exception) -> str:
     """Returns the operations that a converter has no counterpart for, or the first line of its message."""
     text = str(error)
     flex = re.search(r"Flex ops: ([\w, ]+)", text)
+    named = re.findall(r"'tf\.(\w+)' op is neither", text)
     if flex:
-        return f"LiteRT has no kernel for {', '.join(name.removeprefix('Flex') for name in flex[1].split(', '))}"
+        named = [name.removeprefix("Flex") for name in flex[1].split(", ")]
+    if named:
+        return f"LiteRT has no kernel for {', '.join(dict.fromkeys(named))}"
     return name_error(error)
 
 

@@ -19,6 +19,7 @@ from catdog.registry.champion import promote
 from catdog.registry.evidence import Evidence, Reason
 from catdog.registry.ledger import digest_test, open_look
 from catdog.statistics.proportions import wilson_interval
+from catdog.tracking.records import get_run
 
 CLASSES = ["cats", "dogs"]
 
@@ -168,7 +169,7 @@ def test_a_look_that_this_ledger_does_not_have_is_not_denied(stored) -> None:
     assert "Its run has a look on record, but the ledger of this store has none at its test images." in text_of(
         card.html
     )
-    unknown = replace(card, looks=None, run=stored.study.card(stored.runs["augmented"]).run)
+    unknown = replace(card, looks=None, run=get_run(stored.client, stored.runs["augmented"]))
     assert "Whether its test images were looked at is not recorded." in text_of(unknown.html)
 
 

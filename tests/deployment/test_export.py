@@ -6,7 +6,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -218,7 +218,7 @@ def build(kind: str, policy: str):
 )
 def test_a_rebuilt_model_has_the_same_weights_and_answers(kind: str, policy: str) -> None:
     model = build(kind, policy)
-    from catdog.deployment.export.rebuild import rebuild_in_float32
+    from catdog.training.rebuild import rebuild_in_float32
 
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     fresh = rebuild_in_float32(model)
@@ -230,11 +230,63 @@ def test_a_rebuilt_model_has_the_same_weights_and_answers(kind: str, policy: str
     np.testing.assert_allclose(floats.predict_on_batch(pixels.astype(np.float32)), expected, atol=1e-6)
 
 
+OWN = """
+import keras
+
+class Scale(keras.layers.Layer):
+    def __init__(self, factor, name=None):
+        super().__init__(name=name)
+        self.factor = factor
+
+    def call(self, values):
+        return values * self.factor
+
+    def get_config(self):
+        return {"factor": self.factor, "name": self.name}
+
+class Small(keras.regularizers.Regularizer):
+    def __call__(self, values):
+        return 0.0
+
+    def get_config(self):
+        return {}
+
+def double(values):
+    return 2 * values
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16", "float32"])
+def test_own_layers_and_what_they_hold_are_rebuilt_although_their_module_is_gone(policy: str) -> None:
+    from catdog.training import preload  # noqa: F401  first of all: it keeps TensorFlow's import quiet
+
+    # isort: split
+    import keras
+
+    from catdog.training.precision import use_policy
+    from catdog.training.rebuild import rebuild_in_float32
+
+    own = ModuleType("module_of_a_user")
+    exec(OWN, vars(own))
+    with use_policy(policy):
+        pixels = keras.Input((4, 4, 3), dtype="uint8")
+        dense = keras.layers.Dense(5, activation=own.double, kernel_regularizer=own.Small())
+        values = dense(keras.layers.Flatten()(own.Scale(0.5)(keras.layers.Rescaling(1 / 255)(pixels))))
+        model = keras.Model(pixels, keras.layers.Softmax(dtype="float32")(values))
+        fresh = rebuild_in_float32(model, float_pixels=policy == "float32")
+    assert {layer.compute_dtype for layer in fresh._flatten_layers()} <= {"float32", "uint8"}
+    images = np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)
+    np.testing.assert_allclose(
+        fresh.predict_on_batch(images), model.predict_on_batch(images), atol=1e-6 if policy == "float32" else 0.1
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flips", "mobilenet"])
 @pytest.mark.parametrize("format", [LITERT, INT8, ONNX], ids=lambda format: format.name)
 def test_other_layers_are_exported_too(kind: str, format, tmp_path: Path) -> None:
-    from catdog.deployment.export.rebuild import rebuild_in_float32
+    from catdog.training.rebuild import rebuild_in_float32
 
     model = rebuild_in_float32(build(kind, "mixed_bfloat16"))
     pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)

@@ -142,8 +142,8 @@ def _write_all(
     from catdog.training import preload  # noqa: F401  must come first: it keeps TensorFlow's import quiet
 
     # isort: split
-    from catdog.deployment.export.rebuild import rebuild_in_float32
     from catdog.deployment.export.scoring import measure_rounding, score_export, score_kept
+    from catdog.training.rebuild import rebuild_in_float32
 
     loaded = model.loaded
     with open_model(model.client, model.found.uri) as files:

@@ -52,7 +52,7 @@ def write_int8(source: Source, path: Path) -> None:
     Raises:
         UserError: LiteRT has no kernel in whole numbers for one of its operations.
     """
-    from catdog.deployment.export.rebuild import rebuild_in_float32
+    from catdog.training.rebuild import rebuild_in_float32
 
     images = source.calibration.copy()
     images[0, 0, 0], images[0, -1, -1] = 0, 255

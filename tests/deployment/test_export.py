@@ -243,7 +243,8 @@ def test_a_rebuilt_model_has_the_same_weights_and_answers(kind: str, policy: str
     assert {layer.compute_dtype for layer in fresh._flatten_layers()} <= {"float32", "uint8"}
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), fresh.get_weights(), strict=True))
     expected = fresh.predict_on_batch(pixels)
-    assert (expected.max(axis=1).min() < 0.6) and (expected.max() > 0.95)
+    assert expected.max(axis=1).min() < 0.6
+    assert expected.max() > 0.95
     np.testing.assert_allclose(expected, model.predict_on_batch(pixels), atol=0.1)
     floats = rebuild_in_float32(model, float_pixels=True)
     np.testing.assert_allclose(floats.predict_on_batch(pixels.astype(np.float32)), expected, atol=1e-6)

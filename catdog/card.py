@@ -12,7 +12,7 @@ from catdog.system.errors import UserError
 from catdog.system.terminal import console, show_next
 
 USAGE = """Writes a model card: what is on record about a model, as one HTML page. Nothing is measured anew.
-Every registered version has one among the artifacts of its run, model_card.html; this command writes one at any time.
+A registered version has one among the artifacts of its run, model_cards/NAME-VERSION.html; this command writes one at any time.
 
   python -m catdog.card
   python -m catdog.card study=quickstart output=card.html

@@ -862,6 +862,7 @@ class Study:
         Raises:
             UserError: there is no such run, or its images cannot be read or downloaded.
         """
+        from catdog.registry.card import write_cards_of
         from catdog.registry.ledger import open_run_look
         from catdog.tracking.study_data import load_run_dataset, require_run
 
@@ -870,6 +871,7 @@ class Study:
         images = load_run_dataset(run, "Bring the original data back.").manifest.images
         with open_run_look(client, images, run_id) as look:
             yield look
+        write_cards_of(client, run_id)
 
     def _connect_to_record(self) -> "MlflowClient":
         """Returns a client of the store, which is created if needed. The first call delivers what is left in the outbox."""

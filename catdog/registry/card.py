@@ -4,23 +4,30 @@ What the store does not know, the card says is not recorded. It is written when 
 its test split; `python -m catdog.card` writes it as a file at any time.
 """
 
+import contextlib
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from catdog.registry.aliases import name_study
+from catdog.registry.descriptions import put_paragraph
 from catdog.registry.evidence import Evidence, Reason
 from catdog.registry.ledger import Look, digest_test, read_looks
-from catdog.statistics.proportions import precision_and_recall, wilson_interval
+from catdog.statistics.contrasts import count_groups, single_interval
+from catdog.statistics.proportions import precision_and_recall
 from catdog.system.errors import UserError
-from catdog.system.wording import agree, listed, percent_interval, percent_with_unit, plural
+from catdog.system.wording import agree, in_groups, listed, percent_interval, percent_with_unit, plural
+from catdog.tracking import tags as tag
 from catdog.tracking.identity import DIGITS
+from catdog.tracking.models import load_model_metadata
 from catdog.tracking.records import StoredRun, find_run
 from catdog.tracking.scores import Score, load_score
 
@@ -34,8 +41,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The artifact of the version's run, and how the line about it in the version's description begins.
-FILE, LINE = "model_card.html", "Model card:"
+# Where the cards of a run's versions are among its artifacts, and how the paragraph in a version's description begins.
+FOLDER, LINE = "model_cards", "Model card:"
 SPLITS = ("train", "val", "test")
 # More classes make a table of all pairs unreadable, and a line of all names too long.
 MOST_CLASSES = 12
@@ -52,7 +59,7 @@ class Mistake(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """How many images of a class are found, with Wilson's 95% interval; and the share of right ones among those named so."""
+    """How many images of a class are found, with the 95% interval; and the share of right ones among those named so."""
 
     name: str
     images: int
@@ -78,8 +85,9 @@ class Card:
         evidence: why the version was chosen; None if it is not recorded.
         sides: the seeds that were compared, in words: of the challenger, and of the champion of that time.
         opponent: the champion of that time in words; "" if none was compared or it is not known.
-        looks: at its test split, by all models together, oldest first.
+        looks: at its test split, by all models together, oldest first; None if it is not known which images that has.
         made: when the card was made.
+        metadata: what is saved with the model: `class_names`, `image_size` and `needs`; empty if it cannot be read.
     """
 
     words: str
@@ -94,8 +102,9 @@ class Card:
     evidence: Evidence | None
     sides: tuple[str, str]
     opponent: str
-    looks: Sequence[Look]
+    looks: Sequence[Look] | None
     made: datetime
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -109,8 +118,43 @@ class Card:
 
     @property
     def class_names(self) -> list[str]:
-        """Its classes, in the order of its outputs."""
-        return self.run.class_names or list(self.predictions.class_names)
+        """Its classes, in the order of its outputs; empty if they are not recorded.
+
+        The run's tag comes last: it is a list with commas, which a name may contain, and MLflow cuts it off if it is long.
+        """
+        return list(self.predictions.class_names) or list(self.metadata.get("class_names", ())) or self.run.class_names
+
+    @property
+    def image_size(self) -> int:
+        """H = W in pixels of the images that it takes; 0 if it is not recorded."""
+        return int(self.metadata.get("image_size", 0)) or self.run.image_size
+
+    @property
+    def needs(self) -> list[str]:
+        """The modules that loading it takes besides Keras."""
+        return list(self.metadata.get("needs", ()))
+
+    @property
+    def seed_words(self) -> str:
+        """The seed of its run."""
+        return _describe_seed(self.run)
+
+    @property
+    def command(self) -> str:
+        """The command that uses it."""
+        return f"python -m catdog.predict PHOTO.jpg FOLDER {shlex.quote(f'model={self.named}')}"
+
+    @property
+    def looks_words(self) -> str:
+        """How often its test images were looked at, in a sentence."""
+        when = f"{self.made:%Y-%m-%d}"
+        if self.looks:
+            return f"As of {when}, its test images were looked at {plural(len(self.looks), 'time')}."
+        if self.test or self.run.tags.get(tag.TEST_LOOKS):
+            return "Its run has a look on record, but the ledger of this store has none at its test images."
+        if self.looks is None:
+            return "Whether its test images were looked at is not recorded."
+        return f"As of {when}, the ledger of this store has no look at its test images."
 
     @cached_property
     def counts(self) -> list[tuple[str, list[int]]]:
@@ -126,9 +170,7 @@ class Card:
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """The 95% interval of the val accuracy, over images; NaN if it is not known."""
-        from catdog.statistics.contrasts import single_interval
-
+        """The 95% interval of the val accuracy, over images or their groups; NaN if it is not known."""
         return single_interval(self.score.values, self.groups) if len(self.predictions) else (np.nan, np.nan)
 
     @property
@@ -136,10 +178,8 @@ class Card:
         """The val accuracy with its interval, in words."""
         if not len(self.predictions):
             return "not recorded"
-        return (
-            f"{percent_with_unit(self.score.mean)} on {plural(len(self.predictions), 'validation image')}, 95% interval "
-            f"{percent_interval(*self.interval)}"
-        )
+        images = in_groups(len(self.predictions), count_groups(self.groups), "validation image")
+        return f"{percent_with_unit(self.score.mean)} on {images}, 95% interval {percent_interval(*self.interval)}"
 
     @property
     def accuracy_note(self) -> str:
@@ -149,7 +189,9 @@ class Card:
         if self.score.is_cross_fitted:
             plain = percent_with_unit(self.predictions.accuracy)
             return f"The epoch was chosen on these same images; the accuracy accounts for that. Plainly, {plain} are right."
-        return "The interval is over images alone: this is one model."
+        return (
+            f"The interval is over {'images' if self.groups is None else 'groups of images'} alone: this is one model."
+        )
 
     @property
     def test(self) -> tuple[float, float, float] | None:
@@ -161,7 +203,8 @@ class Card:
         return value, low, high
 
     @cached_property
-    def _knows_labels(self) -> bool:
+    def knows_labels(self) -> bool:
+        """Whether its answers to the validation images are recorded, and it knows the classes of all of them."""
         return len(self.predictions) > 0 and bool((self.predictions.label_indices >= 0).all())
 
     @cached_property
@@ -169,7 +212,7 @@ class Card:
         """Its calibration on the validation images; None if they are fewer than two, or of classes that it does not know."""
         from catdog.statistics.calibration import measure_calibration
 
-        if not self._knows_labels or len(self.predictions) < 2:
+        if not self.knows_labels or len(self.predictions) < 2:
             return None
         return measure_calibration(self.predictions.probabilities, self.predictions.label_indices)
 
@@ -181,7 +224,7 @@ class Card:
     @cached_property
     def confusion(self) -> list[tuple[str, list[tuple[str, float]]]]:
         """True class -> its images by predicted class, as (count, share of the row); empty for many classes, or if not recorded."""
-        if not self._knows_labels or len(self.predictions.class_names) > MOST_CLASSES:
+        if not self.knows_labels or len(self.predictions.class_names) > MOST_CLASSES:
             return []
         counts = self.predictions.confusion
         sums = np.maximum(counts.sum(axis=1), 1)
@@ -193,7 +236,7 @@ class Card:
     @cached_property
     def pairs(self) -> list[tuple[str, str, int]]:
         """True class, predicted class and number of images of the most frequent confusions, most first."""
-        if not self._knows_labels:
+        if not self.knows_labels:
             return []
         names, wrong = self.predictions.class_names, self.predictions.confusion.copy()
         np.fill_diagonal(wrong, 0)
@@ -204,18 +247,21 @@ class Card:
     @cached_property
     def recalls(self) -> list[Recall]:
         """The classes with validation images, the lowest recall first."""
-        if not self._knows_labels:
+        if not self.knows_labels:
             return []
         counts = self.predictions.confusion
         precision, recall = precision_and_recall(counts)
+        right, labels = self.predictions.right, self.predictions.label_indices
+
+        def find_interval(place: int) -> tuple[float, float]:
+            images = labels == place
+            return single_interval(right[images], None if self.groups is None else self.groups[images])
+
         rows = [
-            Recall(
-                name, int(row.sum()), float(recall[place]), wilson_interval(int(row[place]), int(row.sum())),
-                float(precision[place]),
-            )
+            Recall(name, int(row.sum()), float(recall[place]), find_interval(place), float(precision[place]))
             for place, (name, row) in enumerate(zip(self.predictions.class_names, counts, strict=True))
             if row.sum()
-        ]  # fmt: skip
+        ]
         return sorted(rows, key=lambda row: row.recall)
 
     @cached_property
@@ -240,6 +286,8 @@ class Card:
         config = self.run.config
         if self.run.tags.ensemble_of:
             return "not recorded: it is an ensemble; the runs of its members say it"
+        if any(_is_own_code(key, str(value)) for key, value in self.run.params.items()):
+            return "not recorded: it was built by own code"
         if "backbone.weights" not in config:
             return "not recorded"
         weights = config["backbone.weights"]
@@ -320,18 +368,29 @@ def load_card(client: "MlflowClient", run_id: str, words: str, version: "ModelVe
         evidence=evidence,
         sides=sides,
         opponent=opponent,
-        looks=read_looks(client, digest_test(splits)) if len(splits) else [],
+        looks=read_looks(client, digest_test(splits)) if len(splits) and (splits["split"] == "test").any() else None,
         made=datetime.now().astimezone(),
+        metadata=_load_metadata(client, run),
     )
+
+
+def _load_metadata(client: "MlflowClient", run: StoredRun) -> Mapping[str, Any]:
+    """Returns what is saved with a run's model; empty if that cannot be read, whatever the reason."""
+    with contextlib.suppress(Exception):
+        return load_model_metadata(client, run.model_uri) if run.model_uri else {}
+    return {}
+
+
+def _is_own_code(key: str, value: str) -> bool:
+    """Whether a key of the config names a user's function or class that a model is built with."""
+    return key.startswith(("backbone.", "model.")) and key.endswith((".builder", ".layer")) and ":" in value
 
 
 def _describe_sides(client: "MlflowClient", evidence: Evidence, version: "ModelVersion") -> tuple[tuple[str, str], str]:
     """Returns the seeds of the challenger and of the champion in words, and which version the champion was."""
     sides = tuple(_describe_runs(client, run_ids) for run_ids in (evidence.challenger_runs, evidence.champion_runs))
     others = client.search_model_versions(f"name = '{version.name}'") if evidence.champion_runs else []
-    before = [
-        one for one in others if one.run_id in evidence.champion_runs and int(one.version) != int(version.version)
-    ]
+    before = [one for one in others if one.run_id in evidence.champion_runs and int(one.version) < int(version.version)]
     # Of several seeds of one variant that are registered, nothing says which one was the champion.
     named = f"version {before[0].version}" if len(before) == 1 else ""
     return (sides[0], sides[1]), named
@@ -346,8 +405,23 @@ def _describe_runs(client: "MlflowClient", run_ids: Sequence[str]) -> str:
     runs = [run for run_id in run_ids if (run := find_run(client, run_id)) is not None]
     if not runs:
         return f"{plural(len(run_ids), 'run')} that the store no longer has"
-    seeds = [str(run.seed) for run in runs]
-    return f"{runs[0].variant}, seed{'s' if len(seeds) > 1 else ''} {listed(seeds)}"
+    gone = len(run_ids) - len(runs)
+    left = f", and {plural(gone, 'run')} that the store no longer has" if gone else ""
+    if runs[0].tags.ensemble_of:
+        # Its name has its members' seeds.
+        return runs[0].variant + left
+    seeds = [_describe_seed(run) for run in runs]
+    return f"{runs[0].variant}, seed{'s' if len(seeds) > 1 else ''} {listed(seeds)}{left}"
+
+
+def _describe_seed(run: StoredRun) -> str:
+    return str(run.seed) if "seed" in run.params else "not recorded"
+
+
+def name_file(name: str, version: str) -> str:
+    """Returns where a version's card is among the artifacts of its run; several versions may be of one run."""
+    plain = re.sub(r"[^\w .-]", "-", name)
+    return f"{FOLDER}/{plain}-{version}.html"
 
 
 def write_card(client: "MlflowClient", name: str, version: str) -> None:
@@ -358,19 +432,24 @@ def write_card(client: "MlflowClient", name: str, version: str) -> None:
         name: of the registered model.
         version: the number.
     """
+    description = ""
     try:
         found = client.get_model_version(name, version)
+        description = found.description or ""
         card = load_card(client, found.run_id, f"{name} version {version}", found)
-        client.log_text(found.run_id, card.html, FILE)
-        kept = [line for line in (found.description or "").splitlines() if not line.startswith(LINE)]
-        line = f"{LINE} {card.summary}. All of it: {FILE} among the artifacts of its run, {card.run.name}."
-        client.update_model_version(name, version, "\n".join([*kept, "", line]).strip())
+        file = name_file(name, version)
+        client.log_text(found.run_id, card.html, file)
+        line = f"{LINE} {card.summary}. All of it: {file} among the artifacts of its run, {card.run.name}."
+        client.update_model_version(name, version, put_paragraph(description, LINE, line))
     except Exception as error:
         # A version without a card is better than none.
         log.debug("no model card", exc_info=True)
-        log.warning(
-            "%s version %s has no model card: %s", name, version, str(error).splitlines()[0] if str(error) else error
+        what = (
+            "the model card of %s version %s was not updated: %s"
+            if LINE in description
+            else "%s version %s has no model card: %s"
         )
+        log.warning(what, name, version, str(error).splitlines()[0] if str(error) else error)
 
 
 def write_cards_of(client: "MlflowClient", run_id: str) -> None:

@@ -113,9 +113,8 @@ def promote(
         )
         for run_id in [*(run.run_id for run in runs), *([sweep_id] if sweep_id else [])]:
             log_registered_model(client, run_id, promotion.name)
-        promotions.append(promotion)
-    for promotion in promotions:
         write_card(client, promotion.name, promotion.version)
+        promotions.append(promotion)
     return promotions
 
 
@@ -180,7 +179,8 @@ def _promote_best(
     for key, value in evidence.tags.items():
         client.set_model_version_tag(name, version.version, key, value)
     looks = describe_count(best.tags.get(tag.TEST_LOOKS))
-    client.update_model_version(name, version.version, description="\n".join([evidence.description, *looks]))
+    description = "\n\n".join(part for part in (evidence.description, looks) if part)
+    client.update_model_version(name, version.version, description=description)
     if evidence.moves:
         title.give(client, version)
         log.info("registered %s; it is %s now: %s", words, title.words, evidence.words)

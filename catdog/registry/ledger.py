@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from catdog.registry.descriptions import put_paragraph
 from catdog.system.errors import UserError
 from catdog.system.wording import plural
 from catdog.tracking import tags as tag
@@ -233,14 +234,13 @@ def _mark_versions(client: "MlflowClient", run_id: str, look: OpenLook) -> None:
     """Records on a run's registered versions how often their test split has been looked at."""
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
         client.set_model_version_tag(version.name, version.version, tag.TEST_LOOKS, str(look.number))
-        lines = [line for line in (version.description or "").splitlines() if not line.startswith(TEST_LINE)]
-        text = "\n".join([*lines, *describe_count(str(look.number))]).strip()
+        text = put_paragraph(version.description, TEST_LINE, describe_count(str(look.number)))
         client.update_model_version(version.name, version.version, text)
 
 
-def describe_count(count: str | None) -> list[str]:
-    """Returns the lines about the test split in a version's description; empty if nobody has looked at it."""
-    return ["", f"{TEST_LINE} this was look {count} at its images, of all models together."] if count else []
+def describe_count(count: str | None) -> str:
+    """Returns the paragraph about the test split in a version's description; "" if nobody has looked at it."""
+    return f"{TEST_LINE} this was look {count} at its images, of all models together." if count else ""
 
 
 def read_looks(client: "MlflowClient", test_digest: str, but: str | None = None) -> list[Look]:

@@ -43,9 +43,9 @@ def signed(difference: float, digits: int = 1) -> str:
     return MISSING if math.isnan(difference) else f"{100 * difference:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def signed_interval(low: float, high: float) -> str:
+def signed_interval(low: float, high: float, digits: int = 1) -> str:
     """`(0.012, 0.05)` as `[+1.2, +5.0]`, in percentage points."""
-    return MISSING if math.isnan(low) or math.isnan(high) else f"[{signed(low)}, {signed(high)}]"
+    return MISSING if math.isnan(low) or math.isnan(high) else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def compact_count(number: float) -> str:

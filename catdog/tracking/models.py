@@ -72,9 +72,13 @@ def describe_model(client: "MlflowClient", uri: str) -> Any:
         UserError: its files cannot be read.
     """
     from mlflow.models import Model
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
 
-    with open_model(client, uri) as folder, explain_missing_artifacts(uri):
-        return Model.load(str(folder))
+    with explain_missing_artifacts(uri):
+        address = find_model_address(client, uri)
+        # Of a model elsewhere, only this file is fetched.
+        return Model.load(local_file_uri_to_path(address) if is_local_uri(address) else address)
 
 
 def load_model_metadata(client: "MlflowClient", uri: str) -> dict[str, Any]:

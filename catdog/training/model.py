@@ -338,16 +338,14 @@ def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     import keras
 
     from catdog.training.fast.replacement import replace_fast_layers
+    from catdog.training.rebuild import rebuild_in_float32
     from catdog.training.views import average_flips
 
     # A new model without optimizer and loss: a clone would be compiled with them, and they may need custom code.
     trained = keras.Model(trained.inputs[0], trained.outputs[0], name=trained.name)
     if policy == "mixed_float16":
         # The weights are copied from the trained model, so the backbone's need not be downloaded or read again.
-        fresh = keras.models.clone_model(trained, clone_function=_clone_in_float32)
-        fresh.set_weights(trained.get_weights())
-        _finalize(fresh)
-        trained = fresh
+        trained = rebuild_in_float32(trained)
     trained = replace_fast_layers(trained)
     size = config.preprocessing.image_size
     pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
@@ -355,23 +353,6 @@ def build_kept_model(config: Config, trained: Any, policy: str) -> Any:
     if config.trainer.average_flips:
         return average_flips(keras.Model(pixels, probabilities, name="one_view"), name="kept")
     return keras.Model(pixels, probabilities, name="kept")
-
-
-def _finalize(model: Any) -> None:
-    for layer in model._flatten_layers():
-        if hasattr(layer, "finalize_state"):
-            # A Normalization layer caches values derived from its weights.
-            layer.finalize_state()
-
-
-def _clone_in_float32(layer: Any) -> Any:
-    import keras
-
-    if isinstance(layer, keras.Model):
-        return keras.models.clone_model(layer, clone_function=_clone_in_float32)
-    settings = layer.get_config()
-    settings["dtype"] = "float32"
-    return layer.__class__.from_config(settings)
 
 
 def build_layers(key: str, settings: dict[str, Any], prefix: str = "", **defaults: Any) -> list[Any]:

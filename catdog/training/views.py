@@ -60,13 +60,14 @@ def _average(pixels: Any, answers: Sequence[Any], name: str) -> Any:
 
 def list_views(model: Any) -> list[View]:
     """Returns the answers that a saved model averages; the model itself if it averages none."""
-    parts = _find_parts(model)
+    parts = find_parts(model)
     if not parts:
         return [View(model, False)]
     return [View(inner.model, inner.mirrored != part.mirrored) for part in parts for inner in list_views(part.model)]
 
 
-def _find_parts(model: Any) -> list[View]:
+def find_parts(model: Any) -> list[View]:
+    """Returns the models whose answers a saved model averages, which may average themselves; empty if it averages none."""
     if not is_graph(model):
         return []
     end = model.outputs[0]._keras_history

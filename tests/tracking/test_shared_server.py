@@ -101,7 +101,7 @@ def forget_sweep(run: dict[str, Any]) -> None:
     """Removes a run's name, and its settings of the store and the study; on the server, each run is a sweep of its own."""
     del run["name"], run["artifacts"]["config/config.yaml"], run["artifacts"]["config/overrides.yaml"]
     # Each sweep registers its own best run, which gets a card.
-    run["artifacts"].pop("model_card.html", None)
+    run["artifacts"] = {path: kept for path, kept in run["artifacts"].items() if not path.startswith("model_cards/")}
     run["tags"] = {
         key: run["tags"][key] for key in run["tags"] if key not in ("catdog.registered_model", "mlflow.runName")
     }

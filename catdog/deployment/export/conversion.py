@@ -16,6 +16,8 @@ from catdog.system.errors import UserError
 # Libraries that log their progress while they convert.
 CHATTY = ("tensorflow", "absl", "tf2onnx", "onnx")
 LONGEST_ERROR = 200
+# How converters say that a format has no counterpart for an operation: LiteRT's, tf2onnx's and ONNX's checker.
+MISSING_OPERATION = re.compile(r"flex op|custom op|not supported|unsupported|No Op registered|failed to legalize", re.I)
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ class Format:
 
 
 @contextlib.contextmanager
-def converting(name: str, instead: str) -> Iterator[None]:
+def converting(name: str, path: Path, instead: str) -> Iterator[None]:
     """Keeps converters in the block quiet, and turns what they raise into a UserError.
 
     Args:
         name: the value of `format=`, for messages.
+        path: the file that they write.
         instead: other formats to try.
     """
     from catdog.training.preload import quiet_native_log
@@ -91,29 +94,39 @@ def converting(name: str, instead: str) -> Iterator[None]:
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             yield
-    except (UserError, KeyboardInterrupt, OSError):
+    except UserError:
         raise
     except Exception as error:
         # The converters raise many types.
-        raise UserError(
-            f"format: {name} cannot hold this model: {_name_operations(error)}. Use {instead}, or train a model without these "
-            "layers."
-        ) from error
+        raise explain_failure(error, name, path, instead) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def explain_failure(error: Exception, name: str, path: Path, instead: str) -> UserError:
+    """Returns what a converter's exception means for a user; arguments as for `converting`."""
+    if isinstance(error, OSError | MemoryError) or not MISSING_OPERATION.search(str(error)):
+        named = error.strerror if isinstance(error, OSError) and error.strerror else name_error(error)
+        return UserError(f"format: writing {path.name} failed: {named}. Try again, or use {instead}.")
+    return UserError(
+        f"format: {name} cannot hold this model: {_name_operations(error)}. Use {instead}, or train a model without these layers."
+    )
 
 
 def _name_operations(error: Exception) -> str:
     """Returns the operations that a converter has no counterpart for, or the first line of its message."""
     text = str(error)
     flex = re.search(r"Flex ops: ([\w, ]+)", text)
+    named = re.findall(r"'tf\.(\w+)' op is neither", text)
     if flex:
-        return f"LiteRT has no kernel for {', '.join(name.removeprefix('Flex') for name in flex[1].split(', '))}"
+        named = [name.removeprefix("Flex") for name in flex[1].split(", ")]
+    if named:
+        return f"LiteRT has no kernel for {', '.join(dict.fromkeys(named))}"
     return name_error(error)
 
 
 def name_error(error: Exception) -> str:
     """Returns the type of an exception and the first line of its message, shortened."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {line[:LONGEST_ERROR].rstrip('. ')}"
+    return f"{type(error).__name__}: {line[:LONGEST_ERROR].rstrip('. ')}" if line else type(error).__name__

@@ -3,17 +3,20 @@
 import importlib.util
 import json
 import logging
-import os
+import re
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from catdog.deployment.export.conversion import Format, Source
+from catdog.deployment.export.conversion import Format, Source, name_error
 from catdog.deployment.export.litert import INT8, LITERT
 from catdog.deployment.export.onnx import ONNX
 from catdog.deployment.export.page import render_card, render_page
@@ -24,7 +27,6 @@ from catdog.deployment.pyfunc import is_keras
 from catdog.system.documents import to_plain
 from catdog.system.errors import UserError
 from catdog.system.files import PARTIAL_SUFFIX, measure_size
-from catdog.system.saving import saving_folder
 from catdog.system.terminal import status_shown
 from catdog.tracking import is_writable
 from catdog.tracking import tags as tag
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 FORMATS = {"litert": LITERT, "onnx": ONNX, "savedmodel": SAVED_MODEL}
 # Which training images int8 takes its ranges from is chosen by this seed.
 CALIBRATION_SEED = 0
+# In a folder that is being filled; its holder lives as long as it is locked.
+LOCK = ".lock"
 REPORT = ("export.html", "export.json", "export.csv", "other_classes.csv")
 
 
@@ -94,15 +98,16 @@ def export_model(model: "TrainedModel", request: Request, study: str) -> Export:
     # All that can be wrong is found before TensorFlow is imported.
     _require_packages(formats)
     folder = request.output or Path("exports") / _name_folder(model.words)
-    _require_empty(folder)
+    with _writing(folder):
+        _require_empty(folder)
     run = _require_run(model)
     dataset = load_run_dataset(
         run, "Name the original data with dataset.archive=PATH.", archive=request.archive, cache=request.cache
     )
     val = dataset.load_split("val", model.image_size)
-    calibration = _choose_calibration(dataset, model.image_size, request)
-    with saving_folder(folder.parent), _staged(folder) as stage:
-        found = _write_all(model, request, formats, stage, val, dataset, calibration)
+    calibration, train_images = _choose_calibration(dataset, model.image_size, request)
+    with _staged(folder) as stage:
+        found = _write_all(model, request, formats, folder, stage, val, dataset, calibration)
         export = Export(
             model,
             folder,
@@ -112,13 +117,12 @@ def export_model(model: "TrainedModel", request: Request, study: str) -> Export:
             found.groups,
             request.margin,
             len(calibration),
+            train_images,
             found.rounding,
         )
-        _write_report(export, study, stage)
-    if is_writable(model.client.tracking_uri):
-        _log_export(export, run)
-    else:
-        log.warning("the tracking store cannot be written: what was measured is in %s only", folder)
+        with _writing(folder):
+            _write_report(export, study, stage)
+    _log_if_possible(export, run)
     return export
 
 
@@ -132,14 +136,14 @@ class _Found:
 
 
 def _write_all(
-    model: "TrainedModel", request: Request, formats: Sequence[Format], stage: Path, val: Any, dataset: "Dataset",
-    calibration: np.ndarray,
+    model: "TrainedModel", request: Request, formats: Sequence[Format], folder: Path, stage: Path, val: Any,
+    dataset: "Dataset", calibration: np.ndarray,
 ) -> _Found:  # fmt: skip
     from catdog.training import preload  # noqa: F401  must come first: it keeps TensorFlow's import quiet
 
     # isort: split
-    from catdog.deployment.export.rebuild import rebuild_in_float32
     from catdog.deployment.export.scoring import measure_rounding, score_export, score_kept
+    from catdog.training.rebuild import rebuild_in_float32
 
     loaded = model.loaded
     with open_model(model.client, model.found.uri) as files:
@@ -152,12 +156,14 @@ def _write_all(
     source = Source(rebuilt, model.class_names, model.image_size, calibration)
     about = {"classes": list(model.class_names), "image_size": model.image_size, "model": model.words,
              "run_id": model.run_id}  # fmt: skip
-    (stage / "model.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with _writing(folder):
+        (stage / "model.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for format in formats:
+            (stage / format.reader).write_text(render_reader(format), encoding="utf-8")
     scores = []
     for format in formats:
         with status_shown(f"writing {format.file}"):
             format.write(source, stage / format.file)
-        (stage / format.reader).write_text(render_reader(format), encoding="utf-8")
         with status_shown(f"scoring {format.file}"):
             scores.append(score_export(format, stage, val, kept, groups))
     return _Found(_name_precision(loaded), kept, scores, groups, rounding)
@@ -184,9 +190,10 @@ def _require_packages(formats: Sequence[Format]) -> None:
 
 
 def _require_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
+    """Raises a UserError if there is something at `folder`, except for an empty folder and what killed exports left in it."""
+    if folder.is_dir() and all(_is_stage(path, folder) for path in folder.iterdir()):
         return
-    if folder.exists() or folder.is_symlink():
+    if folder.exists():
         what = "is not empty" if folder.is_dir() else "exists and is not a folder"
         raise UserError(f"output: {folder} {what}. Name a new folder: output=PATH, or remove this one.")
 
@@ -214,31 +221,84 @@ def _require_run(model: "TrainedModel") -> StoredRun:
     return run
 
 
-def _choose_calibration(dataset: "Dataset", size: int, request: Request) -> np.ndarray:
-    """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed; M = 0 without int8."""
+def _choose_calibration(dataset: "Dataset", size: int, request: Request) -> tuple[np.ndarray, int]:
+    """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed, and how many there are.
+
+    Without int8 it returns none, and 0.
+    """
     if not request.int8:
-        return np.zeros((0, size, size, 3), np.uint8)
+        return np.zeros((0, size, size, 3), np.uint8), 0
     train = dataset.load_split("train", size)
     count = min(request.calibration_images, len(train))
     rows = np.random.default_rng(CALIBRATION_SEED).choice(len(train), count, replace=False)
-    return train.gather(np.sort(rows))[0]
+    return train.gather(np.sort(rows))[0], len(train)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Turns a disk error in the block, which reads or writes `folder`, into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"output: cannot write {folder} ({error.strerror or error}). Name another folder: output=PATH."
+        ) from error
 
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `folder`, which takes its name if the block succeeds and is removed if it fails."""
-    stage = folder.with_name(f"{folder.name}.{os.getpid()}{PARTIAL_SUFFIX}")
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
+    """Yields an empty folder whose content is in `folder` if the block succeeds, and which is removed if it fails.
+
+    It takes the place of `folder`. Where that exists already it is filled, because it may be a link, a mounted disk or the current
+    folder. What exports left there that were killed is removed.
+
+    Raises:
+        UserError: `folder` cannot be written, or is not empty at the end.
+    """
+    with _writing(folder):
+        # Of a link, where it leads to.
+        place = folder.resolve()
+        is_new = not place.is_dir()
+        parent = place.parent if is_new else place
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(parent, place)
+        # Not by process id: two containers that share a disk may have the same.
+        stage = parent / f"{place.name}.{uuid.uuid4().hex[:12]}{PARTIAL_SUFFIX}"
+        stage.mkdir()
+        lock = FileLock(stage / LOCK)
+        lock.acquire()
     try:
         yield stage
-        # Meanwhile somebody else may have put something there.
-        _require_empty(folder)
-        if folder.is_dir():
-            folder.rmdir()
-        stage.replace(folder)
+        with _writing(folder):
+            # Meanwhile somebody else may have put something there.
+            _require_empty(place)
+            # The lock is held until nobody can take the folder for an abandoned one.
+            if is_new:
+                stage.replace(place)
+                (place / LOCK).unlink()
+            else:
+                for path in stage.iterdir():
+                    if path.name != LOCK:
+                        path.replace(place / path.name)
     finally:
+        lock.release()
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _is_stage(path: Path, folder: Path) -> bool:
+    """Whether a path is named like a folder that an export to `folder` fills."""
+    return (
+        re.fullmatch(rf"{re.escape(folder.resolve().name)}\.[0-9a-f]+{re.escape(PARTIAL_SUFFIX)}", path.name)
+        is not None
+    )
+
+
+def _remove_abandoned(parent: Path, place: Path) -> None:
+    """Removes the folders of exports to `place` that were killed. One whose lock is held is still being filled."""
+    for stage in parent.iterdir():
+        if _is_stage(stage, place):
+            with suppress(Timeout, OSError), FileLock(stage / LOCK).acquire(blocking=False):
+                shutil.rmtree(stage, ignore_errors=True)
 
 
 def _write_report(export: Export, study: str, stage: Path) -> None:
@@ -254,12 +314,28 @@ def _write_report(export: Export, study: str, stage: Path) -> None:
         (stage / name).write_text(text, encoding="utf-8")
 
 
+def _log_if_possible(export: Export, run: StoredRun) -> None:
+    """Logs what was measured; a warning says so if that fails, because the files are there already."""
+    if not is_writable(export.model.client.tracking_uri):
+        reason = ""
+    else:
+        try:
+            return _log_export(export, run)
+        except Exception as error:
+            log.debug("the export was not logged", exc_info=True)
+            reason = f" ({name_error(error)})"
+    log.warning("the tracking store cannot be written%s: what was measured is in %s only", reason, export.folder)
+    return None
+
+
 def _log_export(export: Export, run: StoredRun) -> None:
-    """Logs what was measured to the run, as metrics and artifacts, and to the version of the registered model, as tags."""
+    """Logs what was measured to the run, as metrics and artifacts, and to its versions of registered models, as tags."""
     from catdog.tracking import TrackedRun
 
-    client, version = export.model.client, export.model.found.version
+    client = export.model.client
     tracked = TrackedRun(client, run.run_id)
+    # Of several exports, each has its own page. A metric and a tag are of the last one with that format, which the tag names.
+    place = f"export/{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S}"
     metrics: dict[str, float] = {}
     words: dict[str, str] = {}
     for score in export.scores:
@@ -274,12 +350,12 @@ def _log_export(export: Export, run: StoredRun) -> None:
         metrics |= {name_export_metric(name, key): value for key, value in measured.items() if np.isfinite(value)}
         words[tag.export_tag(name)] = (
             f"val accuracy {score.answered.predictions.accuracy:.4f}, {found.words} less the kept model, "
-            f"{score.answered.megabytes:.2f} MB, {score.answered.ms_per_image:.2f} ms per image"
+            f"{score.answered.megabytes:.2f} MB, {score.answered.ms_per_image:.2f} ms per image; {place}"
         )
     tracked.log_metrics(metrics)
     tracked.log_tags(words)
     for name in REPORT:
-        tracked.log_file(export.folder / name, "export")
-    if version is not None:
+        tracked.log_file(export.folder / name, place)
+    for version in client.search_model_versions(f"run_id = '{run.run_id}'"):
         for key, value in words.items():
             client.set_model_version_tag(version.name, version.version, key, value)

@@ -29,7 +29,7 @@ def write_onnx(source: Source, path: Path) -> None:
     """
     import onnx
 
-    with converting("onnx", "format=savedmodel or format=litert"):
+    with converting("onnx", path, "format=savedmodel or format=litert"):
         source.model.export(str(path), format="onnx", verbose=False, input_signature=[source.specify_pixels()])
         model = onnx.load(str(path))
         _name_ends(model.graph)

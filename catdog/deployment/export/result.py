@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     from catdog.deployment.prediction import TrainedModel
 
+# A probability that moves by more than this is not rounding.
+LARGE_MOVE = 0.1
+# So many times the calibration images are worth a try.
+MORE_IMAGES = 5
 CLASS_COLUMNS = (
     "format", "file", "label", "kept_class", "kept_probability", "exported_class", "exported_probability",
 )  # fmt: skip
@@ -85,21 +89,38 @@ class ExportScore:
         # 0.02 is the difference of 0.72 and 0.7, but not to the last bit.
         return abs(self.difference.estimate) > margin + 1e-9
 
-    def describe(self, margin: float) -> str:
-        """Returns what the difference means, in a sentence."""
-        found = self.difference
-        by = points(abs(found.estimate))
-        than = f"{self.format.title}: its val accuracy is {by} {'lower' if found.estimate < 0 else 'higher'} than the kept model's"
+    def answers_otherwise(self, margin: float) -> bool:
+        """Whether its answers are not the kept model's, whatever its accuracy: right and wrong ones may cancel out."""
+        share = len(self.other_classes) / len(self.answered.predictions)
+        return share > margin + 1e-9 or self.largest > LARGE_MOVE
+
+    def describe(self, margin: float, more_images: int = 0) -> str:
+        """Returns what the differences mean, in a sentence or two.
+
+        Args:
+            margin: a difference in accuracy up to this is as good as none.
+            more_images: a larger number of calibration images that int8 could take its ranges from; 0 if there are no more.
+        """
+        found, others = self.difference, len(self.other_classes)
+        by = points(abs(found.estimate), 2)
+        interval = f"95% interval {signed_interval(found.low, found.high, 2)}"
+        named = f"{plural(others, 'image')} {agree(others, 'gets', 'get')}" if others else "no image gets"
+        moves = f"{named} another class, and probabilities move by up to {self.largest:.2g}"
         if self.is_beyond(margin):
-            advice = (
-                ". Use the file without int8, or more calibration images: calibration_images=1000" if "int8" in self.format.name
-                else ". Look at the images in other_classes.csv before you use it"
-            )  # fmt: skip
-            return f"{than}, which is more than margin={margin:g}{advice}."
-        same = f"{self.format.title}: as accurate as the kept model, within margin={margin:g}"
-        if -margin <= found.low and found.high <= margin:
-            return f"{same}, and so is the 95% interval."
-        return f"{same}, on these images; they are too few to exclude a larger difference on others like them."
+            direction = "lower" if found.estimate < 0 else "higher"
+            said = f"its val accuracy is {by} {direction} than the kept model's, {interval}, which is more than margin={margin:g}"
+            advice = "Look at the images in other_classes.csv before you use it"
+            if "int8" in self.format.name:
+                more = f", or more calibration images: calibration_images={more_images}" if more_images else ""
+                advice = f"Use the file without int8{more}"
+        else:
+            said = f"its val accuracy is within margin={margin:g} of the kept model's, {interval}"
+            if not (-margin <= found.low and found.high <= margin):
+                said += ", but these images are too few to exclude a larger difference on others like them"
+            advice = "Its answers are not the kept model's: look at other_classes.csv before you use it"
+            if not self.answers_otherwise(margin):
+                advice = ""
+        return f"{self.format.title}: {said}; {moves}." + (f" {advice}." if advice else "")
 
 
 @dataclass(frozen=True)
@@ -128,6 +149,7 @@ class Export:
         groups: int (N,), the groups that the validation images come in; None if every image is a group of its own.
         margin: a difference in accuracy up to this is as good as none.
         calibration_images: the number of training images that int8 took its ranges from; 0 without int8.
+        train_images: how many there are; 0 without int8.
         rounding: what float32 alone changes, before any conversion; None if the kept model computes in float32 itself.
     """
 
@@ -139,6 +161,7 @@ class Export:
     groups: "np.ndarray | None"
     margin: float
     calibration_images: int = 0
+    train_images: int = 0
     rounding: Rounding | None = None
 
     def __repr__(self) -> str:
@@ -149,10 +172,15 @@ class Export:
         """How many validation images there are, such as "400 validation images"."""
         return in_groups(len(self.kept.predictions), count_groups(self.groups), "validation image")
 
+    def describe(self, score: ExportScore) -> str:
+        """Returns what was found about one file, in a sentence or two."""
+        more = min(self.train_images, MORE_IMAGES * self.calibration_images)
+        return score.describe(self.margin, more if more > self.calibration_images else 0)
+
     @property
     def sentences(self) -> list[str]:
         """What was found, one sentence for each file, and what explains it."""
-        found = [score.describe(self.margin) for score in self.scores]
+        found = [self.describe(score) for score in self.scores]
         if self.rounding is not None:
             found.append(
                 f"The kept model computes in {self.precision}. In float32, with the same weights and before any export, its "
@@ -201,7 +229,7 @@ class Export:
             "formats": [
                 {
                     **_list_score(score), "reader": score.format.reader, "beyond_margin": score.is_beyond(self.margin),
-                    "words": score.describe(self.margin), "images": [vars(each) for each in score.other_classes],
+                    "words": self.describe(score), "images": [vars(each) for each in score.other_classes],
                 }
                 for score in self.scores
             ],
@@ -244,7 +272,7 @@ def list_cells(export: Export) -> list[tuple[str, ...]]:
         rows.append(
             (
                 score.format.title, percent(score.answered.predictions.accuracy, 2),
-                f"{signed(found.estimate, 2)} {signed_interval(found.low, found.high)}",
+                f"{signed(found.estimate, 2)} {signed_interval(found.low, found.high, 2)}",
                 plural(len(score.other_classes), "image"), f"{score.largest:.2g}", *_list_costs(score.answered),
             )
         )  # fmt: skip

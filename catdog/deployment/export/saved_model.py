@@ -21,7 +21,7 @@ def write_saved_model(source: Source, path: Path) -> None:
     Raises:
         UserError: Keras cannot trace it.
     """
-    with converting("savedmodel", "format=onnx or format=litert"):
+    with converting("savedmodel", path, "format=onnx or format=litert"):
         signature = [source.specify_pixels()]
         source.model.export(str(path), format="tf_saved_model", verbose=False, input_signature=signature)
 

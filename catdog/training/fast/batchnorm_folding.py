@@ -33,6 +33,7 @@ def fold_norms(network: Any, *, trains: bool = False) -> Any:
     import keras
 
     from catdog.training.fast.scaled_convolution import find_scaled, merge_scale
+    from catdog.training.rebuild import finalize_states
 
     norms = {
         convolution: norm for convolution, norm in _pair(network)
@@ -72,9 +73,7 @@ def fold_norms(network: Any, *, trains: bool = False) -> Any:
             copy.set_weights(merge_scale(layer, own, *norm) if merged else [*own, *norm])
         else:
             copy.set_weights(layer.get_weights())
-            if hasattr(copy, "finalize_state"):
-                # A Normalization layer caches values derived from its weights.
-                copy.finalize_state()
+            finalize_states([copy])
     return folded
 
 

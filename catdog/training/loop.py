@@ -4,7 +4,6 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,8 +29,6 @@ from catdog.training.validation_answers import ValidationAnswers
 log = logging.getLogger(__name__)
 
 
-# So many steps may have begun before the loss of a step is read.
-STEPS_AHEAD = 8
 # The metric that is measured in addition to a loss of another kind.
 CROSS_ENTROPY = "cross_entropy"
 # How the names of a checkpoint's arrays begin that hold the answers of each epoch.
@@ -296,44 +293,22 @@ def _explain_determinism() -> Iterator[None]:
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run soon after the first step whose loss is not finite, before the epoch ends.
-
-    A loss is read some steps later: to read it at once, a GPU would have to end each step before it gets the next.
-    """
+    """Stops the run at the first step whose loss is not finite."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self.steps = steps
         self.epoch = 0
-        self.waiting: deque[tuple[int, Any]] = deque()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Notes the number of the epoch, for the message."""
         del logs
         self.epoch = epoch + 1
-        self.waiting.clear()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raises NonFiniteLossError if the loss was not finite some steps ago."""
-        self.waiting.append((batch, (logs or {})["loss"]))
-        if len(self.waiting) > STEPS_AHEAD:
-            self._require_finite()
-
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Raises NonFiniteLossError if the loss of one of the last steps is not finite, before any validation."""
-        del logs
-        while self.waiting:
-            self._require_finite()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """The same after an epoch without a validation."""
-        del epoch
-        self.on_test_begin(logs)
-
-    def _require_finite(self) -> None:
-        batch, waiting = self.waiting.popleft()
+        """Raises NonFiniteLossError if the loss is not finite."""
         # The logged loss is the mean since the start of the epoch: it becomes non-finite at the first step that is.
-        loss = float(waiting)
+        loss = float((logs or {})["loss"])
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss became {loss} at epoch {self.epoch}, step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "

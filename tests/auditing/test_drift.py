@@ -154,6 +154,7 @@ def test_photos_that_all_look_alike_are_searched_for_copies_only(
     shutil.copy(file, tmp_path / "zzz.png")
     monkeypatch.setattr(drift, "searches_duplicates", lambda _: True)
     monkeypatch.setattr(duplicates, "MOST_CANDIDATES", -1)
+    monkeypatch.setattr(duplicates, "MOST_CANDIDATES_SHARE", -1)
     found = study.audit_photos(tmp_path)
     assert len(found.counted) == 7
     (finding,) = [finding for finding in found.found if finding.kind == "copies"]

@@ -119,11 +119,11 @@ def test_a_mistake_is_a_user_error_that_names_the_key(uri, words) -> None:
 
 def test_a_run_that_fails_is_in_the_outcomes(uri, words) -> None:
     sweep = catdog.Study("failing", tracking_uri=uri).train(
-        "model=cnn", "trainer.learning_rate=1e38,0.001", *words, quiet=True
+        "model=cnn", "trainer.learning_rate=1e39,0.001", *words, quiet=True
     )
     assert sweep.outcomes["outcome"].tolist() == ["failed", "finished"]
     assert not sweep.is_complete
-    assert "the loss became" in sweep.errors["cnn learning_rate=1e+38"]
+    assert "the loss became" in sweep.errors["cnn learning_rate=1e+39"]
     assert "the loss became" in repr(sweep)
 
 

@@ -219,13 +219,13 @@ def test_a_run_repeats_bit_for_bit(study, client, runs) -> None:
 
 def test_a_failing_run_does_not_end_the_sweep(study, client) -> None:
     """A learning rate without measure: that run FAILS with its step, traceback and log; the other one finishes."""
-    done = study.run("train", "-m", "model=cnn", "trainer.learning_rate=1e38,0.001", *TINY, "study=failing")
+    done = study.run("train", "-m", "model=cnn", "trainer.learning_rate=1e39,0.001", *TINY, "study=failing")
     assert done.code == 1
     # Again is the first thing to do: it reuses what finished and tries the other one again.
-    assert "Next: python -m catdog.train -m model=cnn trainer.learning_rate=1e38,0.001" in done.out
+    assert "Next: python -m catdog.train -m model=cnn trainer.learning_rate=1e39,0.001" in done.out
     assert "python -m catdog.compare study=failing" in done.out
     assert re.search(
-        r"^cnn learning_rate=1e\+38 failed: the loss became (nan|inf) at epoch 1, step \d of 3", done.out, re.M
+        r"^cnn learning_rate=1e\+39 failed: the loss became (nan|inf) at epoch 1, step \d of 3", done.out, re.M
     )
     assert re.search(r"learning_rate=0.001 +finished", done.out)
     experiment = client.get_experiment_by_name("failing")
@@ -233,10 +233,10 @@ def test_a_failing_run_does_not_end_the_sweep(study, client) -> None:
     status = {run.info.run_name: run.info.status for run in found}
     assert status == {
         "sweep of 2": "FAILED",
-        "cnn learning_rate=1e+38": "FAILED",
+        "cnn learning_rate=1e+39": "FAILED",
         "cnn learning_rate=0.001": "FINISHED",
     }
-    failed = next(run for run in found if run.info.run_name == "cnn learning_rate=1e+38")
+    failed = next(run for run in found if run.info.run_name == "cnn learning_rate=1e+39")
     assert "NonFiniteLossError" in artifact(failed, "traceback.txt")
     assert re.search(r"at epoch \d+", artifact(failed, "log/train.log"))
     compared = study.run("compare", "study=failing")

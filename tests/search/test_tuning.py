@@ -109,7 +109,7 @@ def test_a_search_does_not_go_on_with_another_space_or_rule(searched, arguments,
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_a_bad_one_and_a_small_space_ends(catdog) -> None:
     done = catdog(
-        "tune", "model=cnn", *TINY, "optimizer=sgd", "trainer.learning_rate=1e30,1e-3", "sampler=grid", "min_epochs=1", "top=1",
+        "tune", "model=cnn", *TINY, "optimizer=sgd", "trainer.learning_rate=1e39,1e-3", "sampler=grid", "min_epochs=1", "top=1",
         "seeds=0", "study=bad", "format=json",
     )  # fmt: skip
     assert done.code == 0, done.text

@@ -128,7 +128,7 @@ def test_another_library_is_named(shelf, tmp_path) -> None:
 
 
 def test_an_interrupted_run_whose_checkpoints_are_gone_starts_again(shelf) -> None:
-    failing = ("study=gone", "trainer.learning_rate=1e38")
+    failing = ("study=gone", "trainer.learning_rate=1e39")
     assert shelf.train(*failing).code == 1
     assert shelf.plan(*failing) == "resume failed before the end of its first epoch"
     shutil.rmtree(shelf.folder / "mlruns" / "outbox")
@@ -136,7 +136,7 @@ def test_an_interrupted_run_whose_checkpoints_are_gone_starts_again(shelf) -> No
 
 
 def test_an_interrupted_run_that_was_deleted_in_mlflow_starts_anew(shelf) -> None:
-    failing = ("study=deleted", "trainer.learning_rate=1e38")
+    failing = ("study=deleted", "trainer.learning_rate=1e39")
     assert shelf.train(*failing).code == 1
     client = mlflow.MlflowClient(f"sqlite:///{shelf.folder}/mlruns/mlflow.db")
     experiment_id = client.get_experiment_by_name("deleted").experiment_id

@@ -239,7 +239,7 @@ def test_jobs_that_crash_hoard_hang_and_raise_leave_the_others_alone(tmp_path, c
 @pytest.mark.slow
 def test_a_failed_run_may_stop_the_sweep(tmp_path, cache) -> None:
     done = run_catdog(
-        tmp_path, cache, "train", "-m", "model=cnn", *TINY, "trainer.learning_rate=1e38,0.001", "study=strict",
+        tmp_path, cache, "train", "-m", "model=cnn", *TINY, "trainer.learning_rate=1e39,0.001", "study=strict",
         "hydra.launcher.on_error=stop",
     )  # fmt: skip
     assert done.code == 1

@@ -155,7 +155,7 @@ def describe_groups(manifest: Manifest) -> list[str]:
 
 
 def _describe_sizes(sizes: pd.Series) -> str:
-    """Returns how large groups of near-duplicates are, as `, 40 of 2, 2 of 3 to 5, 1 of 12`; "" if all are pairs, or if there is one group."""
+    """Returns how large groups of near-duplicates are, as `, 40 of 2, 2 of 3 to 5, 1 of 12`; "" for one group, or pairs alone."""
     if sizes.max() == 2 or len(sizes) == 1:
         return ""
     words = []

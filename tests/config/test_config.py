@@ -18,7 +18,7 @@ MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 # What a choice needs beside it to make sense.
 COMPANIONS = {
-    "dataset=folder": ["dataset.archive=somewhere"],
+    **{f"dataset={name}": ["dataset.archive=somewhere"] for name in ("folder", "csv", "parquet", "webdataset")},
     "tracking=server": ["tracking.uri=http://127.0.0.1:5000"],
     "backbone=own": ["backbone.builder=my_models:resnet"],
     "model=own": ["model.builder=my_models:classifier"],

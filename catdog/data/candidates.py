@@ -113,12 +113,12 @@ def find_candidates(descriptions: np.ndarray, most: int, advance: Callable[[int]
     found: list[np.ndarray] = []
     with ThreadPoolExecutor(count_cpus()) as threads:
         blocks = threads.map(lambda start: _search_block(start, descriptions, cells), range(0, count, BLOCK))
-        for block in blocks:
+        for start, block in zip(range(0, count, BLOCK), blocks, strict=True):
             found = [_keep_best(np.concatenate([*found, block], axis=1))]
             if found[0].shape[1] > most:
                 threads.shutdown(cancel_futures=True)
                 raise TooManyCandidatesError
-            advance(min(BLOCK, count))
+            advance(min(BLOCK, count - start))
     first, second, turn, _ = found[0] if found else np.zeros((4, 0))
     return Candidates(first.astype(np.int64), second.astype(np.int64), turn.astype(np.int8))
 

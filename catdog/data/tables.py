@@ -132,6 +132,11 @@ def _write(stage: Path, images: Iterable[_Image]) -> int:
         if target.parent not in made:
             target.parent.mkdir(parents=True, exist_ok=True)
             made.add(target.parent)
+        # A link that is there already must never be written through: it leads to somebody's photo.
+        if os.path.lexists(target):
+            raise UserError(
+                f"dataset.archive: two images would be called {name.as_posix()!r} in the cache. Rename one of them."
+            )
         if isinstance(image.content, Path):
             _link(image.content, target)
         else:
@@ -153,9 +158,9 @@ def _write(stage: Path, images: Iterable[_Image]) -> int:
 def _link(file: Path, target: Path) -> None:
     try:
         target.symlink_to(file)
-    except (OSError, NotImplementedError):
+    except (PermissionError, NotImplementedError):
         # Windows may not allow links.
-        shutil.copy2(file, target)
+        shutil.copyfile(file, target)
 
 
 def _read_csv(path: Path, _files: Iterable[Path]) -> Iterator[_Image]:

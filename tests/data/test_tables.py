@@ -192,3 +192,14 @@ def test_wrong_shards_are_one_message(photos, tmp_path):
     write_tar(tmp_path / "set/train.tar", photos, rows, lambda row: ("cls", row.label.encode()))
     with pytest.raises(UserError, match=r"say train, validation or test, but not those of a\.tar"):
         load(tmp_path, "webdataset", tmp_path / "set")
+
+
+def test_two_files_of_one_name_are_refused_and_no_photo_is_touched(photos, tmp_path):
+    (photos / "a__000.jpg").write_bytes((photos / "b/000.jpg").read_bytes())
+    content = {path: path.read_bytes() for path in photos.rglob("*.jpg")}
+    rows = list_rows(photos).assign(label="cat")
+    rows["label"] = rows["label"].where(rows["file"].str.contains("000"), "dog")
+    rows.to_csv(photos / "all.csv", index=False)
+    with pytest.raises(UserError, match=r"two images would be called 'cat/a__000\.jpg'"):
+        load(tmp_path, "csv", photos / "all.csv")
+    assert {path: path.read_bytes() for path in photos.rglob("*.jpg")} == content

@@ -37,6 +37,8 @@ FOLDER_OF = {name: names[0] for names in SPLIT_FOLDERS.values() for name in name
 # A shard's name says its split as a word: train-00000-of-00002.parquet, imagenet-val-000001.tar, validation/0.tar.
 _SPLIT_WORD = re.compile(rf"(?:^|[^a-z])({'|'.join(FOLDER_OF)})(?:$|[^a-z])", re.IGNORECASE)
 ROWS_AT_ONCE = 256
+# In bytes; file systems allow 255.
+LONGEST_NAME = 200
 # The first bytes of an image file, and the suffix of its format.
 _FORMATS = (
     (b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"RIFF", ".webp"), (b"II*\0", ".tif"),
@@ -183,6 +185,8 @@ def _read_csv(path: Path, _files: Iterable[Path]) -> Iterator[_Image]:
     for number, (file, label, group) in enumerate(zip(table["file"], table["label"], table["group"], strict=True)):
         # Files of the same name in two folders stay two files, and a name says where its image is.
         name = file.strip("/").replace("../", "").replace("/", "__")
+        if len(name.encode()) > LONGEST_NAME:
+            name = f"{hashlib.sha256(file.encode()).hexdigest()[:16]}{PurePosixPath(file).suffix}"
         yield _Image(name, label, splits[number], group, top / file)
 
 

@@ -203,3 +203,12 @@ def test_two_files_of_one_name_are_refused_and_no_photo_is_touched(photos, tmp_p
     with pytest.raises(UserError, match=r"two images would be called 'cat/a__000\.jpg'"):
         load(tmp_path, "csv", photos / "all.csv")
     assert {path: path.read_bytes() for path in photos.rglob("*.jpg")} == content
+
+
+def test_a_long_path_gets_a_short_name(photos, tmp_path):
+    deep = photos / ("x" * 120) / ("y" * 120)
+    deep.mkdir(parents=True)
+    (photos / "a/000.jpg").rename(deep / "000.jpg")
+    rows = list_rows(photos)
+    rows.to_csv(photos / "all.csv", index=False)
+    require_same_content(load(tmp_path, "csv", photos / "all.csv"), photos, rows)

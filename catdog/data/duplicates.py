@@ -17,7 +17,10 @@ import numpy as np
 from catdog.data.cache import count_cpus
 from catdog.data.candidates import (
     ALIKE,
+    CELL_PICTURES,
     COARSE,
+    MOST_CELLS,
+    NEAR_CELLS,
     SPECTRUM,
     TURNS,
     Candidates,
@@ -59,7 +62,7 @@ MOSTLY = 0.8
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
 VERSION = (
     f"4/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}/"
-    f"{RECOLOURED_DETAIL}/{RECOLOURED_CHANNEL}"
+    f"{RECOLOURED_DETAIL}/{RECOLOURED_CHANNEL}/{CELL_PICTURES}/{NEAR_CELLS}/{MOST_CELLS}"
 )
 # A pair takes about 3 CPU ms: so many take minutes on two cores. For each image of a large data set there may be a share of one.
 MOST_CANDIDATES, MOST_CANDIDATES_SHARE = 50_000, 0.2

@@ -46,6 +46,7 @@ WATCHERS = (
     )),
     # They bring images to disk and divide them into splits. The result is in the data digest, file by file.
     "catdog.data.download", "catdog.data.fetch", "catdog.data.splits", "catdog.data.groups", "catdog.data.duplicates",
+    "catdog.data.candidates", "catdog.data.digests", "catdog.data.kept_manifest", "catdog.data.tables",
     "catdog.data.synthetic", "catdog.data.progress", "catdog.data.staging",
     # They hold the results of a training.
     "catdog.data.history", "catdog.data.predictions", "catdog.data.epoch_answers",

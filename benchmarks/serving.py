@@ -125,13 +125,14 @@ def main(folder: str, seconds: float, clients: int) -> None:
     """Loads the server, and prints a table."""
     from catdog.data.images import decode_image
     from catdog.deployment.photo_files import find_images
+    from catdog.deployment.prediction import answer_images
     from catdog.study import Study
 
     model = Study.choose(None, None, tracking_uri="sqlite:///mlruns/mlflow.db").model()
     size = model.image_size
     contents = [file.read_bytes() for file in find_images([folder])[:DISTINCT]]
     images = np.stack([decode_image(io.BytesIO(content), size, size) for content in contents])
-    expected = [[float(each) for each in model.loaded.predict_on_batch(image[None])[0]] for image in images]
+    expected = [[float(each) for each in answer_images(model.loaded, image[None])[0]] for image in images]
     load = Load(list(zip(contents, expected, strict=True)))
     before = time_forward(model.loaded, images)
     server, load.address = start_server()

@@ -117,10 +117,16 @@ def draw_photo(seed: int, kind: str = "JPEG", turned: bool = False) -> bytes:
 
 def expect(model: Any, photo: bytes) -> dict[str, float]:
     """What the model answers to this photo alone."""
+    from catdog.deployment.prediction import answer_images
+
+    return dict(zip(("cats", "dogs"), map(float, answer_images(model, decode(photo)[None])[0]), strict=True))
+
+
+def decode(photo: bytes) -> np.ndarray:
+    """The image that the model is asked about."""
     from catdog.data.images import decode_image
 
-    image = decode_image(io.BytesIO(photo), SIZE, SIZE)
-    return dict(zip(("cats", "dogs"), map(float, model.predict_on_batch(image[None])[0]), strict=True))
+    return decode_image(io.BytesIO(photo), SIZE, SIZE)
 
 
 def post(address: str, **options: Any) -> requests.Response:
@@ -291,17 +297,19 @@ def test_photos_of_a_client_that_has_gone_are_not_answered(models) -> None:
     service = build_service(lambda: Toy(slow))
     slow.asked = 0
     slow.gate.clear()
-    photo = draw_photo(0)
-    with running(service) as address, ThreadPoolExecutor(4) as pool:
-        # Four keep the four threads busy.
-        others = [pool.submit(post, address, files={"p": ("a.jpg", photo)}) for _ in range(4)]
-        wait_until(lambda: slow.asked == 4)
+    slow.images.clear()
+    photo = draw_photo(9)
+    with running(service) as address, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))})
+        wait_until(lambda: slow.asked == 1)
         with connected(address, begin(len(photo), photo)):
-            wait_until(lambda: service.pending == 5)
-        wait_until(lambda: service.pending == 4)
+            wait_until(lambda: service.pending == 2)
+        wait_until(lambda: service.pending == 1)
         slow.gate.set()
-        assert [future.result().status_code for future in others] == [200] * 4
-        assert slow.asked == 4
+        assert other.result().status_code == 200
+        wait_until(lambda: service.pending == 0)
+        assert np.array_equal(slow.images[0], decode(draw_photo(0)))
+        assert not any(np.array_equal(image, decode(photo)) for image in slow.images)
         assert 'catdog_requests_total{path="/predict",status="499"} ' in get_metrics(address)
 
 
@@ -354,9 +362,7 @@ def test_a_photo_at_which_the_model_fails_is_named(models, caplog) -> None:
 
     class Picky:
         def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
-            from catdog.data.images import decode_image
-
-            if np.array_equal(images[0], decode_image(io.BytesIO(bad), SIZE, SIZE)):
+            if any(np.array_equal(image, decode(bad)) for image in images):
                 raise UserError("model: /secret/place answered nan")
             answer: np.ndarray = models[0].predict_on_batch(images)
             return answer
@@ -369,6 +375,41 @@ def test_a_photo_at_which_the_model_fails_is_named(models, caplog) -> None:
     assert both.json()["answers"][1] == {"photo": "b.jpg", "error": "the model gave no answer to this photo"}
     assert (alone.status_code, alone.json()) == (500, {"detail": "the model gave no answer to this photo"})
     assert "answered nan" in caplog.text
+
+
+def test_photos_that_wait_are_answered_together(models) -> None:
+    slow = Gated(models[0])
+    service = build_service(lambda: Toy(slow))
+    assert service.served.largest_batch == 16
+    slow.asked = 0
+    slow.gate.clear()
+    photos = [draw_photo(seed) for seed in range(24)]
+    with running(service) as address, ThreadPoolExecutor(24) as pool:
+        first = pool.submit(post, address, files={"p": ("a.jpg", photos[0])})
+        wait_until(lambda: slow.asked == 1)
+        others = [pool.submit(post, address, files={"p": ("a.jpg", photo)}) for photo in photos[1:]]
+        wait_until(lambda: service._batcher._waiting.qsize() == 23)
+        slow.gate.set()
+        for photo, future in zip(photos, [first, *others], strict=True):
+            assert future.result().json()["answers"][0]["probabilities"] == expect(models[0], photo)
+    # 16, then 4, 2 and 1.
+    assert slow.asked == 1 + 4
+
+
+def test_a_model_whose_answers_depend_on_the_batch_answers_one_by_one(models, caplog) -> None:
+    class Shifted:
+        """In a batch of four or more, the last bit of a probability is another."""
+
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            answers: np.ndarray = models[0].predict_on_batch(images)
+            return np.nextafter(answers, np.float32(2)) if len(images) >= 4 else answers
+
+    caplog.set_level("INFO")
+    with running(build_service(lambda: Toy(Shifted()))) as address, ThreadPoolExecutor(8) as pool:
+        photos = [draw_photo(seed) for seed in range(8)]
+        found = list(pool.map(lambda photo: post(address, files={"p": ("a.jpg", photo)}).json(), photos))
+    assert [each["answers"][0]["probabilities"] for each in found] == [expect(models[0], photo) for photo in photos]
+    assert "toy version 1 answers photos one by one" in caplog.text
 
 
 def test_a_server_for_this_machine_answers_no_foreign_page(models) -> None:
@@ -409,14 +450,16 @@ def wait_until(true: Callable[[], Any], timeout_s: float = 30) -> None:
 
 
 class Gated:
-    """A model that answers only while its gate is open; it counts what it is asked."""
+    """A model that answers only while its gate is open; it counts how often it is asked, and keeps the images."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.gate, self.asked = model, threading.Event(), 0
+        self.images: list[np.ndarray] = []
         self.gate.set()
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         self.asked += 1
+        self.images.extend(images)
         answer: np.ndarray = self.model.predict_on_batch(images)
         self.gate.wait(30)
         return answer

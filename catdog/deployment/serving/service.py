@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog.data.images import LARGE_PIXELS, count_pixels, decode_image
-from catdog.deployment.prediction import TrainedModel
+from catdog.deployment.prediction import TrainedModel, answer_images
 from catdog.deployment.pyfunc import PyfuncModel
+from catdog.deployment.serving.batching import Batcher, find_largest_batch
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,11 +48,13 @@ class Served:
         model: the model in the store.
         loaded: what `TrainedModel.loaded` is.
         one_at_a_time: what keeps other threads out; only Keras is known to answer several at a time.
+        largest_batch: how many images it may answer together; 1: in a batch, the last bits of an answer would be others.
     """
 
     model: TrainedModel
     loaded: Any
     one_at_a_time: AbstractContextManager[Any]
+    largest_batch: int
     _explaining: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -69,9 +72,8 @@ class Served:
         Args:
             image: uint8 (image_size, image_size, 3).
         """
-        # Alone: in a batch, the last bits would depend on what else happens to be asked (1e-7).
         with self.one_at_a_time:
-            answer: np.ndarray = self.loaded.predict_on_batch(image[None])[0]
+            answer: np.ndarray = answer_images(self.loaded, image[None])[0]
         return answer
 
     def build_explainer(self) -> "Explainer":
@@ -121,13 +123,33 @@ class _Job:
     heatmap: bool
     future: "Future[PhotoAnswer]" = field(default_factory=Future)
 
-    def run(self) -> None:
-        """Answers it, unless nobody waits for the answer any more."""
-        if not self.future.set_running_or_notify_cancel():
+    def run(self, batcher: Batcher) -> None:
+        """Answers it, unless nobody waits for the answer any more. It may wait for others, to be answered with them."""
+        if self.future.cancelled():
             return
+        served, size = self.served, self.served.model.image_size
         try:
-            self.future.set_result(_answer(self.served, self.photo, self.heatmap))
+            image = decode_image(io.BytesIO(self.photo), size, size, MAX_PIXELS)
+            if served.largest_batch > 1 and not self.heatmap:
+                probabilities = batcher.submit(served.loaded, image)
+                self.future.add_done_callback(lambda _: probabilities.cancel())
+                probabilities.add_done_callback(self._take)
+            elif self.future.set_running_or_notify_cancel():
+                self.future.set_result(_answer(served, image, self.heatmap))
         except BaseException as error:
+            self._fail(error)
+
+    def _take(self, probabilities: "Future[np.ndarray]") -> None:
+        if probabilities.cancelled():
+            return
+        error = probabilities.exception()
+        if error:
+            self._fail(error)
+        elif self.future.set_running_or_notify_cancel():
+            self.future.set_result(PhotoAnswer(self.served, probabilities.result()))
+
+    def _fail(self, error: BaseException) -> None:
+        if self.future.running() or self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
@@ -141,15 +163,15 @@ class _Broken:
 
 
 class PhotoService:
-    """Answers photos, each by itself, with several threads, and one more for large photos, so that these delay no others.
+    """Answers photos. Several threads decode them, and one more the large ones, so that these delay no others.
 
-    An answer depends on the photo and the model alone, not on what else is asked: it is, bit for bit, that of
-    `TrainedModel.predict` for this one photo.
+    Decoded photos that wait at the same time are answered together, where `find_largest_batch` allows it. An answer depends on the
+    photo and the model alone, not on what else is asked: it is, bit for bit, that of `TrainedModel.predict` for this one photo.
 
     Args:
         find: returns the model to serve, as the store has it now.
         queue: how many photos may wait or be answered at a time.
-        threads: how many are answered at a time.
+        threads: how many are decoded at a time.
         watch_s: how often the store is asked for another model; None: never.
     """
 
@@ -158,6 +180,7 @@ class PhotoService:
         self._queue = queue
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="photo")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large-photo")
+        self._batcher = Batcher()
         self._lock = threading.Lock()
         self._pending = 0
         self._closed = threading.Event()
@@ -204,12 +227,13 @@ class PhotoService:
         self._closed.set()
         self._pool.shutdown()
         self._large.shutdown()
+        self._batcher.close()
 
     def _run(self, job: _Job) -> None:
         if not job.future.cancelled() and count_pixels(io.BytesIO(job.photo)) > LARGE_PIXELS:
-            self._large.submit(job.run)
+            self._large.submit(job.run, self._batcher)
         else:
-            job.run()
+            job.run(self._batcher)
 
     def _count_done(self, _: "Future[PhotoAnswer]") -> None:
         with self._lock:
@@ -265,15 +289,19 @@ class PhotoService:
 
 def _load(model: TrainedModel) -> Served:
     loaded = model.loaded
-    served = Served(model, loaded, threading.Lock() if isinstance(loaded, PyfuncModel) else nullcontext())
-    # The first call compiles.
-    served.probabilities(np.zeros((model.image_size, model.image_size, 3), np.uint8))
-    return served
+    if isinstance(loaded, PyfuncModel):
+        served = Served(model, loaded, threading.Lock(), 1)
+        served.probabilities(np.zeros((model.image_size, model.image_size, 3), np.uint8))
+        return served
+    # Its first calls also compile.
+    largest_batch = find_largest_batch(loaded, model.image_size)
+    if largest_batch == 1:
+        log.info("%s answers photos one by one: together, the last bits of an answer would be others", model.words)
+    return Served(model, loaded, nullcontext(), largest_batch)
 
 
-def _answer(served: Served, photo: bytes, heatmap: bool) -> PhotoAnswer:
-    size = served.model.image_size
-    image = decode_image(io.BytesIO(photo), size, size, MAX_PIXELS)
+def _answer(served: Served, image: np.ndarray, heatmap: bool) -> PhotoAnswer:
+    """Returns the answer to an image, uint8 (image_size, image_size, 3)."""
     probabilities = served.probabilities(image)
     if not heatmap:
         return PhotoAnswer(served, probabilities)

@@ -66,9 +66,9 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         raise UserError(f"catdog.serve needs {package}: pip install 'catdog[serve]'.") from None
-    from catdog.data.cache import count_cpus
     from catdog.deployment.serving.service import PhotoService
     from catdog.study import Study
+    from catdog.system.cpus import count_cpus
 
     study = Study.choose(config.study, config.model, tracking_uri=config.tracking.uri)
 

@@ -18,7 +18,7 @@ from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_finding
 from catdog.auditing.result import Findings
 from catdog.auditing.traits import TRAITS, measure_traits
 from catdog.config.schema import default_cache, hash_text, require
-from catdog.data.cache import count_cpus, load_images
+from catdog.data.cache import load_images
 from catdog.data.dataset import fetch_images, searches_duplicates
 from catdog.data.digests import hash_files
 from catdog.data.duplicates import MOST_CANDIDATES, Pair, find_pairs
@@ -42,6 +42,7 @@ from catdog.statistics.drift import (
     plan_labels,
 )
 from catdog.statistics.proportions import correct_by_holm
+from catdog.system.cpus import count_cpus
 from catdog.system.errors import UserError
 from catdog.system.saving import save_page, saving_folder
 from catdog.system.wording import agree, listed, p_value, percent_interval, percent_with_unit, plural

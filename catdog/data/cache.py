@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import mmap
-import os
-import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ import numpy as np
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
 from catdog.data.staging import locked, require_free_space, staged
+from catdog.system.cpus import count_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -214,9 +213,3 @@ def _checksum(path: Path) -> int:
 
 def _content_checksum(content: Any) -> int:
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
-
-
-def count_cpus() -> int:
-    """Returns the CPUs that this process may use."""
-    # A container or a cluster job may have fewer than the machine.
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from catdog.data.cache import count_cpus
+from catdog.system.cpus import count_cpus
 
 # A picture is described by its lowest frequencies: SPECTRUM x SPECTRUM coefficients of the cosine transform, without the mean.
 SPECTRUM = 8

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from catdog.data.cache import count_cpus
 from catdog.data.images import UnreadableImageError, decode_image
+from catdog.system.cpus import count_cpus
 
 # Batches that are decoded, or being decoded, before they are asked for; fewer if they would need more memory than this.
 MOST_AHEAD, AHEAD_BYTES = 4, 256 * 2**20

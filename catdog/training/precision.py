@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.config.schema import TrainerConfig
-from catdog.data.cache import count_cpus
+from catdog.system.cpus import count_cpus
 from catdog.system.errors import UserError
 
 # The first compute capability with tensor cores for float16. Below it, float16 saves memory but no time.

@@ -14,9 +14,9 @@ from typing import Any
 
 import psutil
 
-from catdog.data.cache import count_cpus
 from catdog.sweeps.executors.executor import Message, Retry, Task
 from catdog.sweeps.worker import WorkOrder, work
+from catdog.system.cpus import count_cpus
 from catdog.tracking.identity import list_training_modules
 
 

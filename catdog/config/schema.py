@@ -197,6 +197,10 @@ class DatasetConfig:
         "all of them", "changed",
     )  # fmt: skip
     cache: str = option("folder for downloads and decoded images (CATDOG_CACHE)", "${catdog_cache:}")
+    cache_gb: float = option(
+        "GB that the decoded images of train and val may take, for each size; above it training images are kept as JPEGs",
+        50.0,
+    )
     drawing: DrawingConfig = field(default_factory=DrawingConfig, metadata={"help": "what dataset=synthetic draws"})
 
     def __post_init__(self) -> None:
@@ -214,6 +218,7 @@ class DatasetConfig:
         require(self.refresh >= 0, "dataset.refresh", "0 or more", self.refresh)
         require_choice("dataset.near_duplicates", ("one_side", "ignore"), self.near_duplicates)
         require_choice("dataset.verify", ("changed", "full"), self.verify)
+        require(self.cache_gb >= 0, "dataset.cache_gb", "0 or more", self.cache_gb)
         self._check_groups()
         if self.max_images_per_class is not None:
             require(self.max_images_per_class >= 1, "dataset.max_images_per_class", "1 or more, or null",
@@ -306,8 +311,14 @@ class PreprocessingConfig:
         "64 up to this",
         None,
     )
+    stored_as: str = option(
+        "how the cache keeps training images: pixels; jpeg: JPEGs of this size, a fifth of the space, decoded again in each epoch; "
+        "auto: jpeg if pixels would take more than dataset.cache_gb",
+        "auto",
+    )
 
     def __post_init__(self) -> None:
+        require_choice("preprocessing.stored_as", ("auto", "pixels", "jpeg"), self.stored_as)
         require(
             len(self.pixel_range) == 2 and self.pixel_range[0] < self.pixel_range[1],
             "preprocessing.pixel_range", "[low, high] with low < high", self.pixel_range,
@@ -883,6 +894,7 @@ GROUPS: dict[str, type] = {
 LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
               "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
               "trainer.keep_probabilities": False, "trainer.keep_metric": ACCURACY, "preprocessing.max_size": None,
+              "preprocessing.stored_as": "pixels",
               "dataset.groups": None, "dataset.refresh": 0, "augmentation.mix": asdict(MixConfig()),
               "speed.fused_norms": False}  # fmt: skip
 
@@ -1082,6 +1094,9 @@ def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
     if not config.augmentation.mix.is_on:
         # The share of batches that are not mixed has no meaning then.
         relevant["augmentation"]["mix"] = LATER_KEYS["augmentation.mix"]
+    if relevant["preprocessing"]["stored_as"] == "auto":
+        # Not fitted to its data set yet; nearly all have room for pixels.
+        relevant["preprocessing"]["stored_as"] = "pixels"
     # Without batch norms that train, the key has no effect.
     relevant["speed"]["fused_norms"] = config.fuses_norms
     trainer, backbone = relevant["trainer"], relevant["backbone"]

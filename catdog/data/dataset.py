@@ -17,6 +17,7 @@ from catdog.data.tables import GROUPS, lay_out
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:
+    from catdog.data.stored_images import CheckedPixels, JpegImages
     from catdog.registry.ledger import OpenLook
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class SplitImages:
     """The readable images of one split.
 
     Attributes:
-        decoded: uint8 (N, H, W, 3) in [0, 255], memory-mapped; N includes unreadable files.
+        decoded: what `catdog.data.cache.DecodedImages.images` is; N includes unreadable files.
         rows: int64 (M,), the rows of `decoded` with readable images.
         labels: int32 (M,), class indices.
         files: M file names, relative to the data set's root.
@@ -37,7 +38,7 @@ class SplitImages:
         unreadable: for each of the N - M other files, the reason by file name.
     """
 
-    decoded: np.ndarray
+    decoded: "np.ndarray | JpegImages | CheckedPixels"
     rows: np.ndarray
     labels: np.ndarray
     files: tuple[str, ...]
@@ -76,16 +77,34 @@ class Dataset:
         """Class names in the order of their indices."""
         return self.manifest.classes
 
+    def choose_storage(self, image_size: int) -> str:
+        """Returns how the cache keeps the training images: as jpeg if pixels would take more than `dataset.cache_gb`, or pixels.
+
+        Args:
+            image_size: height and width in pixels.
+        """
+        count = int((self.manifest.images["split"] != "test").sum())
+        return "jpeg" if count * image_size**2 * 3 > self.config.cache_gb * 1e9 else "pixels"
+
     def load_split(
-        self, split: str, image_size: int, *, look: "OpenLook | None" = None, file_only: bool = False
+        self,
+        split: str,
+        image_size: int,
+        *,
+        look: "OpenLook | None" = None,
+        file_only: bool = False,
+        stored_as: str = "auto",
     ) -> SplitImages:
         """Returns the images of a split, decoded once and cached.
+
+        Validation and test images are always kept as pixels, so that a model is judged by what it answers to photos.
 
         Args:
             split: train, val or test.
             image_size: height and width in pixels.
             look: for test: the entry in the ledger, as `catdog.registry.ledger.open_look` returns it.
             file_only: whether unreadable files are named in the log file only, because the terminal has them already.
+            stored_as: for train: pixels or jpeg, as `preprocessing.stored_as`; auto: what `choose_storage` says.
 
         Raises:
             UserError: there are more unreadable files than `dataset.max_unreadable_fraction` allows.
@@ -96,12 +115,15 @@ class Dataset:
                 "the test images need an entry in the ledger of test looks: catdog.registry.ledger.open_look makes one"
             )
         rows = self.manifest.select(split)
+        if stored_as == "auto":
+            stored_as = self.choose_storage(image_size)
         decoded = load_images(
             [self.manifest.root / file for file in rows["file"]],
             list(rows["sha256"]),
             height=image_size,
             width=image_size,
             cache=Path(self.config.cache),
+            as_jpeg=split == "train" and stored_as == "jpeg",
         )
         unreadable = {rows["file"][index]: reason for index, reason in decoded.unreadable.items()}
         self._report_unreadable(split, unreadable, len(rows), file_only)

@@ -76,29 +76,37 @@ def locked(target: Path, work: str) -> Iterator[None]:
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def staged(target: Path, *, goes_on: bool = False) -> Iterator[Path]:
     """Yields an empty folder that becomes `target` if the block succeeds, and is removed if it fails.
 
     The caller holds `locked(target)`. An existing `target` is replaced.
 
     Args:
         target: the folder to make.
+        goes_on: the folder may hold what a process has left that was killed, and stays when the block is interrupted.
 
     Yields:
         The folder to fill, on the same disk.
     """
     _remove_abandoned(target.parent, but=target)
-    stage = target.with_name(target.name + PARTIAL_SUFFIX)
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
+    stage = name_stage(target)
+    if not goes_on:
+        shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(exist_ok=goes_on)
     try:
         yield stage
         if target.exists():
             shutil.rmtree(target)
         stage.replace(target)
-    except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
+    except BaseException as error:
+        if not goes_on or isinstance(error, Exception):
+            shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+def name_stage(target: Path) -> Path:
+    """Returns the folder that `staged(target)` yields."""
+    return target.with_name(target.name + PARTIAL_SUFFIX)
 
 
 def remove_staged(target: Path) -> bool:

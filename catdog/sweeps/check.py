@@ -123,16 +123,16 @@ def decode_images(jobs: list[JobState], datasets: list["Dataset"]) -> None:
     Raises:
         UserError: too many images are unreadable; it names the job.
     """
-    done: set[tuple[int, int]] = set()
+    done: set[tuple[int, int, str]] = set()
     for job, dataset in zip(jobs, datasets, strict=True):
-        size = job.config.preprocessing.image_size
-        if (id(dataset), size) not in done:
+        size, stored_as = job.config.preprocessing.image_size, job.config.preprocessing.stored_as
+        if (id(dataset), size, stored_as) not in done:
             # Another size has the same unreadable files.
-            is_known = any(known == id(dataset) for known, _ in done)
-            done.add((id(dataset), size))
+            is_known = any(known == id(dataset) for known, *_ in done)
+            done.add((id(dataset), size, stored_as))
             try:
                 for split in ("train", "val"):
-                    dataset.load_split(split, size, file_only=is_known)
+                    dataset.load_split(split, size, file_only=is_known, stored_as=stored_as)
             except UserError as error:
                 raise UserError(_in_job(str(error), job.name)) from error
 

@@ -1,4 +1,4 @@
-"""Fits a config to its data: the number of epochs and the image size, where the config leaves them to the training images."""
+"""Fits a config to its data: the number of epochs, the image size and how images are stored, where the config leaves them open."""
 
 import logging
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ MULTIPLE, SMALLEST = 32, 64
 
 
 def fit_configs(jobs: Sequence[tuple[str, Config]], datasets: Sequence["Dataset"]) -> list[Config]:
-    """Returns configs in which `trainer.epochs` and `preprocessing.image_size` are not 0; what was chosen is logged.
+    """Returns configs in which epochs and image size are not 0, and `preprocessing.stored_as` is not auto.
 
-    What it was chosen by is removed, so that the result is the same config as if the user had given the numbers.
+    What was chosen is logged. What it was chosen by is removed, so that the result is the same config as if the user had given the
+    values.
 
     Args:
         jobs: (name, config) of each run.
@@ -35,12 +36,9 @@ def fit_configs(jobs: Sequence[tuple[str, Config]], datasets: Sequence["Dataset"
     said: dict[str, list[str]] = {}
     fitted = []
     for (name, config), dataset in zip(jobs, datasets, strict=True):
-        if config.trainer.images_seen is None and config.preprocessing.max_size is None:
-            fitted.append(config)
-            continue
         if not config.preprocessing.image_size and id(dataset) not in shorter:
             shorter[id(dataset)] = _measure(dataset)
-        found, chosen = _fit_config(config, len(dataset.manifest.select("train")), shorter.get(id(dataset), 0))
+        found, chosen = _fit_config(config, dataset, shorter.get(id(dataset), 0))
         fitted.append(found)
         if chosen:
             said.setdefault(", ".join(chosen), []).append(name)
@@ -56,12 +54,13 @@ def _measure(dataset: "Dataset") -> int:
     return measure_shorter_side(dataset.manifest.root, list(dataset.manifest.select("train")["file"]))
 
 
-def _fit_config(config: Config, count: int, shorter: int) -> tuple[Config, list[str]]:
-    """Returns the config that fits `count` training images whose median shorter side has `shorter` pixels, and what was chosen."""
+def _fit_config(config: Config, dataset: "Dataset", shorter: int) -> tuple[Config, list[str]]:
+    """Returns the config that fits a data set, whose images' median shorter side has `shorter` pixels, and what was chosen."""
     chosen = []
     trainer, preprocessing = config.trainer, config.preprocessing
     if not trainer.epochs:
         assert trainer.images_seen is not None
+        count = len(dataset.manifest.select("train"))
         epochs = min(max(round(trainer.images_seen / count), MIN_EPOCHS), MAX_EPOCHS)
         chosen.append(f"{plural(epochs, 'epoch')} of {plural(count, 'training image')}")
         trainer = replace(trainer, epochs=epochs)
@@ -70,14 +69,21 @@ def _fit_config(config: Config, count: int, shorter: int) -> tuple[Config, list[
         size = min(max(-(-shorter // MULTIPLE) * MULTIPLE, SMALLEST), preprocessing.max_size)
         chosen.append(f"{size} x {size} pixels, as the shorter side of the images has {shorter} (median)")
         preprocessing = replace(preprocessing, image_size=size)
+    if preprocessing.stored_as == "auto":
+        preprocessing = replace(preprocessing, stored_as=dataset.choose_storage(preprocessing.image_size))
+        if preprocessing.stored_as == "jpeg":
+            limit = f"dataset.cache_gb={dataset.config.cache_gb:g}"
+            chosen.append(f"training images kept as JPEGs, as pixels would take more than {limit}")
     trainer, preprocessing = replace(trainer, images_seen=None), replace(preprocessing, max_size=None)
     return replace(config, trainer=trainer, preprocessing=preprocessing), chosen
 
 
 def fit_composed(composed: DictConfig, config: Config) -> DictConfig:
-    """Returns a composed config with the numbers that `fit_configs` has chosen, for the process that trains the run."""
+    """Returns a composed config with the values that `fit_configs` has chosen, for the process that trains the run."""
     fitted = composed.copy()
-    for key in ("trainer.epochs", "trainer.images_seen", "preprocessing.image_size", "preprocessing.max_size"):
+    for key in (
+        "trainer.epochs", "trainer.images_seen", "preprocessing.image_size", "preprocessing.max_size", "preprocessing.stored_as",
+    ):  # fmt: skip
         group, name = key.split(".")
         OmegaConf.update(fitted, key, getattr(getattr(config, group), name))
     return fitted

@@ -70,9 +70,11 @@ def prepare(config: Config, job: Job, clock: Clock, dataset: "Dataset | None" = 
     # A sweep describes its data once, before its first run; the log file of each run has the description nevertheless.
     is_known = job.sweep_id is not None
     log.info("%s", describe_dataset(dataset), extra={"file_only": is_known})
-    size = config.preprocessing.image_size
+    size, stored_as = config.preprocessing.image_size, config.preprocessing.stored_as
     with clock.stage("data"):
-        train, val = (dataset.load_split(split, size, file_only=is_known) for split in ("train", "val"))
+        train, val = (
+            dataset.load_split(split, size, file_only=is_known, stored_as=stored_as) for split in ("train", "val")
+        )
     require_possible_metrics(config, dataset.classes)
     class_weights = weigh_classes(config.trainer, train.labels, dataset.classes)
     return Prepared(config, job, clock, dataset, train, val, class_weights, references)

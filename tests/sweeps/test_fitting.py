@@ -106,3 +106,18 @@ def test_a_sweep_says_what_was_chosen_and_trains_it(catdog: Catdog, photos: tupl
     )
     assert "finished" in again.text
     assert "reuse" in again.text or "nothing to train" in again.text
+
+
+def test_training_images_above_the_limit_are_kept_as_jpegs(photos: tuple[str, ...]) -> None:
+    plain = fit(*photos, "preprocessing.image_size=64")
+    assert plain.preprocessing.stored_as == "pixels"
+    images = load_dataset(compose_config(*photos).dataset).manifest.images
+    limit = (images["split"] != "test").sum() * 64 * 64 * 3 / 1e9
+    assert fit(*photos, "preprocessing.image_size=64", f"dataset.cache_gb={limit}").preprocessing.stored_as == "pixels"
+    above = fit(*photos, "preprocessing.image_size=64", f"dataset.cache_gb={0.99 * limit}")
+    assert above.preprocessing.stored_as == "jpeg"
+    given = fit(*photos, "preprocessing.image_size=64", "dataset.cache_gb=0", "preprocessing.stored_as=pixels")
+    assert given.preprocessing.stored_as == "pixels"
+    # Other pixels, so another run; but the limit itself is in no run's identity.
+    digests = [hash_config(each, with_seed=True) for each in (plain, above, given)]
+    assert digests[0] == digests[2] != digests[1]

@@ -255,7 +255,7 @@ def _log_result(client: "MlflowClient", run_id: str, predictions: "Predictions",
         **{f"test/precision_{c}": v for c, v in zip(names, result.precision, strict=True) if np.isfinite(v)},
         **{f"test/recall_{c}": v for c, v in zip(names, result.recall, strict=True)},
     })  # fmt: skip
-    run.log_text(predictions.to_csv(), "predictions/test.csv")
+    run.log_table(predictions.to_frame(), "predictions/test.csv")
     confusion = plots.plot_confusion(result.counts, classes, "Confusion, test images")
     run.log_figure(plots.make_legible(confusion), "figures/confusion_test.png")
 

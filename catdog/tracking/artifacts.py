@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # The answers to the validation images after each epoch.
 EPOCH_ANSWERS = "predictions/val_epochs.npz"
+# Longer tables are Parquet files.
+CSV_ROWS = 50_000
 # These columns stay text: a class or file called "NA" or "007" is neither a missing value nor a number. The type is object because
 # pandas' own string type takes longer to build than everything else together.
 NAMES = {"file": object, "label": object, "sha256": object, "group": object}
@@ -68,8 +70,25 @@ def load_bytes(artifact_uri: str, path: str) -> bytes | None:
         ) from error
 
 
+def encode_table(table: "pd.DataFrame", path: str) -> tuple[bytes, str]:
+    """Returns a table as the content of an artifact, and the artifact's path: that of a CSV file, or Parquet if it has many rows.
+
+    Args:
+        table: the rows, without their index.
+        path: the path of the CSV file.
+    """
+    # Parquet cannot hold two columns of one name, as where a class is called "file".
+    if len(table) <= CSV_ROWS or not table.columns.is_unique:
+        return table.to_csv(index=False).encode(), path
+    return table.to_parquet(index=False), _name_parquet(path)
+
+
 def load_table(artifact_uri: str, path: str) -> "pd.DataFrame":
-    """Returns a run's CSV file; empty if it has none. The columns file, label, sha256 and group are always text.
+    """Returns a table that `encode_table` made; empty if there is none. The columns file, label, sha256 and group are always text.
+
+    Args:
+        artifact_uri: the run's artifact address, as `resolve_address` returns it.
+        path: the path of the CSV file below that address.
 
     Raises:
         UserError: as `load_bytes`, or the file is not a valid table.
@@ -77,10 +96,29 @@ def load_table(artifact_uri: str, path: str) -> "pd.DataFrame":
     import pandas as pd
 
     content = load_bytes(artifact_uri, path)
+    if content is not None:
+        with _damage_named(artifact_uri, path):
+            return pd.read_csv(io.BytesIO(content), dtype=NAMES, keep_default_na=False)
+    found = _load_parquet(artifact_uri, path)
+    return pd.DataFrame() if found is None else found
+
+
+def _load_parquet(artifact_uri: str, path: str) -> "pd.DataFrame | None":
+    import pandas as pd
+
+    content = load_bytes(artifact_uri, _name_parquet(path))
     if content is None:
-        return pd.DataFrame()
-    with _damage_named(artifact_uri, path):
-        return pd.read_csv(io.BytesIO(content), dtype=NAMES, keep_default_na=False)
+        return None
+    with _damage_named(artifact_uri, _name_parquet(path)):
+        try:
+            return pd.read_parquet(io.BytesIO(content))
+        except OSError as error:
+            # What pyarrow raises for some kinds of damage.
+            raise ValueError(str(error)) from error
+
+
+def _name_parquet(path: str) -> str:
+    return path.removesuffix(".csv") + ".parquet"
 
 
 def load_predictions(artifact_uri: str, split: str = "val") -> Predictions:
@@ -91,10 +129,14 @@ def load_predictions(artifact_uri: str, split: str = "val") -> Predictions:
     """
     path = f"predictions/{split}.csv"
     content = load_bytes(artifact_uri, path)
-    if content is None:
+    if content is not None:
+        with _damage_named(artifact_uri, path):
+            return Predictions.from_csv(content)
+    found = _load_parquet(artifact_uri, path)
+    if found is None:
         return Predictions.empty()
-    with _damage_named(artifact_uri, path):
-        return Predictions.from_csv(content)
+    with _damage_named(artifact_uri, _name_parquet(path)):
+        return Predictions.from_frame(found)
 
 
 def load_epoch_answers(artifact_uri: str) -> EpochAnswers | None:

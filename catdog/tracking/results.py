@@ -53,7 +53,7 @@ def log_outcome(run: OutboxRun, history: "History", predictions: "Predictions", 
     from catdog import plots
 
     run.log_text(history.to_csv(), "history.csv")
-    run.log_text(predictions.to_csv(), "predictions/val.csv")
+    run.log_table(predictions.to_frame(), "predictions/val.csv")
     by_epoch = history.to_frame()
     draw = {"accuracy": plots.plot_accuracy, "loss": plots.plot_loss, "gap": plots.plot_gap}
     for name, columns in CURVES.items():

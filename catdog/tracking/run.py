@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import shlex
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from catdog.config import schema
 from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking import tags as tag
+from catdog.tracking.artifacts import encode_table
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from catdog.tracking.delivery import DeliveryWorker, Promote
 from catdog.tracking.identity import Identity, describe_origin, hash_before_data, read_git
@@ -97,9 +99,17 @@ class TrackedRun:
         """Writes a text as the artifact `path`."""
         self.client.log_text(self.run_id, text, path)
 
+    def log_bytes(self, content: bytes, path: str) -> None:
+        """Writes the artifact `path`."""
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / name
+            file.write_bytes(content)
+            self.log_file(file, folder)
+
     def log_table(self, table: "pd.DataFrame", path: str) -> None:
-        """Writes a table as the CSV artifact `path`."""
-        self.log_text(table.to_csv(index=False), path)
+        """Writes a table as the CSV artifact `path`, or as a Parquet file if it has many rows."""
+        self.log_bytes(*encode_table(table, path))
 
     def log_figure(self, figure: "Figure", path: str) -> None:
         """Writes a figure as the PNG artifact `path`."""
@@ -107,7 +117,7 @@ class TrackedRun:
 
     def log_file(self, file: Path, folder: str) -> None:
         """Copies a local file into the artifact folder."""
-        self.client.log_artifact(self.run_id, str(file), folder)
+        self.client.log_artifact(self.run_id, str(file), folder or None)
 
 
 class OutboxRun(TrackedRun):

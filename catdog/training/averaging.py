@@ -20,6 +20,8 @@ class WeightAverage(keras.callbacks.Callback):
     TensorFlow's `tf.train.ExponentialMovingAverage(num_updates)`.
     """
 
+    takes_tensors = True
+
     def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = decay

@@ -24,6 +24,7 @@ from catdog.training.losses import build_loss, measures_cross_entropy
 from catdog.training.optimizers import build_optimizer, scale_rate
 from catdog.training.outcome import NonFiniteLossError, choice_of
 from catdog.training.progress import Progress
+from catdog.training.step_logs import GPU_STEPS, FiniteLoss, StepCallbacks
 from catdog.training.validation_answers import ValidationAnswers
 
 log = logging.getLogger(__name__)
@@ -262,7 +263,11 @@ def fit(
         )
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
-        callbacks = [FiniteLoss(steps), *([validated] if validated else []), *(item.callback for item in own), record]
+        finite = FiniteLoss(steps, GPU_STEPS if keras.distribution.list_devices("gpu") else 1)
+        callbacks = StepCallbacks(
+            [finite, *([validated] if validated else []), *(item.callback for item in own), record],
+            add_history=True, model=model, verbose=0, epochs=config.epochs, steps=steps,
+        )  # fmt: skip
         with progress, _explain_determinism():
             # shuffle=False: the stream is already shuffled.
             model.fit(
@@ -292,30 +297,6 @@ def _explain_determinism() -> Iterator[None]:
         ) from error
 
 
-class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run at the first step whose loss is not finite."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self.epoch = 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Notes the number of the epoch, for the message."""
-        del logs
-        self.epoch = epoch + 1
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Raises NonFiniteLossError if the loss is not finite."""
-        # The logged loss is the mean since the start of the epoch: it becomes non-finite at the first step that is.
-        loss = float((logs or {})["loss"])
-        if not math.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss became {loss} at epoch {self.epoch}, step {batch + 1} of {self.steps}. Lower trainer.learning_rate, "
-                "or use trainer.precision=float32."
-            )
-
-
 class Validated(keras.callbacks.Callback):
     """Copies the weights that validation used, before a custom callback swaps them back at its end."""
 
@@ -331,6 +312,8 @@ class Validated(keras.callbacks.Callback):
 
 class Record(keras.callbacks.Callback):
     """Passes on each epoch's metrics under catdog's names, and copies the weights to keep."""
+
+    takes_tensors = True
 
     def __init__(
         self,
@@ -394,7 +377,7 @@ class Record(keras.callbacks.Callback):
 
     def _measure_clean(self) -> dict[str, float]:
         """Returns the loss, as cross-entropy, and the accuracy on the clean images, with the weights that validation used."""
-        callbacks = keras.callbacks.CallbackList([item.callback for item in self.own], model=self.model)
+        callbacks = StepCallbacks([item.callback for item in self.own], model=self.model)
         found = self.model.evaluate(self.clean, verbose=0, return_dict=True, callbacks=callbacks)
         return {"loss": found.get(CROSS_ENTROPY, found["loss"]), "accuracy": found["accuracy"]}
 

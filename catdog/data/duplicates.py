@@ -32,7 +32,7 @@ from catdog.data.progress import reported_progress
 from catdog.data.staging import locked, staged
 from catdog.system.cpus import count_cpus
 from catdog.system.errors import UserError
-from catdog.system.files import replacing
+from catdog.system.files import replacing, save_array
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,8 @@ def _keep_findings(names: list[str], paths: Sequence[Path | str], cache: Path) -
             search = _Search(names, paths, kept.parent)
             descriptions, found = search.run()
             with staged(kept) as stage:
-                np.save(stage / DESCRIBED, descriptions)
+                with (stage / DESCRIBED).open("wb") as file:
+                    save_array(file, descriptions)
                 np.savez(
                     stage / FOUND, allow_pickle=False, digests=np.array(names, dtype="S64"),
                     is_described=descriptions.any(axis=(1, 2)), **found,
@@ -301,7 +302,7 @@ class _Search:
         path = self._parts / f"{uuid.uuid4().hex}.npz"
         # The descriptions come first: a file with pairs is complete.
         with replacing(path.with_suffix(".npy")) as file:
-            np.save(file, descriptions[places])
+            save_array(file, descriptions[places])
         with replacing(path) as file:
             np.savez(file, digests=self._names[places], allow_pickle=False, **columns)
 

@@ -169,7 +169,11 @@ def _read_csv(path: Path, _files: Iterable[Path]) -> Iterator[_Image]:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (ValueError, OSError) as error:
-        raise UserError(f"dataset.archive: {path} cannot be read as CSV: {str(error).splitlines()[0]}.") from error
+        problem = str(error).splitlines()[0].removeprefix("Error tokenizing data. C error: ")
+        raise UserError(
+            f"dataset.archive: {path} must be a table of images as CSV, in UTF-8, with the columns file and label; it cannot "
+            f"be read: {problem}. Write it again as CSV."
+        ) from error
     missing = [name for name in CSV_COLUMNS if name not in table]
     if missing or table.empty:
         raise UserError(

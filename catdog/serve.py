@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -63,6 +64,7 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
 
         from catdog.deployment.serving.app import build_app
         from catdog.deployment.serving.body import BodyReader
+        from catdog.deployment.serving.server import PartingServer
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
         raise UserError(f"catdog.serve needs {package}: pip install 'catdog[serve]'.") from None
@@ -79,15 +81,16 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
         # Twice as many as cores: TensorFlow's threads wait for each other, and decoding fills the gaps.
         service = PhotoService(find, config.queue, 2 * count_cpus(), config.watch_s)
     reader = BodyReader(int(config.max_body_mb * 1e6), config.max_photos)
-    app = build_app(service, reader, token, local=config.host in LOCAL and token is None)
+    parting = threading.Event()
+    app = build_app(service, reader, token, local=config.host in LOCAL and token is None, parting=parting)
     # It says that it has started; so does the line below.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     # Clients get a sentence about a malformed form; it is nothing for this log.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    server = uvicorn.Server(uvicorn.Config(
+    server = PartingServer(uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S, lifespan="off", limit_concurrency=config.queue + SPARE_CONNECTIONS,
-    ))  # fmt: skip
+    ), parting)  # fmt: skip
     # Whoever reads the address below may ask at once.
     listening.listen(128)
     host, port = listening.getsockname()[:2]

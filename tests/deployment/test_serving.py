@@ -75,12 +75,14 @@ def running(service: Any, token: str | None = None, local: bool = False, grace_s
 
     from catdog.deployment.serving.app import build_app
     from catdog.deployment.serving.body import BodyReader
+    from catdog.deployment.serving.server import PartingServer
 
-    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token, local=local)
+    parting = threading.Event()
+    app = build_app(service, BodyReader(MAX_BYTES, MAX_PHOTOS), token, local=local, parting=parting)
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(
+    server = PartingServer(uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=grace_s,
-    ))  # fmt: skip
+    ), parting)  # fmt: skip
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -334,7 +336,7 @@ def test_a_request_that_outlasts_the_end_of_the_server_gets_a_sentence(models, c
         with running(service, grace_s=1) as address:
             waiting = pool.submit(post, address, files={"p": ("a.jpg", draw_photo(0))})
             wait_until(lambda: slow.asked == 1)
-            threading.Timer(2, slow.gate.set).start()
+            threading.Timer(4, slow.gate.set).start()
         response = waiting.result(30)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.json() == {"detail": "the server is being stopped; try again in a moment"}
@@ -352,6 +354,29 @@ def test_a_request_in_flight_is_answered_before_the_end(models) -> None:
             wait_until(lambda: slow.asked == 1)
             threading.Timer(0.5, slow.gate.set).start()
         assert waiting.result(30).status_code == 200
+
+
+def test_a_request_on_its_way_when_the_server_ends_is_answered(models) -> None:
+    """On a connection that was waiting for a request; before, it was closed at once."""
+    service = build_service(lambda: Toy(models[0]))
+    photo = {"p": ("a.jpg", draw_photo(0))}
+    with requests.Session() as session, requests.Session() as silent:
+        with ThreadPoolExecutor(1) as pool, running(service) as address:
+            assert silent.get(f"{address}/health", timeout=10).headers.get("connection") != "close"
+            assert session.post(f"{address}/predict", files=photo, timeout=10).status_code == 200
+
+            def send_later() -> requests.Response:
+                time.sleep(0.4)
+                return session.post(f"{address}/predict", files=photo, timeout=10)
+
+            late = pool.submit(send_later)
+            began = time.monotonic()
+        assert late.result().status_code == 200
+        assert late.result().headers["connection"] == "close"
+        # A client that keeps its connection and sends nothing holds the end up for a second.
+        assert 0.9 < time.monotonic() - began < 5
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{address}/health", timeout=10)
 
 
 def test_a_photo_at_which_the_model_fails_is_named(models, caplog) -> None:

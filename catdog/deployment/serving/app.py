@@ -6,6 +6,7 @@ import hmac
 import importlib.resources
 import logging
 import secrets
+import threading
 import time
 from collections.abc import MutableMapping, Sequence
 from concurrent.futures import Future
@@ -212,13 +213,17 @@ class Frame:
         paths: the addresses that are counted each for itself.
         local: whether the server is for this machine alone. Any page that a browser shows can send requests to it then, under
             another name that leads here too, so only this machine's own names and pages are answered.
+        parting: while it is set, each answer closes its connection.
     """
 
-    def __init__(self, app: ASGIApp, endpoints: Endpoints, paths: frozenset[str], local: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, endpoints: Endpoints, paths: frozenset[str], local: bool, parting: threading.Event
+    ) -> None:
         self._app = app
         self._endpoints = endpoints
         self._paths = paths
         self._local = local
+        self._parting = parting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, as ASGI has it."""
@@ -236,6 +241,8 @@ class Frame:
                 headers = MutableHeaders(scope=message)
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
+                if self._parting.is_set():
+                    headers["Connection"] = "close"
             elif not message.get("more_body"):
                 # In two parts: Uvicorn begins the last one only when the client has taken nearly all of the rest.
                 await send({**message, "more_body": True})
@@ -268,8 +275,15 @@ class Frame:
             await self._app(scope, receive, send)
 
 
-def build_app(service: PhotoService, reader: BodyReader, token: str | None = None, *, local: bool = False) -> FastAPI:
-    """Returns the web application; its arguments are those of `Endpoints`, and `local` that of `Frame`."""
+def build_app(
+    service: PhotoService,
+    reader: BodyReader,
+    token: str | None = None,
+    *,
+    local: bool = False,
+    parting: threading.Event | None = None,
+) -> FastAPI:
+    """Returns the web application; its arguments are those of `Endpoints`, and `local` and `parting` those of `Frame`."""
     endpoints = Endpoints(service, reader, token)
     # FastAPI's own pages of documentation load scripts from elsewhere.
     app = FastAPI(title="catdog", description="What is in a photo, by a trained model.", docs_url=None, redoc_url=None,
@@ -285,7 +299,7 @@ def build_app(service: PhotoService, reader: BodyReader, token: str | None = Non
     app.add_api_route("/metrics", endpoints.metrics, response_class=PlainTextResponse, responses=refused)
     app.add_api_route("/", endpoints.page, response_class=HTMLResponse, include_in_schema=False)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
-    app.add_middleware(Frame, endpoints=endpoints, paths=paths, local=local)
+    app.add_middleware(Frame, endpoints=endpoints, paths=paths, local=local, parting=parting or threading.Event())
     _describe_in_openapi(app, token is not None)
 
     @app.exception_handler(RequestError)

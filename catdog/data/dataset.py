@@ -1,9 +1,10 @@
 """Turns the config's section `dataset` into splits, whose images are decoded and memory-mapped."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -23,6 +24,33 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_NAMED_FILES = 20
+
+
+class _Files(Sequence[Path]):
+    """The paths of images, made when they are asked for: a million of them take seconds, and hundreds of MB.
+
+    Args:
+        root: the data set's folder.
+        names: object (N,), their names relative to it, str.
+    """
+
+    def __init__(self, root: Path, names: np.ndarray) -> None:
+        self._root = root
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, place: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Path]: ...
+
+    def __getitem__(self, place: int | slice) -> Path | list[Path]:
+        if isinstance(place, slice):
+            return [self._root / name for name in self._names[place]]
+        return self._root / self._names[place]
 
 
 @dataclass(frozen=True)
@@ -118,7 +146,7 @@ class Dataset:
         if stored_as == "auto":
             stored_as = self.choose_storage(image_size)
         decoded = load_images(
-            [self.manifest.root / file for file in rows["file"]],
+            _Files(self.manifest.root, rows["file"].to_numpy(object)),
             list(rows["sha256"]),
             height=image_size,
             width=image_size,

@@ -13,7 +13,7 @@ CHOICES = ("augmentation", "preprocessing", "backbone", "head", "optimizer", "lo
 CODE, LIBRARIES, DEVICE, PRECISION = "code", "libraries", "device", "trainer.precision"
 # Keys that change no result, such as names, paths and rules of promotion; the seed is not an ingredient either.
 UNRELATED = (
-    "study", "seed", "reuse", "tracking", "promote", "dataset.cache", "dataset.verify",
+    "study", "seed", "reuse", "tracking", "promote", "dataset.cache", "dataset.cache_gb", "dataset.verify",
     *(f"speed.{key}" for key in SAME_RESULT),
 )  # fmt: skip
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
-from catdog.data.staging import locked, require_free_space, staged
-from catdog.data.stored_images import INDEX, QUALITY, CheckedPixels, JpegImages, encode_jpeg
+from catdog.data.staging import PROGRESS, locked, name_stage, require_free_space, staged
+from catdog.data.stored_images import INDEX, QUALITY, CheckedPixels, JpegImages, encode_jpeg, read_codec_version
 from catdog.system.cpus import count_cpus
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ _BLOCK_BYTES = 16 * 2**20
 _LARGE_BYTES = 2 * 10**9
 # What JPEGs of photos take at most, as a share of their pixels, for the check that the disk has room.
 _JPEG_SHARE = 0.3
-_PIXELS, _JPEGS, _INDEX, _PROGRESS, _META = "images.npy", "images.jpegs", "index", "progress.jsonl", "meta.json"
+_PIXELS, _JPEGS, _INDEX, _META = "images.npy", "images.jpegs", "index", "meta.json"
 
 
 @dataclass(frozen=True)
@@ -140,26 +140,29 @@ class _Entry:
 
 
 def _cache_folder(digests: Sequence[str], height: int, width: int, cache: Path, as_jpeg: bool = False) -> Path:
-    key = json.dumps([list(digests), height, width, DECODER_VERSION, *(["jpeg", QUALITY] if as_jpeg else [])])
+    # Another version of OpenCV may make other JPEGs, and other pixels of them.
+    kept = ["jpeg", QUALITY, read_codec_version()] if as_jpeg else []
+    key = json.dumps([list(digests), height, width, DECODER_VERSION, *kept])
     return cache / "decoded" / hashlib.sha256(key.encode()).hexdigest()[:32]
 
 
 def _decode_into(entry: _Entry) -> DecodedImages:
     """Decodes the files of an entry, whose lock the caller holds, and returns the images."""
     start_s = time.monotonic()
+    done = _Progress.read(name_stage(entry.folder), entry)
+    needed = (len(entry.files) - done.rows) * entry.image_bytes * (_JPEG_SHARE if entry.as_jpeg else 1)
+    # What is done stays when there is no room for the rest.
+    require_free_space(entry.folder.parent, int(needed))
     with staged(entry.folder, goes_on=True) as stage:
-        done = _Progress.read(stage, entry)
-        needed = (len(entry.files) - done.rows) * entry.image_bytes * (_JPEG_SHARE if entry.as_jpeg else 1)
-        require_free_space(entry.folder.parent, int(needed))
         went_on = done.rows
         with (
             (stage / entry.content).open("r+b" if went_on else "wb") as output,
             (stage / _INDEX).open("r+b" if went_on else "wb") as index,
-            (stage / _PROGRESS).open("r+" if went_on else "w", encoding="utf-8") as log,
+            (stage / PROGRESS).open("r+" if went_on else "w", encoding="utf-8") as log,
         ):
             _write_images(entry, done, output, index, log)
         _write_meta(stage, entry, done)
-        (stage / _PROGRESS).unlink()
+        (stage / PROGRESS).unlink()
         if not entry.as_jpeg:
             (stage / _INDEX).unlink()
     decoded = _open(entry, json.loads((entry.folder / _META).read_text("utf-8"))["content"])
@@ -202,14 +205,18 @@ class _Progress:
     def read(cls, stage: Path, entry: _Entry) -> "_Progress":
         """Returns the progress of a process that was killed, as far as what it wrote is there and sound."""
         found = cls()
-        with suppress(OSError, ValueError, KeyError, TypeError), (stage / entry.content).open("rb") as content:
-            index_size = (stage / _INDEX).stat().st_size
-            for line in (stage / _PROGRESS).read_text("utf-8").splitlines(keepends=True):
+        with (
+            suppress(OSError, ValueError, KeyError, TypeError),
+            (stage / entry.content).open("rb") as content,
+            (stage / _INDEX).open("rb") as index,
+        ):
+            for line in (stage / PROGRESS).read_text("utf-8").splitlines(keepends=True):
                 block = json.loads(line)
-                if (
-                    block["block_rows"] != entry.block_rows
-                    or index_size < block["rows"] * INDEX.itemsize * entry.as_jpeg
-                ):
+                # Files that could not be read then, for a reason that may have passed, are read again.
+                if block["block_rows"] != entry.block_rows or not block["lasting"]:
+                    break
+                written = index.read((block["rows"] - found.rows) * INDEX.itemsize if entry.as_jpeg else 0)
+                if zlib.crc32(written) != block["index_crc32"]:
                     break
                 crc32 = zlib.crc32(content.read(block["size"] - found.size), found.crc32)
                 if content.tell() != block["size"] or crc32 != block["crc32"]:
@@ -274,14 +281,14 @@ def _write_images(entry: _Entry, done: _Progress, output: BinaryIO, index: Binar
                 advance(1)
             content = b"".join(jpegs) if entry.as_jpeg else block[: len(chunk)].data
             output.write(content)
-            if entry.as_jpeg:
-                index.write(_index_jpegs(jpegs, done.size).tobytes())
+            indexed = _index_jpegs(jpegs, done.size).tobytes() if entry.as_jpeg else b""
+            index.write(indexed)
             output.flush()
             index.flush()
             written = {
                 "rows": start + len(chunk), "size": done.size + memoryview(content).nbytes,
                 "crc32": zlib.crc32(content, done.crc32), "block_crc32": zlib.crc32(content), "block_rows": block_rows,
-                "unreadable": {str(row): str(error) for row, error in errors.items()},
+                "index_crc32": zlib.crc32(indexed), "unreadable": {str(row): str(error) for row, error in errors.items()},
                 "lasting": all(error.lasting for error in errors.values()),
             }  # fmt: skip
             log.write(json.dumps(written) + "\n")
@@ -358,7 +365,7 @@ def _open(entry: _Entry, content: Mapping[str, Any]) -> DecodedImages:
         index = np.fromfile(entry.folder / _INDEX, INDEX)
         if len(index) != len(entry.files) or (len(index) and path.stat().st_size != index["end"][-1]):
             raise _DamagedCacheError(f"{path.name} has another size")
-        images = JpegImages(path, shape, entry.files, index)
+        images = JpegImages(path, shape, entry.files, index, frozenset(unreadable))
     elif _is_large(entry, content):
         offset = path.stat().st_size - len(entry.files) * entry.image_bytes
         if offset != _measure_header(path):

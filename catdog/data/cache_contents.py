@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from catdog.data.staging import remove_staged
+from catdog.data.staging import PROGRESS, remove_staged
 from catdog.system.files import PARTIAL_SUFFIX, measure_size
 
 # What is made again from the data set when it is needed. Downloads stay, because they need a network; findings of near-duplicates
@@ -35,10 +35,10 @@ class CachedItem:
 
 
 def list_cached(cache: Path) -> list[CachedItem]:
-    """Returns what the cache holds and can make again, the longest unused first."""
+    """Returns what the cache holds and can make again, the longest unused first, with what a stopped process has begun."""
     folders = [
         folder for kind in KINDS for folder in (cache / kind).glob("*")
-        if folder.is_dir() and not folder.name.endswith(PARTIAL_SUFFIX)
+        if folder.is_dir() and (not folder.name.endswith(PARTIAL_SUFFIX) or (folder / PROGRESS).exists())
     ]  # fmt: skip
     return sorted(
         (CachedItem(folder, measure_size(folder), _last_use(folder)) for folder in folders), key=lambda item: item.used

@@ -3,6 +3,7 @@
 import errno
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,10 @@ from catdog.system.errors import UserError
 from catdog.system.files import DISK_FULL, PARTIAL_SUFFIX
 
 logger = logging.getLogger(__name__)
+
+# In a stage, the name of the file that says how far a process has come, and how long it may be before it goes on.
+PROGRESS = "progress.jsonl"
+GOES_ON_S = 7 * 86_400.0
 
 
 @contextmanager
@@ -83,7 +88,8 @@ def staged(target: Path, *, goes_on: bool = False) -> Iterator[Path]:
 
     Args:
         target: the folder to make.
-        goes_on: the folder may hold what a process has left that was killed, and stays when the block is interrupted.
+        goes_on: the folder may hold what a process has left that was killed, and stays if the block fails, unless its disk does.
+            A file PROGRESS in it keeps it from being removed for some days.
 
     Yields:
         The folder to fill, on the same disk.
@@ -99,7 +105,8 @@ def staged(target: Path, *, goes_on: bool = False) -> Iterator[Path]:
             shutil.rmtree(target)
         stage.replace(target)
     except BaseException as error:
-        if not goes_on or isinstance(error, Exception):
+        # On a full disk, others need the space.
+        if not goes_on or isinstance(error, OSError):
             shutil.rmtree(stage, ignore_errors=True)
         raise
 
@@ -110,8 +117,11 @@ def name_stage(target: Path) -> Path:
 
 
 def remove_staged(target: Path) -> bool:
-    """Removes a file or folder of the cache, unless a process is making it; returns whether it is gone."""
-    doomed = target.with_name(target.name + PARTIAL_SUFFIX)
+    """Removes a file or folder of the cache, or a stage, unless a process is making it; returns whether it is gone."""
+    if target.name.endswith(PARTIAL_SUFFIX):
+        _remove_unlocked(target)
+        return not target.exists()
+    doomed = name_stage(target)
     with suppress(Timeout, OSError), _lock(target).acquire(blocking=False):
         # Under its own name, a folder that is half removed could be taken for a complete one.
         shutil.rmtree(doomed, ignore_errors=True)
@@ -127,7 +137,18 @@ def _lock(target: Path) -> FileLock:
 def _remove_abandoned(parent: Path, but: Path) -> None:
     # A killed process leaves its folder behind. A folder whose lock is held is still being filled.
     for stage in parent.glob(f"*{PARTIAL_SUFFIX}"):
-        target = stage.with_name(stage.name.removesuffix(PARTIAL_SUFFIX))
-        if target != but:
-            with suppress(Timeout, OSError), _lock(target).acquire(blocking=False):
-                shutil.rmtree(stage, ignore_errors=True)
+        if stage != name_stage(but) and not _may_go_on(stage):
+            _remove_unlocked(stage)
+
+
+def _remove_unlocked(stage: Path) -> None:
+    target = stage.with_name(stage.name.removesuffix(PARTIAL_SUFFIX))
+    with suppress(Timeout, OSError), _lock(target).acquire(blocking=False):
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _may_go_on(stage: Path) -> bool:
+    try:
+        return time.time() - (stage / PROGRESS).stat().st_mtime < GOES_ON_S
+    except OSError:
+        return False

@@ -3,7 +3,7 @@
 import logging
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,13 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     return content.tobytes()
 
 
+def read_codec_version() -> str:
+    """Returns the version of the library that encodes and decodes JPEGs here."""
+    import cv2
+
+    return str(cv2.__version__)
+
+
 def decode_jpeg(content: Any, image: np.ndarray) -> None:
     """Decodes what `encode_jpeg` returned into an image, uint8 (H, W, 3)."""
     import cv2
@@ -49,6 +56,7 @@ class _Stored:
     Attributes:
         shape: (N, H, W, 3).
         dtype: uint8.
+        failure: why an image could not be read, or None. TensorFlow turns the error itself into one of its own.
 
     Args:
         path: the file.
@@ -65,6 +73,7 @@ class _Stored:
         # An empty file cannot be mapped.
         self._content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
         self._warned = threading.Event()
+        self.failure: UserError | None = None
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -90,10 +99,11 @@ class _Stored:
         try:
             return decode_image(self._files[row], *self.shape[1:3])
         except UnreadableImageError as error:
-            raise UserError(
+            self.failure = UserError(
                 f"the cache {self._path.parent} is damaged, and the image {self._files[row]} cannot be read again: {error}. Bring "
                 "the image back."
-            ) from error
+            )
+            raise self.failure from error
 
 
 class JpegImages(_Stored):
@@ -104,11 +114,15 @@ class JpegImages(_Stored):
         shape: (N, H, W, 3).
         files: the N files that the images were decoded from.
         index: INDEX (N,).
+        unreadable: the rows of files that could not be read; their images are black.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], files: Sequence[Path], index: np.ndarray) -> None:
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], files: Sequence[Path], index: np.ndarray, unreadable: Collection[int]
+    ) -> None:
         super().__init__(path, shape, files)
         self._index = index
+        self._unreadable = unreadable
 
     @cached_property
     def _threads(self) -> ThreadPoolExecutor:
@@ -124,13 +138,13 @@ class JpegImages(_Stored):
     def _read(self, rows: np.ndarray, part: np.ndarray, images: np.ndarray) -> None:
         for place in part:
             row = int(rows[place])
-            content: Any = self._content[self._index["end"][row - 1] if row else 0 : self._index["end"][row]]
-            if zlib.crc32(content) != self._index["crc32"][row]:
-                content = encode_jpeg(self._decode_again(row))
-            if len(content):
-                decode_jpeg(content, images[place])
-            else:
+            if row in self._unreadable:
                 images[place] = 0
+                continue
+            content: Any = self._content[self._index["end"][row - 1] if row else 0 : self._index["end"][row]]
+            if not len(content) or zlib.crc32(content) != self._index["crc32"][row]:
+                content = encode_jpeg(self._decode_again(row))
+            decode_jpeg(content, images[place])
 
 
 class CheckedPixels(_Stored):

@@ -370,14 +370,14 @@ def find_model(client: "MlflowClient", study: str, model: str | None = None) -> 
 def answer_images(loaded: Any, images: np.ndarray) -> np.ndarray:
     """Returns a model's answers: float32 (N, C).
 
-    An image alone is computed like one of several. Libraries multiply a single row in another way, so the last bits of its answer
-    would depend on whether it is alone.
+    Keras models compute an image alone like one of several. TensorFlow multiplies a single row in another way, so the last bits of
+    its answer would depend on whether it is alone.
 
     Args:
         loaded: what `TrainedModel.loaded` is.
         images: uint8 (N, image_size, image_size, 3).
     """
-    if len(images) > 1:
+    if len(images) > 1 or isinstance(loaded, PyfuncModel):
         return np.asarray(loaded.predict_on_batch(images))
     return np.asarray(loaded.predict_on_batch(np.repeat(images, 2, axis=0)))[:1]
 

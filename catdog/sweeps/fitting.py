@@ -42,10 +42,25 @@ def fit_configs(jobs: Sequence[tuple[str, Config]], datasets: Sequence["Dataset"
         fitted.append(found)
         if chosen:
             said.setdefault(", ".join(chosen), []).append(name)
+    _warn_of_both(fitted, jobs)
     for words, names in said.items():
         shown = names[0] if len(names) == 1 else f"{names[0]} and {plural(len(names) - 1, 'more run')}"
         log.info("%s: %s", shown, words)
     return fitted
+
+
+def _warn_of_both(fitted: Sequence[Config], jobs: Sequence[tuple[str, Config]]) -> None:
+    """Warns if the limit of the cache makes the runs of a sweep differ in how their images are stored."""
+    chosen = {
+        found.preprocessing.stored_as
+        for found, (_, config) in zip(fitted, jobs, strict=True)
+        if config.preprocessing.stored_as == "auto"
+    }
+    if len(chosen) > 1:
+        log.warning(
+            "some of these runs have their training images as pixels and some as JPEGs, and so differ in that as well; "
+            "preprocessing.stored_as=jpeg makes it the same for all"
+        )
 
 
 def _measure(dataset: "Dataset") -> int:

@@ -24,7 +24,7 @@ from catdog.training.losses import build_loss, measures_cross_entropy
 from catdog.training.optimizers import build_optimizer, scale_rate
 from catdog.training.outcome import NonFiniteLossError, choice_of
 from catdog.training.progress import Progress
-from catdog.training.step_logs import GPU_STEPS, FiniteLoss, StepCallbacks
+from catdog.training.step_logs import GPU_STEPS, TRAINING_STEPS, FiniteLoss, StepCallbacks, has_own
 from catdog.training.validation_answers import ValidationAnswers
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,10 @@ def fit(
         )
         # Custom callbacks run between catdog's own: a non-finite loss ends the run before they see it, and the checkpoint
         # includes what they do at the end of an epoch.
-        finite = FiniteLoss(steps, GPU_STEPS if keras.distribution.list_devices("gpu") else 1)
+        waits = any(
+            has_own(item.callback, *TRAINING_STEPS) and not hasattr(item.callback, "takes_tensors") for item in own
+        )
+        finite = FiniteLoss(steps, GPU_STEPS if keras.distribution.list_devices("gpu") and not waits else 1)
         callbacks = StepCallbacks(
             [finite, *([validated] if validated else []), *(item.callback for item in own), record],
             add_history=True, model=model, verbose=0, epochs=config.epochs, steps=steps,

@@ -41,10 +41,10 @@ def train(
     from catdog.training import preload  # noqa: F401  before Keras: it keeps TensorFlow's import quiet
 
     # isort: split
-    from catdog.training.stages import build, finish, fit_model, open_tracked, start_or_resume
+    from catdog.training.stages import build, explain_reading, finish, fit_model, open_tracked, start_or_resume
 
     built = build(prepared)
-    with open_tracked(prepared, built) as run:
+    with open_tracked(prepared, built) as run, explain_reading(prepared.train, prepared.val):
         fit = start_or_resume(prepared, built, run)
         fit_model(prepared, built, run, fit, make_progress)
         is_done = fit.is_done(config.trainer)

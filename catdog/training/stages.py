@@ -1,8 +1,9 @@
 """The stages of a run that need Keras: the model is built, its epochs are trained, and the results are recorded."""
 
+import contextlib
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ from catdog.training.sizes import build_size_of
 from catdog.training.validation_answers import ValidationAnswers
 
 if TYPE_CHECKING:
+    from catdog.data.dataset import SplitImages
     from catdog.tracking import OutboxRun
     from catdog.training.input_stream import Rows
     from catdog.training.mixing import Mix
@@ -239,6 +241,19 @@ def fit_model(
             clean=None if clean_rows is None else build_eval_stream(clean_rows, **batches, one_hot=one_hot),
             answers=_watch_validation(prepared, built.trained),
         )
+
+
+@contextlib.contextmanager
+def explain_reading(*splits: "SplitImages") -> Iterator[None]:
+    """Raises the UserError of an image that cannot be read in place of TensorFlow's exception."""
+    try:
+        yield
+    except Exception as error:
+        for split in splits:
+            failure = getattr(split.decoded, "failure", None)
+            if failure is not None:
+                raise failure from error
+        raise
 
 
 def _watch_validation(prepared: Prepared, model: Any) -> ValidationAnswers:

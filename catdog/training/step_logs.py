@@ -1,6 +1,7 @@
 """Keeps the losses of single steps on the device, so that no step waits until they are copied to the host."""
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -9,6 +10,7 @@ from catdog.training.outcome import NonFiniteLossError
 
 # On a GPU, the losses of so many steps are read together. On a CPU they are in the host's memory anyway.
 GPU_STEPS = 100
+TRAINING_STEPS = ("on_train_batch_end", "on_batch_end")
 
 
 class StepCallbacks(keras.callbacks.CallbackList):
@@ -25,30 +27,53 @@ class StepCallbacks(keras.callbacks.CallbackList):
     def __init__(self, callbacks: list[keras.callbacks.Callback], **options: Any) -> None:
         super().__init__(callbacks, **options)
         self._async_train = self._async_test = self._async_predict = False
-        self._of_training = [each for each in self.callbacks if _looks_at(each, "on_train_batch_end", "on_batch_end")]
-        self._of_testing = [each for each in self.callbacks if _looks_at(each, "on_test_batch_end")]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Calls those that look at training steps."""
-        for callback in self._of_training:
-            callback.on_train_batch_end(batch, logs=_show(logs, callback))
+        for callback, shown in self._show(logs, *TRAINING_STEPS):
+            callback.on_train_batch_end(batch, logs=shown)
 
     def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Calls those that look at validation steps."""
-        for callback in self._of_testing:
-            callback.on_test_batch_end(batch, logs=_show(logs, callback))
+        for callback, shown in self._show(logs, "on_test_batch_end"):
+            callback.on_test_batch_end(batch, logs=shown)
+
+    def _show(
+        self, logs: dict[str, Any] | None, *methods: str
+    ) -> Iterator[tuple[keras.callbacks.Callback, dict[str, Any]]]:
+        """Yields the callbacks that have one of these methods, each with the logs as it takes them."""
+        numbers = None
+        for callback in self.callbacks:
+            if not has_own(callback, *methods):
+                continue
+            if getattr(callback, "takes_tensors", False):
+                yield callback, logs or {}
+                continue
+            if numbers is None:
+                numbers = to_numbers(logs or {})
+            yield callback, numbers
 
 
-def _looks_at(callback: keras.callbacks.Callback, *methods: str) -> bool:
-    """Whether a callback has one of these methods of its own."""
-    return any(getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name) for name in methods)
+def has_own(callback: keras.callbacks.Callback, *methods: str) -> bool:
+    """Whether a callback has one of these methods of its own, from its class or, as a LambdaCallback, of the object alone."""
+    # The mark of methods that do nothing, by which Keras itself goes.
+    return not all(getattr(getattr(callback, name), "_is_default", False) for name in methods)
 
 
-def _show(logs: dict[str, Any] | None, callback: keras.callbacks.Callback) -> dict[str, Any]:
-    logs = logs or {}
-    if getattr(callback, "takes_tensors", False):
-        return logs
-    return {name: float(keras.ops.convert_to_numpy(value)) for name, value in logs.items()}
+def to_numbers(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns logs as Keras gives them to callbacks: nested ones flat, in the order of their names, and numbers as float."""
+    found: dict[str, Any] = {}
+    for name, value in sorted(logs.items()):
+        if isinstance(value, Mapping):
+            found |= to_numbers(value)
+            continue
+        if keras.ops.is_tensor(value):
+            value = keras.ops.convert_to_numpy(value)
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            found[name] = value
+    return found
 
 
 class FiniteLoss(keras.callbacks.Callback):
@@ -75,7 +100,8 @@ class FiniteLoss(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Raises NonFiniteLossError if a loss that is read now is not finite."""
-        self.unread.append((batch, (logs or {})["loss"]))
+        logs = logs or {}
+        self.unread.append((batch, logs["loss"] if "loss" in logs else to_numbers(logs)["loss"]))
         if len(self.unread) >= self.every:
             self._read()
 

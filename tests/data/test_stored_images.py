@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -11,13 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from catdog.data import cache as cache_module
 from catdog.data.cache import DecodedImages, load_images
+from catdog.data.cache_contents import list_cached
+from catdog.data.dataset import SplitImages
 from catdog.data.images import decode_image
 from catdog.data.stored_images import CheckedPixels, JpegImages
 from catdog.system.errors import UserError
+from catdog.training.input_stream import build_eval_stream, build_train_stream, count_steps
+from catdog.training.stages import explain_reading
 
 SIDE = 48
 
@@ -107,6 +113,10 @@ def test_a_damaged_image_is_decoded_again(
     assert caplog.text.count("are damaged, and decoded again") == 1
     with pytest.raises(UserError, match=r"is damaged, and the image .*8\.png cannot be read again: no such file"):
         images[np.array([8])]
+    # In a training as well, where TensorFlow makes an exception of its own of it.
+    split = SplitImages(images, np.array([1, 8]), np.zeros(2, np.int32), ("1", "8"), ("a", "b"), {})
+    with pytest.raises(UserError, match="cannot be read again"), explain_reading(split):
+        list(build_eval_stream(split, batch_size=2))
 
 
 @pytest.mark.parametrize("as_jpeg", [True, False], ids=["jpeg", "pixels"])
@@ -183,19 +193,90 @@ def test_decoding_goes_on_after_a_kill(
         assert path.read_bytes() == (theirs / path.name).read_bytes()
 
 
-def test_what_was_written_before_a_kill_is_not_trusted_when_it_is_damaged(
-    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(cache_module, "_BLOCK_BYTES", 2 * SIDE * SIDE * 3)
+def interrupt(files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, as_jpeg: bool = False) -> Path:
+    """Decodes all files in blocks of two, but is interrupted before the end; returns the stage."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(cache_module, "_BLOCK_BYTES", 2 * SIDE * SIDE * 3)
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "_write_meta", stop)
         with pytest.raises(KeyboardInterrupt):
+            load(files, cache, as_jpeg)
+    (stage,) = cache.glob("decoded/*.partial")
+    return stage
+
+
+def test_files_that_could_not_be_read_before_a_kill_are_read_again(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk with the images may have been away for a while."""
+    hidden = files[5].rename(files[5].with_suffix(".away"))
+    interrupt(files, cache, monkeypatch)
+    hidden.rename(files[5])
+    caplog.set_level(logging.INFO)
+    found = load(files, cache)
+    assert "after 4 of a command that was stopped" in caplog.text
+    assert list(found.unreadable) == [2]
+    np.testing.assert_array_equal(found.images, expect(files))
+
+
+def test_an_index_that_is_damaged_is_not_trusted(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A power cut may leave zeros, which would be black images."""
+    stage = interrupt(files, cache, monkeypatch, as_jpeg=True)
+    index = bytearray((stage / "index").read_bytes())
+    index[5 * 12 : 6 * 12] = bytes(12)
+    (stage / "index").write_bytes(index)
+    caplog.set_level(logging.INFO)
+    found = load(files, cache, as_jpeg=True).images[np.arange(9)]
+    assert "after 4 of a command that was stopped" in caplog.text
+    np.testing.assert_array_equal(found, load(files, cache / "other", as_jpeg=True).images[np.arange(9)])
+
+
+def test_what_is_done_stays_when_there_is_no_room_for_the_rest(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupt(files, cache, monkeypatch)
+
+    def refuse(*_: object) -> None:
+        raise UserError("its disk has 0 MB left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_module, "require_free_space", refuse)
+        with pytest.raises(UserError, match="0 MB left"):
             load(files, cache)
-    (content,) = cache.glob("decoded/*.partial/images.npy")
+    caplog.set_level(logging.INFO)
+    load(files, cache)
+    assert "after 9 of a command that was stopped" in caplog.text
+
+
+def test_others_leave_what_is_begun_and_clean_removes_it(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = interrupt(files, cache, monkeypatch)
+    load(files[:2], cache)
+    assert stage.exists()
+    (item,) = (item for item in list_cached(cache) if item.folder == stage)
+    assert item.size_bytes > 9 * SIDE * SIDE * 3
+    # Nobody goes on after a week.
+    os.utime(stage / "progress.jsonl", (0, 0))
+    load(files[:3], cache)
+    assert not stage.exists()
+    stage = interrupt(files, cache, monkeypatch)
+    (item,) = (item for item in list_cached(cache) if item.folder == stage)
+    with FileLock(stage.with_suffix(".lock")):
+        assert not item.remove()
+    assert item.remove()
+    assert not stage.exists()
+
+
+def test_what_was_written_before_a_kill_is_not_trusted_when_it_is_damaged(
+    files: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = interrupt(files, cache, monkeypatch) / "images.npy"
     pixels = bytearray(content.read_bytes())
     pixels[-5 * SIDE * SIDE * 3] ^= 1
     content.write_bytes(pixels)
@@ -225,9 +306,6 @@ except UserError as error:
 
 
 def test_a_stream_of_jpegs_goes_on_at_any_epoch(files: list[Path], cache: Path) -> None:
-    from catdog.data.dataset import SplitImages
-    from catdog.training.input_stream import build_train_stream, count_steps
-
     rows = np.array([0, 1, 3, 4, 5, 6, 7, 8])
     labels = np.arange(8, dtype=np.int32)
     images = load(files, cache, as_jpeg=True).images

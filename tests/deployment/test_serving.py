@@ -1,6 +1,7 @@
 """A server of a model: whatever comes in, each photo gets the answer that it gets alone, or one sentence."""
 
 import base64
+import gc
 import io
 import json
 import os
@@ -11,10 +12,12 @@ import socket
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +26,8 @@ import pytest
 import requests
 from PIL import Image
 from support import TINY, run_catdog, start_catdog
+
+from catdog.data.images import UnreadableImageError
 
 pytest.importorskip("python_multipart", reason="catdog.serve needs its extra: pip install 'catdog[serve]'")
 pytest.importorskip("prometheus_client", reason="catdog.serve needs its extra: pip install 'catdog[serve]'")
@@ -419,6 +424,47 @@ def test_photos_that_wait_are_answered_together(models) -> None:
             assert future.result().json()["answers"][0]["probabilities"] == expect(models[0], photo)
     # 16, then 4, 2 and 1.
     assert slow.asked == 1 + 4
+
+
+def test_a_photo_is_let_go_once_it_is_answered(models) -> None:
+    """Not when the garbage is collected: under load, that would be GBs later."""
+    from catdog.deployment.serving import service as module
+
+    jobs: list[Any] = []
+    service = build_service(lambda: Toy(models[0]))
+
+    def note(run: Any, job: Any) -> None:
+        jobs.append(weakref.ref(job))
+        run(job)
+
+    service._run = partial(note, service._run)
+    gc.collect()
+    gc.disable()
+    try:
+        futures = service.submit([draw_photo(0), b"no photo"])
+        assert isinstance(futures[0].result(30), module.PhotoAnswer)
+        with pytest.raises(UnreadableImageError):
+            futures[1].result(30)
+        del futures
+        wait_until(lambda: all(job() is None for job in jobs), 5)
+        assert len(jobs) == 2
+    finally:
+        gc.enable()
+        service.close()
+
+
+def test_a_model_that_takes_no_batches_answers_one_by_one(models, caplog) -> None:
+    class Small:
+        def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+            if len(images) > 2:
+                raise MemoryError("too many")
+            answers: np.ndarray = models[0].predict_on_batch(images)
+            return answers
+
+    with running(build_service(lambda: Toy(Small()))) as address:
+        found = post(address, files={"p": ("a.jpg", draw_photo(0))}).json()
+    assert found["answers"][0]["probabilities"] == expect(models[0], draw_photo(0))
+    assert "the model does not answer 16 images at once" in caplog.text
 
 
 def test_a_model_whose_answers_depend_on_the_batch_answers_one_by_one(models, caplog) -> None:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from support import TINY, Catdog, compose_config, write_images
 
+from catdog.comparison.settings import counts
 from catdog.config.schema import hash_config
 from catdog.data.dataset import load_dataset
 from catdog.data.image_sizes import measure_shorter_side
@@ -121,3 +122,17 @@ def test_training_images_above_the_limit_are_kept_as_jpegs(photos: tuple[str, ..
     # Other pixels, so another run; but the limit itself is in no run's identity.
     digests = [hash_config(each, with_seed=True) for each in (plain, above, given)]
     assert digests[0] == digests[2] != digests[1]
+    assert counts("preprocessing.stored_as")
+    assert not counts("dataset.cache_gb")
+
+
+def test_sizes_that_are_stored_in_two_ways_are_warned_of(
+    photos: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    configs = [
+        compose_config(*photos, f"preprocessing.image_size={size}", "dataset.cache_gb=0.0005") for size in (32, 128)
+    ]
+    jobs = [(str(number), config) for number, config in enumerate(configs)]
+    fitted = fit_configs(jobs, [load_dataset(configs[0].dataset)] * 2)
+    assert [each.preprocessing.stored_as for each in fitted] == ["pixels", "jpeg"]
+    assert "differ in that as well; preprocessing.stored_as=jpeg makes it the same" in caplog.text

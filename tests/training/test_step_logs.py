@@ -24,6 +24,22 @@ class Recorder(keras.callbacks.Callback):
         self.seen.append(("test", batch, dict(logs or {})))
 
 
+def test_a_method_of_the_object_alone_is_called_and_odd_logs_are_shown_as_by_keras() -> None:
+    seen: list[Any] = []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda _, logs: seen.append(dict(logs)))
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    vector = keras.ops.convert_to_tensor([1.0, 2.0])
+    logs = {"z": vector, "nested": {"loss": keras.ops.convert_to_tensor(3.0)}}
+    for kind in (StepCallbacks, keras.callbacks.CallbackList):
+        kind([callback], model=model).on_train_batch_end(0, logs)
+    ours, theirs = seen
+    assert list(ours) == list(theirs) == ["loss", "z"]
+    assert ours["loss"] == theirs["loss"] == 3.0
+    np.testing.assert_array_equal(ours["z"], theirs["z"])
+    assert type(ours["z"]) is type(theirs["z"])
+    FiniteLoss(1).on_train_batch_end(0, logs)
+
+
 class OnDevice:
     """A loss that must not be read."""
 

@@ -105,7 +105,8 @@ def export_model(model: "TrainedModel", request: Request, study: str) -> Export:
         run, "Name the original data with dataset.archive=PATH.", archive=request.archive, cache=request.cache
     )
     val = dataset.load_split("val", model.image_size)
-    calibration, train_images = _choose_calibration(dataset, model.image_size, request)
+    stored_as = run.params.get("preprocessing.stored_as", "auto")
+    calibration, train_images = _choose_calibration(dataset, model.image_size, stored_as, request)
     with _staged(folder) as stage:
         found = _write_all(model, request, formats, folder, stage, val, dataset, calibration)
         export = Export(
@@ -221,14 +222,20 @@ def _require_run(model: "TrainedModel") -> StoredRun:
     return run
 
 
-def _choose_calibration(dataset: "Dataset", size: int, request: Request) -> tuple[np.ndarray, int]:
+def _choose_calibration(dataset: "Dataset", size: int, stored_as: str, request: Request) -> tuple[np.ndarray, int]:
     """Returns training images for int8, uint8 (M, size, size, 3), drawn at random with a fixed seed, and how many there are.
 
     Without int8 it returns none, and 0.
+
+    Args:
+        dataset: the run's.
+        size: height and width in pixels.
+        stored_as: how the run had its training images, which are in the cache like that.
+        request: what is asked for.
     """
     if not request.int8:
         return np.zeros((0, size, size, 3), np.uint8), 0
-    train = dataset.load_split("train", size)
+    train = dataset.load_split("train", size, stored_as=stored_as)
     count = min(request.calibration_images, len(train))
     rows = np.random.default_rng(CALIBRATION_SEED).choice(len(train), count, replace=False)
     return train.gather(np.sort(rows))[0], len(train)

@@ -1,5 +1,6 @@
 """Answers images that wait at the same time together, where that changes no bit of an answer."""
 
+import logging
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from catdog.deployment.prediction import answer_images
+
+log = logging.getLogger(__name__)
 
 # The largest batch. Twice as large gains little on a CPU, and takes twice as long to test.
 MOST = 16
@@ -29,12 +32,22 @@ def find_largest_batch(loaded: Any, size: int) -> int:
         size: height and width in pixels of the images that it takes.
     """
     images = np.stack(list(_draw_images(MOST, size)))
+    # A model that answers no single image cannot be served.
+    _answer_in_batches(loaded, images[:1], 1)
+    try:
+        return MOST if _answers_the_same(loaded, images) else 1
+    except Exception:
+        # Such as a lack of memory, or a model of the user's own.
+        log.warning("the model does not answer %d images at once, and so answers them one by one", MOST, exc_info=True)
+        return 1
+
+
+def _answers_the_same(loaded: Any, images: np.ndarray) -> bool:
     expected = _answer_in_batches(loaded, images, MOST)
     sizes = [(batch, MOST) for batch in _powers_of_two(MOST // 2) if batch > 1] + [(1, ALONE)]
-    same = all(
+    return all(
         np.array_equal(_answer_in_batches(loaded, images[:count], batch), expected[:count]) for batch, count in sizes
     )
-    return MOST if same else 1
 
 
 def _draw_images(count: int, size: int) -> Iterator[np.ndarray]:

@@ -4,16 +4,17 @@ import io
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from catdog.data.images import LARGE_PIXELS, count_pixels, decode_image
+from catdog.data.images import LARGE_PIXELS, UnreadableImageError, count_pixels, decode_image
 from catdog.deployment.prediction import TrainedModel, answer_images
 from catdog.deployment.pyfunc import PyfuncModel
 from catdog.deployment.serving.batching import Batcher, find_largest_batch
@@ -131,26 +132,39 @@ class _Job:
         try:
             image = decode_image(io.BytesIO(self.photo), size, size, MAX_PIXELS)
             if served.largest_batch > 1 and not self.heatmap:
+                # Neither holds this job, with its photo, until a garbage collection: no future points to one that points back.
                 probabilities = batcher.submit(served.loaded, image)
-                self.future.add_done_callback(lambda _: probabilities.cancel())
-                probabilities.add_done_callback(self._take)
+                self.future.add_done_callback(partial(_cancel, weakref.ref(probabilities)))
+                probabilities.add_done_callback(partial(_pass_on, served, self.future))
             elif self.future.set_running_or_notify_cancel():
                 self.future.set_result(_answer(served, image, self.heatmap))
+        except UnreadableImageError as error:
+            # A new one, for a traceback would hold the photo.
+            _fail(self.future, UnreadableImageError(str(error), error.lasting))
         except BaseException as error:
-            self._fail(error)
+            _fail(self.future, error)
 
-    def _take(self, probabilities: "Future[np.ndarray]") -> None:
-        if probabilities.cancelled():
-            return
-        error = probabilities.exception()
-        if error:
-            self._fail(error)
-        elif self.future.set_running_or_notify_cancel():
-            self.future.set_result(PhotoAnswer(self.served, probabilities.result()))
 
-    def _fail(self, error: BaseException) -> None:
-        if self.future.running() or self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+def _cancel(probabilities: "weakref.ref[Future[np.ndarray]]", _: "Future[PhotoAnswer]") -> None:
+    waiting = probabilities()
+    if waiting:
+        waiting.cancel()
+
+
+def _pass_on(served: Served, answer: "Future[PhotoAnswer]", probabilities: "Future[np.ndarray]") -> None:
+    """Completes the answer to a photo with the probabilities of its image."""
+    if probabilities.cancelled():
+        return
+    error = probabilities.exception()
+    if error:
+        _fail(answer, error)
+    elif answer.set_running_or_notify_cancel():
+        answer.set_result(PhotoAnswer(served, probabilities.result()))
+
+
+def _fail(answer: "Future[PhotoAnswer]", error: BaseException) -> None:
+    if answer.running() or answer.set_running_or_notify_cancel():
+        answer.set_exception(error)
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,14 @@ def test_gpus_and_cpu_threads_are_divided(monkeypatch) -> None:
     assert share_machine(15, 16, [], "one") == ({}, 1)
 
 
+def test_jobs_have_the_variables_that_are_set_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a notebook, the server that forks them may be older than CATDOG_CACHE."""
+    for name in [name for name in os.environ if name.startswith(("CATDOG_", "MLFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("CATDOG_CACHE", "/elsewhere")
+    assert share_machine(0, 2, ["0", "1"], "one")[0] == {"CATDOG_CACHE": "/elsewhere", "CUDA_VISIBLE_DEVICES": "0"}
+
+
 def test_what_varies_between_jobs() -> None:
     jobs = [["model=cnn", "seed=0", "trainer.epochs=3"], ["model=augmented", "seed=0", "trainer.epochs=3"]]
     assert find_varying(jobs) == {"model"}

@@ -152,6 +152,10 @@ def _call_in(folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -
     target(*args)
 
 
+# How the names of variables begin that a process of a job has as this process has them now.
+PASSED = ("CATDOG_", "MLFLOW_TRACKING_")
+
+
 def share_machine(slot: int, n_jobs: int, gpus: list[str], devices: str) -> tuple[dict[str, str], int | None]:
     """Returns a job's share of the machine: environment variables, and its CPU threads (None: TensorFlow's choice).
 
@@ -161,7 +165,10 @@ def share_machine(slot: int, n_jobs: int, gpus: list[str], devices: str) -> tupl
         gpus: the GPUs to give one each to the jobs, as CUDA_VISIBLE_DEVICES names them.
         devices: `trainer.devices`; a job that uses all devices is not given one of its own.
     """
-    environment = {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus and devices == "one" else {}
+    # The server that forks the processes of jobs may have started before these were set, as in a notebook.
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+    if gpus and devices == "one":
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     return environment, max(1, count_cpus() // n_jobs) if n_jobs > 1 else None
 
 

@@ -91,6 +91,7 @@ def record(study: catdog.Study, data: tuple[str, ...], variant: str, wrong: floa
     return str(run.run_id)
 
 
+@pytest.mark.nightly
 def test_recorded_runs_are_compared_by_group_and_decided_by_group(study: catdog.Study) -> None:
     for variant, wrong in (("good", 0.1), ("bad", 0.4)):
         for seed in range(3):

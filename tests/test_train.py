@@ -217,6 +217,7 @@ def test_a_run_repeats_bit_for_bit(study, client, runs) -> None:
     assert again.config_digest == first.config_digest
 
 
+@pytest.mark.nightly
 def test_a_failing_run_does_not_end_the_sweep(study, client) -> None:
     """A learning rate without measure: that run FAILS with its step, traceback and log; the other one finishes."""
     done = study.run("train", "-m", "model=cnn", "trainer.learning_rate=1e39,0.001", *TINY, "study=failing")
@@ -280,6 +281,7 @@ def test_an_image_of_ones_own_trains(study, tmp_path) -> None:
     assert accuracy > 0.6, "three colours are told apart"
 
 
+@pytest.mark.nightly
 def test_system_metrics_and_a_named_experiment(study, client) -> None:
     done = study.run("train", "experiment=quickstart", "model=cnn", *TINY, "study=one", "tracking.system_metrics=true")
     assert done.code == 0, done.text

@@ -174,6 +174,7 @@ def test_labels_that_were_written_into_the_list_are_kept(study: catdog.Study, ph
     assert first.read_text("utf-8") != labelled
 
 
+@pytest.mark.nightly
 def test_images_that_are_gone_cost_their_comparison_and_one_message(
     photos: Path, images: Path, tmp_path: Path, catdog
 ) -> None:

@@ -31,6 +31,7 @@ def copy_in(image, target, change="mirrored"):
     CHANGES[change](Image.open(image).convert("RGB")).convert("RGB").save(target, quality=90)
 
 
+@pytest.mark.nightly
 def test_every_planted_copy_is_found_and_no_other_pair_named(photos, capsys):
     main(str(photos), 20)
     said = capsys.readouterr().out

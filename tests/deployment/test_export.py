@@ -303,7 +303,7 @@ def test_own_layers_and_what_they_hold_are_rebuilt_although_their_module_is_gone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["flips", "mobilenet"])
+@pytest.mark.parametrize("kind", ["flips", pytest.param("mobilenet", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("format", [LITERT, INT8, ONNX], ids=lambda format: format.name)
 def test_other_layers_are_exported_too(kind: str, format, tmp_path: Path) -> None:
     from catdog.training.rebuild import rebuild_in_float32

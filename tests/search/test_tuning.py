@@ -70,6 +70,7 @@ def test_the_best_race_against_the_default_with_other_seeds(searched) -> None:
     assert "of what whole trainings of all of them would have taken" in searched.sweep.out
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_larger_search_goes_on_with_the_same_trials(searched) -> None:
     again = searched.run(
@@ -106,6 +107,7 @@ def test_a_search_does_not_go_on_with_another_space_or_rule(searched, arguments,
     assert said in done.err + done.out
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_trial_that_diverges_is_a_bad_one_and_a_small_space_ends(catdog) -> None:
     done = catdog(

@@ -127,6 +127,7 @@ def test_another_library_is_named(shelf, tmp_path) -> None:
     assert re.fullmatch(r"run tensorflow \d+\.\d+\.\d+ -> 2\.20\.0", shelf.plan(PYTHONPATH=f"{tmp_path}:{PROJECT}"))
 
 
+@pytest.mark.nightly
 def test_an_interrupted_run_whose_checkpoints_are_gone_starts_again(shelf) -> None:
     failing = ("study=gone", "trainer.learning_rate=1e39")
     assert shelf.train(*failing).code == 1
@@ -135,6 +136,7 @@ def test_an_interrupted_run_whose_checkpoints_are_gone_starts_again(shelf) -> No
     assert shelf.plan(*failing) == "run failed before, and its checkpoints are gone"
 
 
+@pytest.mark.nightly
 def test_an_interrupted_run_that_was_deleted_in_mlflow_starts_anew(shelf) -> None:
     failing = ("study=deleted", "trainer.learning_rate=1e39")
     assert shelf.train(*failing).code == 1

@@ -2,62 +2,29 @@
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import psutil
 import pytest
 from cluster_sweep import RUNS, ClusterSweep, require_equal, run_locally
+from ray_cluster import RayCluster, running_cluster
 from torture import Torture, await_end, kill_group
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'catdog[ray]'")
-
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'catdog[ray]'"),
+]
 
 ON_RAY = (*RUNS, "hydra/launcher=ray", "hydra.launcher.cpus=1")
 
 
-class TwoNodes:
-    """A cluster of two nodes, to which more can be added."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "resources": {"turn": 1}})
-        self.processes = self._list_processes(self.cluster.head_node)
-        self.add_node()
-
-    @property
-    def address(self) -> str:
-        return str(self.cluster.address)
-
-    def add_node(self, **resources: int) -> Any:
-        node = self.cluster.add_node(num_cpus=1, resources=resources)
-        self.processes += self._list_processes(node)
-        return node
-
-    def lose_node(self, node: Any) -> None:
-        self.cluster.remove_node(node, allow_graceful=False)
-
-    def stop(self) -> None:
-        self.cluster.shutdown()
-        # Ray kills them and does not wait.
-        for each in self.processes:
-            each.wait()
-
-    @staticmethod
-    def _list_processes(node: Any) -> list["subprocess.Popen[bytes]"]:
-        return [info.process for infos in node.all_processes.values() for info in infos]
-
-
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[TwoNodes]:
-    started = TwoNodes()
-    yield started
-    started.stop()
+def cluster() -> Iterator[RayCluster]:
+    with running_cluster() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +76,13 @@ def test_a_sweep_equals_one_of_this_machine_although_its_leader_is_killed(cluste
 
 @pytest.mark.nightly
 def test_a_node_that_is_lost_costs_an_epoch_at_most(cluster, local, make_sweep) -> None:
-    lost = cluster.add_node(spot=1)
+    lost = cluster.add_node({"spot": 1})
     sweep = make_sweep("hydra.launcher.resources={spot: 1}", "hydra.launcher.retries=0")
     process = sweep.begin()
     try:
         sweep.await_words("] epoch 1/4")
         cluster.lose_node(lost)
-        cluster.add_node(spot=1)
+        cluster.add_node({"spot": 1})
     finally:
         sweep.finish(process)
     require_equal(local, sweep)
@@ -163,6 +130,7 @@ def test_a_process_that_dies_is_started_again_as_often_as_retries_says(cluster, 
     require_equal(local, sweep)
 
 
+@pytest.mark.nightly
 def test_a_run_that_needs_too_much_memory_is_ended_and_says_so(make_sweep) -> None:
     sweep = make_sweep("hydra.launcher.memory_gb=0.2", "seed=0")
     process = sweep.begin()

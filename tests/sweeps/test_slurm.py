@@ -10,7 +10,7 @@ import mlflow
 import pytest
 from cluster_sweep import RUNS, ClusterSweep, await_until, require_equal, run_locally
 from slurm_cluster import Cluster, missing, running_cluster
-from torture import Torture, await_end
+from torture import Torture, await_end, describe_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
@@ -66,6 +66,16 @@ def write_deadly_sbatch(folder: Path) -> Path:
     return place
 
 
+def test_a_sweep_trains_on_two_nodes(cluster, make_sweep) -> None:
+    sweep = make_sweep("trainer.epochs=1")
+    sweep.finish(sweep.begin(cluster.environment))
+    assert len({*job_ids(sweep)}) == 2, sweep.terminal
+    assert "on node1" in sweep.terminal
+    assert "on node2" in sweep.terminal
+    assert [run["status"] for run in describe_store(sweep.folder)["run"]] == ["FINISHED"] * 2
+
+
+@pytest.mark.nightly
 def test_a_sweep_over_two_nodes_equals_one_of_this_machine_whatever_happens_to_leader_and_jobs(
     cluster, local, make_sweep, tmp_path
 ) -> None:

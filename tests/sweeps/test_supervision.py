@@ -141,6 +141,7 @@ def test_ctrl_c_closes_the_run_and_the_same_command_goes_on(tmp_path, cache) -> 
     assert list((tmp_path / "mlruns" / "outbox").iterdir()) == []
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_ctrl_c_stop_at_once_and_the_same_command_goes_on(tmp_path, cache) -> None:
     command = ("-m", "model=cnn", *TINY, "trainer.epochs=25", "study=twice")
@@ -236,6 +237,7 @@ def test_jobs_that_crash_hoard_hang_and_raise_leave_the_others_alone(tmp_path, c
     assert "RUNNING" not in statuses(tmp_path, "bad").values()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_failed_run_may_stop_the_sweep(tmp_path, cache) -> None:
     done = run_catdog(
@@ -285,6 +287,7 @@ def test_what_varies_between_jobs() -> None:
     assert find_varying([["model=cnn"]]) == set()
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_first_runs_at_once_share_a_new_store(tmp_path, cache) -> None:
     """In an empty folder: one database, made once; images drawn and decoded once; two runs, each with its own log."""
@@ -298,6 +301,7 @@ def test_two_first_runs_at_once_share_a_new_store(tmp_path, cache) -> None:
     assert len(list(tmp_path.glob("outputs/*/*/train.log"))) == 2
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_ends_with_the_sweep_that_leads_it(tmp_path, cache) -> None:
     with started(tmp_path, cache, "-m", "model=cnn", *TINY, "trainer.epochs=500,2", "study=orphan") as process:
@@ -309,6 +313,7 @@ def test_a_run_ends_with_the_sweep_that_leads_it(tmp_path, cache) -> None:
     assert statuses(tmp_path, "orphan")["cnn epochs=500"] == "KILLED"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_run_has_one_owner(tmp_path, cache) -> None:
     """The same run, alone and in a sweep, while it is being trained: both refuse, and say who trains it."""

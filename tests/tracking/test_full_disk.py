@@ -70,6 +70,7 @@ def check_finished(folder: Path, study: str, epochs: int) -> None:
     assert steps == list(range(1, epochs + 1))
 
 
+@pytest.mark.nightly
 def test_while_a_checkpoint_is_written(tmp_path, cache) -> None:
     (first, said), (second, then) = train_twice(
         tmp_path, "2m", *TINY, "trainer.epochs=4", "model=cnn", "study=full", f"tracking.outbox={tmp_path}/disk/outbox",

@@ -170,6 +170,7 @@ entry.remove()
 """
 
 
+@pytest.mark.nightly
 def test_eight_processes_write_to_one_sqlite_store(tmp_path) -> None:
     mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_experiments()
     writers = [

@@ -149,6 +149,7 @@ def describe_layer(name: str) -> dict[str, Any]:
 CONV = {"layer": "Conv2D", "filters": 4, "kernel_size": 3, "padding": "same"}
 
 
+@pytest.mark.nightly
 # Keras says that some layers do not pass on masks or gradients, which is right.
 @pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")

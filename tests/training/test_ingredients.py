@@ -42,7 +42,10 @@ KEPT_FEATURES = (*FINE_TUNED, "augmentation=none", "augmentation.mix.mixup=0", "
 CHANGES = {"trained norms": TRAINED_NORMS, "fine-tuned": FINE_TUNED, "kept features": KEPT_FEATURES}
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    [pytest.param(change, id=name, marks=[pytest.mark.nightly] * (name != "fine-tuned")) for name, change in CHANGES.items()],
+)  # fmt: skip
 def test_with_all_ingredients_a_run_resumes_bit_for_bit(folder, change: tuple[str, ...]) -> None:
     def read(outcome) -> tuple[pd.DataFrame, list[bytes]]:
         artifacts = folder.artifacts(outcome)

@@ -70,6 +70,7 @@ runpy.run_module("catdog.train", run_name="__main__")
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_two_devices_train_as_one(tmp_path, cache) -> None:
     """A run mirrored over two logical CPUs counts every image once and learns what one device learns."""

@@ -118,6 +118,7 @@ def test_a_run_stores_them_and_its_fair_accuracy(folder) -> None:
     assert last["fair_val_accuracy"] == last["final_val_accuracy"], "nothing was chosen"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_best_epoch_by_another_metric_goes_on_bit_for_bit(folder) -> None:
     import mlflow

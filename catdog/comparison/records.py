@@ -133,6 +133,16 @@ class RunRecord:
         known = self.epochs > 0 and "epoch_seconds" in self.history
         return float(np.nanmedian(self.history["epoch_seconds"])) if known else NAN
 
+    @property
+    def seconds(self) -> float:
+        """What the whole run took: CPU seconds, or with a GPU seconds of wall time; NaN if unknown."""
+        return self.metric("run_seconds" if self.used_gpu else "run_cpu_seconds")
+
+    @property
+    def used_gpu(self) -> bool:
+        """Whether it was trained on a GPU."""
+        return self.tags.runtime.get("device") == "gpu"
+
     def metric(self, key: str) -> float:
         """The last value of a metric; NaN if it was never logged."""
         return float(self.metrics.get(key, NAN))

@@ -4,6 +4,7 @@ Figures are made without pyplot, which keeps every figure alive, so memory does 
 """
 
 from catdog.plots.confusion import plot_confusion, plot_confusions
+from catdog.plots.cost import plot_cost
 from catdog.plots.curves import plot_accuracy_curves, plot_gap_curves, plot_loss_curves
 from catdog.plots.glyphs import make_legible
 from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
@@ -29,6 +30,7 @@ __all__ = [
     "plot_confusion",
     "plot_confusions",
     "plot_contact_sheet",
+    "plot_cost",
     "plot_differences",
     "plot_final_accuracy",
     "plot_gap",

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from catdog.plots.style import (
     BASELINE_LINE,
@@ -18,11 +17,11 @@ from catdog.plots.style import (
     baseline_words,
     build_figure,
     marker_step,
+    name_in_legend,
     set_epoch_axis,
     set_titles,
     styled,
     variant_looks,
-    wrapped,
 )
 
 # Names at the ends of lines are faster to read than a legend, as long as they are few and short.
@@ -166,17 +165,7 @@ def _name_curves(
     looks = variant_looks(variants.values())
     shown = list(dict.fromkeys(variants[name] for name in histories))
     if len(shown) > LABELS_AT_LINES_UP_TO or max(map(len, shown), default=0) > LABEL_LENGTH_UP_TO:
-        # A leading underscore means "not in the legend" to matplotlib; a space before it does not.
-        names = {variant: " " * variant.startswith("_") + wrapped(variant, 30) for variant in shown}
-        handles = [
-            Line2D([], [], color=looks[variant][0], marker=looks[variant][1], label=name)
-            for variant, name in names.items()
-        ]
-        width, height = figure.get_size_inches()
-        columns = 2 if max(map(len, shown)) > 14 else 3
-        # The figure grows by the legend's height, so that the curves keep theirs.
-        figure.set_size_inches(width, height + 0.24 * -(-len(shown) // columns))
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
+        name_in_legend(figure, {variant: looks[variant] for variant in shown})
         return
     low, high = axes.get_ylim()
     for variant, y in zip(ends, _spread(list(ends.values()), 0.058 * (high - low)), strict=True):

@@ -1,7 +1,7 @@
 """What all figures share: colours, type, axes."""
 
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from catdog.system.wording import fold_word, percent_with_unit
@@ -113,6 +114,22 @@ def variant_looks(variants: Iterable[str]) -> dict[str, tuple[str, str]]:
         variant: (PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)])
         for index, variant in enumerate(dict.fromkeys(variants))
     }
+
+
+def name_in_legend(figure: Figure, looks: Mapping[str, tuple[str, str]]) -> None:
+    """Names variants in a legend below the axes, by the colour and the marker of each.
+
+    The figure grows by the legend's height, so that the axes keep theirs.
+    """
+    # A leading underscore means "not in the legend" to matplotlib; a space before it does not.
+    names = {variant: " " * variant.startswith("_") + wrapped(variant, 30) for variant in looks}
+    handles = [
+        Line2D([], [], color=looks[variant][0], marker=looks[variant][1], label=name) for variant, name in names.items()
+    ]
+    width, height = figure.get_size_inches()
+    columns = 2 if max(map(len, looks)) > 14 else 3
+    figure.set_size_inches(width, height + 0.24 * -(-len(looks) // columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def wrapped(name: str, width: int = 24, lines: int = 3) -> str:

@@ -10,6 +10,7 @@ from catdog.comparison.variants import Variant
 from catdog.plots import (
     plot_accuracy_curves,
     plot_confusions,
+    plot_cost,
     plot_differences,
     plot_final_accuracy,
     plot_gap_curves,
@@ -45,8 +46,8 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
     """Returns the figures that show the variants in one chart: all variants, or only the best if there are many.
 
     Returns:
-        accuracy, loss, gap, final_accuracy, score (of another metric), differences, effects, seconds and parameters -> Figure;
-        those without data are omitted.
+        accuracy, loss, gap, final_accuracy, score (of another metric), differences, effects, cost, seconds and parameters ->
+        Figure; those without data are omitted.
     """
     variants, figures = analysis.colours, {}
     trained = [variant for variant in analysis.drawn if variant.histories]
@@ -75,10 +76,11 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
         scores = {variant.name: (variant.value, *variant.value_interval) for variant in analysis.drawn}
         figures["score"] = plot_scores(
             scores, variants, f"{metric.words[0].upper()}{metric.words[1:]} with 95 % intervals",
-            f"{analysis.compared.removesuffix(metric.words)}{metric.heading}; {metric.direction}",
+            f"{_label(analysis)}; {metric.direction}",
             {variant.name: variant.values.tolist() for variant in analysis.drawn}, metric.scale,
         )  # fmt: skip
     figures |= _build_differences(analysis)
+    figures |= _build_cost(analysis)
     timed = {variant.name: variant.seconds_per_epoch for variant in trained}
     timed = {name: value for name, value in timed.items() if not np.isnan(value)}
     if timed:
@@ -92,6 +94,29 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
     if sized:
         figures["parameters"] = plot_parameters(sized, variants)
     return figures
+
+
+def _label(analysis: Analysis) -> str:
+    """Returns what is compared, for an axis: "fair val accuracy %"."""
+    return f"{analysis.compared.removesuffix(analysis.metric.words)}{analysis.metric.heading}"
+
+
+def _build_cost(analysis: Analysis) -> dict[str, Figure]:
+    """Returns the figure of times, which needs two variants whose times are known and of one kind."""
+    runs = [record for variant in analysis.drawn for record in variant.records]
+    kinds = {record.used_gpu for record in runs}
+    if len(analysis.drawn) < 2 or len(kinds) > 1 or not all(record.seconds > 0 for record in runs):
+        return {}
+    metric = analysis.metric
+    figure = plot_cost(
+        {variant.name: [record.seconds for record in variant.records] for variant in analysis.drawn},
+        {variant.name: (variant.value, *variant.value_interval) for variant in analysis.drawn},
+        analysis.colours,
+        _label(analysis) if metric.higher_is_better else f"{_label(analysis)}; {metric.direction}",
+        "time of a run" if kinds.pop() else "CPU time of a run",
+        metric.scale,
+    )  # fmt: skip
+    return {"cost": figure}
 
 
 def _build_differences(analysis: Analysis) -> dict[str, Figure]:

@@ -62,6 +62,7 @@ _COLUMNS = {
     "test_accuracy": "float64",
     "seconds_per_epoch": "float64",
     "run_seconds": "float64",
+    "run_cpu_seconds": "float64",
     "parameters": "Int64",
     "trainable_parameters": "Int64",
 }
@@ -93,6 +94,7 @@ def _row(record: RunRecord, interval: tuple[float, float]) -> dict[str, object]:
         "test_accuracy": record.metric("test/accuracy"),
         "seconds_per_epoch": record.seconds_per_epoch,
         "run_seconds": record.metric("run_seconds"),
+        "run_cpu_seconds": record.metric("run_cpu_seconds"),
         "parameters": _whole(record.parameters),
         "trainable_parameters": _whole(record.trainable_parameters),
     }

@@ -1,6 +1,10 @@
 import io
+import math
+
+import pytest
 
 from catdog.comparison.page.figures import build_figures
+from catdog.tracking import tags
 
 NAMES = ["accuracy", "loss", "gap", "final_accuracy", "differences", "seconds", "parameters", "confusion"]
 
@@ -18,6 +22,21 @@ def test_unfinished_runs_are_in_no_figure(make_record, make_analysis):
     assert len([axes for axes in figures["confusion"].axes if axes.images]) == 1
     # Last epoch's training and validation, and the kept model's: three intervals of the one run.
     assert len(figures["final_accuracy"].axes[0].collections) == 3
+
+
+def test_times_are_compared_where_all_are_known_and_of_one_kind(make_record, make_analysis):
+    def build(*devices: str, **metrics: float) -> dict:
+        known = {"kept_epoch": 3.0, "run_cpu_seconds": 60.0, "run_seconds": 3.0} | metrics
+        records = [
+            make_record(name, params={"backbone.name": name}, metrics=known, tags={tags.DEVICE: device})
+            for name, device in zip("ab", devices, strict=True)
+        ]
+        return build_figures(make_analysis(*records))
+
+    assert "CPU time" in build("cpu", "cpu")["cost"].axes[0].get_xlabel()
+    assert [line.get_xdata()[0] for line in build("gpu", "gpu")["cost"].axes[0].lines] == pytest.approx([3.0, 3.0])
+    assert "cost" not in build("cpu", "gpu")
+    assert "cost" not in build("cpu", "cpu", run_cpu_seconds=math.nan)
 
 
 def test_figures_without_data_are_left_out(make_record, make_analysis):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
-from scipy.stats import norm
 
 from catdog.statistics.contrasts import Contrast, mean
 from catdog.statistics.proportions import CONFIDENCE
@@ -202,6 +201,8 @@ def expect_highest(count: int) -> float:
     """Returns the expected maximum of so many independent standard normal variables; 0 for one or none."""
     if count <= 1:
         return 0.0
+    from scipy.stats import norm
+
     points = np.linspace(-8, 8, 2001)
     return float(np.trapezoid(points * count * norm.pdf(points) * norm.cdf(points) ** (count - 1), points))
 

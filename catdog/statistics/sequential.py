@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from scipy.integrate import simpson
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 GRID_POINTS = 601
 
@@ -87,6 +84,11 @@ def level_of_looks(looks: Sequence[int], error: float) -> list[float]:
 
 @cache
 def _levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
+    # They take as long to import as all other statistics together, and most commands plan no looks.
+    from scipy.integrate import simpson
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
     times = np.array(looks) / looks[-1]
     spent = [spend_error(time, error) for time in times]
     levels = [spent[0]]

@@ -31,7 +31,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 # A user's own settings must not reach the tests.
 OURS = ("CATDOG_ARCHIVE", "CATDOG_WEIGHTS", "CATDOG_CACHE", "MLFLOW_TRACKING_URI")
 # Whose levels conf/hydra/job_logging sets.
-LOGGERS = ("catdog", "mlflow", "alembic", "absl", "h5py", "git", "urllib3", "tensorflow")
+LOGGERS = ("catdog", "mlflow", "alembic", "absl", "h5py", "matplotlib", "git", "urllib3", "tensorflow")
 TINY = ("dataset=synthetic", "dataset.drawing.train_per_class=24", "dataset.drawing.validation_per_class=20",
         "preprocessing.image_size=48", "trainer.batch_size=16", "trainer.epochs=2")  # fmt: skip
 

@@ -34,6 +34,7 @@ from catdog.config.mistakes import (
     require_valid,
     schema_of,
 )
+from catdog.config.sweep_base import tolerant_sweeps
 from catdog.sweeps import options as launcher
 from catdog.system import terminal
 from catdog.system.documents import to_plain
@@ -102,7 +103,8 @@ def run_app(
         folder = schema.CONF / "command"
     try:
         check_arguments(sys.argv[1:], root, sweeps=sweeps)
-        hydra.main(config_path=str(folder), config_name=root, version_base="1.3")(_guard(task))()
+        with tolerant_sweeps():
+            hydra.main(config_path=str(folder), config_name=root, version_base="1.3")(_guard(task))()
     except UserError as error:
         show_error(str(error))
         sys.exit(EXIT_USER_ERROR)

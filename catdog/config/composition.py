@@ -24,6 +24,7 @@ from catdog.config.mistakes import explain, explain_choice, require_valid, schem
 from catdog.config.names import unescape
 from catdog.config.schema import Config, load_config
 from catdog.config.sharing import share_composition
+from catdog.config.sweep_base import tolerant_sweeps
 from catdog.system.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,10 @@ def open_hydra() -> Iterator[ConfigLoader]:
         try:
             schema.register()
             setup_globals()
-            with initialize_config_dir(str(schema.CONF), job_name="train", version_base="1.3"):
+            with (
+                initialize_config_dir(str(schema.CONF), job_name="train", version_base="1.3"),
+                tolerant_sweeps(),
+            ):
                 hydra = GlobalHydra.instance().hydra
                 assert hydra is not None
                 yield hydra.config_loader

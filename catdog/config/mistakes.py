@@ -15,6 +15,8 @@ from catdog.system.errors import UserError
 from catdog.system.wording import listed
 
 TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+# The attribute of an exception that names the overrides of the job of a sweep.
+JOB = "job"
 HOW = "Write KEY=VALUE, and quote a value with special characters: 'KEY=\"VALUE\"'."
 SEARCHES = "python -m catdog.tune searches: 'KEY=interval(LOW,HIGH)', 'KEY=tag(log,interval(LOW,HIGH))' or KEY=A,B,C."
 SWEEPS = (
@@ -234,7 +236,14 @@ def explain_choice(error: ValueError) -> str:
 
 
 def explain(error: Exception, root: str) -> str:
-    """Returns the message for an error of composition: the key, what is allowed, what was received."""
+    """Returns the message for an error of composition: the key, what is allowed, what was received, and in which job of a sweep."""
+    words = _explain(error, root)
+    groups = list_groups(root)
+    choices = [word for word in getattr(error, JOB, ()) if word.partition("=")[0] in groups]
+    return f"{words} The config is that of the run with {' '.join(choices)}." if choices else words
+
+
+def _explain(error: Exception, root: str) -> str:
     text = str(error)
     cause = error.__cause__
     whole = f"{text}\n{cause}"
@@ -371,10 +380,12 @@ def explain_unknown(key: str, root: str, *, value: str | None = None, known: Seq
             f"'~{key}.NAME'. --cfg job shows what it has."
         )
     if _is_open(key, root):
-        return (
-            f"{key}: this config has no such entry to change; --cfg job shows those it has. To add one, write a plus sign: "
-            f"'+{key}={value if value is not None else 'VALUE'}'"
+        advice = (
+            f"To add one, write a plus sign: '+{key}={value or 'VALUE'}'."
+            if value != "null"
+            else f"Leave {key}=null out."
         )
+        return f"{key}: this config has no such entry to change; --cfg job shows those it has. {advice}"
     known = known or list_keys(root)
     groups = list_groups(root)
     # What is more than a plain value may need quotes.

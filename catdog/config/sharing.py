@@ -9,7 +9,10 @@ from hydra._internal import config_loader_impl
 from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
+
+from catdog.config.mistakes import JOB
 
 
 class SharedComposition:
@@ -48,7 +51,11 @@ class SharedComposition:
 
     def _load_quickly(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
         with self._sharing():
-            composed: DictConfig = self._load(master_config, list(sweep_overrides))
+            try:
+                composed: DictConfig = self._load(master_config, list(sweep_overrides))
+            except ConfigCompositionException as error:
+                vars(error).setdefault(JOB, list(sweep_overrides))
+                raise
         return composed
 
     @contextlib.contextmanager

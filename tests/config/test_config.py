@@ -67,6 +67,23 @@ def test_an_ingredient_that_a_model_lacks_makes_no_run(caplog: pytest.LogCapture
     assert "no such ingredient: cnn without crop, transfer without crop" in caplog.text
 
 
+def test_a_sweep_changes_what_its_models_have_and_the_default_model_lacks() -> None:
+    runs, _ = compose_sweep(["model=finetuned,scratch", "augmentation.layers.flip=null", "hydra.launcher.n_jobs=2"])
+    assert [run.model for run in runs] == ["finetuned", "scratch"]
+    assert [list(run.config.augmentation.layers) for run in runs] == [["crop", "trivial"]] * 2
+    assert runs[1].overrides == ["model=scratch", "augmentation.layers.flip=null"]
+    runs, options = compose_sweep(
+        ["experiment=recipes", "model=scratch", "without=nothing", "augmentation.layers.flip=null", "hydra.launcher.n_jobs=2"]
+    )  # fmt: skip
+    assert len(runs) == 5
+    assert options.n_jobs == 2
+    lacking = r"augmentation\.layers\.flip: this config has no such entry.* The config is that of the run with model=transfer\."
+    with pytest.raises(UserError, match=lacking):
+        compose_sweep(["model=scratch,transfer", "augmentation.layers.flip=null"])
+    with pytest.raises(UserError, match=r"augmentation\.layers\.flp: this config has no such entry"):
+        compose_sweep(["model=scratch,finetuned", "augmentation.layers.flp=null"])
+
+
 @pytest.mark.parametrize("model", ["transfer", "finetuned", "scratch"])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 30])
 def test_a_recipe_takes_any_number_of_epochs(model: str, epochs: int) -> None:

@@ -41,12 +41,15 @@ def running_cluster() -> Iterator[RayCluster]:
     with subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdin is not None
         try:
             yield RayCluster(process)
-        finally:
-            # At the end of its input it stops the cluster.
-            assert process.stdin is not None
-            process.stdin.close()
+        except BaseException:
+            process.terminate()
+            raise
+        # At the end of its input it stops the cluster.
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 def _lead() -> None:

@@ -134,14 +134,15 @@ class RunRecord:
         return float(np.nanmedian(self.history["epoch_seconds"])) if known else NAN
 
     @property
-    def seconds(self) -> float:
-        """What the whole run took: CPU seconds, or with a GPU seconds of wall time; NaN if unknown."""
-        return self.metric("run_seconds" if self.used_gpu else "run_cpu_seconds")
+    def device(self) -> str:
+        """What catdog trained it on, cpu or gpu; "" if unknown, as of other tools' runs, or if nothing was trained."""
+        return "" if self.tags.ensemble_of else self.tags.runtime.get("device", "")
 
     @property
-    def used_gpu(self) -> bool:
-        """Whether it was trained on a GPU."""
-        return self.tags.runtime.get("device") == "gpu"
+    def seconds(self) -> float:
+        """What the whole run took: CPU seconds, or with a GPU seconds of wall time; NaN if that is unknown."""
+        key = {"cpu": "run_cpu_seconds", "gpu": "run_seconds"}.get(self.device)
+        return self.metric(key) if key else NAN
 
     def metric(self, key: str) -> float:
         """The last value of a metric; NaN if it was never logged."""

@@ -236,11 +236,19 @@ def explain_choice(error: ValueError) -> str:
 
 
 def explain(error: Exception, root: str) -> str:
-    """Returns the message for an error of composition: the key, what is allowed, what was received, and in which job of a sweep."""
+    """Returns the message for an error of composition: the key, what is allowed, what was received.
+
+    In a sweep, some runs may have an entry and others not: then the message says with which run it is so.
+    """
     words = _explain(error, root)
+    entry = re.search(r"Could not (override|append to config|delete from config)[^']*'([^']+)'", str(error))
     groups = list_groups(root)
     choices = [word for word in getattr(error, JOB, ()) if word.partition("=")[0] in groups]
-    return f"{words} The config is that of the run with {' '.join(choices)}." if choices else words
+    if not hasattr(error, JOB) or not entry or not _is_open(entry[2], root):
+        return words
+    typed = re.search(r" use \+[^=]+=(.*)|remove \+ prefix: '[^=]*=(.*)'", str(error))
+    value = "null" if entry[1].startswith("delete") else typed[1] or typed[2] if typed else "VALUE"
+    return f"{words.rstrip('.')}. The config is that of the run with {' '.join(choices) or 'the default choices'}; '++{entry[2]}={value}' fits all runs."
 
 
 def _explain(error: Exception, root: str) -> str:
@@ -270,9 +278,10 @@ def _explain(error: Exception, root: str) -> str:
     missing = re.search(r"Could not (?:find|load) '([^']+)/([^'/]*)'", text)
     if missing:
         return explain_no_choice(missing.group(1), missing.group(2), list_groups(root))
-    placed = re.search(r"Could not (append to|delete from) config\..*'([^']+)'", text)
+    placed = re.search(r"Could not (append to|delete from) config[^']*'([^']+)'", text)
     if placed and placed.group(1) == "append to":
-        return f"+{placed.group(2)}: exists already; leave out the plus sign: {placed.group(2)}=VALUE"
+        typed = re.search(r"remove \+ prefix: '[^=]*=(.*)'", text)
+        return f"+{placed.group(2)}: exists already; leave out the plus sign: {placed.group(2)}={typed[1] if typed else 'VALUE'}"
     if placed:
         return f"~{placed.group(2)}: this config has no such entry to leave out; --cfg job shows those it has."
     if isinstance(error, OverrideParseException):

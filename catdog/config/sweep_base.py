@@ -1,10 +1,11 @@
 """The config of a sweep as a whole, which Hydra composes with its first choices before it composes the jobs."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.defaults_list import Overrides
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
@@ -45,7 +46,12 @@ def tolerant_sweeps() -> Iterator[None]:
             except ConfigCompositionException as error:
                 if not _is_of_a_missing_entry(error):
                     raise
-        composed.hydra.overrides.task = [each.input_line for each in parsed if not each.is_hydra_override()]
+        of_task = [each for each in parsed if not each.is_hydra_override()]
+        composed.hydra.overrides.task = [each.input_line for each in of_task]
+        naming = composed.hydra.job.config.override_dirname
+        composed.hydra.job.override_dirname = get_overrides_dirname(
+            of_task, naming.exclude_keys, naming.item_sep, naming.kv_sep
+        )
         return composed
 
     ConfigLoaderImpl.load_configuration = load_tolerantly
@@ -56,4 +62,5 @@ def tolerant_sweeps() -> Iterator[None]:
 
 
 def _is_of_a_missing_entry(error: ConfigCompositionException) -> bool:
-    return isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError))
+    is_deletion = re.search(r"Could not delete from config\. '[^']*' does not exist", str(error))
+    return isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError)) or is_deletion is not None

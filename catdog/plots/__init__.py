@@ -4,7 +4,6 @@ Figures are made without pyplot, which keeps every figure alive, so memory does 
 """
 
 from catdog.plots.confusion import plot_confusion, plot_confusions
-from catdog.plots.cost import plot_cost
 from catdog.plots.curves import plot_accuracy_curves, plot_gap_curves, plot_loss_curves
 from catdog.plots.glyphs import make_legible
 from catdog.plots.images import plot_augmentation, plot_contact_sheet, plot_samples
@@ -20,6 +19,7 @@ from catdog.plots.search import (
     plot_trial_curves,
 )
 from catdog.plots.single import plot_accuracy, plot_gap, plot_loss
+from catdog.plots.times import plot_times
 
 __all__ = [
     "SearchAxis",
@@ -30,7 +30,6 @@ __all__ = [
     "plot_confusion",
     "plot_confusions",
     "plot_contact_sheet",
-    "plot_cost",
     "plot_differences",
     "plot_final_accuracy",
     "plot_gap",
@@ -48,5 +47,6 @@ __all__ = [
     "plot_search_history",
     "plot_seconds",
     "plot_slices",
+    "plot_times",
     "plot_trial_curves",
 ]

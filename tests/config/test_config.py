@@ -77,9 +77,19 @@ def test_a_sweep_changes_what_its_models_have_and_the_default_model_lacks() -> N
     )  # fmt: skip
     assert len(runs) == 5
     assert options.n_jobs == 2
-    lacking = r"augmentation\.layers\.flip: this config has no such entry.* The config is that of the run with model=transfer\."
-    with pytest.raises(UserError, match=lacking):
-        compose_sweep(["model=scratch,transfer", "augmentation.layers.flip=null"])
+    runs, _ = compose_sweep(["model=finetuned,scratch", "~augmentation.layers.flip"])
+    assert [list(run.config.augmentation.layers) for run in runs] == [["crop", "trivial"]] * 2
+    flip, fits = "augmentation.layers.flip", "; '++augmentation.layers.flip=null' fits all runs."
+    for word, said in (
+        (f"{flip}=null", f"shows those it has. Leave {flip}=null out. The config is that of the run with model=transfer{fits}"),
+        (f"~{flip}", f"--cfg job shows those it has. The config is that of the run with model=transfer{fits}"),
+        (f"+{flip}=null", f"leave out the plus sign: {flip}=null. The config is that of the run with model=scratch{fits}"),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            compose_sweep(["model=scratch,transfer", word])
+        assert said in str(caught.value)
+    runs, _ = compose_sweep(["model=scratch,transfer", f"++{flip}=null"])
+    assert [list(run.config.augmentation.layers) for run in runs] == [["crop", "trivial"], []]
     with pytest.raises(UserError, match=r"augmentation\.layers\.flp: this config has no such entry"):
         compose_sweep(["model=scratch,finetuned", "augmentation.layers.flp=null"])
 

@@ -231,21 +231,22 @@ def test_parameters_stand_on_a_log_axis_even_with_nothing_to_train():
     assert "0 of 2.26 M" in words
 
 
-def test_costs_stand_on_a_log_axis_with_few_times_on_it():
+def test_times_stand_on_a_log_axis_with_few_times_on_it():
     scores = {"a": (0.7, 0.6, 0.8), "b": (0.9, np.nan, np.nan)}
-    for costs, ticks in (
+    for times, ticks in (
         ({"a": [150.0, 200.0], "b": [300.0]}, ["2 min", "3 min", "4 min", "5 min", "7 min"]),
-        ({"a": [2.0], "b": [7200.0]}, ["5 s", "20 s", "1 min", "5 min", "20 min", "1 h"]),
-        ({"a": [0.01], "b": [0.01]}, []),
-        ({"a": [100.0], "b": [3e6]}, ["1 h", "1 d"]),
+        ({"a": [2.0], "b": [7200.0]}, ["10 s", "1 min", "10 min", "1 h"]),
+        ({"a": [0.01], "b": [0.01]}, ["0.005 s", "0.01 s", "0.02 s"]),
+        ({"a": [72000.0], "b": [108000.0]}, ["15 h", "1 d", "2 d"]),
+        ({"a": [100.0], "b": [3e6]}, ["10 min", "1 h", "10 h", "4 d"]),
     ):
-        figure = plots.plot_cost(costs, scores, {"a": "a", "b": "b"}, "accuracy %", "CPU time of a run")
+        figure = plots.plot_times(times, scores, {"a": "a", "b": "b"}, "accuracy %", "CPU time of a run")
         render(figure)
         axes = figure.axes[0]
         assert axes.get_xscale() == "log"
         low, high = axes.get_xlim()
         assert [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high] == ticks
-        assert low < min(map(min, costs.values())) <= max(map(max, costs.values())) < high
+        assert low < min(map(min, times.values())) <= max(map(max, times.values())) < high
         assert {"a", "b"} <= set(texts_of(figure))
 
 

@@ -10,7 +10,6 @@ from catdog.comparison.variants import Variant
 from catdog.plots import (
     plot_accuracy_curves,
     plot_confusions,
-    plot_cost,
     plot_differences,
     plot_final_accuracy,
     plot_gap_curves,
@@ -19,6 +18,7 @@ from catdog.plots import (
     plot_reliabilities,
     plot_scores,
     plot_seconds,
+    plot_times,
 )
 from catdog.plots.style import variant_looks
 from catdog.statistics.metrics import Metric
@@ -46,7 +46,7 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
     """Returns the figures that show the variants in one chart: all variants, or only the best if there are many.
 
     Returns:
-        accuracy, loss, gap, final_accuracy, score (of another metric), differences, effects, cost, seconds and parameters ->
+        accuracy, loss, gap, final_accuracy, score (of another metric), differences, effects, times, seconds and parameters ->
         Figure; those without data are omitted.
     """
     variants, figures = analysis.colours, {}
@@ -80,7 +80,7 @@ def build_charts(analysis: Analysis) -> dict[str, Figure]:
             {variant.name: variant.values.tolist() for variant in analysis.drawn}, metric.scale,
         )  # fmt: skip
     figures |= _build_differences(analysis)
-    figures |= _build_cost(analysis)
+    figures |= _build_times(analysis)
     timed = {variant.name: variant.seconds_per_epoch for variant in trained}
     timed = {name: value for name, value in timed.items() if not np.isnan(value)}
     if timed:
@@ -101,22 +101,22 @@ def _label(analysis: Analysis) -> str:
     return f"{analysis.compared.removesuffix(analysis.metric.words)}{analysis.metric.heading}"
 
 
-def _build_cost(analysis: Analysis) -> dict[str, Figure]:
-    """Returns the figure of times, which needs two variants whose times are known and of one kind."""
-    runs = [record for variant in analysis.drawn for record in variant.records]
-    kinds = {record.used_gpu for record in runs}
-    if len(analysis.drawn) < 2 or len(kinds) > 1 or not all(record.seconds > 0 for record in runs):
+def _build_times(analysis: Analysis) -> dict[str, Figure]:
+    """Returns the figure of the variants whose times are known, if there are several, all of one kind of device."""
+    timed = [variant for variant in analysis.drawn if all(record.seconds > 0 for record in variant.records)]
+    devices = {record.device for variant in timed for record in variant.records}
+    if len(timed) < 2 or len(devices) > 1:
         return {}
     metric = analysis.metric
-    figure = plot_cost(
-        {variant.name: [record.seconds for record in variant.records] for variant in analysis.drawn},
-        {variant.name: (variant.value, *variant.value_interval) for variant in analysis.drawn},
+    figure = plot_times(
+        {variant.name: [record.seconds for record in variant.records] for variant in timed},
+        {variant.name: (variant.value, *variant.value_interval) for variant in timed},
         analysis.colours,
         _label(analysis) if metric.higher_is_better else f"{_label(analysis)}; {metric.direction}",
-        "time of a run" if kinds.pop() else "CPU time of a run",
+        "time of a run" if devices == {"gpu"} else "CPU time of a run",
         metric.scale,
-    )  # fmt: skip
-    return {"cost": figure}
+    )
+    return {"times": figure}
 
 
 def _build_differences(analysis: Analysis) -> dict[str, Figure]:

@@ -44,8 +44,8 @@ CAPTIONS = {
     "images alone if a variant has one seed. Blue: the interval excludes zero.",
     "effects": "What an ingredient adds to the {compared}, from pairs of variants that differ only in this "
     "ingredient. The variant that it is added to is in brackets.",
-    "cost": "Of whole runs, with start, validation and figures; of a run that was resumed, of all its parts. Further left is "
-    "cheaper.",
+    "times": "Of whole runs, with start, validation and figures; of a run that was resumed, of all its parts. Without ensembles "
+    "and runs of other tools.",
     "seconds": "The median over epochs, because the first epoch also compiles and fills caches.",
     "parameters": "A frozen backbone counts in all parameters, but not in the trainable ones.",
 }
@@ -57,7 +57,7 @@ DESCRIPTIONS = {
     "score": "Dot chart: {metric} of every variant with its 95 percent interval, as in the table",
     "differences": "Dot chart: difference in {metric} of every pair with its interval, as in the table of pairs",
     "effects": "Dot chart: what each single ingredient adds to the {metric}, with its interval, as in the list of ingredients",
-    "cost": "Scatter chart: {metric} of every variant against the time of its runs",
+    "times": "Scatter chart: {metric} of every variant against the time of its runs",
     "seconds": "Bar chart: median seconds per epoch of every variant; the numbers are in the table",
     "parameters": "Dot chart: all and trainable parameters of every variant; the numbers are in the table",
 }

@@ -1,5 +1,5 @@
 import io
-import math
+import json
 
 import pytest
 
@@ -25,18 +25,24 @@ def test_unfinished_runs_are_in_no_figure(make_record, make_analysis):
 
 
 def test_times_are_compared_where_all_are_known_and_of_one_kind(make_record, make_analysis):
-    def build(*devices: str, **metrics: float) -> dict:
-        known = {"kept_epoch": 3.0, "run_cpu_seconds": 60.0, "run_seconds": 3.0} | metrics
+    def build(*devices: str, **changed: str) -> dict:
+        known = {"kept_epoch": 3.0, "run_cpu_seconds": 60.0, "run_seconds": 3.0}
         records = [
-            make_record(name, params={"backbone.name": name}, metrics=known, tags={tags.DEVICE: device})
-            for name, device in zip("ab", devices, strict=True)
-        ]
+            make_record(
+                name, params={"backbone.name": name}, metrics=known, tags={tags.DEVICE: device} | (changed if name == "c" else {})
+            )
+            for name, device in zip("abc", devices, strict=False)
+        ]  # fmt: skip
         return build_figures(make_analysis(*records))
 
-    assert "CPU time" in build("cpu", "cpu")["cost"].axes[0].get_xlabel()
-    assert [line.get_xdata()[0] for line in build("gpu", "gpu")["cost"].axes[0].lines] == pytest.approx([3.0, 3.0])
-    assert "cost" not in build("cpu", "gpu")
-    assert "cost" not in build("cpu", "cpu", run_cpu_seconds=math.nan)
+    assert "CPU time" in build("cpu", "cpu")["times"].axes[0].get_xlabel()
+    assert [line.get_xdata()[0] for line in build("gpu", "gpu")["times"].axes[0].lines] == pytest.approx([3.0, 3.0])
+    assert "times" not in build("cpu", "gpu")
+    # Of a run of another tool, and of an ensemble, it is not known what it took to train.
+    assert "times" not in build("cpu", "")
+    members = json.dumps({"a" * 32: "1"})
+    for figures in (build("cpu", "cpu", ""), build("cpu", "cpu", "cpu", **{tags.ENSEMBLE_OF: members})):
+        assert len(figures["times"].axes[0].lines) == 2
 
 
 def test_figures_without_data_are_left_out(make_record, make_analysis):

@@ -1,4 +1,4 @@
-"""What runs cost against what they reach."""
+"""What runs reach against the time that they took."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,38 +8,55 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from catdog.plots.style import build_figure, name_in_legend, set_titles, styled, variant_looks
 
-# Counts of a second, a minute, an hour and a day that are on the axis: the first row with few enough that are in sight.
-TICK_COUNTS = ((1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40), (1, 2, 5, 10, 20, 30), (1, 5, 20), (1,))
+# Times that may be on the axis, in seconds: the first row with few enough that are in sight. Each can be said in two words.
+S, MIN, H, D = 1, 60, 3600, 86400
+TICKS = (
+    (
+        *(count * S for count in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)),
+        *(count * S for count in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40)),
+        *(count * MIN for count in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40)),
+        *(count * H for count in (1, 2, 3, 4, 5, 7, 10, 15)),
+        *(count * D for count in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)),
+    ),
+    (
+        *(count * S for count in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)),
+        *(count * MIN for count in (1, 3, 10, 30)),
+        *(count * H for count in (1, 3, 10)),
+        *(count * D for count in (1, 3, 10, 30, 100)),
+    ),
+    (0.001 * S, 0.01 * S, 0.1 * S, S, 10 * S, MIN, 10 * MIN, H, 10 * H, 4 * D, 40 * D),
+    (0.01 * S, S, MIN, H, D, 100 * D),
+)  # fmt: skip
 MOST_TICKS = 6
-UNITS = ((1, "s"), (60, "min"), (3600, "h"), (86400, "d"))
+UNITS = ((S, "s"), (MIN, "min"), (H, "h"), (D, "d"))
 # The axis spans at least this factor, so that times that are nearly equal look so.
 LEAST_FACTOR = 4.0
 
 
 @styled
-def plot_cost(
-    costs: Mapping[str, Sequence[float]],
+def plot_times(
+    times: Mapping[str, Sequence[float]],
     scores: Mapping[str, tuple[float, float, float]],
     variants: Mapping[str, str],
     label: str,
-    time: str,
+    kind: str,
     scale: float = 100.0,
 ) -> Figure:
     """A metric against the time of a run on a logarithmic axis, a point with its 95% interval for each variant.
 
     Args:
-        costs: name -> seconds of each of its runs, at least one; the point is at their geometric mean, a line spans them.
+        times: name -> seconds of each of its runs, at least one; the point is at their geometric mean, a line spans them.
         scores: name -> value, low, high; low and high are NaN if there is no interval.
         variants: every name, shown or not -> its variant.
         label: of the vertical axis: the metric and its unit.
-        time: what the seconds are of, such as "CPU time of a run".
+        kind: what the seconds are of, such as "CPU time of a run".
         scale: what values are multiplied by.
     """
     looks = variant_looks(variants.values())
     figure = build_figure(height_in=3.7)
     axes = figure.subplots()
-    set_titles(axes, "What it costs", "95 % intervals; across: from the fastest run to the slowest")
-    for name, seconds in costs.items():
+    set_titles(axes, "What the time of a run buys", "95 % intervals; across: from the fastest run to the slowest")
+    for name, seconds in times.items():
         colour, marker = looks[variants[name]]
         value, low, high = (scale * number for number in scores[name])
         middle = float(np.exp(np.mean(np.log(seconds))))
@@ -47,26 +64,26 @@ def plot_cost(
         axes.hlines(value, min(seconds), max(seconds), color=colour, linewidth=1.2)
         axes.plot([middle], [value], marker, color=colour, markersize=7)
     axes.set_xscale("log")
-    every = [second for seconds in costs.values() for second in seconds]
+    every = [second for seconds in times.values() for second in seconds]
     wider = max(1.15, (LEAST_FACTOR * min(every) / max(every)) ** 0.5)
     lowest, highest = min(every) / wider, max(every) * wider
     axes.set_xlim(lowest, highest)
     axes.xaxis.set_major_locator(FixedLocator(_list_ticks(lowest, highest)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _name_tick(value)))
-    axes.set_xlabel(f"{time}, log scale")
+    axes.set_xlabel(f"{kind}, log scale")
     axes.set_ylabel(label)
     axes.grid(True, axis="both")
     axes.spines["left"].set_visible(False)
-    name_in_legend(figure, {variants[name]: looks[variants[name]] for name in costs})
+    name_in_legend(figure, {variants[name]: looks[variants[name]] for name in times})
     return figure
 
 
 def _list_ticks(lowest_s: float, highest_s: float) -> list[float]:
-    """Returns times within bounds that can be said in two words, in seconds."""
+    """Returns times within bounds, in seconds."""
     shown: list[float] = []
-    for counts in TICK_COUNTS:
-        shown = [unit_s * count for unit_s, _ in UNITS for count in counts if lowest_s <= unit_s * count <= highest_s]
+    for ticks in TICKS:
+        shown = [tick for tick in ticks if lowest_s <= tick <= highest_s]
         if len(shown) <= MOST_TICKS:
             break
     return shown

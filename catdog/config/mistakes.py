@@ -248,7 +248,8 @@ def explain(error: Exception, root: str) -> str:
         return words
     typed = re.search(r" use \+[^=]+=(.*)|remove \+ prefix: '[^=]*=(.*)'", str(error))
     value = "null" if entry[1].startswith("delete") else typed[1] or typed[2] if typed else "VALUE"
-    return f"{words.rstrip('.')}. The config is that of the run with {' '.join(choices) or 'the default choices'}; '++{entry[2]}={value}' fits all runs."
+    run = " ".join(choices) or "the default choices"
+    return f"{words.rstrip('.')}. The config is that of the run with {run}; '++{entry[2]}={value}' fits all runs."
 
 
 def _explain(error: Exception, root: str) -> str:

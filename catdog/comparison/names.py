@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from catdog.comparison.records import RunRecord
-from catdog.comparison.settings import UNRELATED, find_ingredients, find_varying
+from catdog.comparison.settings import UNRELATED, find_ingredients, find_varying, is_environment
 from catdog.config.names import LONGEST_NAME, is_under, name_job, read_overrides, shorten_keys
 
 # The end of a name that does not have all keys that vary.
@@ -98,7 +98,8 @@ def tell_apart(settings: Sequence[Mapping[str, str]]) -> list[str]:
     added = [""] * len(settings)
     ingredients = find_ingredients(find_varying(settings))
     short = shorten_keys(ingredients)
-    for key, setting in ingredients.items():
+    # What the model is says more than a digest of the code that trained it.
+    for key, setting in sorted(ingredients.items(), key=lambda each: is_environment(each[1])):
         longer = [
             f"{words} {short[key]}={each.get(setting) or 'none'}".strip()
             for words, each in zip(added, settings, strict=True)

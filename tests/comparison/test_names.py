@@ -82,6 +82,12 @@ def test_equal_names_get_what_differs(make_record, make_comparison):
     assert sorted(name_variants(make_comparison(*epochs)).values()) == ["cnn epochs=4", "cnn epochs=8"]
     code = [run(n, "same", f"c0de{n}") for n in (1, 2)]
     assert sorted(name_variants(make_comparison(*code)).values()) == ["cnn code=c0de1", "cnn code=c0de2"]
+    # A recipe that was changed by a later version: the setting says more than the digest of the code.
+    both = [run(n, f"d{n}", f"c0de{n}", **{"loss.label_smoothing": f"0.{n}"}) for n in (1, 2)]
+    assert sorted(name_variants(make_comparison(*both)).values()) == [
+        "cnn label_smoothing=0.1",
+        "cnn label_smoothing=0.2",
+    ]
     # Nothing that is known differs: the digests remain.
     unknown = list(name_variants(make_comparison(*[run(n, f"d{n}", "c0de") for n in (1, 2)])).values())
     assert len(set(unknown)) == 2

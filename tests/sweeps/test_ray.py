@@ -11,7 +11,7 @@ import psutil
 import pytest
 from cluster_sweep import RUNS, ClusterSweep, require_equal, run_locally
 from ray_cluster import RayCluster, running_cluster
-from torture import Torture, await_end, kill_group
+from torture import Torture, await_end, describe_store, kill_group
 
 pytestmark = [
     pytest.mark.slow,
@@ -50,6 +50,13 @@ def make_sweep(tmp_path: Path, cluster) -> Iterator[Callable[..., ClusterSweep]]
 
 def actors(sweep: ClusterSweep) -> set[str]:
     return {line.split("Ray actor ")[1].split()[0] for line in sweep.terminal.splitlines() if "] Ray actor " in line}
+
+
+def test_a_sweep_trains_on_the_cluster(make_sweep) -> None:
+    sweep = make_sweep("trainer.epochs=1")
+    sweep.finish(sweep.begin())
+    assert len(actors(sweep)) == 2, sweep.terminal
+    assert [run["status"] for run in describe_store(sweep.folder)["run"]] == ["FINISHED"] * 2
 
 
 @pytest.mark.nightly
@@ -139,8 +146,9 @@ def test_a_run_that_needs_too_much_memory_is_ended_and_says_so(make_sweep) -> No
     assert "Traceback" not in sweep.terminal
 
 
-def test_without_a_cluster_one_message_says_what_to_do(make_sweep) -> None:
-    sweep = make_sweep("hydra.launcher.address=127.0.0.1:1")
+def test_without_a_cluster_one_message_says_what_to_do(tmp_path) -> None:
+    sweep = ClusterSweep(tmp_path / "sweep", tmp_path / "cache", [*ON_RAY, "hydra.launcher.address=127.0.0.1:1"])
+    sweep.folder.mkdir()
     process = sweep.begin()
     assert process.wait(200) == 2, sweep.terminal
     assert "hydra.launcher.address: no Ray cluster answers at '127.0.0.1:1'" in sweep.terminal

@@ -101,7 +101,6 @@ def _draw_curves(
 ) -> dict[str, float]:
     """Draws the mean and the range of a column for each variant, and returns the last value of each mean."""
     looks = variant_looks(variants.values())
-    longest: pd.Index = pd.Index([1])
     ends = {}
     for variant, curves in _by_variant(histories, variants, column).items():
         colour, marker = looks[variant]
@@ -116,10 +115,11 @@ def _draw_curves(
             marker=marker if not dashed or len(mean) == 1 else None, markevery=marker_step(len(mean)),
             markerfacecolor="none" if dashed else colour,
         )  # fmt: skip
-        longest = max(longest, mean.index, key=len)
         if len(mean):
             ends[variant] = float(mean.iloc[-1])
-    set_epoch_axis(axes, longest)
+    # Of all curves that are on the axes by now: validation may have been measured after some epochs alone.
+    drawn = [np.asarray(line.get_xdata()) for line in axes.lines]
+    set_epoch_axis(axes, pd.Index([max((int(epochs[-1]) for epochs in drawn if len(epochs)), default=1)]))
     return ends
 
 

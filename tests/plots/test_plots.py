@@ -177,6 +177,16 @@ def test_seeds_are_drawn_as_their_mean_up_to_where_the_first_of_them_stopped():
     assert any("mean and range of seeds" in text for text in texts_of(figure))
 
 
+def test_a_long_run_with_few_validations_is_drawn_to_its_end():
+    sparse = history(120)
+    sparse.loc[sparse.index % 10 != 0, ["val/accuracy", "gap/accuracy", "val/loss"]] = np.nan
+    histories = {"long": sparse, "short": history(25)}
+    for plot in (plots.plot_accuracy_curves, plots.plot_gap_curves, plots.plot_loss_curves):
+        figure = plot(histories, {name: name for name in histories})
+        render(figure)
+        assert figure.axes[0].get_xlim()[1] >= 120
+
+
 def test_differences_are_filled_where_they_exclude_zero():
     figure = plots.plot_differences({"a - b": (0.05, 0.01, 0.09), "a - c": (0.01, -0.02, 0.04)}, "Differences", 0.02)
     render(figure)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support import OURS, TINY, Catdog, Study, run_catdog, write_images
+from xdist.scheduler import LoadFileScheduling
 
 # The files that take the longest, measured in CPU seconds.
 LONGEST = (
@@ -12,6 +13,27 @@ LONGEST = (
     "training/fast/test_training_parts.py", "training/test_speed.py", "training/test_recipes.py", "training/test_choices.py",
     "training/test_own_code.py",
 )  # fmt: skip
+
+# These share the study of the fixture below, which takes longer to train than most of their tests: one worker runs them all.
+WITH_STUDY = (
+    "test_bad_input.py",
+    "test_study_results.py",
+    "test_use.py",
+    "test_train.py",
+    "tracking/test_recorded_beside_own.py",
+)
+
+
+class ByFileOrStudy(LoadFileScheduling):
+    """Gives whole files to workers, and those that share a study to one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "study" if file.endswith(tuple(f"tests/{name}" for name in WITH_STUDY)) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadFileScheduling | None:
+    return ByFileOrStudy(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

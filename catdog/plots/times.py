@@ -55,7 +55,10 @@ def plot_times(
     looks = variant_looks(variants.values())
     figure = build_figure(height_in=3.7)
     axes = figure.subplots()
-    set_titles(axes, "What the time of a run buys", "95 % intervals; across: from the fastest run to the slowest")
+    spans = (
+        "; across: from the fastest run to the slowest" if any(len(seconds) > 1 for seconds in times.values()) else ""
+    )
+    set_titles(axes, "What the time of a run buys", f"95 % intervals{spans}")
     for name, seconds in times.items():
         colour, marker = looks[variants[name]]
         value, low, high = (scale * number for number in scores[name])

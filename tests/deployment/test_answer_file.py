@@ -333,7 +333,9 @@ def trained(tmp_path_factory, cache: Path) -> Study:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "ending", ["parquet", *(pytest.param(each, marks=pytest.mark.nightly) for each in ("csv", "jsonl"))]
+)
 def test_a_killed_command_goes_on_where_it_stopped(trained: Study, ending: str) -> None:
     """The file is that of a command that was not killed, and what was answered is not decoded again."""
     options = ("photos", "batch_size=4")

@@ -135,8 +135,8 @@ class RunRecord:
 
     @property
     def device(self) -> str:
-        """What catdog trained it on, cpu or gpu; "" if unknown, as of other tools' runs, or if nothing was trained."""
-        return "" if self.tags.ensemble_of else self.tags.runtime.get("device", "")
+        """What catdog trained it on, cpu or gpu; "" if it did not: another tool's run, or an ensemble."""
+        return self.tags.runtime.get("device", "")
 
     @property
     def seconds(self) -> float:

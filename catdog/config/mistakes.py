@@ -242,13 +242,12 @@ def explain(error: Exception, root: str) -> str:
     """
     words = _explain(error, root)
     entry = re.search(r"Could not (override|append to config|delete from config)[^']*'([^']+)'", str(error))
-    groups = list_groups(root)
-    choices = [word for word in getattr(error, JOB, ()) if word.partition("=")[0] in groups]
     if not hasattr(error, JOB) or not entry or not _is_open(entry[2], root):
         return words
+    groups = list_groups(root)
+    run = " ".join(word for word in getattr(error, JOB) if word.partition("=")[0] in groups) or "the default choices"
     typed = re.search(r" use \+[^=]+=(.*)|remove \+ prefix: '[^=]*=(.*)'", str(error))
     value = "null" if entry[1].startswith("delete") else typed[1] or typed[2] if typed else "VALUE"
-    run = " ".join(choices) or "the default choices"
     return f"{words.rstrip('.')}. The config is that of the run with {run}; '++{entry[2]}={value}' fits all runs."
 
 

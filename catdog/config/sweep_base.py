@@ -38,7 +38,7 @@ def tolerant_sweeps() -> Iterator[None]:
         parsed, repo = self._parse_overrides_and_create_caching_repo(config_name, overrides)
         values = {id(each) for each in Overrides(repo=repo, overrides_list=parsed).config_overrides}
         tolerated = [each for each in parsed if id(each) in values and not each.is_hydra_override()]
-        others = [each.input_line for each in parsed if all(each is not one for one in tolerated)]
+        others = [each.input_line for each in parsed if each not in tolerated]
         composed = load(self, config_name, others, run_mode, *more, **options)
         for each in tolerated:
             try:

@@ -12,21 +12,15 @@ from catdog.plots.style import build_figure, name_in_legend, set_titles, styled,
 S, MIN, H, D = 1, 60, 3600, 86400
 TICKS = (
     (
-        *(count * S for count in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7)),
         *(count * S for count in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40)),
         *(count * MIN for count in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 40)),
         *(count * H for count in (1, 2, 3, 4, 5, 7, 10, 15)),
         *(count * D for count in (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)),
     ),
-    (
-        *(count * S for count in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)),
-        *(count * MIN for count in (1, 3, 10, 30)),
-        *(count * H for count in (1, 3, 10)),
-        *(count * D for count in (1, 3, 10, 30, 100)),
-    ),
-    (0.001 * S, 0.01 * S, 0.1 * S, S, 10 * S, MIN, 10 * MIN, H, 10 * H, 4 * D, 40 * D),
-    (0.01 * S, S, MIN, H, D, 100 * D),
-)  # fmt: skip
+    (S, 3 * S, 10 * S, 30 * S, MIN, 3 * MIN, 10 * MIN, 30 * MIN, H, 3 * H, 10 * H, D, 3 * D, 10 * D, 30 * D, 100 * D),
+    (S, 10 * S, MIN, 10 * MIN, H, 10 * H, 4 * D, 40 * D),
+    (S, MIN, H, D, 100 * D),
+)
 MOST_TICKS = 6
 UNITS = ((S, "s"), (MIN, "min"), (H, "h"), (D, "d"))
 # The axis spans at least this factor, so that times that are nearly equal look so.
@@ -93,5 +87,5 @@ def _list_ticks(lowest_s: float, highest_s: float) -> list[float]:
 
 
 def _name_tick(value_s: float) -> str:
-    unit_s, unit = max((each for each in UNITS if value_s >= each[0]), default=UNITS[0])
+    unit_s, unit = max(each for each in UNITS if value_s >= each[0])
     return f"{value_s / unit_s:g} {unit}"

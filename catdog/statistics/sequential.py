@@ -84,7 +84,7 @@ def level_of_looks(looks: Sequence[int], error: float) -> list[float]:
 
 @cache
 def _levels(looks: tuple[int, ...], error: float) -> tuple[float, ...]:
-    # They take as long to import as all other statistics together, and most commands plan no looks.
+    # Imported here: they take half a second of CPU time, and most commands plan no looks.
     from scipy.integrate import simpson
     from scipy.optimize import brentq
     from scipy.stats import norm

@@ -79,7 +79,7 @@ def test_a_sweep_changes_what_its_models_have_and_the_default_model_lacks() -> N
     assert options.n_jobs == 2
     runs, _ = compose_sweep(["model=finetuned,scratch", "~augmentation.layers.flip"])
     assert [list(run.config.augmentation.layers) for run in runs] == [["crop", "trivial"]] * 2
-    flip, fits = "augmentation.layers.flip", "; '++augmentation.layers.flip=null' fits all runs."
+    flip, fits = "augmentation.layers.flip", ". If others differ in this, '++augmentation.layers.flip=null' fits all."
     for word, said in (
         (f"{flip}=null", f"shows those it has. Leave {flip}=null out. The config is that of the run with model=transfer{fits}"),
         (f"~{flip}", f"--cfg job shows those it has. The config is that of the run with model=transfer{fits}"),

@@ -248,7 +248,8 @@ def explain(error: Exception, root: str) -> str:
     run = " ".join(word for word in getattr(error, JOB) if word.partition("=")[0] in groups) or "the default choices"
     typed = re.search(r" use \+[^=]+=(.*)|remove \+ prefix: '[^=]*=(.*)'", str(error))
     value = "null" if entry[1].startswith("delete") else typed[1] or typed[2] if typed else "VALUE"
-    return f"{words.rstrip('.')}. The config is that of the run with {run}. If others differ in this, '++{entry[2]}={value}' fits all."
+    ending = f"If others differ in this, '++{entry[2]}={value}' fits all."
+    return f"{words.rstrip('.')}. The config is that of the run with {run}. {ending}"
 
 
 def _explain(error: Exception, root: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from catdog.system.errors import UserError
+from catdog.tracking.custom_objects import find_needs
 from catdog.tracking.run import MODEL_ARTIFACT, RESIZE, OutboxRun, log_kept_model
 
 if TYPE_CHECKING:
@@ -100,5 +101,6 @@ def log_keras_model(
         raise UserError(
             f"log_model: the model must answer probabilities, received {answer[0].tolist()} for an image. Add a softmax."
         )
-    log_kept_model(run, model, example=example, class_names=tuple(class_names))
+    modules = sorted({module for module, _ in find_needs(model).values()})
+    log_kept_model(run, model, example=example, class_names=tuple(class_names), needs=modules)
     return int(size)

@@ -18,6 +18,7 @@ from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import encode_table
 from catdog.tracking.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from catdog.tracking.custom_objects import empty_registry, find_custom_objects
 from catdog.tracking.delivery import DeliveryWorker, Promote
 from catdog.tracking.identity import Identity, describe_origin, hash_before_data, read_git
 from catdog.tracking.outbox import PAUSED, Entry, end_orphan, entry_for
@@ -452,7 +453,6 @@ def log_kept_model(
     *,
     example: "np.ndarray",
     class_names: tuple[str, ...],
-    custom_objects: Mapping[str, Any] | None = None,
     code_paths: Sequence[str] = (),
     requirements: Sequence[str] = (),
     needs: Sequence[str] = (),
@@ -467,10 +467,9 @@ def log_kept_model(
         model: uint8 (B, H, W, 3) -> float32 (B, classes).
         example: uint8 (1, H, W, 3).
         class_names: in the order of the model's outputs.
-        custom_objects: the user's classes and functions that the model needs, by the name that Keras gives each.
-        code_paths: their files and folders, which are copied with the model.
-        requirements: the packages that they need, such as "my-layers==1.2".
-        needs: the modules that define them.
+        code_paths: files and folders of custom classes and functions that the model needs; they are copied with it.
+        requirements: the packages that it needs, such as "my-layers==1.2".
+        needs: the modules that define its custom classes and functions.
     """
     import keras
     import mlflow
@@ -489,11 +488,13 @@ def log_kept_model(
     metadata = {"class_names": list(class_names), "image_size": int(height), "resize": RESIZE}
     if needs:
         metadata["needs"] = needs
-    with run.entry.staged_folder() as folder:
+    # MLflow pickles the place that each is imported from, or the class itself if a notebook or script defines it.
+    custom = find_custom_objects(model)
+    with run.entry.staged_folder() as folder, empty_registry():
         # Not mlflow.keras: with an input example, it writes to a folder that it has not created yet (MLflow 3.17).
         mlflow.tensorflow.save_model(
             model, path=str(folder), signature=signature, input_example=example,
             pip_requirements=[*libraries, *requirements], metadata=metadata,
-            custom_objects=dict(custom_objects or {}) or None, code_paths=list(code_paths) or None,
+            custom_objects=custom or None, code_paths=list(code_paths) or None,
         )  # fmt: skip
     run.append("model", folder=folder.name, name=MODEL_ARTIFACT, tags={})

@@ -1,9 +1,7 @@
 """Custom models: built by the user's functions, checked, and saved once before training, so that mistakes show early."""
 
 import logging
-import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from catdog.config.schema import BackboneConfig, ModelConfig
 from catdog.system.errors import UserError
 from catdog.system.own_objects import describe_type, explain, load_object
 from catdog.system.wording import plural
+from catdog.tracking.custom_objects import find_custom_objects
 from catdog.training.own_code import call, quote_error
 
 log = logging.getLogger(__name__)
@@ -99,37 +98,6 @@ def is_graph(model: Any) -> bool:
         return bool(model.inputs) and bool(model.outputs)
     except (AttributeError, ValueError):
         return False
-
-
-def find_needs(model: Any) -> dict[str, tuple[str, str]]:
-    """Returns what loading a model needs besides Keras: (module, name) of classes and functions, by their names in Keras.
-
-    It is read from what Keras would save: a graph of Keras' own layers needs nothing, even if a custom function built it.
-    """
-    return dict(_walk(keras.saving.serialize_keras_object(model)))
-
-
-def _walk(config: Any) -> Iterator[tuple[str, tuple[str, str]]]:
-    if isinstance(config, dict):
-        module = config.get("module")
-        name = config.get("config") if config.get("class_name") == "function" else config.get("class_name")
-        if isinstance(module, str) and isinstance(name, str) and module.partition(".")[0] not in ("keras", "builtins"):
-            yield config.get("registered_name") or name, (module, name)
-        for value in config.values():
-            yield from _walk(value)
-    elif isinstance(config, list | tuple):
-        for value in config:
-            yield from _walk(value)
-
-
-def find_custom_objects(model: Any) -> dict[str, Any]:
-    """Returns the custom classes and functions that loading a model needs, by their names in Keras."""
-    found = {}
-    for known, (module, name) in find_needs(model).items():
-        value = getattr(sys.modules.get(module), name, None)
-        if value is not None:
-            found[known] = value
-    return found
 
 
 def require_logits(model: Any, reference: str) -> None:

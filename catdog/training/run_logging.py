@@ -159,8 +159,8 @@ def log_model(run: "OutboxRun", kept: Any, val_split: "SplitImages", sources: Ma
     code = describe_needed_code(kept, sources)
     with code.write() as paths:
         log_kept_model(
-            run, kept, example=example, class_names=val_split.classes, custom_objects=code.objects, code_paths=paths,
-            requirements=code.requirements, needs=code.needs,
+            run, kept, example=example, class_names=val_split.classes, code_paths=paths, requirements=code.requirements,
+            needs=code.needs,
         )  # fmt: skip
 
 

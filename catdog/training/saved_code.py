@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.tracking.code_digest import SITE
-from catdog.training.own_models import find_custom_objects, find_needs
+from catdog.tracking.custom_objects import find_needs
 
 
 @dataclass(frozen=True)
@@ -18,38 +18,24 @@ class NeededCode:
     """What loading a model needs besides Keras.
 
     Attributes:
-        objects: classes and functions, by their names in Keras; MLflow pickles the place that they are imported from.
         sources: text of the modules that are saved with the model, by path.
         requirements: installed packages with versions, such as "my-layers==1.2".
         needs: the names of the modules, for the model's metadata.
     """
 
-    objects: Mapping[str, Any]
     sources: Mapping[str, str]
     requirements: list[str]
     needs: list[str]
 
     @contextlib.contextmanager
     def write(self) -> Iterator[list[str]]:
-        """Yields the paths of files and folders with the sources, for MLflow to copy, and keeps other code out of the model.
-
-        MLflow would pickle everything that custom modules have registered with Keras, whether the model uses it or not. The
-        model could then not be loaded without those modules.
-        """
-        import keras
-
-        registered = keras.saving.get_custom_objects()
-        kept = dict(registered)
-        registered.clear()
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                for path, text in self.sources.items():
-                    file = Path(folder) / path
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_text(text, encoding="utf-8")
-                yield sorted(str(path) for path in Path(folder).iterdir())
-        finally:
-            registered.update(kept)
+        """Yields the paths of files and folders with the sources, for MLflow to copy."""
+        with tempfile.TemporaryDirectory() as folder:
+            for path, text in self.sources.items():
+                file = Path(folder) / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            yield sorted(str(path) for path in Path(folder).iterdir())
 
 
 def describe_needed_code(model: Any, sources: Mapping[str, str]) -> NeededCode:
@@ -61,7 +47,7 @@ def describe_needed_code(model: Any, sources: Mapping[str, str]) -> NeededCode:
     """
     modules = sorted({module for module, _ in find_needs(model).values()})
     if not modules:
-        return NeededCode({}, {}, [], [])
+        return NeededCode({}, [], [])
     # An installed package is named, not copied.
     sources = {path: text for path, text in sources.items() if not path.startswith(f"{SITE}/")}
     saved = {path.partition("/")[0].removesuffix(".py") for path in sources}
@@ -69,7 +55,7 @@ def describe_needed_code(model: Any, sources: Mapping[str, str]) -> NeededCode:
     distributions = importlib.metadata.packages_distributions()
     names = sorted({name for package in packages for name in distributions.get(package, [])})
     requirements = [f"{name}=={importlib.metadata.version(name)}" for name in ("cloudpickle", *names)]
-    return NeededCode(find_custom_objects(model), sources, requirements, modules)
+    return NeededCode(sources, requirements, modules)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
 """Runs of other tools: recorded like catdog's own, checked against the study's images, compared, decided and promoted."""
 
+import importlib
 import runpy
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -655,6 +657,51 @@ def test_a_keras_model_is_taken_as_it_is(study, val, client):
     table = study.model(run.run_id).predict([str(file) for file in val.files])
     stored = load_predictions(client.get_run(run.run_id).info.artifact_uri).probabilities[:, 0]
     assert np.allclose(table["probability_cats"], stored, atol=1e-6)
+
+
+OTHER_LAYERS = """import keras
+
+@keras.saving.register_keras_serializable("others")
+class Unused(keras.layers.Layer):
+    pass
+
+@keras.saving.register_keras_serializable("others")
+class Double(keras.layers.Layer):
+    def call(self, images):
+        return images * 2
+"""
+
+
+def test_of_registered_layers_a_keras_model_takes_along_its_own(study, val, folder, monkeypatch):
+    import keras
+
+    registered = dict(keras.saving.get_custom_objects())
+    monkeypatch.syspath_prepend(folder)
+    (folder / "other_layers.py").write_text(OTHER_LAYERS)
+    other_layers = importlib.import_module("other_layers")
+
+    def save(name: str, *layers: keras.layers.Layer) -> str:
+        inputs = keras.Input((32, 32, 3), dtype="uint8")
+        outputs = keras.layers.Rescaling(1 / 255)(inputs)
+        for layer in (*layers, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, activation="softmax")):
+            outputs = layer(outputs)
+        with study.record(name, dataset=DATA) as run:
+            run.log_model(keras.Model(inputs, outputs))
+            run.log_validation(val.files, val.labels, answer(val, 5))
+        return run.run_id
+
+    try:
+        plain, doubled = save("plain"), save("doubled", other_layers.Double())
+        assert len(keras.saving.get_custom_objects()) == len(registered) + 2
+        assert study.model(doubled).loaded
+        (folder / "other_layers.py").unlink()
+        del sys.modules["other_layers"]
+        assert study.model(plain).loaded
+        with pytest.raises(UserError, match=r"needs your own code, other_layers, which cannot be loaded"):
+            study.model(doubled).loaded  # noqa: B018
+    finally:
+        keras.saving.get_custom_objects().clear()
+        keras.saving.get_custom_objects().update(registered)
 
 
 def test_the_example_of_the_documentation_runs_as_it_stands(folder, monkeypatch):

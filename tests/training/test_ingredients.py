@@ -13,6 +13,7 @@ from support import compose_config
 from catdog.config.schema import MixConfig, complete_params, flatten, hash_config
 from catdog.system.errors import UserError
 from catdog.tracking.artifacts import load_predictions
+from catdog.tracking.custom_objects import find_needs
 from catdog.tracking.records import StoredRun
 from catdog.training.augmentation import build_augmentation
 from catdog.training.averaging import WeightAverage
@@ -22,7 +23,7 @@ from catdog.training.loop import compile_model
 from catdog.training.losses import check_loss
 from catdog.training.mixing import build_mixing, cut_mix, mix_up
 from catdog.training.model import build_kept_model, build_model
-from catdog.training.own_models import check_saving, find_needs
+from catdog.training.own_models import check_saving
 from catdog.training.sizes import build_size_of, check_sizes
 from catdog.training.views import list_views
 

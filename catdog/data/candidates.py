@@ -3,7 +3,7 @@
 Each picture is compared with those of a few cells alone, not with all others: the cost grows little faster than their number.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -17,13 +17,13 @@ SPECTRUM = 8
 # A pair is a candidate if its descriptions correlate this much, for the best turn and crop. To save time, the COARSE x COARSE
 # lowest frequencies are compared first.
 ALIKE, COARSE = 0.93, 5
-# Views are divided into cells: each belongs to the nearest of some of them, one for so many pictures.
+# Views are divided into cells, one for about so many pictures: each belongs to that with the nearest centre.
 CELL_PICTURES = 256
 # A picture is compared with the views of so many cells that are nearest to it; with all views, if there are no more cells.
 NEAR_CELLS = 16
 # Never more cells, because each picture is compared with the centres of all of them.
 MOST_CELLS = 4096
-BLOCK, ROWS_AT_ONCE = 8192, 4096
+BLOCK, ROWS_AT_ONCE, PRODUCTS_AT_ONCE = 8192, 4096, 2**24
 
 
 @dataclass(frozen=True)
@@ -92,89 +92,195 @@ class Candidates:
         return len(self.first)
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What an earlier search found.
+
+    Attributes:
+        places: int64 (M,), sorted: the pictures of now that it compared.
+        pairs: the pairs of these pictures that look alike, by their places now.
+    """
+
+    places: np.ndarray
+    pairs: Candidates
+
+
 class TooManyCandidatesError(Exception):
     """More pairs look alike than may be compared."""
 
 
-def find_candidates(descriptions: np.ndarray, most: int, advance: Callable[[int], None] = lambda _: None) -> Candidates:
+def count_cells(pictures: int) -> int:
+    """Returns the number of cells for so many pictures: a power of two, so that a few more pictures rarely change it."""
+    return int(np.clip(2 ** round(np.log2(max(1, pictures / CELL_PICTURES))), 1, MOST_CELLS))
+
+
+def find_candidates(
+    descriptions: np.ndarray,
+    most: int,
+    advance: Callable[[int], None] = lambda _: None,
+    earlier: Searched | None = None,
+) -> Candidates:
     """Returns the pairs that look alike.
 
     Args:
         descriptions: float16 (N, V, SPECTRUM**2 - 1): V views of each picture, the first of them the whole picture; of length 1, or
-            0 for one that has none. A pair is alike if the whole picture of one, turned, is like a view of the other.
+            0 for one that has none. A pair is alike if the whole picture of one, turned, is like a view of the other. The first
+            `count_cells(N)` pictures are the centres of the cells, so these should be a random part.
         most: the largest number of pairs.
         advance: is called with the number of pictures that were compared since the last call.
+        earlier: a search that had the same cells, or compared all with all: only pictures that it lacks are compared.
 
     Raises:
         TooManyCandidatesError: there are more pairs.
     """
-    count, views, _ = descriptions.shape
-    cells = _Cells(_normalize(descriptions.reshape(count * views, descriptions.shape[2])[:, _COARSE]), views)
-    found: list[np.ndarray] = []
+    count = len(descriptions)
+    cells = _Cells(_normalize(descriptions[: count_cells(count), 0][:, _COARSE]))
+    found = np.zeros((4, 0))
+    search: _WholeSearch | _AddedSearch | None = None
+    if earlier is not None:
+        added = np.setdiff1d(np.arange(count), earlier.places)
+        # Both ways cost the same where twice so many pictures are compared with all others.
+        if 2 * len(added) <= count * cells.near // max(1, len(cells.centres)):
+            pairs = earlier.pairs
+            found = np.stack([pairs.first, pairs.second, pairs.turn, np.ones(len(pairs))]).astype(np.float64)
+            search = _AddedSearch(descriptions, cells, added)
+    if search is None:
+        search = _WholeSearch(descriptions, cells)
     with ThreadPoolExecutor(count_cpus()) as threads:
-        blocks = threads.map(lambda start: _search_block(start, descriptions, cells), range(0, count, BLOCK))
-        for start, block in zip(range(0, count, BLOCK), blocks, strict=True):
-            found = [_keep_best(np.concatenate([*found, block], axis=1))]
-            if found[0].shape[1] > most:
+        for start, block in zip(
+            range(0, count, BLOCK), threads.map(search.search_block, range(0, count, BLOCK)), strict=True
+        ):
+            found = _keep_best(np.concatenate([found, block], axis=1))
+            if found.shape[1] > most:
                 threads.shutdown(cancel_futures=True)
                 raise TooManyCandidatesError
             advance(min(BLOCK, count - start))
-    first, second, turn, _ = found[0] if found else np.zeros((4, 0))
+    first, second, turn, _ = found
     return Candidates(first.astype(np.int64), second.astype(np.int64), turn.astype(np.int8))
 
 
 class _Cells:
-    """Views, by the cell that each belongs to.
+    """Parts of the space of views.
 
-    Args:
-        vectors: float32 (N * V, C), of length 1 or 0.
-        views: V.
+    Attributes:
+        centres: float32 (K, C).
+        near: the number of cells whose views a picture is compared with.
     """
 
-    def __init__(self, vectors: np.ndarray, views: int) -> None:
-        pictures = len(vectors) // views
-        number = int(np.clip(pictures // CELL_PICTURES, 1, MOST_CELLS))
-        chosen = np.random.default_rng(0).choice(pictures, min(number, pictures), replace=False)
-        self.centres = vectors[chosen * views]
-        own = np.concatenate([
-            (vectors[start : start + ROWS_AT_ONCE] @ self.centres.T).argmax(axis=1)
-            for start in range(0, len(vectors), ROWS_AT_ONCE)
-        ] or [np.zeros(0, int)])  # fmt: skip
-        self.members = np.argsort(own, kind="stable")
-        self.vectors = vectors[self.members]
-        self.starts = np.searchsorted(own[self.members], np.arange(len(self.centres) + 1))
+    def __init__(self, centres: np.ndarray) -> None:
+        self.centres = centres
+        self.near = min(NEAR_CELLS, len(centres))
+
+    def find_own(self, vectors: np.ndarray) -> np.ndarray:
+        """Returns the cell that each vector belongs to, int64 (Q,)."""
+        parts = [part.argmax(axis=1) for part in self._measure(vectors)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def find_near(self, queries: np.ndarray) -> np.ndarray:
-        """Returns the cells that are nearest to each query, int (Q, P)."""
-        near = min(NEAR_CELLS, len(self.centres))
-        if near == len(self.centres):
-            return np.broadcast_to(np.arange(near), (len(queries), near))
-        parts = [
-            queries[start : start + ROWS_AT_ONCE] @ self.centres.T for start in range(0, len(queries), ROWS_AT_ONCE)
-        ]
-        return np.concatenate([np.argpartition(part, -near, axis=1)[:, -near:] for part in parts])
+        """Returns the cells that are nearest to each query, int64 (Q, near)."""
+        if self.near == len(self.centres) or not len(queries):
+            return np.broadcast_to(np.arange(self.near), (len(queries), self.near))
+        return np.concatenate([
+            np.argpartition(part, -self.near, axis=1)[:, -self.near :] for part in self._measure(queries)
+        ])  # fmt: skip
+
+    def _measure(self, vectors: np.ndarray) -> Iterator[np.ndarray]:
+        for start in range(0, len(vectors), ROWS_AT_ONCE):
+            yield vectors[start : start + ROWS_AT_ONCE] @ self.centres.T
 
 
-def _search_block(start: int, descriptions: np.ndarray, cells: _Cells) -> np.ndarray:
-    """Returns first, second, turn and likeness of the pairs of which one picture is in a block, float64 (4, P)."""
-    views = descriptions.shape[1]
-    whole = _normalize(descriptions[start : start + BLOCK, 0][:, _COARSE])
-    queries = np.concatenate([whole[:, source] * signs for source, signs in _COARSE_CHANGES])
-    near = cells.find_near(queries)
-    order = np.argsort(near, axis=None, kind="stable")
-    bounds = np.searchsorted(near.ravel()[order], np.arange(len(cells.centres) + 1))
-    hits = []
-    for cell in range(len(cells.centres)):
-        asking = order[bounds[cell] : bounds[cell + 1]] // near.shape[1]
-        inside = slice(cells.starts[cell], cells.starts[cell + 1])
-        for part in range(0, len(asking), ROWS_AT_ONCE):
-            rows = asking[part : part + ROWS_AT_ONCE]
-            row, column = np.nonzero(queries[rows] @ cells.vectors[inside].T >= ALIKE)
-            hits.append((rows[row], cells.members[inside][column]))
-    query, member = np.concatenate(hits, axis=1) if hits else np.zeros((2, 0), int)
-    turn, one = np.divmod(query, len(whole))
-    one, (other, view) = one + start, np.divmod(member, views)
-    return _measure(descriptions, one, other, view, turn)
+class _WholeSearch:
+    """Compares each picture with the views in its nearest cells.
+
+    Args:
+        descriptions: float16 (N, V, D).
+        cells: the cells.
+    """
+
+    def __init__(self, descriptions: np.ndarray, cells: _Cells) -> None:
+        self._descriptions, self._cells = descriptions, cells
+        vectors = _list_views(descriptions)
+        own = cells.find_own(vectors)
+        self._members = np.argsort(own, kind="stable")
+        self._vectors = vectors[self._members]
+        self._starts = np.searchsorted(own[self._members], np.arange(len(cells.centres) + 1))
+
+    def search_block(self, start: int) -> np.ndarray:
+        """Returns first, second, turn and likeness of the pairs of which one picture is in a block, float64 (4, P)."""
+        block = self._descriptions[start : start + BLOCK]
+        queries = _list_queries(block)
+        near = self._cells.find_near(queries)
+        order = np.argsort(near, axis=None, kind="stable")
+        bounds = np.searchsorted(near.ravel()[order], np.arange(len(self._cells.centres) + 1))
+        hits = []
+        for cell in range(len(self._cells.centres)):
+            asking = order[bounds[cell] : bounds[cell + 1]] // near.shape[1]
+            inside = slice(self._starts[cell], self._starts[cell + 1])
+            for part in range(0, len(asking), ROWS_AT_ONCE):
+                rows = asking[part : part + ROWS_AT_ONCE]
+                row, column = np.nonzero(queries[rows] @ self._vectors[inside].T >= ALIKE)
+                hits.append((rows[row], self._members[inside][column]))
+        query, member = np.concatenate(hits, axis=1) if hits else np.zeros((2, 0), int)
+        turn, one = np.divmod(query, len(block))
+        other, view = np.divmod(member, block.shape[1])
+        return _measure(self._descriptions, one + start, other, view, turn)
+
+
+class _AddedSearch:
+    """Compares added pictures with all, in both roles; what it finds is what a whole search finds with the same cells.
+
+    Args:
+        descriptions: float16 (N, V, D).
+        cells: the cells.
+        added: int64 (A,), the places of the added pictures.
+    """
+
+    def __init__(self, descriptions: np.ndarray, cells: _Cells, added: np.ndarray) -> None:
+        self._descriptions, self._cells, self._added = descriptions, cells, added
+        self._queries, self._views = _list_queries(descriptions[added]), _list_views(descriptions[added])
+        self._near, self._own = cells.find_near(self._queries), cells.find_own(self._views)
+
+    def search_block(self, start: int) -> np.ndarray:
+        """Returns first, second, turn and likeness of the pairs of an added picture and one in a block, float64 (4, P)."""
+        block = self._descriptions[start : start + BLOCK]
+        count, views = block.shape[:2]
+        vectors = _list_views(block)
+        query, member = _find_alike(self._queries, vectors)
+        is_near = (self._near[query] == self._cells.find_own(vectors[member])[:, None]).any(axis=1)
+        query, member = query[is_near], member[is_near]
+        turn, one = np.divmod(query, max(1, len(self._added)))
+        other, view = np.divmod(member, views)
+        asked = _measure(self._descriptions, self._added[one], other + start, view, turn)
+        queries = _list_queries(block)
+        query, member = _find_alike(queries, self._views)
+        is_near = (self._cells.find_near(queries[query]) == self._own[member][:, None]).any(axis=1)
+        query, member = query[is_near], member[is_near]
+        turn, one = np.divmod(query, count)
+        other, view = np.divmod(member, views)
+        answered = _measure(self._descriptions, one + start, self._added[other], view, turn)
+        return np.concatenate([asked, answered], axis=1)
+
+
+def _list_views(descriptions: np.ndarray) -> np.ndarray:
+    """Returns the lowest frequencies of each view, float32 (N * V, C), of length 1 or 0; the views of a picture are together."""
+    return _normalize(descriptions.reshape(-1, descriptions.shape[2])[:, _COARSE])
+
+
+def _list_queries(descriptions: np.ndarray) -> np.ndarray:
+    """Returns the lowest frequencies of each whole picture, float32 (8 * N, C), in all turns, one turn after another."""
+    whole = _normalize(descriptions[:, 0][:, _COARSE])
+    return np.concatenate([whole[:, source] * signs for source, signs in _COARSE_CHANGES])
+
+
+def _find_alike(queries: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the places of queries and of vectors that are alike, int64 (P,) each."""
+    rows = max(1, PRODUCTS_AT_ONCE // max(1, len(vectors)))
+    hits = [np.zeros((2, 0), np.int64)]
+    for start in range(0, len(queries), rows):
+        query, vector = np.nonzero(queries[start : start + rows] @ vectors.T >= ALIKE)
+        hits.append(np.stack([query + start, vector]))
+    query, vector = np.concatenate(hits, axis=1)
+    return query, vector
 
 
 def _measure(

@@ -23,8 +23,10 @@ from catdog.data.candidates import (
     SPECTRUM,
     TURNS,
     Candidates,
+    Searched,
     TooManyCandidatesError,
     Turn,
+    count_cells,
     find_candidates,
 )
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
@@ -61,7 +63,7 @@ MOSTLY = 0.8
 # A larger change of scale, or a larger shift in pixels, is a crop.
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
 VERSION = (
-    f"4/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}/"
+    f"5/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}/"
     f"{RECOLOURED_DETAIL}/{RECOLOURED_CHANNEL}/{CELL_PICTURES}/{NEAR_CELLS}/{MOST_CELLS}"
 )
 # A pair takes about 3 CPU ms: so many take minutes on two cores. For each image of a large data set there may be a share of one.
@@ -96,7 +98,8 @@ def find_pairs(paths: Sequence[Path | str], digests: Sequence[str], cache: Path)
 
     Candidates are found by comparing the lowest frequencies of each picture in its eight turns, and those of five crops. The
     pictures of a candidate pair are then aligned by shifting and stretching, and correlated. The findings are kept in the cache,
-    by content: a second call reads them, and one with more files compares only those. A call after one that was killed goes on.
+    by content: a second call reads them, and one with a few more files compares only those. A call after one that was killed goes
+    on.
 
     Not found: pictures turned by other angles than 90 degrees, crops by more than a tenth of a side and about a quarter of those
     by a tenth, other exposures of a scene.
@@ -258,8 +261,12 @@ class _Search:
         self._names, self._paths = np.array(names, dtype="S64"), paths
         self._parts = folder / "parts"
         self._known = _Known()
-        former = sorted(folder.glob(f"*/{FOUND}"), key=lambda file: file.stat().st_mtime)
-        for found in [*former[-1:], *sorted(self._parts.glob("*.npz"))]:
+        # The earlier search that shares the most files with this one.
+        former = {found: _read_columns(found) for found in sorted(folder.glob(f"*/{FOUND}"))}
+        shared = {found: np.isin(stored.get("digests", []), self._names).sum() for found, stored in former.items()}
+        nearest = max(shared, key=shared.__getitem__, default=None)
+        self._former = former[nearest] if nearest else {}
+        for found in [*([nearest] if nearest else []), *sorted(self._parts.glob("*.npz"))]:
             self._known.read(found)
 
     def run(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -272,13 +279,30 @@ class _Search:
         most = max(MOST_CANDIDATES, round(MOST_CANDIDATES_SHARE * len(self._names)))
         try:
             with reported_progress("comparing images", len(self._names), "images") as advance:
-                candidates = find_candidates(descriptions, most, advance)
+                candidates = find_candidates(descriptions, most, advance, self._recall())
         except TooManyCandidatesError:
             raise UserError(
                 f"dataset.near_duplicates: more than {most:,} pairs of these images look alike at first sight, as "
                 "digits or X-rays do. Comparing all of them would take very long. Set dataset.near_duplicates=ignore."
             ) from None
         return descriptions, self._compare(candidates, descriptions)
+
+    def _recall(self) -> Searched | None:
+        """Returns what the earlier search says of these files, if it divided the pictures into the same cells."""
+        digests = self._former.get("digests")
+        if digests is None:
+            return None
+        cells, before = count_cells(len(self._names)), count_cells(len(digests))
+        has_same_cells = cells == before and np.array_equal(digests[:cells], self._names[:cells])
+        if not has_same_cells and max(cells, before) > NEAR_CELLS:
+            return None
+        places = np.searchsorted(self._names, digests)
+        places[places == len(self._names)] = 0
+        is_here = self._names[places] == digests
+        first, second, turn = (self._former[name] for name in ("first", "second", "turn"))
+        kept = is_here[first] & is_here[second]
+        pairs = Candidates(places[first[kept]], places[second[kept]], turn[kept].astype(np.int8))
+        return Searched(places[is_here], pairs)
 
     def remove_parts(self) -> None:
         """Removes the parts with findings about these files alone, now that all are kept."""

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from catdog.data import candidates
-from catdog.data.candidates import ALIKE, SPECTRUM, TURNS, TooManyCandidatesError, find_candidates
+from catdog.data.candidates import (
+    ALIKE,
+    SPECTRUM,
+    TURNS,
+    Candidates,
+    Searched,
+    TooManyCandidatesError,
+    count_cells,
+    find_candidates,
+)
 
 SIDE = 32
 
@@ -44,8 +53,9 @@ def test_a_turn_makes_the_second_picture_look_like_the_first(turn):
     assert TURNS[found.turn[0]] == turn.inverse
 
 
-def test_with_cells_the_pairs_are_those_of_comparing_each_with_each(monkeypatch):
-    """3,000 pictures in clusters around 60, so that many pairs are alike; each has a second view."""
+@pytest.fixture
+def clusters(monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """3,000 pictures in clusters around 600, so that many pairs are alike, in 64 cells; each has a second view."""
     monkeypatch.setattr(candidates, "CELL_PICTURES", 50)
     monkeypatch.setattr(candidates, "BLOCK", 700)
     rng = np.random.default_rng(1)
@@ -54,7 +64,11 @@ def test_with_cells_the_pairs_are_those_of_comparing_each_with_each(monkeypatch)
     views = np.stack([vectors, vectors + rng.normal(scale=0.02, size=vectors.shape)], axis=1)
     views /= np.linalg.norm(views, axis=2, keepdims=True)
     views[5] = 0
-    descriptions = views.astype(np.float16)
+    return views.astype(np.float16)
+
+
+def test_with_cells_the_pairs_are_those_of_comparing_each_with_each(clusters):
+    descriptions = clusters
     expected = find_by_hand(descriptions)
     found = find_candidates(descriptions, 1_000_000)
     pairs = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
@@ -65,6 +79,38 @@ def test_with_cells_the_pairs_are_those_of_comparing_each_with_each(monkeypatch)
     assert len(pairs) == len(found)
     again = find_candidates(descriptions, 1_000_000)
     np.testing.assert_array_equal(again.turn, found.turn)
+
+
+@pytest.mark.parametrize("cell_pictures", [50, 1000], ids=["cells", "each with each"])
+def test_added_pictures_are_compared_alone_with_the_same_result(clusters, monkeypatch, cell_pictures):
+    monkeypatch.setattr(candidates, "CELL_PICTURES", cell_pictures)
+    whole = find_candidates(clusters, 1_000_000)
+    # Added anywhere behind the centres of the cells: 40 pictures of 3,000.
+    added = np.random.default_rng(4).choice(np.arange(64, 3000), 40, replace=False)
+    places = np.setdiff1d(np.arange(3000), added)
+    is_old = np.isin(whole.first, places) & np.isin(whole.second, places)
+    assert 0 < (~is_old).sum() < 0.1 * len(whole)
+    pairs = Candidates(whole.first[is_old], whole.second[is_old], whole.turn[is_old])
+    monkeypatch.setattr(candidates, "_WholeSearch", None)
+    done = []
+    found = find_candidates(clusters, 1_000_000, done.append, Searched(places, pairs))
+    assert sum(done) == 3000
+    for name in ("first", "second", "turn"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+
+
+def test_where_most_pictures_are_new_all_are_compared(clusters, monkeypatch):
+    monkeypatch.setattr(candidates, "_AddedSearch", None)
+    nothing = np.zeros(0, np.int64)
+    found = find_candidates(
+        clusters, 1_000_000, earlier=Searched(np.arange(2000), Candidates(nothing, nothing, nothing))
+    )
+    assert len(found) == len(find_candidates(clusters, 1_000_000))
+
+
+@pytest.mark.parametrize(("pictures", "cells"), [(0, 1), (300, 1), (4352, 16), (100_000, 512), (2_000_000, 4096)])
+def test_a_few_more_pictures_rarely_change_the_number_of_cells(pictures, cells):
+    assert count_cells(pictures) == count_cells(pictures + 10) == cells
 
 
 def test_too_many_pairs_stop_the_search():

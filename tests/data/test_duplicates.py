@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from planted import CHANGES, main
 from support import write_images
 
-from catdog.data import duplicates
+from catdog.data import candidates, duplicates
 from catdog.data.duplicates import Pair, find_pairs, group_pairs
 from catdog.data.splits import build_manifest
 from catdog.data.synthetic import write_drawn_images
@@ -125,6 +125,10 @@ def test_a_search_with_more_files_compares_only_those(photos, tmp_path, monkeypa
     assert [(pair.first, pair.second) for pair in more] == [(3, 12), (5, 13)]
     assert work["described"] == 14
     assert work["compared"] <= compared + 2
+    # Nor are the others laid side by side again, also if some are gone.
+    monkeypatch.setattr(candidates, "_WholeSearch", None)
+    less = find_pairs(every[1:], [path.name for path in every[1:]], tmp_path / "cache")
+    assert [(pair.first, pair.second) for pair in less] == [(2, 11), (4, 12)]
 
 
 def test_a_search_that_was_killed_goes_on(photos, tmp_path, monkeypatch):

@@ -356,9 +356,10 @@ def test_layers_that_do_not_fit_each_other(layers: str, said: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
+def store(tmp_path_factory, empty_store: Path) -> Path:
     """A database of MLflow with a study that has a run, but no sweep and no registered model."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    shutil.copy(empty_store, path)
     mlflow.set_tracking_uri(f"sqlite:///{path}")
     mlflow.set_experiment("cats_vs_dogs")
     with mlflow.start_run():

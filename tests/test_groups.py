@@ -38,14 +38,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, which takes it seconds to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def folder(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, empty_store: Path) -> Path:
     """A working folder with these images: in `scenes`, and in `given` with folders for the splits."""

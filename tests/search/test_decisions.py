@@ -17,7 +17,7 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
 
     tiny = [item for item in TINY if "validation" not in item]
     command = (
-        "decide", "model=cnn,preprocessed,drawn_mini", *tiny, "dataset.drawing.validation_per_class=120",
+        "decide", "model=cnn,augmented,preprocessed", *tiny, "dataset.drawing.validation_per_class=120",
         "study=three", "first_seeds=2", "max_seeds=3", "margin=0.001", "error=0.2",
     )  # fmt: skip
     done = run_catdog(tmp_path, cache, *command)
@@ -33,7 +33,7 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
     still = [pair for pair in decisions[0] if pair["outcome"] == "undecided"]
     undecided = [
         name
-        for name in ("cnn", "preprocessed", "drawn_mini")
+        for name in ("cnn", "augmented", "preprocessed")
         if name in {variant for pair in still for variant in (pair["first"], pair["second"])}
     ]
     assert len(sweeps) == (2 if undecided else 1)
@@ -41,7 +41,7 @@ def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
     runs = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")
     assert sorted(run.info.run_name for run in runs) == sorted(
         f"{name} seed={seed}"
-        for name in ("cnn", "preprocessed", "drawn_mini")
+        for name in ("cnn", "augmented", "preprocessed")
         for seed in range(3 if name in undecided else 2)
     )
     # What was decided stays as it was when it was decided.

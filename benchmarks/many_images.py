@@ -6,6 +6,7 @@ The images are smooth random colours, all different. In FOLDER they are kept, an
 """
 
 import os
+import shutil
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -69,7 +70,10 @@ def main(count: int = 100_000, place: str = "") -> None:
             cv2.imwrite(str(new), pixels)
             add(f"after a file was {change}", plan)
         new.unlink()
+        old = images / "train/a/0001/0001.jpg"
+        kept = shutil.move(old, folder / "kept.jpg")
         add("after a file was removed", plan)
+        shutil.move(kept, old)
         add("a run of one epoch at 32 x 32")
         (table,) = (folder / "mlruns").rglob("time.csv")
         stages = pd.read_csv(table).set_index("stage")

@@ -128,7 +128,8 @@ def find_candidates(
             `count_cells(N)` pictures are the centres of the cells, so these should be a random part.
         most: the largest number of pairs.
         advance: is called with the number of pictures that were compared since the last call.
-        earlier: a search that had the same cells, or compared all with all: only pictures that it lacks are compared.
+        earlier: a search that had the same cells, or compared all with all as this one will: only pictures that it lacks are
+            compared.
 
     Raises:
         TooManyCandidatesError: there are more pairs.
@@ -165,11 +166,13 @@ class _Cells:
     Attributes:
         centres: float32 (K, C).
         near: the number of cells whose views a picture is compared with.
+        all_are_near: whether that is all of them.
     """
 
     def __init__(self, centres: np.ndarray) -> None:
         self.centres = centres
         self.near = min(NEAR_CELLS, len(centres))
+        self.all_are_near = self.near == len(centres)
 
     def find_own(self, vectors: np.ndarray) -> np.ndarray:
         """Returns the cell that each vector belongs to, int64 (Q,)."""
@@ -178,7 +181,7 @@ class _Cells:
 
     def find_near(self, queries: np.ndarray) -> np.ndarray:
         """Returns the cells that are nearest to each query, int64 (Q, near)."""
-        if self.near == len(self.centres) or not len(queries):
+        if self.all_are_near or not len(queries):
             return np.broadcast_to(np.arange(self.near), (len(queries), self.near))
         return np.concatenate([
             np.argpartition(part, -self.near, axis=1)[:, -self.near :] for part in self._measure(queries)
@@ -246,15 +249,17 @@ class _AddedSearch:
         count, views = block.shape[:2]
         vectors = _list_views(block)
         query, member = _find_alike(self._queries, vectors)
-        is_near = (self._near[query] == self._cells.find_own(vectors[member])[:, None]).any(axis=1)
-        query, member = query[is_near], member[is_near]
+        if not self._cells.all_are_near:
+            is_near = (self._near[query] == self._cells.find_own(vectors[member])[:, None]).any(axis=1)
+            query, member = query[is_near], member[is_near]
         turn, one = np.divmod(query, max(1, len(self._added)))
         other, view = np.divmod(member, views)
         asked = _measure(self._descriptions, self._added[one], other + start, view, turn)
         queries = _list_queries(block)
         query, member = _find_alike(queries, self._views)
-        is_near = (self._cells.find_near(queries[query]) == self._own[member][:, None]).any(axis=1)
-        query, member = query[is_near], member[is_near]
+        if not self._cells.all_are_near:
+            is_near = (self._cells.find_near(queries[query]) == self._own[member][:, None]).any(axis=1)
+            query, member = query[is_near], member[is_near]
         turn, one = np.divmod(query, count)
         other, view = np.divmod(member, views)
         answered = _measure(self._descriptions, one + start, self._added[other], view, turn)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -13,20 +13,25 @@ def find_needs(model: Any) -> dict[str, tuple[str, str]]:
     """
     import keras
 
-    return dict(_walk(keras.saving.serialize_keras_object(model)))
+    registered = keras.saving.get_custom_objects()
+    return dict(_walk(keras.saving.serialize_keras_object(model), registered))
 
 
-def _walk(config: Any) -> Iterator[tuple[str, tuple[str, str]]]:
-    if isinstance(config, dict):
-        module = config.get("module")
-        name = config.get("config") if config.get("class_name") == "function" else config.get("class_name")
-        if isinstance(module, str) and isinstance(name, str) and module.partition(".")[0] not in ("keras", "builtins"):
+def _walk(config: Any, registered: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
+    # Keras writes only the registered name of a function, or the name alone of one that it cannot find again.
+    if isinstance(config, str) and config in registered:
+        yield config, (registered[config].__module__, registered[config].__name__)
+    elif isinstance(config, dict):
+        # Of what a script or notebook defines, Keras does not write the module.
+        module = config.get("module", "keras") or "__main__"
+        name = config.get("class_name")
+        if isinstance(name, str) and module.partition(".")[0] not in ("keras", "builtins"):
             yield config.get("registered_name") or name, (module, name)
         for value in config.values():
-            yield from _walk(value)
+            yield from _walk(value, registered)
     elif isinstance(config, list | tuple):
         for value in config:
-            yield from _walk(value)
+            yield from _walk(value, registered)
 
 
 def find_custom_objects(model: Any) -> dict[str, Any]:

@@ -459,8 +459,8 @@ def log_kept_model(
 ) -> None:
     """Saves the kept model with the run, with signature, input example and class names.
 
-    Once the model is delivered, the run's tag `catdog.model_uri` holds its MLflow address. A model with user-defined layers
-    carries their code; a graph of Keras' own layers loads without it.
+    Once the model is delivered, the run's tag `catdog.model_uri` holds its MLflow address. A graph of Keras' own layers loads
+    anywhere. Other classes and functions are found where they were imported from: give their files or packages.
 
     Args:
         run: the run.

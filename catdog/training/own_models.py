@@ -12,7 +12,7 @@ from catdog.config.schema import BackboneConfig, ModelConfig
 from catdog.system.errors import UserError
 from catdog.system.own_objects import describe_type, explain, load_object
 from catdog.system.wording import plural
-from catdog.tracking.custom_objects import find_custom_objects
+from catdog.tracking.custom_objects import empty_registry, find_custom_objects
 from catdog.training.own_code import call, quote_error
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,8 @@ def check_saving(kept: Any, key: str, reference: str) -> None:
         try:
             custom = find_custom_objects(kept)
             kept.save(path)
-            loaded = keras.models.load_model(path, custom_objects=custom, compile=False)
+            with empty_registry():
+                loaded = keras.models.load_model(path, custom_objects=custom, compile=False)
         except Exception as error:
             raise UserError(
                 f"{key}: a model with {reference} cannot be saved and loaded again: {type(error).__name__}: "

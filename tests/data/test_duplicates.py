@@ -131,6 +131,33 @@ def test_a_search_with_more_files_compares_only_those(photos, tmp_path, monkeypa
     assert [(pair.first, pair.second) for pair in less] == [(2, 11), (4, 12)]
 
 
+@pytest.mark.parametrize("place", ["among the centres", "behind them"])
+def test_where_a_centre_of_the_cells_changes_all_are_compared(photos, tmp_path, monkeypatch, place):
+    """Digests are sorted, and the first are the centres."""
+    monkeypatch.setattr(candidates, "CELL_PICTURES", 2)
+    monkeypatch.setattr(candidates, "NEAR_CELLS", 4)
+    monkeypatch.setattr(duplicates, "NEAR_CELLS", 4)
+    paths = sorted(photos.rglob("*.jpg"))[:20]
+    names = [f"{number:02d}" for number in range(20)]
+    copy_in(paths[3], tmp_path / "mirrored.jpg")
+    find_pairs(paths, names, tmp_path / "cache")
+    # Another search, later, that shares less.
+    find_pairs(paths[:6], names[:6], tmp_path / "cache")
+    whole = []
+    real = candidates._WholeSearch
+    monkeypatch.setattr(candidates, "_WholeSearch", lambda *given: whole.append(1) or real(*given))
+    digests = [*names, "0" if place == "among the centres" else "99"]
+    pairs = find_pairs([*paths, tmp_path / "mirrored.jpg"], digests, tmp_path / "cache")
+    assert [(pair.first, pair.second) for pair in pairs] == [(3, 20)]
+    assert bool(whole) == (place == "among the centres")
+
+
+def test_of_no_files_nothing_is_searched(photos, tmp_path):
+    paths = sorted(photos.rglob("*.jpg"))[:3]
+    find_pairs(paths, [path.name for path in paths], tmp_path / "cache")
+    assert find_pairs([], [], tmp_path / "cache") == []
+
+
 def test_a_search_that_was_killed_goes_on(photos, tmp_path, monkeypatch):
     paths = sorted(photos.rglob("*.jpg"))[:12]
     for number, path in enumerate(paths[:4]):

@@ -669,39 +669,69 @@ class Unused(keras.layers.Layer):
 class Double(keras.layers.Layer):
     def call(self, images):
         return images * 2
+
+@keras.saving.register_keras_serializable("others")
+def softmax(logits):
+    return keras.activations.softmax(logits)
+"""
+
+SCRIPT = """import keras
+
+@keras.saving.register_keras_serializable("others")
+class Half(keras.layers.Layer):
+    def call(self, images):
+        return images / 2
 """
 
 
-def test_of_registered_layers_a_keras_model_takes_along_its_own(study, val, folder, monkeypatch):
+def test_of_what_is_registered_a_keras_model_takes_along_what_it_needs(study, val, folder, monkeypatch):
     import keras
 
     registered = dict(keras.saving.get_custom_objects())
     monkeypatch.syspath_prepend(folder)
     (folder / "other_layers.py").write_text(OTHER_LAYERS)
-    other_layers = importlib.import_module("other_layers")
+    others = importlib.import_module("other_layers")
+    exec(SCRIPT, script := {"__name__": "__main__"})
+    made = {}
 
-    def save(name: str, *layers: keras.layers.Layer) -> str:
+    def save(name: str, *layers: keras.layers.Layer, activation: str | Callable = "softmax") -> None:
         inputs = keras.Input((32, 32, 3), dtype="uint8")
         outputs = keras.layers.Rescaling(1 / 255)(inputs)
-        for layer in (*layers, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, activation="softmax")):
+        for layer in (*layers, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2, activation=activation)):
             outputs = layer(outputs)
+        model = keras.Model(inputs, outputs)
         with study.record(name, dataset=DATA) as run:
-            run.log_model(keras.Model(inputs, outputs))
+            run.log_model(model)
             run.log_validation(val.files, val.labels, answer(val, 5))
-        return run.run_id
+        made[name] = run.run_id, model.predict_on_batch(val.read(32))
 
-    try:
-        plain, doubled = save("plain"), save("doubled", other_layers.Double())
-        assert len(keras.saving.get_custom_objects()) == len(registered) + 2
-        assert study.model(doubled).loaded
-        (folder / "other_layers.py").unlink()
-        del sys.modules["other_layers"]
-        assert study.model(plain).loaded
-        with pytest.raises(UserError, match=r"needs your own code, other_layers, which cannot be loaded"):
-            study.model(doubled).loaded  # noqa: B018
-    finally:
+    def load(name: str) -> None:
+        run_id, expected = made[name]
+        np.testing.assert_allclose(study.model(run_id).loaded.predict_on_batch(val.read(32)), expected, atol=1e-6)
+
+    def forget() -> None:
+        sys.modules.pop("other_layers", None)
         keras.saving.get_custom_objects().clear()
         keras.saving.get_custom_objects().update(registered)
+
+    try:
+        save("plain")
+        save("class", others.Double())
+        save("function", activation=others.softmax)
+        save("script", script["Half"]())
+        assert len(keras.saving.get_custom_objects()) == len(registered) + 4
+        for name in made:
+            forget()
+            load(name)
+        forget()
+        (folder / "other_layers.py").unlink()
+        load("plain")
+        load("script")
+        for name in ("class", "function"):
+            with pytest.raises(UserError, match=r"needs your own code, other_layers, which cannot be loaded"):
+                load(name)
+    finally:
+        forget()
 
 
 def test_the_example_of_the_documentation_runs_as_it_stands(folder, monkeypatch):

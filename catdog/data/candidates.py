@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from catdog.system.cpus import count_cpus
 
@@ -23,7 +24,8 @@ CELL_PICTURES = 256
 NEAR_CELLS = 16
 # Never more cells, because each picture is compared with the centres of all of them.
 MOST_CELLS = 4096
-BLOCK, ROWS_AT_ONCE, PRODUCTS_AT_ONCE = 8192, 4096, 2**24
+# Pictures in a block; scalar products that fit into a processor's cache; pairs whose descriptions are compared at once.
+BLOCK, CACHED_PRODUCTS, PAIRS_AT_ONCE = 8192, 2**18, 2**16
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def find_candidates(
             search = _AddedSearch(descriptions, cells, added)
     if search is None:
         search = _WholeSearch(descriptions, cells)
-    with ThreadPoolExecutor(count_cpus()) as threads:
+    # The threads of the matrix products would take the CPUs from these.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(count_cpus()) as threads:
         for start, block in zip(
             range(0, count, BLOCK), threads.map(search.search_block, range(0, count, BLOCK)), strict=True
         ):
@@ -176,7 +179,7 @@ class _Cells:
 
     def find_own(self, vectors: np.ndarray) -> np.ndarray:
         """Returns the cell that each vector belongs to, int64 (Q,)."""
-        parts = [part.argmax(axis=1) for part in self._measure(vectors)]
+        parts = [part.argmax(axis=1) for _, part in _multiply(vectors, self.centres)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def find_near(self, queries: np.ndarray) -> np.ndarray:
@@ -184,12 +187,8 @@ class _Cells:
         if self.all_are_near or not len(queries):
             return np.broadcast_to(np.arange(self.near), (len(queries), self.near))
         return np.concatenate([
-            np.argpartition(part, -self.near, axis=1)[:, -self.near :] for part in self._measure(queries)
+            np.argpartition(part, -self.near, axis=1)[:, -self.near :] for _, part in _multiply(queries, self.centres)
         ])  # fmt: skip
-
-    def _measure(self, vectors: np.ndarray) -> Iterator[np.ndarray]:
-        for start in range(0, len(vectors), ROWS_AT_ONCE):
-            yield vectors[start : start + ROWS_AT_ONCE] @ self.centres.T
 
 
 class _WholeSearch:
@@ -219,11 +218,9 @@ class _WholeSearch:
         for cell in range(len(self._cells.centres)):
             asking = order[bounds[cell] : bounds[cell + 1]] // near.shape[1]
             inside = slice(self._starts[cell], self._starts[cell + 1])
-            for part in range(0, len(asking), ROWS_AT_ONCE):
-                rows = asking[part : part + ROWS_AT_ONCE]
-                row, column = np.nonzero(queries[rows] @ self._vectors[inside].T >= ALIKE)
-                hits.append((rows[row], self._members[inside][column]))
-        query, member = np.concatenate(hits, axis=1) if hits else np.zeros((2, 0), int)
+            query, vector = _find_alike(queries[asking], self._vectors[inside])
+            hits.append((asking[query], self._members[inside][vector]))
+        query, member = np.concatenate(hits, axis=1)
         turn, one = np.divmod(query, len(block))
         other, view = np.divmod(member, block.shape[1])
         return _measure(self._descriptions, one + start, other, view, turn)
@@ -279,13 +276,29 @@ def _list_queries(descriptions: np.ndarray) -> np.ndarray:
 
 def _find_alike(queries: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the places of queries and of vectors that are alike, int64 (P,) each."""
-    rows = max(1, PRODUCTS_AT_ONCE // max(1, len(vectors)))
-    hits = [np.zeros((2, 0), np.int64)]
-    for start in range(0, len(queries), rows):
-        query, vector = np.nonzero(queries[start : start + rows] @ vectors.T >= ALIKE)
-        hits.append(np.stack([query + start, vector]))
-    query, vector = np.concatenate(hits, axis=1)
+    found = [np.zeros(0, np.int64)]
+    for start, products in _multiply(queries, vectors):
+        # Much faster than nonzero in two dimensions, and other threads can go on meanwhile.
+        found.append(np.flatnonzero(products >= ALIKE) + start * len(vectors))
+    query, vector = np.divmod(np.concatenate(found), max(1, len(vectors)))
     return query, vector
+
+
+def _multiply(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the scalar products of some rows of two arrays at a time, and the number of the first of these rows.
+
+    Args:
+        first: float32 (F, C).
+        second: float32 (S, C).
+
+    Yields:
+        float32 (some of F, S), which the next one overwrites.
+    """
+    rows = max(1, CACHED_PRODUCTS // max(1, len(second)))
+    products = np.empty((min(rows, len(first)), len(second)), np.float32)
+    for start in range(0, len(first), rows):
+        part = first[start : start + rows]
+        yield start, np.matmul(part, second.T, out=products[: len(part)])
 
 
 def _measure(
@@ -295,8 +308,8 @@ def _measure(
     likeness = np.zeros(len(one), np.float32)
     for number, (source, signs) in enumerate(_CHANGES):
         rows = np.flatnonzero((turn == number) & (one != other))
-        for start in range(0, len(rows), 16 * ROWS_AT_ONCE):
-            part = rows[start : start + 16 * ROWS_AT_ONCE]
+        for start in range(0, len(rows), PAIRS_AT_ONCE):
+            part = rows[start : start + PAIRS_AT_ONCE]
             turned = descriptions[one[part], 0].astype(np.float32)[:, source] * signs
             likeness[part] = (turned * descriptions[other[part], view[part]].astype(np.float32)).sum(axis=1)
     kept = likeness >= ALIKE

@@ -184,11 +184,13 @@ class _Cells:
 
     def find_near(self, queries: np.ndarray) -> np.ndarray:
         """Returns the cells that are nearest to each query, int64 (Q, near)."""
-        if self.all_are_near or not len(queries):
+        if self.all_are_near:
             return np.broadcast_to(np.arange(self.near), (len(queries), self.near))
-        return np.concatenate([
-            np.argpartition(part, -self.near, axis=1)[:, -self.near :] for _, part in _multiply(queries, self.centres)
-        ])  # fmt: skip
+        nearest = np.empty((len(queries), self.near), np.int64)
+        for start, products in _multiply(queries, self.centres):
+            # Copied at once: a part of a partition would keep all of it in memory.
+            nearest[start : start + len(products)] = np.argpartition(products, -self.near, axis=1)[:, -self.near :]
+        return nearest
 
 
 class _WholeSearch:

@@ -334,5 +334,6 @@ def _keep_best(found: np.ndarray) -> np.ndarray:
 
 def _normalize(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.astype(np.float32)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    # Not by np.linalg.norm, which makes a copy of all.
+    vectors /= np.maximum(np.sqrt(np.einsum("nc,nc->n", vectors, vectors)), 1e-6)[:, None]
     return vectors

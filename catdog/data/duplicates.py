@@ -317,8 +317,8 @@ class _Search:
     def remove_parts(self) -> None:
         """Removes the parts with findings about these files alone, now that all are kept."""
         for found in self._parts.glob("*.npz"):
-            stored = _read_columns(found)
-            if "digests" in stored and np.isin(stored["digests"], self._names).all():
+            stored = _read_columns(found, "digests")
+            if stored and _find_rows(self._names, stored["digests"])[1].all():
                 found.unlink(missing_ok=True)
                 found.with_suffix(".npy").unlink(missing_ok=True)
 
@@ -343,6 +343,8 @@ class _Search:
     def _describe(self) -> np.ndarray:
         descriptions = np.zeros((len(self._names), 1 + len(CROPS), SPECTRUM**2 - 1), np.float16)
         todo = self._known.describe(self._names, descriptions)
+        # Not needed any more: they may take as much memory as these.
+        self._known.digests.clear()
         parts = [todo[start : start + AT_ONCE] for start in range(0, len(todo), AT_ONCE)]
         saved, saved_s = 0, time.monotonic()
         with (

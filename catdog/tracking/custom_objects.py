@@ -20,7 +20,8 @@ def find_needs(model: Any) -> dict[str, tuple[str, str]]:
 def _walk(config: Any, registered: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
     # Keras writes only the registered name of a function, or the name alone of one that it cannot find again.
     if isinstance(config, str) and config in registered:
-        yield config, (registered[config].__module__, registered[config].__name__)
+        value = registered[config]
+        yield config, (value.__module__, getattr(value, "__name__", config))
     elif isinstance(config, dict):
         # Of what a script or notebook defines, Keras does not write the module.
         module = config.get("module", "keras") or "__main__"

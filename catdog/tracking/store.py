@@ -220,15 +220,20 @@ def _require_place(path: Path, create: bool) -> None:
 
 
 def _require_database(path: Path) -> None:
+    # Never open() it here: when that is closed, the system drops the locks that SQLite holds on the file for other threads of this
+    # process, and another process may overwrite what they write (https://www.sqlite.org/howtocorrupt.html, 2.2).
     try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
+        if path.is_dir() or not os.access(path, os.R_OK):
+            raise OSError(errno.EISDIR if path.is_dir() else errno.EACCES, "")
+        empty = path.stat().st_size == 0
         with contextlib.closing(sqlite3.connect(path)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not empty and "alembic_version" not in tables:
             raise UserError(f"tracking.uri: {path} is an SQLite database, but not MLflow's. {NAME_ANOTHER}")
     except OSError as error:
-        raise UserError(f"tracking.uri: cannot read {path} ({error.strerror}). {NAME_ANOTHER}") from error
+        raise UserError(
+            f"tracking.uri: cannot read {path} ({os.strerror(error.errno or 0)}). {NAME_ANOTHER}"
+        ) from error
     except sqlite3.DatabaseError as error:
         raise UserError(
             f"tracking.uri: {path} is no SQLite database, or is damaged ({error}). {NAME_ANOTHER}"

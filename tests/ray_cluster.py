@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes on this machine, led by a process of its own, as no test loads both Ray and TensorFlow."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,8 +39,10 @@ class RayCluster:
 @contextmanager
 def running_cluster() -> Iterator[RayCluster]:
     """Starts a cluster of two nodes, one of which has the resource `turn`, and stops it afterwards."""
+    # Its nodes have variables of their own, which say nothing to a run that is started from elsewhere.
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///store-of-the-node.db"}
     with subprocess.Popen(
-        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         assert process.stdin is not None
         try:

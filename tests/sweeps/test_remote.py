@@ -1,15 +1,19 @@
 """What a run on another host reports, and what the leader makes of how its job ended."""
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from catdog.sweeps.executors import remote
+from catdog.sweeps.executors.executor import Task
 from catdog.sweeps.executors.remote import JobFolder, Mailbox
 from catdog.sweeps.executors.slurm import SlurmHandle
 from catdog.sweeps.options import LauncherOptions, SlurmOptions, read_single_options, require_attached
 from catdog.system.errors import UserError
+from catdog.tracking import Job
 
 
 def test_a_message_that_is_being_written_comes_with_the_next_look(tmp_path) -> None:
@@ -66,6 +70,25 @@ def test_a_result_is_waited_for_no_longer_than_its_job_takes_to_leave_the_queue(
     monkeypatch.setattr(remote, "LINGER_S", 0.0)
     assert handle.poll() == "it has ended"
     assert not folder.path.exists()
+
+
+def test_an_order_does_not_depend_on_the_variables_of_its_host(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///leader.db")
+    composed = OmegaConf.create(
+        {
+            "tracking": {"uri": "${oc.env:MLFLOW_TRACKING_URI}"},
+            "hydra": {"sweep": {"dir": "${oc.env:HERE}"}},
+        }
+    )
+    folder = JobFolder(tmp_path, "abc")
+    folder.prepare(Task(composed, Job("cnn", "cnn", [], tmp_path), "auto"), None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///host.db")
+    monkeypatch.setenv("HERE", "elsewhere")
+    order, _ = pickle.loads((folder.path / "order").read_bytes())
+    assert order.composed.tracking.uri == "sqlite:///leader.db"
+    # Hydra's own part names what only its process knows.
+    assert order.composed.hydra.sweep.dir == "elsewhere"
+    assert composed.tracking.uri == "sqlite:///host.db"
 
 
 def test_commands_that_go_by_results_do_not_leave_their_jobs() -> None:

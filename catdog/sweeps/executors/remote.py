@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from catdog.config.schema import hash_text
 from catdog.sweeps.executors.executor import Message, Retry, Task
@@ -143,7 +144,7 @@ class JobFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         # On another host, a run is led by nobody: it goes on without the leader.
-        order = WorkOrder(task.composed, task.job.without_leader(), {}, threads)
+        order = WorkOrder(_resolve(task.composed), task.job.without_leader(), {}, threads)
         write_atomically(self.path / "order", pickle.dumps((order, former)))
 
     def save_record(self, **record: Any) -> None:
@@ -287,6 +288,17 @@ class ClusterExecutor(abc.ABC):
         """Waits a moment."""
         del handles, timeout_s
         time.sleep(LOOK_EVERY_S)
+
+
+def _resolve(composed: DictConfig) -> DictConfig:
+    """Returns a composed config without references to variables of the environment: the host of the run may have others."""
+    resolved = composed.copy()
+    with open_dict(resolved):
+        own = resolved.pop("hydra", None)
+        OmegaConf.resolve(resolved)
+        if own is not None:
+            resolved.hydra = own
+    return resolved
 
 
 def name_job(task: Task, folder: JobFolder) -> str:

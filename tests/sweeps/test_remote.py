@@ -77,6 +77,7 @@ def test_an_order_does_not_depend_on_the_variables_of_its_host(tmp_path, monkeyp
     composed = OmegaConf.create(
         {
             "tracking": {"uri": "${oc.env:MLFLOW_TRACKING_URI}"},
+            "text": [{"is": r"a \${b} c"}],
             "hydra": {"sweep": {"dir": "${oc.env:HERE}"}},
         }
     )
@@ -86,6 +87,7 @@ def test_an_order_does_not_depend_on_the_variables_of_its_host(tmp_path, monkeyp
     monkeypatch.setenv("HERE", "elsewhere")
     order, _ = pickle.loads((folder.path / "order").read_bytes())
     assert order.composed.tracking.uri == "sqlite:///leader.db"
+    assert order.composed.text[0]["is"] == composed.text[0]["is"] == "a ${b} c"
     # Hydra's own part names what only its process knows.
     assert order.composed.hydra.sweep.dir == "elsewhere"
     assert composed.tracking.uri == "sqlite:///host.db"

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -296,9 +297,20 @@ def _resolve(composed: DictConfig) -> DictConfig:
     with open_dict(resolved):
         own = resolved.pop("hydra", None)
         OmegaConf.resolve(resolved)
+        _escape(resolved)
         if own is not None:
             resolved.hydra = own
     return resolved
+
+
+def _escape(node: Any) -> None:
+    # What reads as a reference by now is text.
+    plain = OmegaConf.to_container(node, resolve=False)
+    for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain or []):
+        if isinstance(value, dict | list):
+            _escape(node[key])
+        elif isinstance(value, str) and "${" in value:
+            node[key] = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
 
 
 def name_job(task: Task, folder: JobFolder) -> str:

@@ -138,6 +138,8 @@ def check_saving(kept: Any, key: str, reference: str) -> None:
             kept.save(path)
             with empty_registry():
                 loaded = keras.models.load_model(path, custom_objects=custom, compile=False)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
         except Exception as error:
             raise UserError(
                 f"{key}: a model with {reference} cannot be saved and loaded again: {type(error).__name__}: "

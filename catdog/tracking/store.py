@@ -226,13 +226,17 @@ def _require_database(path: Path) -> None:
         if path.is_dir() or not os.access(path, os.R_OK):
             raise OSError(errno.EISDIR if path.is_dir() else errno.EACCES, "")
         empty = path.stat().st_size == 0
-        with contextlib.closing(sqlite3.connect(path)) as database:
+        with contextlib.closing(sqlite3.connect(path, timeout=SERVER_TIMEOUT_S)) as database:
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not empty and "alembic_version" not in tables:
             raise UserError(f"tracking.uri: {path} is an SQLite database, but not MLflow's. {NAME_ANOTHER}")
     except OSError as error:
         raise UserError(
             f"tracking.uri: cannot read {path} ({os.strerror(error.errno or 0)}). {NAME_ANOTHER}"
+        ) from error
+    except sqlite3.OperationalError as error:
+        raise UserError(
+            f"tracking.uri: cannot read {path} ({error}). If another process works on it, try again later. {NAME_ANOTHER}"
         ) from error
     except sqlite3.DatabaseError as error:
         raise UserError(

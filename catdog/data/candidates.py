@@ -3,7 +3,7 @@
 Each picture is compared with those of a few cells alone, not with all others: the cost grows little faster than their number.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -24,8 +24,9 @@ CELL_PICTURES = 256
 NEAR_CELLS = 16
 # Never more cells, because each picture is compared with the centres of all of them.
 MOST_CELLS = 4096
-# Pictures in a block; scalar products that fit into a processor's cache; pairs whose descriptions are compared at once.
-BLOCK, CACHED_PRODUCTS, PAIRS_AT_ONCE = 8192, 2**18, 2**16
+# Pictures in a block; scalar products that fit into a processor's cache; pairs whose descriptions are compared at once; pairs that
+# are held while they may be the same ones in other turns.
+BLOCK, CACHED_PRODUCTS, PAIRS_AT_ONCE, PAIRS_HELD = 8192, 2**18, 2**16, 2**20
 
 
 @dataclass(frozen=True)
@@ -146,19 +147,20 @@ def find_candidates(
         if 2 * len(added) <= count * cells.near // max(1, len(cells.centres)):
             pairs = earlier.pairs
             found = np.stack([pairs.first, pairs.second, pairs.turn, np.ones(len(pairs))]).astype(np.float64)
-            search = _AddedSearch(descriptions, cells, added)
+            search = _AddedSearch(descriptions, cells, added, most)
     if search is None:
-        search = _WholeSearch(descriptions, cells)
+        search = _WholeSearch(descriptions, cells, most)
     # The threads of the matrix products would take the CPUs from these.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(count_cpus()) as threads:
-        for start, block in zip(
-            range(0, count, BLOCK), threads.map(search.search_block, range(0, count, BLOCK)), strict=True
-        ):
-            found = _keep_best(np.concatenate([found, block], axis=1))
-            if found.shape[1] > most:
-                threads.shutdown(cancel_futures=True)
-                raise TooManyCandidatesError
-            advance(min(BLOCK, count - start))
+        try:
+            for start, block in zip(
+                range(0, count, BLOCK), threads.map(search.search_block, range(0, count, BLOCK)), strict=True
+            ):
+                found = _add_pairs(found, block, most)
+                advance(min(BLOCK, count - start))
+        except TooManyCandidatesError:
+            threads.shutdown(cancel_futures=True)
+            raise
     first, second, turn, _ = found
     return Candidates(first.astype(np.int64), second.astype(np.int64), turn.astype(np.int8))
 
@@ -199,10 +201,11 @@ class _WholeSearch:
     Args:
         descriptions: float16 (N, V, D).
         cells: the cells.
+        most: the largest number of pairs.
     """
 
-    def __init__(self, descriptions: np.ndarray, cells: _Cells) -> None:
-        self._descriptions, self._cells = descriptions, cells
+    def __init__(self, descriptions: np.ndarray, cells: _Cells, most: int) -> None:
+        self._descriptions, self._cells, self._most = descriptions, cells, most
         vectors = _list_views(descriptions)
         own = cells.find_own(vectors)
         self._members = np.argsort(own, kind="stable")
@@ -216,16 +219,20 @@ class _WholeSearch:
         near = self._cells.find_near(queries)
         order = np.argsort(near, axis=None, kind="stable")
         bounds = np.searchsorted(near.ravel()[order], np.arange(len(self._cells.centres) + 1))
-        hits = []
-        for cell in range(len(self._cells.centres)):
-            asking = order[bounds[cell] : bounds[cell + 1]] // near.shape[1]
-            inside = slice(self._starts[cell], self._starts[cell + 1])
-            query, vector = _find_alike(queries[asking], self._vectors[inside])
-            hits.append((asking[query], self._members[inside][vector]))
-        query, member = np.concatenate(hits, axis=1)
-        turn, one = np.divmod(query, len(block))
-        other, view = np.divmod(member, block.shape[1])
-        return _measure(self._descriptions, one + start, other, view, turn)
+
+        def search_cells() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            for cell in range(len(self._cells.centres)):
+                asking = order[bounds[cell] : bounds[cell + 1]] // near.shape[1]
+                inside = slice(self._starts[cell], self._starts[cell + 1])
+                for query, vector in _find_alike(queries[asking], self._vectors[inside]):
+                    yield asking[query], self._members[inside][vector]
+
+        found = np.zeros((4, 0))
+        for query, member in _hold(search_cells()):
+            turn, one = np.divmod(query, len(block))
+            other, view = np.divmod(member, block.shape[1])
+            found = _add_pairs(found, _measure(self._descriptions, one + start, other, view, turn), self._most)
+        return found
 
 
 class _AddedSearch:
@@ -235,10 +242,11 @@ class _AddedSearch:
         descriptions: float16 (N, V, D).
         cells: the cells.
         added: int64 (A,), the places of the added pictures.
+        most: the largest number of pairs.
     """
 
-    def __init__(self, descriptions: np.ndarray, cells: _Cells, added: np.ndarray) -> None:
-        self._descriptions, self._cells, self._added = descriptions, cells, added
+    def __init__(self, descriptions: np.ndarray, cells: _Cells, added: np.ndarray, most: int) -> None:
+        self._descriptions, self._cells, self._added, self._most = descriptions, cells, added, most
         self._queries, self._views = _list_queries(descriptions[added]), _list_views(descriptions[added])
         self._near, self._own = cells.find_near(self._queries), cells.find_own(self._views)
 
@@ -246,23 +254,26 @@ class _AddedSearch:
         """Returns first, second, turn and likeness of the pairs of an added picture and one in a block, float64 (4, P)."""
         block = self._descriptions[start : start + BLOCK]
         count, views = block.shape[:2]
+        found = np.zeros((4, 0))
         vectors = _list_views(block)
-        query, member = _find_alike(self._queries, vectors)
-        if not self._cells.all_are_near:
-            is_near = (self._near[query] == self._cells.find_own(vectors[member])[:, None]).any(axis=1)
-            query, member = query[is_near], member[is_near]
-        turn, one = np.divmod(query, max(1, len(self._added)))
-        other, view = np.divmod(member, views)
-        asked = _measure(self._descriptions, self._added[one], other + start, view, turn)
+        for query, member in _hold(_find_alike(self._queries, vectors)):
+            if not self._cells.all_are_near:
+                is_near = (self._near[query] == self._cells.find_own(vectors[member])[:, None]).any(axis=1)
+                query, member = query[is_near], member[is_near]
+            turn, one = np.divmod(query, max(1, len(self._added)))
+            other, view = np.divmod(member, views)
+            pairs = _measure(self._descriptions, self._added[one], other + start, view, turn)
+            found = _add_pairs(found, pairs, self._most)
         queries = _list_queries(block)
-        query, member = _find_alike(queries, self._views)
-        if not self._cells.all_are_near:
-            is_near = (self._cells.find_near(queries[query]) == self._own[member][:, None]).any(axis=1)
-            query, member = query[is_near], member[is_near]
-        turn, one = np.divmod(query, count)
-        other, view = np.divmod(member, views)
-        answered = _measure(self._descriptions, one + start, self._added[other], view, turn)
-        return np.concatenate([asked, answered], axis=1)
+        for query, member in _hold(_find_alike(queries, self._views)):
+            if not self._cells.all_are_near:
+                is_near = (self._cells.find_near(queries[query]) == self._own[member][:, None]).any(axis=1)
+                query, member = query[is_near], member[is_near]
+            turn, one = np.divmod(query, count)
+            other, view = np.divmod(member, views)
+            pairs = _measure(self._descriptions, one + start, self._added[other], view, turn)
+            found = _add_pairs(found, pairs, self._most)
+        return found
 
 
 def _list_views(descriptions: np.ndarray) -> np.ndarray:
@@ -276,14 +287,27 @@ def _list_queries(descriptions: np.ndarray) -> np.ndarray:
     return np.concatenate([whole[:, source] * signs for source, signs in _COARSE_CHANGES])
 
 
-def _find_alike(queries: np.ndarray, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the places of queries and of vectors that are alike, int64 (P,) each."""
-    found = [np.zeros(0, np.int64)]
+def _find_alike(queries: np.ndarray, vectors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the places of queries and of vectors that are alike, int64 (P,) each, some at a time."""
     for start, products in _multiply(queries, vectors):
         # Much faster than nonzero in two dimensions, and other threads can go on meanwhile.
-        found.append(np.flatnonzero(products >= ALIKE) + start * len(vectors))
-    query, vector = np.divmod(np.concatenate(found), max(1, len(vectors)))
-    return query, vector
+        found = np.flatnonzero(products >= ALIKE)
+        if len(found):
+            query, vector = np.divmod(found, len(vectors))
+            yield query + start, vector
+
+
+def _hold(hits: Iterable[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the same pairs in larger arrays, of little more than PAIRS_HELD pairs."""
+    held, count = [], 0
+    for hit in hits:
+        held.append(hit)
+        count += len(hit[0])
+        if count >= PAIRS_HELD:
+            yield tuple(np.concatenate(held, axis=1))
+            held, count = [], 0
+    if held:
+        yield tuple(np.concatenate(held, axis=1))
 
 
 def _multiply(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -320,6 +344,13 @@ def _measure(
     return np.stack(
         [np.minimum(one, other), np.maximum(one, other), np.where(one < other, _INVERSES[turn], turn), likeness[kept]]
     ).astype(np.float64)
+
+
+def _add_pairs(found: np.ndarray, more: np.ndarray, most: int) -> np.ndarray:
+    found = _keep_best(np.concatenate([found, more], axis=1))
+    if found.shape[1] > most:
+        raise TooManyCandidatesError
+    return found
 
 
 def _keep_best(found: np.ndarray) -> np.ndarray:

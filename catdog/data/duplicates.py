@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from catdog.data.cache_contents import PARTS
 from catdog.data.candidates import (
     ALIKE,
     CELL_PICTURES,
@@ -63,7 +64,7 @@ MOSTLY = 0.8
 # A larger change of scale, or a larger shift in pixels, is a crop.
 CROP_SCALE, CROP_SHIFT = 0.012, 1.5
 VERSION = (
-    f"5/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}/"
+    f"6/{DECODER_VERSION}/{SIDE}/{CROPS}/{SPECTRUM}/{ALIKE}/{COARSE}/{SAME_PICTURE}/{SAME_DETAIL}/{SAME_COLOUR}/"
     f"{RECOLOURED_DETAIL}/{RECOLOURED_CHANNEL}/{CELL_PICTURES}/{NEAR_CELLS}/{MOST_CELLS}"
 )
 # A pair takes about 3 CPU ms: so many take minutes on two cores. For each image of a large data set there may be a share of one.
@@ -72,6 +73,8 @@ FOUND, DESCRIBED = "found.npz", "descriptions.npy"
 # What a search has found is saved this often, so that a command that is killed goes on.
 SAVE_EVERY_S = 20.0
 AT_ONCE = 256
+# What a killed search has left and no other took over.
+FORGOTTEN_S = 14 * 86_400.0
 MIRRORED = Turn(flips_columns=True)
 
 
@@ -123,9 +126,9 @@ def find_pairs(paths: Sequence[Path | str], digests: Sequence[str], cache: Path)
         if first != position:
             copies.append(Pair(first, position, "copy", 1.0))
     names = sorted(first_of)
-    with np.load(_keep_findings(names, [paths[first_of[name]] for name in names], cache) / FOUND) as stored:
-        is_pair = stored["kind"] != ""
-        columns = [stored[name][is_pair].tolist() for name in ("first", "second", "kind", "similarity")]
+    found = _find(names, [paths[first_of[name]] for name in names], cache)
+    is_pair = found["kind"] != ""
+    columns = [found[name][is_pair].tolist() for name in ("first", "second", "kind", "similarity")]
     near = []
     for a, b, kind, similarity in zip(*columns, strict=True):
         first, second = sorted((first_of[names[a]], first_of[names[b]]))
@@ -140,8 +143,8 @@ def find_unreadable(paths: Sequence[Path | str], digests: Sequence[str], cache: 
     """
     path_of = dict(zip(digests, paths, strict=True))
     names = sorted(path_of)
-    with np.load(_keep_findings(names, [path_of[name] for name in names], cache) / FOUND) as stored:
-        without = {names[place] for place in np.flatnonzero(~stored["is_described"])}
+    found = _find(names, [path_of[name] for name in names], cache)
+    without = {names[place] for place in np.flatnonzero(~found["is_described"])}
     reasons = {}
     for position, digest in enumerate(digests) if without else ():
         if digest in without:
@@ -172,8 +175,8 @@ def connect(first: Sequence[int], second: Sequence[int], count: int) -> np.ndarr
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def _keep_findings(names: list[str], paths: Sequence[Path | str], cache: Path) -> Path:
-    """Returns the folder in the cache with descriptions and pairs of these files; the first time, looks for them.
+def _find(names: list[str], paths: Sequence[Path | str], cache: Path) -> dict[str, np.ndarray]:
+    """Returns which files could be described, and the columns of all pairs that look alike; they are kept in the cache.
 
     Args:
         names: the files' digests, sorted.
@@ -184,19 +187,21 @@ def _keep_findings(names: list[str], paths: Sequence[Path | str], cache: Path) -
     # By version: descriptions of different versions cannot be compared.
     kept = cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
     with locked(kept, "looking for near-duplicates"):
-        if not kept.exists():
-            log.info("looking for near-duplicates among %s images, once", f"{len(names):,}")
-            search = _Search(names, paths, kept.parent)
-            descriptions, found = search.run()
+        if found := _read_columns(kept / FOUND):
+            return found
+        log.info("looking for near-duplicates among %s images, once", f"{len(names):,}")
+        search = _Search(names, paths, kept.parent)
+        descriptions, found = search.run()
+        found["digests"], found["is_described"] = np.array(names, dtype="S64"), np.any(descriptions, axis=(1, 2))
+        # What could not be read for a passing reason is looked at again.
+        if not search.unread:
             with staged(kept) as stage:
-                with (stage / DESCRIBED).open("wb") as file:
+                with replacing(stage / DESCRIBED) as file:
                     save_array(file, descriptions)
-                np.savez(
-                    stage / FOUND, allow_pickle=False, digests=np.array(names, dtype="S64"),
-                    is_described=descriptions.any(axis=(1, 2)), **found,
-                )  # fmt: skip
+                with replacing(stage / FOUND) as file:
+                    np.savez(file, allow_pickle=False, **found)
             search.remove_parts()
-    return kept
+    return found
 
 
 @dataclass
@@ -260,11 +265,15 @@ class _Search:
         names: the digests of N files, sorted.
         paths: the files.
         folder: holds earlier findings, and those of a search that was killed in its `parts`.
+
+    Attributes:
+        unread: the places of files that could not be read for a reason that may pass, such as a disk that was away.
     """
 
     def __init__(self, names: Sequence[str], paths: Sequence[Path | str], folder: Path) -> None:
         self._names, self._paths = np.array(names, dtype="S64"), paths
-        self._parts = folder / "parts"
+        self._parts = folder / PARTS
+        self.unread: set[int] = set()
         self._known = _Known()
         # The earlier search that shares the most files with this one.
         shared = {found: self._count_shared(found) for found in sorted(folder.glob(f"*/{FOUND}"))}
@@ -315,12 +324,15 @@ class _Search:
         return Searched(places[is_here], pairs)
 
     def remove_parts(self) -> None:
-        """Removes the parts with findings about these files alone, now that all are kept."""
-        for found in self._parts.glob("*.npz"):
-            stored = _read_columns(found, "digests")
-            if stored and _find_rows(self._names, stored["digests"])[1].all():
-                found.unlink(missing_ok=True)
-                found.with_suffix(".npy").unlink(missing_ok=True)
+        """Removes the parts with findings about these files alone, now that all are kept, and those that were left long ago."""
+        for path in self._parts.glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                is_old = time.time() - path.stat().st_mtime > FORGOTTEN_S
+                stored = _read_columns(path, "digests") if path.suffix == ".npz" and not is_old else {}
+                if is_old or (stored and _find_rows(self._names, stored["digests"])[1].all()):
+                    # Without its descriptions, a part counts as damaged.
+                    path.with_suffix(".npy").unlink(missing_ok=True)
+                    path.unlink()
 
     def _save_part(self, places: np.ndarray, descriptions: np.ndarray, pairs: dict[str, np.ndarray]) -> None:
         """Saves findings about some files, for a later search if this one is killed.
@@ -331,6 +343,11 @@ class _Search:
             pairs: columns of pairs of these files.
         """
         columns = {**NO_PAIRS, **pairs}
+        if self.unread:
+            unread = sorted(self.unread)
+            is_read = ~np.isin(columns["first"], unread) & ~np.isin(columns["second"], unread)
+            columns = {name: column[is_read] for name, column in columns.items()}
+            places = np.setdiff1d(places, unread)
         columns |= {side: np.searchsorted(places, columns[side]) for side in ("first", "second")}
         self._parts.mkdir(exist_ok=True)
         path = self._parts / f"{uuid.uuid4().hex}.npz"
@@ -360,7 +377,15 @@ class _Search:
         return descriptions
 
     def _describe_part(self, places: np.ndarray) -> np.ndarray:
-        return np.stack([_describe_file(self._paths[place]) for place in places])
+        return np.stack([self._describe_place(place) for place in places])
+
+    def _describe_place(self, place: int) -> np.ndarray:
+        try:
+            return _describe(_load(self._paths[place]))
+        except UnreadableImageError as error:
+            if not error.lasting:
+                self.unread.add(int(place))
+            return np.zeros((1 + len(CROPS), SPECTRUM**2 - 1), np.float16)
 
     def _compare(self, candidates: Candidates, descriptions: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the columns of all pairs: first, second, turn, kind, "" for different pictures, and similarity."""
@@ -370,8 +395,14 @@ class _Search:
         todo = [place for place, verdict in enumerate(verdicts) if verdict is None]
 
         def compare(place: int) -> tuple[str, float]:
-            a, b, turn = pairs[place]
-            return _compare_files(self._paths[a], self._paths[b], TURNS[turn]) or DIFFERENT
+            first, second, turn = pairs[place]
+            try:
+                pictures = _load(self._paths[first]), _load(self._paths[second])
+                return _compare_pictures(*pictures, TURNS[turn]) or DIFFERENT
+            except UnreadableImageError:
+                # Both could be read when they were described.
+                self.unread |= {first, second}
+                return DIFFERENT
 
         saved, saved_s = 0, time.monotonic()
         with (
@@ -414,16 +445,13 @@ def _soften(picture: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1.2).astype(np.float32)
 
 
-def _describe_file(path: Path | str) -> np.ndarray:
+def _describe(picture: np.ndarray) -> np.ndarray:
     """Returns the descriptions of a picture and its crops: float16 (1 + crops, SPECTRUM**2 - 1).
 
-    Each has length 1, so that the dot product of two is their correlation. It is zero for an unreadable file or an empty picture.
+    Each has length 1, so that the dot product of two is their correlation. It is zero for an empty picture.
     """
     described = np.zeros((1 + len(CROPS), SPECTRUM**2 - 1), dtype=np.float16)
-    try:
-        grey = cv2.cvtColor(_load(path), cv2.COLOR_RGB2GRAY)
-    except UnreadableImageError:
-        return described
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     for row, cut in enumerate(((0.0, 0.0, 0.0, 0.0), *CROPS)):
         top, right, bottom, left = (round(SIDE * share) for share in cut)
         part = grey[top : SIDE - bottom, left : SIDE - right]
@@ -435,12 +463,9 @@ def _describe_file(path: Path | str) -> np.ndarray:
     return described
 
 
-def _compare_files(first: Path | str, second: Path | str, turn: Turn) -> tuple[str, float] | None:
-    """Returns kind and similarity of two pictures if they are the same, the second turned, else None."""
-    try:
-        a, b = _load(first), turn.apply(_load(second))
-    except UnreadableImageError:
-        return None
+def _compare_pictures(a: np.ndarray, b: np.ndarray, turn: Turn) -> tuple[str, float] | None:
+    """Returns kind and similarity of two pictures, uint8 (SIDE, SIDE, 3), if they are the same, the second turned, else None."""
+    b = turn.apply(b)
     best = max(_lay_over(a, b), _lay_over(b, a), key=lambda match: match.similarity)
     if best.similarity < SAME_PICTURE or best.detail < SAME_DETAIL:
         return None

@@ -9,12 +9,13 @@ from planted import CHANGES, main
 from support import write_images
 
 from catdog.data import candidates, duplicates
-from catdog.data.duplicates import Pair, find_pairs, group_pairs
+from catdog.data.duplicates import Pair, find_pairs, find_unreadable, group_pairs
+from catdog.data.images import UnreadableImageError
 from catdog.data.splits import build_manifest
 from catdog.data.synthetic import write_drawn_images
 from catdog.system.errors import UserError
 
-DESCRIBE, COMPARE = duplicates._describe_file, duplicates._compare_files
+DESCRIBE, COMPARE = duplicates._describe, duplicates._compare_pictures
 OPTIONS = {"holdout_fraction": 0.4, "test_fraction": 0.5, "split_seed": 0}
 
 
@@ -195,6 +196,49 @@ def test_a_damaged_part_is_ignored(photos, tmp_path, monkeypatch):
     assert work["described"] >= 2
 
 
+def test_a_file_that_was_away_for_a_moment_is_compared_when_it_is_back(photos, tmp_path):
+    paths = sorted(photos.rglob("*.jpg"))[:6]
+    copy_in(paths[2], tmp_path / "copy.jpg")
+    every = [*paths, tmp_path / "copy.jpg"]
+    names, cache = [path.name for path in every], tmp_path / "cache"
+    (tmp_path / "copy.jpg").rename(tmp_path / "away.jpg")
+    assert find_pairs(every, names, cache) == []
+    assert find_unreadable(every, names, cache) == {6: "no such file"}
+    (tmp_path / "away.jpg").rename(tmp_path / "copy.jpg")
+    assert [(pair.first, pair.second) for pair in find_pairs(every, names, cache)] == [(2, 6)]
+    assert find_unreadable(every, names, cache) == {}
+
+
+def test_what_a_search_saves_is_not_about_a_file_that_was_away(photos, tmp_path, monkeypatch):
+    paths = sorted(photos.rglob("*.jpg"))[:6]
+    copy_in(paths[2], tmp_path / "copy.jpg")
+    every = [*paths, tmp_path / "copy.jpg"]
+    names, cache = [path.name for path in every], tmp_path / "cache"
+    monkeypatch.setattr(duplicates, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(duplicates, "AT_ONCE", 1)
+
+    def compare(*arguments):
+        # Read for its description, and away when it is compared.
+        raise UnreadableImageError("cannot be read: Input/output error", lasting=False)
+
+    monkeypatch.setattr(duplicates, "_compare_pictures", compare)
+    assert find_pairs(every, names, cache) == []
+    monkeypatch.setattr(duplicates, "_compare_pictures", COMPARE)
+    assert [(pair.first, pair.second) for pair in find_pairs(every, names, cache)] == [(2, 6)]
+
+
+def test_damaged_findings_are_made_again(photos, tmp_path):
+    paths = sorted(photos.rglob("*.jpg"))[:6]
+    copy_in(paths[2], tmp_path / "copy.jpg")
+    every = [*paths, tmp_path / "copy.jpg"]
+    names, cache = [path.name for path in every], tmp_path / "cache"
+    pairs = find_pairs(every, names, cache)
+    (found,) = cache.rglob(duplicates.FOUND)
+    for damaged in (b"", found.read_bytes()[:200]):
+        found.write_bytes(damaged)
+        assert find_pairs(every, names, cache) == pairs
+
+
 def count_work(monkeypatch, killed_at=None):
     """Counts the images that are described and the pairs that are compared; the command is killed at one of them."""
     work = Counter()
@@ -208,8 +252,8 @@ def count_work(monkeypatch, killed_at=None):
 
         return count
 
-    monkeypatch.setattr(duplicates, "_describe_file", counted("described", DESCRIBE))
-    monkeypatch.setattr(duplicates, "_compare_files", counted("compared", COMPARE))
+    monkeypatch.setattr(duplicates, "_describe", counted("described", DESCRIBE))
+    monkeypatch.setattr(duplicates, "_compare_pictures", counted("compared", COMPARE))
     return work
 
 

@@ -9,9 +9,14 @@ from pathlib import Path
 from catdog.data.staging import PROGRESS, remove_staged
 from catdog.system.files import PARTIAL_SUFFIX, measure_size
 
-# What is made again from the data set when it is needed. Downloads stay, because they need a network; findings of near-duplicates
-# stay, because they are slow to make; they take less than 1 KB an image.
-KINDS = ("decoded", "drawn", "extracted")
+# What is made again from the data set when it is needed. Downloads stay, because they need a network. Findings of near-duplicates
+# lie in folders by version; each search has the descriptions of all its images, of less than 1 KB each.
+PLACES = {
+    "decoded/*": "decoded images", "drawn/*": "drawn images", "extracted/*": "extracted images",
+    "duplicates/*/*": "findings of near-duplicates",
+}  # fmt: skip
+# Holds what a killed search has left for the next one.
+PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,14 @@ class CachedItem:
 
     Attributes:
         folder: the folder.
+        what: what it holds, such as "decoded images".
         size_bytes: of all its files.
         used: when one of its files was last read or written, in seconds since 1970. A disk that is mounted without access times
             only knows when they were written.
     """
 
     folder: Path
+    what: str
     size_bytes: int
     used: float
 
@@ -36,13 +43,13 @@ class CachedItem:
 
 def list_cached(cache: Path) -> list[CachedItem]:
     """Returns what the cache holds and can make again, the longest unused first, with what a stopped process has begun."""
-    folders = [
-        folder for kind in KINDS for folder in (cache / kind).glob("*")
-        if folder.is_dir() and (not folder.name.endswith(PARTIAL_SUFFIX) or (folder / PROGRESS).exists())
+    items = [
+        CachedItem(folder, what, measure_size(folder), _last_use(folder))
+        for place, what in PLACES.items() for folder in cache.glob(place)
+        if folder.is_dir() and folder.name != PARTS
+        and (not folder.name.endswith(PARTIAL_SUFFIX) or (folder / PROGRESS).exists())
     ]  # fmt: skip
-    return sorted(
-        (CachedItem(folder, measure_size(folder), _last_use(folder)) for folder in folders), key=lambda item: item.used
-    )
+    return sorted(items, key=lambda item: item.used)
 
 
 def choose_unused(items: Sequence[CachedItem], older_than_s: float, most_bytes: float | None) -> list[CachedItem]:

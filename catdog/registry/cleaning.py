@@ -89,9 +89,9 @@ def find_garbage(
     _find_in_outbox(client, found, outbox, uri, older_than_days * DAY_S, study)
     if study is None:
         items = choose_unused(list_cached(cache), older_than_days * DAY_S, None if cache_gb is None else cache_gb * 1e9)
-        for kind in dict.fromkeys(item.folder.parent.name for item in items):
-            chosen = [item for item in items if item.folder.parent.name == kind]
-            words = f"{plural(len(chosen), 'folder')} of {kind} images in {cache / kind}"
+        for what in dict.fromkeys(item.what for item in items):
+            chosen = [item for item in items if item.what == what]
+            words = f"{plural(len(chosen), 'folder')} of {what} in {chosen[0].folder.parent}"
             size = sum(item.size_bytes for item in chosen)
             found.garbage.append(Garbage(words, size, partial(_remove_cached, chosen)))
         left = list_left_over()

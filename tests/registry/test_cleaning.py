@@ -92,7 +92,15 @@ def test_of_the_outbox_only_what_nobody_waits_for_goes(stored) -> None:
 
 def test_the_cache_goes_by_age_and_by_size(tmp_path) -> None:
     cache = tmp_path / "cache"
-    for number, (kind, age_days) in enumerate((("decoded", 40), ("drawn", 20), ("extracted", 10), ("downloads", 99))):
+    ages = {
+        "decoded": 40,
+        "drawn": 20,
+        "extracted": 10,
+        "downloads": 99,
+        "duplicates/1a2b": 50,
+        "duplicates/1a2b/parts": 99,
+    }
+    for number, (kind, age_days) in enumerate(ages.items()):
         folder = cache / kind / str(number)
         folder.mkdir(parents=True)
         (folder / "images").write_bytes(bytes(1_000_000))
@@ -101,12 +109,16 @@ def test_the_cache_goes_by_age_and_by_size(tmp_path) -> None:
 
     def find(**options: float) -> list[str]:
         found = find_garbage(None, outbox=tmp_path, uri="sqlite:///x.db", cache=cache, **options)
-        return [item.what.partition(" images in ")[0] for item in found.garbage if " images in " in item.what]
+        return [item.what.partition(" in /")[0] for item in found.garbage if str(cache) in item.what]
 
-    assert [item.folder.parent.name for item in list_cached(cache)] == ["decoded", "drawn", "extracted"]
-    assert find(older_than_days=30) == ["1 folder of decoded"]
-    assert find(older_than_days=15) == ["1 folder of decoded", "1 folder of drawn"]
-    assert find(older_than_days=99, cache_gb=0.001) == ["1 folder of decoded", "1 folder of drawn"]
+    found_first, decoded, drawn = (
+        f"1 folder of {what}" for what in ("findings of near-duplicates", "decoded images", "drawn images")
+    )
+    assert [item.folder.name for item in list_cached(cache)] == ["4", "0", "1", "2"]
+    assert find(older_than_days=45) == [found_first]
+    assert find(older_than_days=30) == [found_first, decoded]
+    assert find(older_than_days=15) == [found_first, decoded, drawn]
+    assert find(older_than_days=99, cache_gb=0.001) == [found_first, decoded, drawn]
     assert find(older_than_days=99, cache_gb=1) == []
     found = find_garbage(None, outbox=tmp_path, uri="sqlite:///x.db", cache=cache, older_than_days=30)
     for item in found.garbage:

@@ -20,6 +20,7 @@ WITH_STUDY = (
     "test_study_results.py",
     "test_use.py",
     "test_train.py",
+    "registry/test_ledger.py",
     "tracking/test_recorded_beside_own.py",
 )
 

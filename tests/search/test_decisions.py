@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,37 +13,38 @@ from catdog.system.errors import UserError
 
 
 @pytest.mark.slow
-def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache):
+@pytest.mark.parametrize(
+    "variants",
+    [("cnn", "augmented"), pytest.param(("cnn", "augmented", "preprocessed"), marks=pytest.mark.nightly)],
+    ids=len,
+)
+def test_rounds_train_what_is_undecided_and_reuse_the_rest(tmp_path, cache, variants):
     import mlflow
 
     tiny = [item for item in TINY if "validation" not in item]
     command = (
-        "decide", "model=cnn,augmented,preprocessed", *tiny, "dataset.drawing.validation_per_class=120",
-        "study=three", "first_seeds=2", "max_seeds=3", "margin=0.001", "error=0.2",
+        "decide", f"model={','.join(variants)}", *tiny, "dataset.drawing.validation_per_class=120",
+        "study=decided", "first_seeds=2", "max_seeds=3", "margin=0.001", "error=0.2",
     )  # fmt: skip
     done = run_catdog(tmp_path, cache, *command)
     assert done.code == 0, done.text
     assert "round 1 of at most 2: 2 seeds of all variants" in done.out
     client = mlflow.MlflowClient(Study(tmp_path, cache, done).uri)
-    (experiment,) = [item for item in client.search_experiments() if item.name == "three"]
+    (experiment,) = [item for item in client.search_experiments() if item.name == "decided"]
     sweeps = client.search_runs(
         [experiment.experiment_id], "tags.`catdog.kind` = 'sweep'", order_by=["attributes.start_time ASC"]
     )
     decisions = [json.loads(sweep.data.tags["catdog.decision"])["pairs"] for sweep in sweeps]
-    assert len(decisions[0]) == 3
+    assert len(decisions[0]) == math.comb(len(variants), 2)
     still = [pair for pair in decisions[0] if pair["outcome"] == "undecided"]
     undecided = [
-        name
-        for name in ("cnn", "augmented", "preprocessed")
-        if name in {variant for pair in still for variant in (pair["first"], pair["second"])}
+        name for name in variants if name in {variant for pair in still for variant in (pair["first"], pair["second"])}
     ]
     assert len(sweeps) == (2 if undecided else 1)
     # The second round reuses the first one's runs: there is one of each.
     runs = client.search_runs([experiment.experiment_id], "tags.`catdog.kind` = 'run'")
     assert sorted(run.info.run_name for run in runs) == sorted(
-        f"{name} seed={seed}"
-        for name in ("cnn", "augmented", "preprocessed")
-        for seed in range(3 if name in undecided else 2)
+        f"{name} seed={seed}" for name in variants for seed in range(3 if name in undecided else 2)
     )
     # What was decided stays as it was when it was decided.
     assert [pair for pair in decisions[0] if pair["outcome"] != "undecided"] == [

@@ -6,11 +6,14 @@ It uses the first GPU, or the CPU where there is none. The input alone is read b
 that the device waits is what a training step from the input takes longer than the same step from one batch in memory.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any
 
+from catdog.training import preload  # noqa: F401  before Keras: it keeps TensorFlow's import quiet
+
+# isort: split
 import keras
 import numpy as np
 import tensorflow as tf
@@ -99,7 +102,7 @@ def measure_training(images: Images, words: tuple[str, ...], policy: str, steps:
     return [f"{BATCH / times[0]:,.0f}", f"{waits:.0%}", memory]
 
 
-def main(count: int = 2000, steps: int = 20) -> None:
+def main(count: int, steps: int) -> None:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -117,4 +120,8 @@ def main(count: int = 2000, steps: int = 20) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("images", type=int, nargs="?", default=2000, help="number of random images (%(default)s)")
+    parser.add_argument("steps", type=int, nargs="?", default=20, help="training steps in a round (%(default)s)")
+    given = parser.parse_args()
+    main(given.images, given.steps)

@@ -1,7 +1,6 @@
 """Decodes an image file of any common format, or gives the reason why it cannot be read."""
 
 import errno
-import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -75,7 +74,9 @@ def is_image_file(path: Path) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Returns whether a file of this name, without folders, counts as an image file."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122  faster
+    # Much faster than os.path.splitext.
+    before, dot, after = name.rpartition(".")
+    return before != "" and name[0] != "." and (dot + after).lower() in IMAGE_SUFFIXES
 
 
 def is_hidden_image(path: PurePath) -> bool:

@@ -84,8 +84,8 @@ def _hash_all(
     hashed = hashlib.sha256(
         json.dumps([options, searches_duplicates and duplicates.VERSION, code, named], sort_keys=True).encode()
     )
-    for parts in (map(os.fsencode, files), (digest.encode() for digest in digests)):
-        hashed.update(SEPARATOR.join(parts))
+    for names in (files, digests):
+        hashed.update(os.fsencode(SEPARATOR.decode().join(names)))
     return hashed.hexdigest()[:32]
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from catdog.config.schema import register
 from catdog.sweeps.executors import remote
 from catdog.sweeps.executors.executor import Task
 from catdog.sweeps.executors.remote import JobFolder, Mailbox
@@ -73,23 +74,35 @@ def test_a_result_is_waited_for_no_longer_than_its_job_takes_to_leave_the_queue(
 
 
 def test_an_order_does_not_depend_on_the_variables_of_its_host(tmp_path, monkeypatch) -> None:
+    register()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///leader.db")
+    monkeypatch.setenv("ODD", r"a \${b} ${c")
+    monkeypatch.setenv("CATDOG_CACHE", "leader")
     composed = OmegaConf.create(
         {
             "tracking": {"uri": "${oc.env:MLFLOW_TRACKING_URI}"},
-            "text": [{"is": r"a \${b} c"}],
+            "dataset": {"cache": "${catdog_cache:}", "of": [{"store": "${tracking.uri}"}, r"a \${b", None, "???"]},
+            "odd": "${oc.env:ODD}",
+            "number": "${oc.decode:${oc.env:NUMBER,3}}",
             "hydra": {"sweep": {"dir": "${oc.env:HERE}"}},
         }
     )
+    OmegaConf.set_struct(composed, True)
     folder = JobFolder(tmp_path, "abc")
     folder.prepare(Task(composed, Job("cnn", "cnn", [], tmp_path), "auto"), None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///host.db")
+    monkeypatch.setenv("ODD", "another")
+    monkeypatch.setenv("NUMBER", "4")
     monkeypatch.setenv("HERE", "elsewhere")
-    order, _ = pickle.loads((folder.path / "order").read_bytes())
-    assert order.composed.tracking.uri == "sqlite:///leader.db"
-    assert order.composed.text[0]["is"] == composed.text[0]["is"] == "a ${b} c"
-    # Hydra's own part names what only its process knows.
-    assert order.composed.hydra.sweep.dir == "elsewhere"
+    monkeypatch.setenv("CATDOG_CACHE", "host")
+    order = pickle.loads((folder.path / "order").read_bytes())[0].composed
+    assert order.tracking.uri == order.dataset.of[0].store == "sqlite:///leader.db"
+    assert order.dataset.of[1] == "a ${b"
+    assert order.odd == r"a \${b} ${c"
+    assert order.number == 3
+    # Each host has a cache of its own, and Hydra's own part names what only its process knows.
+    assert order.dataset.cache == "host"
+    assert order.hydra.sweep.dir == "elsewhere"
     assert composed.tracking.uri == "sqlite:///host.db"
 
 

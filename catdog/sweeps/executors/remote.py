@@ -292,25 +292,26 @@ class ClusterExecutor(abc.ABC):
 
 
 def _resolve(composed: DictConfig) -> DictConfig:
-    """Returns a composed config without references to variables of the environment: the host of the run may have others."""
+    """Returns a composed config with the values that it has from variables of this process: the host of the run may have others.
+
+    Other references stay, such as that to the cache, which each host may have in a place of its own.
+    """
     resolved = composed.copy()
     with open_dict(resolved):
-        own = resolved.pop("hydra", None)
-        OmegaConf.resolve(resolved)
-        _escape(resolved)
-        if own is not None:
-            resolved.hydra = own
+        _replace_variables(resolved, [key for key in resolved if key != "hydra"])
     return resolved
 
 
-def _escape(node: Any) -> None:
-    # What reads as a reference by now is text.
-    plain = OmegaConf.to_container(node, resolve=False)
-    for key, value in plain.items() if isinstance(plain, dict) else enumerate(plain or []):
+def _replace_variables(node: Any, keys: Sequence[Any]) -> None:
+    raw = OmegaConf.to_container(node, resolve=False)
+    for key in keys:
+        value = raw[key]  # type: ignore[index]
         if isinstance(value, dict | list):
-            _escape(node[key])
-        elif isinstance(value, str) and "${" in value:
-            node[key] = re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+            _replace_variables(node[key], list(value) if isinstance(value, dict) else range(len(value)))
+        elif isinstance(value, str) and "${oc.env:" in value:
+            found = node[key]
+            # What reads like a reference is text.
+            node[key] = re.sub(r"(\\*)\$\{", r"\1\1\\${", found) if isinstance(found, str) else found
 
 
 def name_job(task: Task, folder: JobFolder) -> str:

@@ -23,8 +23,12 @@ def find_needs(model: Any) -> dict[str, tuple[str, str]]:
     import keras
 
     registered = keras.saving.get_custom_objects()
+    config = keras.saving.serialize_keras_object(model)
+    if getattr(type(model), "compile", None) is not keras.Model.compile:
+        # Keras leaves it to the model to be compiled again.
+        config.pop("compile_config", None)
     needs: dict[str, tuple[str, str]] = {}
-    for known, need in _walk(keras.saving.serialize_keras_object(model), registered):
+    for known, need in _walk(config, registered):
         other = needs.setdefault(known, need)
         if _find_imported(*other) is not _find_imported(*need):
             raise UserError(
@@ -65,7 +69,7 @@ def _require_findable(function: str, registered: Mapping[str, Any]) -> None:
         return
     raise UserError(
         f"the model uses the function {function}, which Keras would not find again when it loads the model. Decorate it with "
-        f"@{REGISTER}(), or, if it is a loss or metric of a compiled model, save the model before compile()."
+        f"@{REGISTER}(), or, if it is a loss or metric of a compiled model, save keras.Model(model.inputs, model.outputs)."
     )
 
 

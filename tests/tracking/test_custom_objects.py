@@ -30,7 +30,7 @@ def make_model(*layers, activation="softmax"):
     return keras.Model(inputs, outputs)
 
 
-def test_a_function_that_keras_would_not_find_again_is_named() -> None:
+def test_a_function_that_keras_would_not_find_again_is_named(monkeypatch) -> None:
     import keras
 
     with pytest.raises(
@@ -39,14 +39,19 @@ def test_a_function_that_keras_would_not_find_again_is_named() -> None:
         find_needs(make_model(activation=squash))
     compiled = make_model()
     compiled.compile(loss=squash)
-    with pytest.raises(UserError, match=r"save the model before compile\(\)"):
+    with pytest.raises(UserError, match=r"save keras\.Model\(model\.inputs, model\.outputs\)"):
         find_needs(compiled)
-    with keras.saving.custom_object_scope({"squash": squash}):
-        keras.saving.get_custom_objects()["squash"] = squash
-        try:
-            assert find_needs(make_model(activation=squash)) == {"squash": (squash.__module__, "squash")}
-        finally:
-            del keras.saving.get_custom_objects()["squash"]
+    assert find_needs(keras.Model(compiled.inputs, compiled.outputs)) == {}
+
+    class Own(keras.Model):
+        def compile(self, loss):
+            super().compile(loss=loss)
+
+    own = Own(compiled.inputs, compiled.outputs)
+    own.compile(loss=squash)
+    assert [name for name, _ in find_needs(own).values()] == [__name__]
+    monkeypatch.setitem(keras.saving.get_custom_objects(), "squash", squash)
+    assert find_needs(make_model(activation=squash)) == {"squash": (squash.__module__, "squash")}
     assert find_needs(make_model(activation=keras.activations.relu)) == {}
     compiled = make_model()
     compiled.compile(optimizer="adam", loss=keras.losses.categorical_crossentropy, metrics=["accuracy"])

@@ -15,8 +15,8 @@ PLACES = {
     "decoded/*": "decoded images", "drawn/*": "drawn images", "extracted/*": "extracted images",
     "duplicates/*/*": "findings of near-duplicates",
 }  # fmt: skip
-# Holds what a killed search has left for the next one.
-PARTS = "parts"
+# Holds what a killed search has left for the next one; searches that are running write to it too.
+PARTS, PARTS_OLD_S = "parts", 86_400.0
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def list_cached(cache: Path) -> list[CachedItem]:
     items = [
         CachedItem(folder, what, measure_size(folder), _last_use(folder))
         for place, what in PLACES.items() for folder in cache.glob(place)
-        if folder.is_dir() and folder.name != PARTS
+        if folder.is_dir() and (folder.name != PARTS or time.time() - _last_use(folder) > PARTS_OLD_S)
         and (not folder.name.endswith(PARTIAL_SUFFIX) or (folder / PROGRESS).exists())
     ]  # fmt: skip
     return sorted(items, key=lambda item: item.used)

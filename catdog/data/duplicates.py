@@ -30,6 +30,7 @@ from catdog.data.candidates import (
     count_cells,
     find_candidates,
 )
+from catdog.data.digests import hash_file
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
 from catdog.data.staging import locked, staged
@@ -113,7 +114,7 @@ def find_pairs(paths: Sequence[Path | str], digests: Sequence[str], cache: Path)
         cache: folder of the cache; the findings are kept in its `duplicates/`.
 
     Raises:
-        UserError: too many pairs look alike, or the cache cannot be written.
+        UserError: too many pairs look alike, a file has become unreadable since it was hashed, or the cache cannot be written.
 
     Source: the coefficients of the DCT hash of Zauner (2010), "Implementation and benchmarking of perceptual image hash functions",
     but not rounded: as 64 bits they gave 240 times as many candidates for the same photos. OpenCV's dct and, to align pictures,
@@ -175,6 +176,13 @@ def connect(first: Sequence[int], second: Sequence[int], count: int) -> np.ndarr
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
+def locate_findings(names: Sequence[str], cache: Path) -> Path:
+    """Returns the folder in the cache for what is found among files; `names` are their digests, sorted and without repetitions."""
+    key = hashlib.sha256("\n".join([VERSION, *names]).encode()).hexdigest()[:32]
+    # By version: descriptions of different versions cannot be compared.
+    return cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
+
+
 def _find(names: list[str], paths: Sequence[Path | str], cache: Path) -> dict[str, np.ndarray]:
     """Returns which files could be described, and the columns of all pairs that look alike; they are kept in the cache.
 
@@ -183,9 +191,7 @@ def _find(names: list[str], paths: Sequence[Path | str], cache: Path) -> dict[st
         paths: one file for each.
         cache: folder of the cache.
     """
-    key = hashlib.sha256("\n".join([VERSION, *names]).encode()).hexdigest()[:32]
-    # By version: descriptions of different versions cannot be compared.
-    kept = cache / "duplicates" / hashlib.sha256(VERSION.encode()).hexdigest()[:8] / key
+    kept = locate_findings(names, cache)
     with locked(kept, "looking for near-duplicates"):
         if found := _read_columns(kept / FOUND):
             return found
@@ -193,14 +199,12 @@ def _find(names: list[str], paths: Sequence[Path | str], cache: Path) -> dict[st
         search = _Search(names, paths, kept.parent)
         descriptions, found = search.run()
         found["digests"], found["is_described"] = np.array(names, dtype="S64"), np.any(descriptions, axis=(1, 2))
-        # What could not be read for a passing reason is looked at again.
-        if not search.unread:
-            with staged(kept) as stage:
-                with replacing(stage / DESCRIBED) as file:
-                    save_array(file, descriptions)
-                with replacing(stage / FOUND) as file:
-                    np.savez(file, allow_pickle=False, **found)
-            search.remove_parts()
+        with staged(kept) as stage:
+            with replacing(stage / DESCRIBED) as file:
+                save_array(file, descriptions)
+            with replacing(stage / FOUND) as file:
+                np.savez(file, allow_pickle=False, **found)
+        search.remove_parts()
     return found
 
 
@@ -265,15 +269,13 @@ class _Search:
         names: the digests of N files, sorted.
         paths: the files.
         folder: holds earlier findings, and those of a search that was killed in its `parts`.
-
-    Attributes:
-        unread: the places of files that could not be read for a reason that may pass, such as a disk that was away.
     """
 
     def __init__(self, names: Sequence[str], paths: Sequence[Path | str], folder: Path) -> None:
         self._names, self._paths = np.array(names, dtype="S64"), paths
         self._parts = folder / PARTS
-        self.unread: set[int] = set()
+        # Files that were readable when they were hashed, by their places.
+        self._unread: dict[int, str] = {}
         self._known = _Known()
         # The earlier search that shares the most files with this one.
         shared = {found: self._count_shared(found) for found in sorted(folder.glob(f"*/{FOUND}"))}
@@ -290,9 +292,10 @@ class _Search:
         """Returns the files' descriptions, and the columns of all pairs that look alike.
 
         Raises:
-            UserError: there are too many such pairs.
+            UserError: there are too many such pairs, or a file cannot be read any more.
         """
         descriptions = self._describe()
+        self._require_all_read(descriptions, {})
         most = max(MOST_CANDIDATES, round(MOST_CANDIDATES_SHARE * len(self._names)))
         try:
             with reported_progress("comparing images", len(self._names), "images") as advance:
@@ -302,7 +305,18 @@ class _Search:
                 f"dataset.near_duplicates: more than {most:,} pairs of these images look alike at first sight, as "
                 "digits or X-rays do. Comparing all of them would take very long. Set dataset.near_duplicates=ignore."
             ) from None
-        return descriptions, self._compare(candidates, descriptions)
+        pairs = self._compare(candidates, descriptions)
+        self._require_all_read(descriptions, pairs)
+        return descriptions, pairs
+
+    def _require_all_read(self, descriptions: np.ndarray, pairs: dict[str, np.ndarray]) -> None:
+        if self._unread:
+            self._save_part(np.arange(len(self._names)), descriptions, pairs)
+            place, reason = min(self._unread.items())
+            raise UserError(
+                f"dataset: {self._paths[place]} could be read when its digest was made, and not when near-duplicates were looked "
+                f"for: {reason}. Look whether its disk is away, or fails; then the same command goes on."
+            )
 
     def _recall(self) -> Searched | None:
         """Returns what the earlier search says of these files, if it divided the pictures into the same cells.
@@ -343,8 +357,8 @@ class _Search:
             pairs: columns of pairs of these files.
         """
         columns = {**NO_PAIRS, **pairs}
-        if self.unread:
-            unread = sorted(self.unread)
+        if self._unread:
+            unread = sorted(self._unread)
             is_read = ~np.isin(columns["first"], unread) & ~np.isin(columns["second"], unread)
             columns = {name: column[is_read] for name, column in columns.items()}
             places = np.setdiff1d(places, unread)
@@ -380,12 +394,18 @@ class _Search:
         return np.stack([self._describe_place(place) for place in places])
 
     def _describe_place(self, place: int) -> np.ndarray:
+        picture = self._read(place)
+        return np.zeros((1 + len(CROPS), SPECTRUM**2 - 1), np.float16) if picture is None else _describe(picture)
+
+    def _read(self, place: int) -> np.ndarray | None:
+        """Returns a picture; None if it cannot be read."""
         try:
-            return _describe(_load(self._paths[place]))
+            return _load(self._paths[place])
         except UnreadableImageError as error:
-            if not error.lasting:
-                self.unread.add(int(place))
-            return np.zeros((1 + len(CROPS), SPECTRUM**2 - 1), np.float16)
+            # A file that cannot be opened had a stand-in for a digest: this may have been so before.
+            if not error.lasting and hash_file(str(self._paths[place]))[0].hex() != self._names[place].decode():
+                self._unread[int(place)] = str(error)
+            return None
 
     def _compare(self, candidates: Candidates, descriptions: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the columns of all pairs: first, second, turn, kind, "" for different pictures, and similarity."""
@@ -396,13 +416,8 @@ class _Search:
 
         def compare(place: int) -> tuple[str, float]:
             first, second, turn = pairs[place]
-            try:
-                pictures = _load(self._paths[first]), _load(self._paths[second])
-                return _compare_pictures(*pictures, TURNS[turn]) or DIFFERENT
-            except UnreadableImageError:
-                # Both could be read when they were described.
-                self.unread |= {first, second}
-                return DIFFERENT
+            a, b = self._read(first), self._read(second)
+            return DIFFERENT if a is None or b is None else _compare_pictures(a, b, TURNS[turn]) or DIFFERENT
 
         saved, saved_s = 0, time.monotonic()
         with (

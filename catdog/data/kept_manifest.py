@@ -69,7 +69,8 @@ def load_manifest(
     manifest = _load(path, root, files, digests)
     if manifest is None:
         manifest = build("changed")
-        _save(path, manifest, files, digests)
+        findings = duplicates.locate_findings(sorted(set(digests)), cache) if searches_duplicates else None
+        _save(path, manifest, files, digests, findings)
     return dataclasses.replace(manifest, hidden=hidden)
 
 
@@ -89,8 +90,16 @@ def _hash_all(
     return hashed.hexdigest()[:32]
 
 
-def _save(path: Path, manifest: Manifest, files: Sequence[str], digests: Sequence[str]) -> None:
-    """Keeps a manifest, unless the files have changed since they were listed."""
+def _save(path: Path, manifest: Manifest, files: Sequence[str], digests: Sequence[str], findings: Path | None) -> None:
+    """Keeps a manifest, unless the files have changed since they were listed.
+
+    Args:
+        path: the file to write.
+        manifest: the manifest.
+        files: names of the files below the root.
+        digests: of these files.
+        findings: the folder of the cache with their near-duplicates, which are used as long as the manifest is; None: none.
+    """
     rows = manifest.images
     place_of = {file: place for place, file in enumerate(files)}
     places = np.array([place_of.get(file, -1) for file in rows["file"]])
@@ -100,6 +109,7 @@ def _save(path: Path, manifest: Manifest, files: Sequence[str], digests: Sequenc
         "classes": manifest.classes, "digest": manifest.digest, "left_out": manifest.left_out,
         "conflicts": manifest.conflicts, "nested": manifest.nested, "unreadable": manifest.unreadable,
         "apart": manifest.apart, "groups": manifest.groups and dataclasses.asdict(manifest.groups),
+        "findings": findings and str(findings),
     }  # fmt: skip
     columns = {
         "places": places,
@@ -128,6 +138,10 @@ def _load(path: Path, root: Path, files: Sequence[str], digests: Sequence[str]) 
         np.load(file) as stored,
     ):
         others = json.loads(stored["others"].tobytes())
+        if findings := others.get("findings"):
+            # Otherwise `catdog.clean` would take them for unused, and the next file that is added would cost a whole search.
+            with contextlib.suppress(OSError):
+                os.utime(Path(findings) / duplicates.FOUND)
         places, classes = stored["places"], tuple(others["classes"])
         table = pd.DataFrame({
             "file": np.array(files, dtype=object)[places],

@@ -1,6 +1,7 @@
 """Cleaning: finds what is no longer needed, in the store, the outbox, the cache and the folder for temporary files; removes it."""
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -91,7 +92,8 @@ def find_garbage(
         items = choose_unused(list_cached(cache), older_than_days * DAY_S, None if cache_gb is None else cache_gb * 1e9)
         for what in dict.fromkeys(item.what for item in items):
             chosen = [item for item in items if item.what == what]
-            words = f"{plural(len(chosen), 'folder')} of {what} in {chosen[0].folder.parent}"
+            place = os.path.commonpath([item.folder.parent for item in chosen])
+            words = f"{plural(len(chosen), 'folder')} of {what} in {place}"
             size = sum(item.size_bytes for item in chosen)
             found.garbage.append(Garbage(words, size, partial(_remove_cached, chosen)))
         left = list_left_over()

@@ -9,8 +9,8 @@ from planted import CHANGES, main
 from support import write_images
 
 from catdog.data import candidates, duplicates
+from catdog.data.digests import hash_files
 from catdog.data.duplicates import Pair, find_pairs, find_unreadable, group_pairs
-from catdog.data.images import UnreadableImageError
 from catdog.data.splits import build_manifest
 from catdog.data.synthetic import write_drawn_images
 from catdog.system.errors import UserError
@@ -196,35 +196,51 @@ def test_a_damaged_part_is_ignored(photos, tmp_path, monkeypatch):
     assert work["described"] >= 2
 
 
-def test_a_file_that_was_away_for_a_moment_is_compared_when_it_is_back(photos, tmp_path):
+def test_a_file_that_is_away_is_named_and_the_search_goes_on_when_it_is_back(photos, tmp_path, monkeypatch):
     paths = sorted(photos.rglob("*.jpg"))[:6]
     copy_in(paths[2], tmp_path / "copy.jpg")
     every = [*paths, tmp_path / "copy.jpg"]
-    names, cache = [path.name for path in every], tmp_path / "cache"
+    names, cache = hash_files(tmp_path, [str(path) for path in every]), tmp_path / "cache"
     (tmp_path / "copy.jpg").rename(tmp_path / "away.jpg")
-    assert find_pairs(every, names, cache) == []
-    assert find_unreadable(every, names, cache) == {6: "no such file"}
+    with pytest.raises(
+        UserError, match=r"dataset: .*copy\.jpg could be read .* no such file\. .* the same command goes on"
+    ):
+        find_pairs(every, names, cache)
     (tmp_path / "away.jpg").rename(tmp_path / "copy.jpg")
+    work = count_work(monkeypatch)
     assert [(pair.first, pair.second) for pair in find_pairs(every, names, cache)] == [(2, 6)]
+    assert work["described"] == 1
     assert find_unreadable(every, names, cache) == {}
 
 
-def test_what_a_search_saves_is_not_about_a_file_that_was_away(photos, tmp_path, monkeypatch):
+def test_a_file_that_goes_away_before_it_is_compared_is_named_too(photos, tmp_path, monkeypatch):
     paths = sorted(photos.rglob("*.jpg"))[:6]
     copy_in(paths[2], tmp_path / "copy.jpg")
     every = [*paths, tmp_path / "copy.jpg"]
-    names, cache = [path.name for path in every], tmp_path / "cache"
-    monkeypatch.setattr(duplicates, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(duplicates, "AT_ONCE", 1)
+    names, cache = hash_files(tmp_path, [str(path) for path in every]), tmp_path / "cache"
+    compared = duplicates.find_candidates
 
-    def compare(*arguments):
-        # Read for its description, and away when it is compared.
-        raise UnreadableImageError("cannot be read: Input/output error", lasting=False)
+    def go_away(*arguments):
+        (tmp_path / "copy.jpg").rename(tmp_path / "away.jpg")
+        return compared(*arguments)
 
-    monkeypatch.setattr(duplicates, "_compare_pictures", compare)
-    assert find_pairs(every, names, cache) == []
-    monkeypatch.setattr(duplicates, "_compare_pictures", COMPARE)
+    monkeypatch.setattr(duplicates, "find_candidates", go_away)
+    with pytest.raises(UserError, match=r"copy\.jpg could be read when its digest was made"):
+        find_pairs(every, names, cache)
+    monkeypatch.undo()
+    (tmp_path / "away.jpg").rename(tmp_path / "copy.jpg")
     assert [(pair.first, pair.second) for pair in find_pairs(every, names, cache)] == [(2, 6)]
+
+
+def test_a_file_that_was_never_readable_does_not_make_the_search_start_again(photos, tmp_path, monkeypatch):
+    paths = [*sorted(photos.rglob("*.jpg"))[:4], tmp_path / "dangling.jpg"]
+    paths[-1].symlink_to(tmp_path / "nowhere.jpg")
+    names, cache = hash_files(tmp_path, [str(path) for path in paths]), tmp_path / "cache"
+    assert find_pairs(paths, names, cache) == []
+    work = count_work(monkeypatch)
+    assert find_pairs(paths, names, cache) == []
+    assert find_unreadable(paths, names, cache) == {4: "no such file"}
+    assert not work
 
 
 def test_damaged_findings_are_made_again(photos, tmp_path):

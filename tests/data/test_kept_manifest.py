@@ -1,7 +1,9 @@
 """The manifest of a large data set is kept: it equals one that is built, and a change of anything builds it again."""
 
 import dataclasses
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -69,6 +71,15 @@ def test_a_kept_manifest_is_the_one_that_is_built(root, tmp_path, built, options
     assert first.conflicts or first.left_out
     assert first.nested
     assert "group" in first.images
+
+
+def test_findings_of_near_duplicates_count_as_used_with_the_manifest(root, tmp_path, built):
+    load(root, tmp_path / "cache")
+    (found,) = (tmp_path / "cache").rglob("found.npz")
+    os.utime(found, (0, 0))
+    load(root, tmp_path / "cache")
+    assert built == ["built"]
+    assert time.time() - found.stat().st_mtime < 600
 
 
 def test_with_split_folders_too(root, tmp_path, built):

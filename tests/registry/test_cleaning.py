@@ -92,13 +92,14 @@ def test_of_the_outbox_only_what_nobody_waits_for_goes(stored) -> None:
 
 def test_the_cache_goes_by_age_and_by_size(tmp_path) -> None:
     cache = tmp_path / "cache"
+    # What searches that are running write to.
+    (cache / "duplicates" / "1a2b" / "parts").mkdir(parents=True)
     ages = {
         "decoded": 40,
         "drawn": 20,
         "extracted": 10,
         "downloads": 99,
         "duplicates/1a2b": 50,
-        "duplicates/1a2b/parts": 99,
     }
     for number, (kind, age_days) in enumerate(ages.items()):
         folder = cache / kind / str(number)

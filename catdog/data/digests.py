@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -19,12 +19,12 @@ from catdog.system.wording import agree, plural
 
 log = logging.getLogger(__name__)
 
-_Part = TypeVar("_Part")
+_Part = TypeVar("_Part", bound=Sized)
 _Found = TypeVar("_Found")
 
 VERSION = 1
-# So many files are read by one task of a thread: a task for each file costs more than reading it.
-FILES_AT_ONCE = 256
+# So many files are read by one task of a thread: a task for each file costs more than reading it. The first tasks have fewer.
+FILES_AT_ONCE, FIRST_FILES = 64, 16
 BLOCK_BYTES = 2**20
 # Seconds for a file that is in memory and small; as many parts in a row that take longer are followed by threads.
 QUICK_S, SLOW_PARTS = 1e-4, 3
@@ -189,8 +189,9 @@ def _read_signs(root: Path, files: Sequence[str]) -> np.ndarray:
     def read(part: Sequence[str]) -> np.ndarray:
         return np.array([_read_sign(_locate(top, file)) for file in part], np.int64)
 
-    parts = [files[start : start + FILES_AT_ONCE] for start in range(0, len(files), FILES_AT_ONCE)]
-    return np.concatenate([np.zeros((0, SIGNS), np.int64), *_map_parts(read, parts)])
+    return np.concatenate(
+        [np.zeros((0, SIGNS), np.int64), *_map_parts(read, [files[part] for part in _divide(len(files))])]
+    )
 
 
 def _locate(top: str, file: str) -> str:
@@ -208,6 +209,11 @@ def _read_sign(path: str) -> tuple[int, ...]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, inode
 
 
+def _divide(count: int) -> list[slice]:
+    bounds = [*range(0, 2 * FILES_AT_ONCE, FIRST_FILES), *range(2 * FILES_AT_ONCE, count, FILES_AT_ONCE)]
+    return [slice(start, end) for start, end in zip(bounds, [*bounds[1:], count], strict=True) if start < count]
+
+
 def _map_parts(read: Callable[[_Part], _Found], parts: Sequence[_Part]) -> Iterator[_Found]:
     """Yields what is read of each part, in order: in threads where the files are large, or their disk answers slowly.
 
@@ -215,13 +221,13 @@ def _map_parts(read: Callable[[_Part], _Found], parts: Sequence[_Part]) -> Itera
 
     Args:
         read: reads a part.
-        parts: of FILES_AT_ONCE files each, but the last.
+        parts: of one or more files each.
     """
     slow = done = 0
     while done < len(parts) and slow < SLOW_PARTS:
         started = time.perf_counter()
         found = read(parts[done])
-        slow = slow + 1 if time.perf_counter() - started > QUICK_S * FILES_AT_ONCE else 0
+        slow = slow + 1 if time.perf_counter() - started > QUICK_S * len(parts[done]) else 0
         done += 1
         yield found
     with ThreadPoolExecutor() as threads:
@@ -235,19 +241,19 @@ def _hash_parts(
     top = str(root)
 
     def hash_part(part: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = [_hash_file(_locate(top, files[place])) for place in part]
+        found = [hash_file(_locate(top, files[place])) for place in part]
         digests = np.frombuffer(b"".join(digest for digest, _ in found), np.uint8).reshape(-1, DIGEST_BYTES)
         return part, digests, np.array([is_read for _, is_read in found], bool)
 
-    parts = [places[start : start + FILES_AT_ONCE] for start in range(0, len(places), FILES_AT_ONCE)]
+    parts = [places[part] for part in _divide(len(places))]
     with reported_progress("reading files", len(places), "files") as advance:
         for done in _map_parts(hash_part, parts):
             yield done
             advance(len(done[0]))
 
 
-def _hash_file(path: str) -> tuple[bytes, bool]:
-    """Returns the sha256 of a file's bytes, and whether it could be read."""
+def hash_file(path: str) -> tuple[bytes, bool]:
+    """Returns the sha256 of a file's bytes, and whether it could be read; if not, the sha256 of the error and the file's name."""
     try:
         digest = hashlib.sha256()
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123  faster for many files

@@ -26,13 +26,13 @@ def root(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read."""
     names: list[str] = []
-    real = digests._hash_file
+    real = digests.hash_file
 
     def hash_file(path: str) -> tuple[bytes, bool]:
         names.append(path)
         return real(path)
 
-    monkeypatch.setattr(digests, "_hash_file", hash_file)
+    monkeypatch.setattr(digests, "hash_file", hash_file)
     monkeypatch.setattr(digests, "LEAST_SAMPLED", 0)
     return names
 
@@ -165,6 +165,7 @@ def test_a_killed_start_keeps_what_it_has_read(root, tmp_path, reads, monkeypatc
     await_age(monkeypatch)
     monkeypatch.setattr(digests, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(digests, "FILES_AT_ONCE", 1)
+    monkeypatch.setattr(digests, "FIRST_FILES", 1)
     real = digests._hash_parts
 
     def hash_parts(*arguments):

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.text import Text
 
 from catdog import cli
-from catdog.config.commands import DecideConfig
+from catdog.config.commands import DecideConfig, require_left_to_decide
 from catdog.config.schema import load_config
 from catdog.system.errors import EXIT_DEFECT, EXIT_USER_ERROR, UserError
 from catdog.system.terminal import console, show_error, show_next, show_table
@@ -37,10 +37,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         key = item.lstrip("+~").partition("=")[0]
         if item in ("-m", "--multirun"):
             continue
-        if key in ("seed", "hydra.launcher.plan_only", "hydra.launcher.only", "hydra.launcher.result_file"):
-            raise UserError(
-                f"{key}: set by this command, received {item!r}. Leave it out; first_seeds and max_seeds set the number of seeds."
-            )
+        require_left_to_decide(item)
         (own if key in OWN_KEYS or item.startswith("-") else rest).append(item)
     return own, rest
 

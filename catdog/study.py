@@ -15,6 +15,7 @@ from catdog.config.schema import (
     require,
     require_choice,
     require_study,
+    require_types,
 )
 from catdog.system.errors import UserError
 
@@ -66,6 +67,8 @@ class Study:
 
     def __init__(self, name: str = DEFAULT_STUDY, *, tracking_uri: str | None = None) -> None:
         require_study(name)
+        is_address = tracking_uri is None or isinstance(tracking_uri, str)
+        require(is_address, "tracking_uri", "an address such as sqlite:///PATH/mlflow.db, or None", tracking_uri)
         self.name = name
         self._tracking = load_tracking(tracking_uri or DEFAULT_URI)
         self._dataset: tuple[tuple[str, ...] | None, Dataset] | None = None
@@ -206,13 +209,16 @@ class Study:
             UserError: fewer than two variants, or a run failed.
             KeyboardInterrupt: Ctrl-C; the same call resumes.
         """
-        from catdog.config.commands import DecideConfig
+        from catdog.config.commands import DecideConfig, require_left_to_decide
         from catdog.search.decisions import SweepTrainer, decide
         from catdog.search.recorded import RecordingTrainer
         from catdog.sweeps.display import QuietDisplay, choose_display
         from catdog.sweeps.launch import plan_sweep
 
-        config = DecideConfig(margin, error, first_seeds, max_seeds, plan, metric=metric)
+        options = {"margin": margin, "error": error, "first_seeds": first_seeds, "max_seeds": max_seeds, "plan": plan,
+                   "metric": metric}  # fmt: skip
+        require_types(DecideConfig, options)
+        config = DecideConfig(**options)  # type: ignore[arg-type]
         if train is not None:
             if overrides:
                 raise UserError(
@@ -220,8 +226,11 @@ class Study:
                 )
             return decide(config, RecordingTrainer(self._connect_to_record(), self._tracking, self.recording, train))
         display = QuietDisplay if quiet else choose_display()
+        words = self._place_last(overrides)
+        for word in overrides:
+            require_left_to_decide(word)
         trainer = SweepTrainer(
-            [*overrides, *self._place()],
+            words,
             lambda runs, options, arguments: plan_sweep(runs, options, arguments).run(display),
             metric,
         )
@@ -278,11 +287,14 @@ class Study:
         from catdog.sweeps.launch import plan_sweep
 
         display = QuietDisplay if quiet else choose_display()
-        config = TuneConfig(
-            trials, budget_minutes, top, seeds, metric, margin, error, sampler, random_share, factor, min_epochs,
-            None if space is None else str(space), search,
-        )  # fmt: skip
-        words = [*overrides, *self._place()]
+        options = {
+            "trials": trials, "budget_minutes": budget_minutes, "top": top, "seeds": seeds, "metric": metric, "margin": margin,
+            "error": error, "sampler": sampler, "random_share": random_share, "factor": factor, "min_epochs": min_epochs,
+            "space": None if space is None else str(space), "search": search,
+        }  # fmt: skip
+        require_types(TuneConfig, options)
+        config = TuneConfig(**options)  # type: ignore[arg-type]
+        words = self._place_last(overrides)
         return tune(
             config,
             words,
@@ -298,9 +310,28 @@ class Study:
         from catdog.sweeps.launch import plan_sweep
         from catdog.sweeps.options import build_options
 
-        words = [*overrides, *self._place()]
+        words = self._place_last(overrides)
         runs, launcher = compose_sweep(words)
         return plan_sweep(runs, build_options(launcher, options), ["-m", *words])
+
+    def _place_last(self, overrides: Sequence[str]) -> list[str]:
+        """Returns the overrides, followed by those that name the study and its store.
+
+        Raises:
+            UserError: one of them is no text, or names another study or store.
+        """
+        for word in overrides:
+            example = 'one text for each key, as in "model=cnn,augmented", "seed=0,1"'
+            require(isinstance(word, str), "overrides", example, word)
+            if word in ("-m", "--multirun"):
+                raise UserError(f"{word}: leave it out; keys with several values make a sweep here.")
+            key, _, value = word.partition("=")
+            if (key == "study" and value not in (self.name, quote(self.name))) or key == "tracking.uri":
+                raise UserError(
+                    f"{key}: this is {self!r}, received {word!r}. Leave it out, or make another object: "
+                    "catdog.Study(NAME, tracking_uri=ADDRESS)."
+                )
+        return [*overrides, *self._place()]
 
     def _place(self) -> list[str]:
         """Returns the overrides that name the study and its store; defaults are left out."""
@@ -366,8 +397,10 @@ class Study:
         from catdog.comparison.analysis import analyse, choose_margin
         from catdog.comparison.load import load_comparison
         from catdog.comparison.result import Comparison
+        from catdog.config.commands import CompareConfig
         from catdog.data.metrics import load_metric
 
+        require_types(CompareConfig, {"metric": metric, "margin": margin})
         measure = load_metric(metric)
         margin = choose_margin(measure, margin)
         require_choice("gradcam", ("auto", "never"), gradcam)
@@ -393,7 +426,7 @@ class Study:
         """
         return self.model()
 
-    def model(self, model: str | None = None) -> "TrainedModel":
+    def model(self, model: str | int | None = None) -> "TrainedModel":
         """Returns a trained model.
 
         Args:
@@ -404,9 +437,9 @@ class Study:
         """
         from catdog.deployment.prediction import find_model
 
-        return find_model(self._connect(), self.name, model)
+        return find_model(self._connect(), self.name, _name_model(model))
 
-    def card(self, model: str | None = None) -> "Card":
+    def card(self, model: str | int | None = None) -> "Card":
         """Returns what is on record about a model: data, evidence, accuracy, calibration, mistakes, test looks.
 
         `html` is the page, and `save(PATH)` writes it.
@@ -421,12 +454,12 @@ class Study:
         from catdog.registry.champion import resolve_model
 
         client = self._connect()
-        found = resolve_model(client, self.name, model)
+        found = resolve_model(client, self.name, _name_model(model))
         return load_card(client, found.run_id, found.words, found.version)
 
     def evaluate(
         self,
-        model: "TrainedModel | str | None" = None,
+        model: "TrainedModel | str | int | None" = None,
         *,
         archive: str | None = None,
         batch_size: int = 32,
@@ -449,13 +482,13 @@ class Study:
 
         require(batch_size >= 1, "batch_size", "1 or more", batch_size)
         self._connect(write=True)
-        found = self.model(model) if model is None or isinstance(model, str) else model
+        found = self.model(model) if model is None or isinstance(model, str | int) else model
         said = command or f"catdog.Study({self.name!r}).evaluate({found.words!r})"
         return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
 
     def export(
         self,
-        model: "TrainedModel | str | None" = None,
+        model: "TrainedModel | str | int | None" = None,
         formats: "str | Sequence[str] | None" = None,
         *,
         output: str | Path | None = None,
@@ -494,7 +527,7 @@ class Study:
         ExportConfig(
             format=named, int8=int8, calibration_images=calibration_images, margin=margin, batch_size=batch_size
         )
-        found = self.model(model) if model is None or isinstance(model, str) else model
+        found = self.model(model) if model is None or isinstance(model, str | int) else model
         request = Request(
             named or EXPORT_FORMATS, int8, None if output is None else Path(output), margin, calibration_images, archive, cache,
             batch_size,
@@ -586,7 +619,7 @@ class Study:
     def audit_photos(
         self,
         photos: str | Path,
-        against: "TrainedModel | str | None" = None,
+        against: "TrainedModel | str | int | None" = None,
         *,
         margin: float = 0.05,
         archive: str | None = None,
@@ -613,7 +646,7 @@ class Study:
 
         require(0 < margin < 1, "margin", "more than 0 and less than 1", margin)
         require(batch_size >= 1, "batch_size", "1 or more", batch_size)
-        found = self.model(against) if against is None or isinstance(against, str) else against
+        found = self.model(against) if against is None or isinstance(against, str | int) else against
         return check_photos(found, photos, margin=margin, archive=archive, cache=cache, batch_size=batch_size)
 
     def _load_answers(self, data_digest: str) -> "list[Predictions]":
@@ -896,3 +929,12 @@ class Study:
             client = tracking.connect_existing(self._tracking)
             self._dataset = words, load_study_dataset(client, self.name, words)
         return self._dataset[1]
+
+
+def _name_model(model: Any) -> str | None:
+    """Returns what `model=` would be on the command line, where a version is a number."""
+    is_named = model is None or (isinstance(model, str | int) and not isinstance(model, bool))
+    require(
+        is_named, "model", "a run id, a version, an alias, NAME/VERSION, NAME@ALIAS, a models:/ URI, or None", model
+    )
+    return None if model is None else str(model)

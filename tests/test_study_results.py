@@ -167,7 +167,7 @@ def test_what_cannot_be_predicted_is_named(trained, tmp_path):
     for images, said in (
         (tmp_path, "bad.jpg"),
         (tmp_path / "none.jpg", "no such file or folder"),
-        ([], "no image named"),
+        ([], "images: must be a file, a folder"),
         (np.zeros((4, 4), np.uint8), "must be uint8"),
         (np.zeros((1, 4, 4, 3), np.float32), "received float32"),
     ):
@@ -181,6 +181,16 @@ def test_any_model_can_be_named(trained):
     assert (model.run_id, model.name, model.version, model.evidence) == (run_id, None, None, None)
     with pytest.raises(catdog.UserError, match="no registered model"):
         trained.model("catdog@nobody")
+    version = trained.champion().version
+    assert trained.model(int(version)).run_id == trained.champion().run_id
+    with pytest.raises(
+        catdog.UserError, match=rf"has no version '99', received model=99; it has version.* {version}.* alias"
+    ):
+        trained.model(99)
+    with pytest.raises(catdog.UserError, match=r"has no alias 'champoin', .* Did you mean champion\?"):
+        trained.model("champoin")
+    with pytest.raises(catdog.UserError, match="model: must be a run id"):
+        trained.model(1.5)
 
 
 def test_an_evaluation_is_counted(trained):

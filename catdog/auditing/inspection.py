@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_findings
-from catdog.data.description import IMBALANCE, describe_nested
+from catdog.data.description import IMBALANCE, describe_lost, describe_nested
 from catdog.data.duplicates import Pair, find_pairs
 from catdog.data.images import UnreadableImageError, decode_image, describe_hidden, is_image_file
 from catdog.data.splits import SPLITS, count_nested, find_hidden
@@ -62,7 +62,7 @@ def inspect_images(images: pd.DataFrame, root: Path, cache: Path) -> Audit:
     pairs = find_pairs(paths, list(images["sha256"]), cache)
     findings = [
         *_find_unreadable(images), *_find_doubles(images, pairs), *_find_imbalance(images), *_find_odd(images),
-        *_find_nested(images), *_find_ignored(root, set(images["file"])),
+        *_find_nested(images), *_find_ignored(root, set(images["file"]), sorted(set(images["label"]))),
     ]  # fmt: skip
     return Audit(root, images, pairs, sort_findings(findings))
 
@@ -172,7 +172,7 @@ def _find_nested(images: pd.DataFrame) -> list[Finding]:
     return [Finding(NOTE, "nested", words) for words in describe_nested(nested, sorted(images["label"].unique()))]
 
 
-def _find_ignored(root: Path, used: set[str]) -> list[Finding]:
+def _find_ignored(root: Path, used: set[str], classes: Sequence[str]) -> list[Finding]:
     """Returns the files that are not among the images, by their names below root: others, and images outside of the classes."""
     paths = [path for path in sorted(root.rglob("*")) if path.is_file()]
     others = {
@@ -182,7 +182,7 @@ def _find_ignored(root: Path, used: set[str]) -> list[Finding]:
     }
     outside = tuple(file for file, is_image in others.items() if is_image and file not in used)
     no_images = tuple(file for file, is_image in others.items() if not is_image)
-    found = []
+    found = [Finding(WARNING, "no class", words, ()) for words in describe_lost(root, classes)]
     if hidden := find_hidden(root):
         found.append(Finding(NOTE, "hidden", describe_hidden(hidden), hidden))
     if outside:

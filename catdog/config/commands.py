@@ -23,6 +23,7 @@ from catdog.config.schema import (
     require_choice,
     require_no_archive_of_drawn,
 )
+from catdog.system.errors import UserError
 
 MARGIN = (
     "a difference in the metric up to this is as good as none, such as 0.02: two points; null: 0.02, of brier and auc 0.01, of "
@@ -360,6 +361,15 @@ def require_label_backbone(received: str | None) -> None:
     files = {path.stem: OmegaConf.load(path) for path in sorted((CONF / "backbone").glob("*.yaml"))}
     trained = tuple(name for name, content in files.items() if "weights" in content)
     require(received in trained, "labels", f"null or one of {', '.join(trained)}", received)
+
+
+def require_left_to_decide(override: str) -> None:
+    """Raises a UserError if an override sets what `decide` sets itself."""
+    key = override.lstrip("+~").partition("=")[0]
+    if key in ("seed", "hydra.launcher.plan_only", "hydra.launcher.only", "hydra.launcher.result_file"):
+        raise UserError(
+            f"{key}: set by this command, received {override!r}. Leave it out; first_seeds and max_seeds set the number of seeds."
+        )
 
 
 @dataclass

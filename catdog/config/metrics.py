@@ -11,6 +11,11 @@ METRICS = (ACCURACY, "balanced_accuracy", LOG_LOSS, "brier", "auc", "f1", "top_5
 COST, F1 = "cost:", "f1:"
 # Your own: `module:function`.
 OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+# What Keras and scikit-learn call some of them.
+KERAS_NAMES = {
+    "acc": ACCURACY, "accuracy_score": ACCURACY, "binary_accuracy": ACCURACY, "categorical_accuracy": ACCURACY,
+    "loss": LOG_LOSS, "crossentropy": LOG_LOSS, "cross_entropy": LOG_LOSS, "roc_auc": "auc", "top_5_accuracy": "top_5",
+}  # fmt: skip
 FORMS = f"{', '.join(METRICS)}, f1:CLASS, cost:FILE, or your own as module:function"
 # For the help of options.
 HELP = f"one of {FORMS}"
@@ -37,7 +42,7 @@ def require_keep_metric(key: str, name: str) -> None:
 
 
 def _refuse(key: str, name: str, allowed: str) -> None:
-    near = suggest(name, METRICS)
+    near = KERAS_NAMES.get(str(name).removeprefix("val_").lower()) or suggest(str(name), METRICS)
     hint = f" Did you mean {near}?" if near else ""
     raise UserError(f"{key}: must be {allowed}, received {name!r}.{hint}")
 

@@ -82,6 +82,10 @@ def _require_no_spaces(words: Sequence[str]) -> None:
         ):
             value = "".join(words[number + 1 : number + 3]) if following == "=" else following
             raise UserError(f"{key}: write it without spaces: {key}={value.lstrip('=')}")
+        if re.fullmatch(r"[~+]*[\w./]+:", word) and following and "=" not in following:
+            raise UserError(f"{word[:-1]}: write it with an equals sign, without spaces: {word[:-1]}={following}")
+        if "=" in word and word.endswith(",") and following and "=" not in following:
+            raise UserError(f"{key}: write its values without spaces: {word}{following}")
 
 
 def _require_valid_word(word: str, root: str, places: list[Path], taken: list[str], *, intervals: bool) -> None:
@@ -301,7 +305,8 @@ def _explain_value(text: str, root: str) -> str:
     )
     if value:
         kind = value.group(2) or "Boolean"
-        return f"{name}: must be {TYPES.get(kind, kind)}, received {value.group(1)!r}."
+        several = f" Several are given with -m: {name}=0,1,2 or '{name}=range(0,10)'." if name == "seed" else ""
+        return f"{name}: must be {TYPES.get(kind, kind)}, received {value.group(1)!r}.{several}"
     word = re.search(r"Error merging override (.*)", text)
     received = word.group(1).partition("=")[2] if word else ""
     if "not a valid bool" in text:

@@ -16,9 +16,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -66,6 +68,20 @@ def require(ok: bool, key: str, allowed: str, received: Any, advice: str = "") -
     """Raises a UserError that names the key, what is allowed and what was received, unless `ok`."""
     if not ok:
         raise UserError(f"{key}: must be {allowed}, received {received!r}.{' ' + advice if advice else ''}")
+
+
+def require_types(schema: type, values: Mapping[str, Any]) -> None:
+    """Raises a UserError unless each value has the type that the field of its name has in a schema."""
+    words = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
+    kinds: dict[type, type] = {float: Real, int: Integral}
+    for key, value in values.items():
+        hint = read_hints(schema)[key]
+        allowed = get_args(hint) or (hint,)
+        if value is None and NoneType in allowed:
+            continue
+        for kind in set(allowed) & set(words):
+            is_right = isinstance(value, kinds.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
+            require(is_right, key, words[kind] + (" or None" if NoneType in allowed else ""), value)
 
 
 def require_choice(key: str, allowed: tuple[str, ...], received: Any) -> None:
@@ -915,7 +931,8 @@ def load_tracking(uri: str) -> TrackingConfig:
 
 def require_study(study: str) -> None:
     """Raises a UserError unless this is a valid name of a study."""
-    require(bool(study.strip()) and "/" not in study, "study", "a name without slashes", study)
+    is_name = isinstance(study, str) and bool(study.strip()) and "/" not in study
+    require(is_name, "study", "a name without slashes", study)
 
 
 def _advise_range(expected: list[float]) -> str:

@@ -1,12 +1,14 @@
 """What is said of a data set before anything is trained on it: counts, what to expect, and what is odd about its folders."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from catdog.data.dataset import Dataset, majority_class, majority_fraction
-from catdog.data.images import describe_hidden
-from catdog.data.splits import MOST_NAMED, SPLITS, Manifest, list_unreadable, name_some
+from catdog.data.images import IMAGE_SUFFIXES, describe_hidden
+from catdog.data.splits import MOST_NAMED, SPLITS, Manifest, list_class_folders, list_unreadable, name_some
 from catdog.statistics.proportions import wilson_interval
 from catdog.system.wording import agree, plural
 
@@ -36,6 +38,7 @@ def describe_dataset(dataset: Dataset) -> str:
         *describe_groups(manifest),
         *_describe_unreadable(manifest),
         *([describe_hidden(manifest.hidden)] if manifest.hidden else []),
+        *describe_lost(manifest.root, dataset.classes),
     ]
     return "\n  ".join([f"data set {config.name}{place}, digest {manifest.digest[:12]}", *notes])
 
@@ -60,6 +63,26 @@ def describe_nested(nested: Mapping[str, Mapping[str, int]], classes: Sequence[s
             f"dataset.archive to the folder {next(iter(nested))!r}, or name the folders train and validation",
         ]
     return name_some(said)
+
+
+def describe_lost(root: Path, classes: Sequence[str]) -> list[str]:
+    """Returns a sentence about the folders that would be classes if there were an image in them; [] if there are none."""
+    suffixes: dict[str, Counter[str]] = {}
+    for label, folder in list_class_folders(root):
+        if label not in classes:
+            found = (path.suffix.lower() for path in folder.rglob("[!.]*") if path.is_file())
+            suffixes.setdefault(label, Counter()).update(suffix or "without a suffix" for suffix in found)
+    said = [
+        f"{label!r} (" + (", ".join(f"{count} {suffix}" for suffix, count in found.most_common(3)) or "empty") + ")"
+        for label, found in suffixes.items()
+    ]
+    if not said:
+        return []
+    allowed = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
+    return [
+        f"{plural(len(said), 'folder')} {agree(len(said), 'holds', 'hold')} no image and {agree(len(said), 'is', 'are')} no class: "
+        f"{', '.join(name_some(said))}. Images are files with the suffix {allowed}"
+    ]
 
 
 def _describe_split(split: str, counts: pd.Series) -> str:

@@ -255,6 +255,11 @@ def _list_all_classes(root: Path) -> list[tuple[Path, str, str, str]]:
     ]  # fmt: skip
 
 
+def list_class_folders(root: Path) -> list[tuple[str, Path]]:
+    """Returns label and folder of each folder that is a class if there are images below it."""
+    return [(label, folder) for folder, _, label, _ in _list_all_classes(root)]
+
+
 def _walk(path: str, name: str) -> Iterator[str]:
     """Yields the names of all files and folders below a folder, each folder's sorted, a folder before what is in it.
 

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from catdog.config.schema import require
 from catdog.deployment import answer_file
 from catdog.deployment.photo_files import find_images
 from catdog.deployment.pyfunc import PyfuncModel, is_keras
@@ -189,12 +190,14 @@ class TrainedModel:
         Raises:
             UserError: a file is not a readable image, a folder has no images, or an array has another shape or type.
         """
+        require(isinstance(batch_size, int) and batch_size >= 1, "batch_size", "1 or more", batch_size)
         if _is_pixels(images):
             arrays = _split_arrays(images)
             size = self.image_size
             chunks = (arrays[start : start + batch_size] for start in range(0, len(arrays), batch_size))
             return self._build_table(self._answer(np.stack([_stretch(one, size) for one in chunk]) for chunk in chunks))
-        paths = [images] if isinstance(images, str | Path) else list(images)
+        paths = [images] if isinstance(images, str | Path) else list(images) if isinstance(images, Iterable) else []
+        require(bool(paths), "images", "a file, a folder, a list of files and folders, or arrays of uint8", images)
         answers = self.answer_files(find_images([str(path) for path in paths]), batch_size)
         if answers.unreadable:
             file, reason = next(iter(answers.unreadable.items()))

@@ -10,6 +10,7 @@ import numpy as np
 
 from catdog.config.command_lines import quote
 from catdog.config.schema import DEFAULT_STUDY, PromoteConfig
+from catdog.config.suggestions import ask, suggest
 from catdog.data.metrics import load_metric
 from catdog.registry.aliases import (
     CHAMPION,
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 QUICK = "-quick"
 # How often the comparison is repeated if the champion changes meanwhile.
 MOST_TURNS = 5
+# The most versions that a message names.
+MOST_VERSIONS = 5
 
 
 @dataclass(frozen=True)
@@ -392,12 +395,27 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
         known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
         what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
         received = f", received model={model}" if model else ""
+        if name and name in known.split(", "):
+            _refuse_version(client, name, which, wanted)
         raise UserError(
             f"model: no registered model {what} for study={study}{received}; registered models: {known}. "
             f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
         )
     words = f"{version.name} version {version.version}"
     return FoundModel(f"models:/{version.name}/{version.version}", version.run_id, words, version)
+
+
+def _refuse_version(client: "MlflowClient", name: str, which: str, wanted: str) -> None:
+    """Raises a UserError about a version or an alias that a registered model does not have."""
+    versions = sorted(int(version.version) for version in client.search_model_versions(f"name = '{name}'"))
+    aliases = sorted(client.get_registered_model(name).aliases)
+    shown = [str(version) for version in versions[-MOST_VERSIONS:]]
+    has = [f"version{'s' if len(shown) > 1 else ''} {', '.join(shown)}"] if shown else []
+    has += [f"alias{'es' if len(aliases) > 1 else ''} {', '.join(aliases)}"] if aliases else []
+    raise UserError(
+        f"model: {name} has no {'version' if which.isdigit() else 'alias'} {which!r}, received model={wanted}; it has "
+        f"{' and '.join(has) or 'no version'}.{ask([suggest(which, aliases)])} A run is named by the 32 digits of its id."
+    )
 
 
 def _find_run_id(wanted: str) -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # An experiment of its own, whose runs are looks. MLflow is the only store, and adding a run is safe while others write.
-EXPERIMENT = "catdog-test-ledger"
+EXPERIMENT = tag.LEDGER
 TEST_LINE = "Test split:"
 # MLflow's own limit on the number of search results.
 MOST_LOOKS = 50_000

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from catdog.config.schema import require_types
 from catdog.system.errors import UserError
 
 
@@ -185,6 +186,7 @@ def build_options(composed: Mapping[Any, Any], given: Mapping[str, Any]) -> Laun
     unknown = sorted(set(given) - set(allowed))
     if unknown:
         raise UserError(f"{unknown[0]}: no such option of a sweep. Allowed: {', '.join(allowed)}.")
+    require_types(kind, given)
     return kind(**{**known, **given})
 
 

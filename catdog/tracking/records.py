@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.command_lines import quote
-from catdog.config.schema import complete_params
+from catdog.config.schema import DEFAULT_STUDY, complete_params
 from catdog.config.suggestions import ask, suggest
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError
@@ -365,10 +365,11 @@ def find_study(client: "MlflowClient", study: str) -> str:
     """
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        known = sorted(e.name for e in client.search_experiments() if e.name != "Default")
+        known = sorted(e.name for e in client.search_experiments() if e.name not in ("Default", tag.LEDGER))
+        place = "" if study == DEFAULT_STUDY else f" study={quote(study)}"
         raise UserError(
             f"study: no study {study!r} in this tracking store; studies: {', '.join(known) or 'none'}."
-            f"{ask([suggest(study, known)])} Train first: {TRAIN_COMMAND}"
+            f"{ask([suggest(study, known)])} Train first: {TRAIN_COMMAND}{place}"
         )
     check_study(client, study)
     return str(experiment.experiment_id)

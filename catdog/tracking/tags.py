@@ -8,6 +8,9 @@ from typing import Any
 from catdog.config import schema
 from catdog.config.names import unescape
 
+# The experiment that counts looks at test splits; it is no study.
+LEDGER = "catdog-test-ledger"
+
 KIND = "catdog.kind"
 RUN, ENSEMBLE, SWEEP, LOOK = "run", "ensemble", "sweep", "test_look"
 # The kinds that have a model and answers.

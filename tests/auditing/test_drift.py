@@ -210,7 +210,7 @@ def test_images_that_are_gone_cost_their_comparison_and_one_message(
         (("photos=.", "labels=mobilenet_v2"), "labels: must be null where photos are named"),
         (("photos=.", "pipeline=a:b"), "pipeline: must be left out where photos are named"),
         (("photos=.", "margin=2"), "margin: must be more than 0 and less than 1, received 2.0"),
-        (("photos=.", "against=7"), "no registered model"),
+        (("photos=.", "against=7"), "has no version '7'"),
         (
             ("photos=.", "dataset=synthetic"),
             "dataset: must be left out where photos are named, received 'synthetic'. The",

@@ -57,6 +57,8 @@ HYDRA = (
         (["trainer.epochs", "=", "3"], "trainer.epochs: write it without spaces: trainer.epochs=3"),
         (["trainer.epochs", "=3"], "trainer.epochs: write it without spaces: trainer.epochs=3"),
         (["trainer.epochs=", "3"], "trainer.epochs: write it without spaces: trainer.epochs=3"),
+        (["trainer.epochs:", "3"], "trainer.epochs: write it with an equals sign, without spaces: trainer.epochs=3"),
+        (["seed=0,", "1"], "seed: write its values without spaces: seed=0,1"),
         (["trainer.epochs"], "cannot read 'trainer.epochs': it needs a value: trainer.epochs=VALUE."),
         (["mobilenet"], "cannot read 'mobilenet': write model=mobilenet."),
         (["model"], "cannot read 'model': it needs a choice: model=augmented|cnn|"),

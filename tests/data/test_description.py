@@ -128,6 +128,18 @@ def test_images_that_are_hidden_by_a_dot_are_counted_and_those_of_the_system_are
         load(root, cache)
 
 
+def test_folders_without_an_image_are_named(tmp_path: Path, cache: Path) -> None:
+    root = write_classes(tmp_path / "pets", cats=8, dogs=8)
+    assert "no class" not in describe_dataset(load(root, cache))
+    for name, files in {"birds": ("1.heic", "2.HEIC", "notes", ".hidden"), "fish": ()}.items():
+        (root / name).mkdir()
+        for file in files:
+            (root / name / file).write_bytes(b"x")
+    said = describe_dataset(load(root, cache)).splitlines()[-1]
+    assert "2 folders hold no image and are no class: 'birds' (2 .heic, 1 without a suffix), 'fish' (empty)." in said
+    assert "Images are files with the suffix bmp, gif," in said
+
+
 def test_unreadable_files_are_counted_nowhere_and_named_once(tmp_path: Path, cache: Path, caplog) -> None:
     from types import SimpleNamespace
 

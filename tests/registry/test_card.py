@@ -260,7 +260,7 @@ def test_a_model_that_is_none_and_a_place_that_is_none(stored) -> None:
     for arguments, words in (
         (("output=card.pdf",), "output: must be a file name ending in .html or .htm, received 'card.pdf'."),
         (("output=none/card.html",), "output: no folder 'none'"),
-        (("model=catdog/7",), "model: no registered model 'catdog/7'"),
+        (("model=catdog/7",), "model: catdog has no version '7', received model=catdog/7; it has version 1"),
     ):
         done = stored.run("card", "study=pets", *arguments)
         assert done.code == 2

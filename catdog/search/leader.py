@@ -84,7 +84,9 @@ def lead_search(planned: PlannedSearch, make_display: "MakeDisplay", command: Se
     )  # fmt: skip
     leader = Leader(planned, client, parent)
     try:
-        log.info("%s", planned.halving.describe(planned.config.trials))
+        if planned.most_trials < planned.config.trials:
+            log.info("the space has %s", plural(planned.most_trials, "configuration"))
+        log.info("%s", planned.halving.describe(planned.most_trials))
         leader.restore()
         with make_display([], planned.options.n_jobs) as display:
             leader.train(executor, display)
@@ -393,7 +395,7 @@ class Leader:
     def summarize(self) -> str:
         """Returns the last line of the display."""
         trials = list(self.trials)
-        wanted = max(self.planned.config.trials, len(trials))
+        wanted = max(self.planned.most_trials, len(trials))
         ended = sum(trial.state == TrialState.FINISHED for trial in trials)
         best = find_best(trials)
         found = f", best {self.planned.metric.show(best.score or 0.0)} ({best.name})" if best else ""

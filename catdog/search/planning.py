@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,12 @@ class PlannedSearch:
     def search_identity(self) -> str:
         """By which the same command finds the search again."""
         return schema.hash_text(f"search\n{self.name}\n{self.identity.digest}")
+
+    @cached_property
+    def most_trials(self) -> int:
+        """The number of trials: as many as were asked for, or all configurations that the space has."""
+        wanted = self.config.trials
+        return sum(1 for _ in islice(self.space.list_settings(), wanted)) if self.space.is_finite else wanted
 
     def describe(self) -> dict[str, Any]:
         """Returns what must not change while the search goes on, for JSON."""

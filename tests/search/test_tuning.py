@@ -119,6 +119,7 @@ def test_a_trial_that_diverges_is_a_bad_one_and_a_small_space_ends(catdog) -> No
     assert [trial["state"] for trial in found["trials"]] == ["finished", "diverged"], "the default is trial 0"
     assert "the loss became" in found["trials"][1]["why"]
     assert found["best"] == 0
+    assert "the space has 2 configurations\n2 trials of" in done.err
     assert "the space has no more than 2 configurations" in done.err
 
 

@@ -209,7 +209,9 @@ def _describe_unfinished(runs: Sequence[StoredRun], sweep: StoredRun | None = No
 def _find_sweep(client: "MlflowClient", sweep_id: str) -> StoredRun:
     sweep = find_run(client, sweep_id)
     if sweep is None:
-        raise UserError(f"sweep: no run {sweep_id!r} in this tracking store.")
+        raise UserError(
+            f"sweep: no run {sweep_id!r} in this tracking store. Give MLflow's id of a sweep, or leave it out for the latest."
+        )
     if sweep.kind != SWEEP:
         raise UserError(f"sweep: {sweep_id!r} is a run, not a sweep. To see a single run, use runs={sweep_id}")
     if sweep.is_deleted:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from catdog.data.staging import PROGRESS, remove_staged
+from catdog.data.staging import PARTS, PROGRESS, remove_staged
 from catdog.system.files import PARTIAL_SUFFIX, measure_size
 
 # What is made again from the data set when it is needed. Downloads stay, because they need a network. Findings of near-duplicates
@@ -15,8 +15,8 @@ PLACES = {
     "decoded/*": "decoded images", "drawn/*": "drawn images", "extracted/*": "extracted images",
     "duplicates/*/*": "findings of near-duplicates",
 }  # fmt: skip
-# Holds what a killed search has left for the next one; searches that are running write to it too.
-PARTS, PARTS_OLD_S = "parts", 86_400.0
+# Searches that are running write to their parts too.
+PARTS_OLD_S = 86_400.0
 
 
 @dataclass(frozen=True)

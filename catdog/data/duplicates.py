@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from catdog.data.cache_contents import PARTS
 from catdog.data.candidates import (
     ALIKE,
     CELL_PICTURES,
@@ -33,7 +32,7 @@ from catdog.data.candidates import (
 from catdog.data.digests import hash_file
 from catdog.data.images import DECODER_VERSION, UnreadableImageError, decode_image
 from catdog.data.progress import reported_progress
-from catdog.data.staging import locked, staged
+from catdog.data.staging import PARTS, locked, staged
 from catdog.system.cpus import count_cpus
 from catdog.system.errors import UserError
 from catdog.system.files import replacing, save_array

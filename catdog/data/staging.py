@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # In a stage, the name of the file that says how far a process has come, and how long it may be before it goes on.
 PROGRESS = "progress.jsonl"
 GOES_ON_S = 7 * 86_400.0
+# Beside what searches for near-duplicates have found: the folder for what a killed one has left for the next.
+PARTS = "parts"
 
 
 @contextmanager

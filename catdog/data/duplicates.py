@@ -396,13 +396,18 @@ class _Search:
         picture = self._read(place)
         return np.zeros((1 + len(CROPS), SPECTRUM**2 - 1), np.float16) if picture is None else _describe(picture)
 
-    def _read(self, place: int) -> np.ndarray | None:
-        """Returns a picture; None if it cannot be read."""
+    def _read(self, place: int, *, again: bool = True) -> np.ndarray | None:
+        """Returns a picture; None if it cannot be read, at a second attempt if the reason may pass."""
         try:
             return _load(self._paths[place])
         except UnreadableImageError as error:
+            if error.lasting:
+                return None
+            digest, is_read = hash_file(str(self._paths[place]))
+            if is_read and again:
+                return self._read(place, again=False)
             # A file that cannot be opened had a stand-in for a digest: this may have been so before.
-            if not error.lasting and hash_file(str(self._paths[place]))[0].hex() != self._names[place].decode():
+            if digest.hex() != self._names[place].decode():
                 self._unread[int(place)] = str(error)
             return None
 

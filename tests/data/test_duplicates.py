@@ -11,6 +11,7 @@ from support import write_images
 from catdog.data import candidates, duplicates
 from catdog.data.digests import hash_files
 from catdog.data.duplicates import Pair, find_pairs, find_unreadable, group_pairs
+from catdog.data.images import UnreadableImageError
 from catdog.data.splits import build_manifest
 from catdog.data.synthetic import write_drawn_images
 from catdog.system.errors import UserError
@@ -230,6 +231,24 @@ def test_a_file_that_goes_away_before_it_is_compared_is_named_too(photos, tmp_pa
     monkeypatch.undo()
     (tmp_path / "away.jpg").rename(tmp_path / "copy.jpg")
     assert [(pair.first, pair.second) for pair in find_pairs(every, names, cache)] == [(2, 6)]
+
+
+def test_a_read_that_fails_once_is_done_again(photos, tmp_path, monkeypatch):
+    paths = sorted(photos.rglob("*.jpg"))[:6]
+    copy_in(paths[2], tmp_path / "copy.jpg")
+    every = [*paths, tmp_path / "copy.jpg"]
+    load, failed = duplicates._load, []
+
+    def fail_once(path):
+        if path == every[-1] and not failed:
+            failed.append(path)
+            raise UnreadableImageError("cannot be read: Input/output error", lasting=False)
+        return load(path)
+
+    monkeypatch.setattr(duplicates, "_load", fail_once)
+    names = hash_files(tmp_path, [str(path) for path in every])
+    assert [(pair.first, pair.second) for pair in find_pairs(every, names, tmp_path / "cache")] == [(2, 6)]
+    assert failed
 
 
 def test_a_file_that_was_never_readable_does_not_make_the_search_start_again(photos, tmp_path, monkeypatch):

@@ -325,7 +325,7 @@ class Study:
             require(isinstance(word, str), "overrides", example, word)
             if word in ("-m", "--multirun"):
                 raise UserError(f"{word}: leave it out; keys with several values make a sweep here.")
-            key, _, value = word.partition("=")
+            key, _, value = word.lstrip("+~").partition("=")
             if (key == "study" and value not in (self.name, quote(self.name))) or key == "tracking.uri":
                 raise UserError(
                     f"{key}: this is {self!r}, received {word!r}. Leave it out, or make another object: "
@@ -439,6 +439,11 @@ class Study:
 
         return find_model(self._connect(), self.name, _name_model(model))
 
+    def _find_model(self, model: "TrainedModel | str | int | None") -> "TrainedModel":
+        from catdog.deployment.prediction import TrainedModel
+
+        return model if isinstance(model, TrainedModel) else self.model(model)
+
     def card(self, model: str | int | None = None) -> "Card":
         """Returns what is on record about a model: data, evidence, accuracy, calibration, mistakes, test looks.
 
@@ -482,7 +487,7 @@ class Study:
 
         require(batch_size >= 1, "batch_size", "1 or more", batch_size)
         self._connect(write=True)
-        found = self.model(model) if model is None or isinstance(model, str | int) else model
+        found = self._find_model(model)
         said = command or f"catdog.Study({self.name!r}).evaluate({found.words!r})"
         return evaluate(found, archive=archive, cache=cache, batch_size=batch_size, command=said)
 
@@ -527,7 +532,7 @@ class Study:
         ExportConfig(
             format=named, int8=int8, calibration_images=calibration_images, margin=margin, batch_size=batch_size
         )
-        found = self.model(model) if model is None or isinstance(model, str | int) else model
+        found = self._find_model(model)
         request = Request(
             named or EXPORT_FORMATS, int8, None if output is None else Path(output), margin, calibration_images, archive, cache,
             batch_size,
@@ -646,7 +651,7 @@ class Study:
 
         require(0 < margin < 1, "margin", "more than 0 and less than 1", margin)
         require(batch_size >= 1, "batch_size", "1 or more", batch_size)
-        found = self.model(against) if against is None or isinstance(against, str | int) else against
+        found = self._find_model(against)
         return check_photos(found, photos, margin=margin, archive=archive, cache=cache, batch_size=batch_size)
 
     def _load_answers(self, data_digest: str) -> "list[Predictions]":

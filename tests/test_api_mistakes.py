@@ -22,6 +22,10 @@ WORDS = ("model=cnn,augmented", "dataset=synthetic")
         (lambda study: study.plan(None), "overrides: must be one text for each key"),
         (lambda study: study.train("-m", *WORDS), "-m: leave it out; keys with several values make a sweep here"),
         (lambda study: study.train(*WORDS, "study=other"), r"study: this is Study\('mine', .*received 'study=other'"),
+        (
+            lambda study: study.train(*WORDS, "++study=other"),
+            r"study: this is Study\('mine', .*received '\+\+study=other'",
+        ),
         (lambda study: study.plan(*WORDS, "tracking.uri=sqlite:///other.db"), r"tracking\.uri: this is Study\('mine'"),
         (lambda study: study.tune(*WORDS, "study=other"), r"study: this is Study\('mine'"),
         (lambda study: study.decide(*WORDS, "seed=0,1"), "seed: set by this command, received 'seed=0,1'"),

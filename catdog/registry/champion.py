@@ -392,13 +392,13 @@ def resolve_model(client: "MlflowClient", study: str, model: str | None) -> Foun
         if "@" not in wanted and "/" not in wanted:
             # That the study does not exist says more than that its model does not.
             find_study(client, study)
-        known = ", ".join(sorted(m.name for m in client.search_registered_models())) or "none"
+        known = sorted(m.name for m in client.search_registered_models())
         what = repr(f"{name}/{which}" if which.isdigit() else f"{name}@{which}") if name else "of any name"
         received = f", received model={model}" if model else ""
-        if name and name in known.split(", "):
+        if name in known:
             _refuse_version(client, name, which, wanted)
         raise UserError(
-            f"model: no registered model {what} for study={study}{received}; registered models: {known}. "
+            f"model: no registered model {what} for study={study}{received}; registered models: {', '.join(known) or 'none'}. "
             f"Train one first: {TRAIN_COMMAND}, or name a study (study=NAME), or a run, a version or an alias (model=...)."
         )
     words = f"{version.name} version {version.version}"

@@ -217,7 +217,7 @@ def _divide(count: int) -> list[slice]:
 def _map_parts(read: Callable[[_Part], _Found], parts: Sequence[_Part]) -> Iterator[_Found]:
     """Yields what is read of each part, in order: in threads where the files are large, or their disk answers slowly.
 
-    Small files in memory take a single thread less than half of the time: many would mostly wait for each other.
+    Small files in memory take a single thread less than half of the CPU time: many would mostly wait for each other.
 
     Args:
         read: reads a part.

@@ -7,6 +7,7 @@ that imports catdog, these settings are left alone.
 import contextlib
 import ctypes
 import gc
+import sys
 from collections.abc import Iterator
 
 # As in glibc's malloc.h.
@@ -32,18 +33,20 @@ def own_process() -> None:
 def long_lived_imports() -> Iterator[None]:
     """Excludes the objects that the block imports from garbage collection. Does nothing in a process that catdog does not own.
 
-    TensorFlow creates half a million objects that are never freed. Scanning them during the import takes a quarter of its time,
-    and every later collection would scan them again, in each fork and at the end of each process.
+    TensorFlow creates half a million objects that are never freed, and MLflow many as well. Scanning them during the import takes a
+    quarter of its time, and every later collection would scan them again, in each fork and at the end of each process.
     """
     if not _is_ours:
         yield
         return
     collected = gc.isenabled()
     gc.disable()
+    loaded = len(sys.modules)
     try:
         yield
     finally:
-        gc.freeze()
+        if len(sys.modules) > loaded:
+            gc.freeze()
         if collected:
             gc.enable()
 

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 from catdog.config.command_lines import next_command, quote
 from catdog.config.schema import DEFAULT_STUDY, DEFAULT_URI, TrackingConfig
 from catdog.system.errors import TRAIN_COMMAND, UserError
+from catdog.system.memory import long_lived_imports
 from catdog.tracking.pages import complete_study, is_older, study_tags
 
 if TYPE_CHECKING:
@@ -86,12 +87,17 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
     elif kind not in DATABASES:
         problem = "MLflow is retiring plain folders" if kind in ("", "file") else "catdog knows no store of this kind"
         raise UserError(f"tracking.uri: {problem}, received {uri!r}. Use sqlite:///PATH/mlflow.db or http://HOST:PORT.")
+    with long_lived_imports():
+        return _open(uri, database)
+
+
+def _open(uri: str, database: Path | None) -> "MlflowClient":
     import mlflow
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
 
     try:
-        # The first use makes MLflow create the tables. Two processes at once would fail on each other's tables.
+        # The first use makes MLflow create the tables, and imports much. Two processes at once would fail on each other's tables.
         with (
             FileLock(f"{database}.lock") if database and is_writable(uri) else contextlib.nullcontext(),
             _quiet_loggers("mlflow", "alembic"),

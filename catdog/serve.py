@@ -13,7 +13,7 @@ from catdog.config.commands import ServeConfig
 from catdog.config.schema import load_config
 from catdog.system import interrupts
 from catdog.system.errors import UserError
-from catdog.system.terminal import console, status_shown
+from catdog.system.terminal import console, show_next, status_shown
 
 if TYPE_CHECKING:
     from catdog.deployment.prediction import TrainedModel
@@ -94,11 +94,14 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
     # Whoever reads the address below may ask at once.
     listening.listen(128)
     host, port = listening.getsockname()[:2]
-    console.print(f"serving {service.served.model.words} at {_address(host, port)}; Ctrl-C stops it", highlight=False)
+    address = _address(host, port)
+    console.print(f"serving {service.served.model.words} at {address}; Ctrl-C stops it", highlight=False)
     if config.host not in LOCAL and token is None:
         log.warning(
             "everyone who reaches this machine can use the server; %s=SECRET in the environment asks for a token", TOKEN
         )
+    permission = f'-H "Authorization: Bearer ${TOKEN}" ' if token else ""
+    show_next(f"curl {permission}-F photos=@PHOTO.jpg {address}/predict", f"open {address} in a browser")
     try:
         server.run(sockets=[listening])
     finally:

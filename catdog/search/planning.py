@@ -182,7 +182,7 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
     from catdog.tracking.settlement import settle_earlier
 
     fixed, varied = split_overrides(overrides)
-    space = read_space(varied, Path(config.space) if config.space else None)
+    space = read_space(varied, Path(config.space) if config.space else None, fixed)
     require_sampler(config.sampler, space)
     metric = load_metric(config.metric)
     if (

@@ -192,11 +192,12 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[Override]
     return fixed, [item for item in parsed if item.is_sweep_override()]
 
 
-def read_space(varied: Sequence[Override], file: Path | None = None) -> Space:
+def read_space(varied: Sequence[Override], file: Path | None = None, fixed: Sequence[str] = ()) -> Space:
     """Returns the space that a command line gives.
 
     Args:
         varied: the overrides with several values.
+        fixed: the others, for the message if nothing varies.
         file: a YAML file with more of them: key: values, or key: {values: ..., when: {other key: its values}}.
 
     Raises:
@@ -207,7 +208,8 @@ def read_space(varied: Sequence[Override], file: Path | None = None) -> Space:
         if file is not None:
             found += _read_file(file, loader, {dimension.key for dimension in found})
     if not found:
-        raise UserError(f"tune: needs a key to vary. Give one several values, or an interval: {EXAMPLES}.")
+        received = f"; with one value each, received {', '.join(fixed)}" if fixed else ""
+        raise UserError(f"tune: needs a key to vary{received}. Give one several values, or an interval: {EXAMPLES}.")
     return Space(tuple(found))
 
 

@@ -187,9 +187,9 @@ def test_a_search_killed_again_and_again_equals_an_uninterrupted_one(tmp_path) -
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("model=cnn",), "tune: needs a key to vary."),
+        (("model=cnn",), "tune: needs a key to vary; with one value each, received model=cnn."),
         (("model=cnn,augmented", "trials=0"), "trials: must be 1 or more, received 0."),
-        (("head.units=64",), "tune: needs a key to vary."),
+        (("head.units=64",), "tune: needs a key to vary; with one value each, received head.units=64."),
         (("head.unit=64,128",), "head.unit"),
         (("trainer.learning_rate=interval(1,0.1)",), "trainer.learning_rate: must go from a lower number to a higher one"),
         (("trainer.learning_rate=tag(log,interval(0,0.1))",), "the lowest value must be more than 0"),

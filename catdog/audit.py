@@ -10,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from catdog import cli
+from catdog.config.checks import require
 from catdog.config.commands import AuditConfig
-from catdog.config.schema import DEFAULT_STUDY, load_config, require
+from catdog.config.schema import DEFAULT_STUDY, load_config
 from catdog.system.terminal import console, show_next
 
 if TYPE_CHECKING:

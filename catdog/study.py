@@ -5,18 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from catdog.config.checks import require, require_choice, require_types
 from catdog.config.command_lines import quote
-from catdog.config.schema import (
-    DEFAULT_STUDY,
-    DEFAULT_URI,
-    PromoteConfig,
-    TrackingConfig,
-    load_tracking,
-    require,
-    require_choice,
-    require_study,
-    require_types,
-)
+from catdog.config.schema import DEFAULT_STUDY, DEFAULT_URI, PromoteConfig, TrackingConfig, load_tracking, require_study
 from catdog.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -17,7 +17,9 @@ import pandas as pd
 from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_findings
 from catdog.auditing.result import Findings
 from catdog.auditing.traits import TRAITS, measure_traits
-from catdog.config.schema import default_cache, hash_text, require
+from catdog.config.checks import require
+from catdog.config.digest import hash_text
+from catdog.config.schema import default_cache
 from catdog.data.cache import load_images
 from catdog.data.dataset import fetch_images, searches_duplicates
 from catdog.data.digests import hash_files

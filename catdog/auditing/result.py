@@ -16,7 +16,8 @@ from catdog.auditing.findings import ERROR, NOTE, WARNING, Finding, sort_finding
 from catdog.auditing.inspection import Audit, inspect_images
 from catdog.auditing.pipeline import Traffic, describe_traffic, load_pipeline, watch_pipeline
 from catdog.comparison.likeness import measure_clusters, measure_neighbours
-from catdog.config.schema import DatasetConfig, hash_text
+from catdog.config.digest import hash_text
+from catdog.config.schema import DatasetConfig
 from catdog.data.description import describe_groups
 from catdog.data.duplicates import group_pairs
 from catdog.data.splits import SPLITS

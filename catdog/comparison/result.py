@@ -24,7 +24,7 @@ from catdog.comparison.page.tables import (
     list_set_verdicts,
 )
 from catdog.comparison.single import suggest_partners
-from catdog.config.schema import hash_text
+from catdog.config.digest import hash_text
 from catdog.system.errors import UserError
 from catdog.system.saving import save_page, saving_folder
 

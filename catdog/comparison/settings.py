@@ -3,8 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from catdog.comparison.records import RunRecord
+from catdog.config.digest import SAME_RESULT
 from catdog.config.names import is_under, show_value
-from catdog.config.schema import SAME_RESULT
 from catdog.tracking.identity import DIGITS
 
 # Groups whose choice is one ingredient, whatever keys it sets. A key that is overridden in addition is another ingredient.

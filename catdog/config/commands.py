@@ -10,6 +10,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from catdog.config.checks import require, require_choice
 from catdog.config.metrics import ACCURACY, FORMS, require_margin, require_metric
 from catdog.config.schema import (
     CONF,
@@ -19,8 +20,6 @@ from catdog.config.schema import (
     TrackingConfig,
     list_options,
     option,
-    require,
-    require_choice,
     require_no_archive_of_drawn,
 )
 from catdog.system.errors import UserError

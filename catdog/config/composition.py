@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from catdog.config import commands, schema
+from catdog.config.checks import read_hints
 from catdog.config.mistakes import explain, explain_choice, require_valid, schema_of
 from catdog.config.names import unescape
 from catdog.config.schema import Config, load_config
@@ -230,7 +231,7 @@ def explained() -> Iterator[None]:
 def bracket_list(argument: str, root: str) -> str:
     """Returns KEY=A,B as KEY=['A','B'] where KEY takes a list of names: Hydra would refuse a single one, and sweep over several."""
     key, _, value = argument.partition("=")
-    names = {name for name, kind in schema.read_hints(schema_of(root)).items() if kind == list[str] | None}
+    names = {name for name, kind in read_hints(schema_of(root)).items() if kind == list[str] | None}
     if key not in {*names, "hydra.launcher.only"} or value in ("", "null") or set(value) & set("[]'\""):
         return argument
     items = (item.strip() for item in value.split(","))

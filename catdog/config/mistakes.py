@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
 
 from catdog.config import commands, schema
+from catdog.config.checks import read_hints
 from catdog.config.suggestions import MISSING, MOVED_KEYS, ask, find_foreign, suggest, suggest_key, suggest_path
 from catdog.system.errors import UserError
 from catdog.system.wording import listed
@@ -462,7 +463,7 @@ def list_choices(group: str, places: Iterable[Path] = ()) -> list[str]:
 
 def list_groups(root: str) -> list[str]:
     """Returns the config groups of which a command takes a choice, in the order of `--help`."""
-    hints = schema.read_hints(schema_of(root))
+    hints = read_hints(schema_of(root))
     groups = [group for group, kind in schema.GROUPS.items() if hints.get(group) is kind]
     return ["model", "without", *groups, "experiment"] if root == "config" else groups
 
@@ -478,7 +479,7 @@ def _is_open(key: str, root: str) -> bool:
 
 
 def _list_mappings(kind: type, prefix: str = "") -> Iterator[str]:
-    hints = schema.read_hints(kind)
+    hints = read_hints(kind)
     for each in fields(kind):
         nested = schema.nested_schema(kind, each.name)
         if nested:

@@ -9,24 +9,26 @@ answer in under a second.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from numbers import Integral, Real
 from pathlib import Path
-from stat import S_ISREG
-from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from catdog.config.addresses import canonical_address
+from catdog.config.checks import (
+    read_hints,
+    require,
+    require_choice,
+    require_fraction,
+    require_positive,
+    require_reference,
+)
 from catdog.config.metrics import ACCURACY, FORMS, METRICS, require_keep_metric, require_metric
 from catdog.system.errors import UserError
 
@@ -47,14 +49,6 @@ NEAR_DUPLICATES = "near_duplicates"
 BLOCKS = ("Residual", "SqueezeExcite")
 # The bounds of what trainer.images_seen chooses.
 MIN_EPOCHS, MAX_EPOCHS = 10, 400
-# Your own code: `module:object`, such as my_models:resnet.
-REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
-# The groups on which a result depends.
-RESULT_GROUPS = (
-    "augmentation", "preprocessing", "backbone", "head", "model", "optimizer", "loss", "trainer", "speed",
-)  # fmt: skip
-# Keys of `speed` that change no bit of a result.
-SAME_RESULT = ("relu_after_pooling", "fast_features", "keep_features_mb", "steps_per_execution")
 
 
 def option(help: str, default: Any = MISSING) -> Any:
@@ -62,56 +56,6 @@ def option(help: str, default: Any = MISSING) -> Any:
     if isinstance(default, dict | list):
         return field(default_factory=lambda: default.copy(), metadata={"help": help})
     return field(default=default, metadata={"help": help})
-
-
-def require(ok: bool, key: str, allowed: str, received: Any, advice: str = "") -> None:
-    """Raises a UserError that names the key, what is allowed and what was received, unless `ok`."""
-    if not ok:
-        raise UserError(f"{key}: must be {allowed}, received {received!r}.{' ' + advice if advice else ''}")
-
-
-def require_types(schema: type, values: Mapping[str, Any]) -> None:
-    """Raises a UserError unless each value has the type that the field of its name has in a schema."""
-    words = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
-    kinds: dict[type, type] = {float: Real, int: Integral}
-    for key, value in values.items():
-        hint = read_hints(schema)[key]
-        allowed = get_args(hint) or (hint,)
-        if value is None and NoneType in allowed:
-            continue
-        for kind in set(allowed) & set(words):
-            is_right = isinstance(value, kinds.get(kind, kind)) and (kind is bool or not isinstance(value, bool))
-            require(is_right, key, words[kind] + (" or None" if NoneType in allowed else ""), value)
-
-
-def require_choice(key: str, allowed: tuple[str, ...], received: Any) -> None:
-    """Raises a UserError unless the value is one of those allowed."""
-    require(received in allowed, key, "one of " + ", ".join(allowed), received)
-
-
-def require_fraction(key: str, received: float) -> None:
-    """Raises a UserError unless the value is between 0 and 1."""
-    require(0 < received < 1, key, "more than 0 and less than 1", received)
-
-
-def require_reference(key: str, received: str | None, *, or_name: str = "") -> None:
-    """Raises a UserError unless the value is None, `module:object`, or, where allowed, a name without a colon.
-
-    Args:
-        key: the config key, for the message.
-        received: the value.
-        or_name: what a name without a colon means, for the message; empty if only `module:object` is allowed.
-    """
-    is_name = received is not None and bool(or_name) and received.isidentifier()
-    require(
-        received is None or is_name or bool(REFERENCE.fullmatch(received)), key,
-        f"{or_name + ', or ' if or_name else ''}your own as module:object, such as my_code:build", received,
-    )  # fmt: skip
-
-
-def require_positive(key: str, received: float | None) -> None:
-    """Raises a UserError unless the value is None or a finite number above 0."""
-    require(received is None or 0 < received < float("inf"), key, "more than 0, or null", received)
 
 
 def _require_layers(key: str, layers: dict[str, Any]) -> None:
@@ -138,14 +82,6 @@ def _require_layers(key: str, layers: dict[str, Any]) -> None:
 def _without_null(layers: dict[str, Any]) -> dict[str, Any]:
     """Returns the layers that are not null: null turns a layer off, and can be swept."""
     return {name: layer for name, layer in layers.items() if layer is not None}
-
-
-def _list_layers(layers: dict[str, Any]) -> list[Any]:
-    """Returns layers as a list, also those inside others, because their order matters: JSON sorts a mapping's keys."""
-    return [
-        [name, layer | {"layers": _list_layers(layer["layers"])} if isinstance(layer.get("layers"), dict) else layer]
-        for name, layer in layers.items()
-    ]
 
 
 def _find_layer_references(key: str, layers: dict[str, Any]) -> dict[str, str]:
@@ -906,13 +842,6 @@ GROUPS: dict[str, type] = {
     "promote": PromoteConfig,
 }
 
-# Keys that were added later, with the defaults that change nothing: what such a key's absence means in an older run.
-LATER_KEYS = {"trainer.ema": None, "trainer.backbone_rate": 1.0, "trainer.freeze_epochs": 0, "trainer.train_accuracy": "auto",
-              "trainer.sizes": None, "trainer.validate_every": 1, "trainer.images_seen": None, "trainer.average_flips": False,
-              "trainer.keep_probabilities": False, "trainer.keep_metric": ACCURACY, "preprocessing.max_size": None,
-              "preprocessing.stored_as": "pixels",
-              "dataset.groups": None, "dataset.refresh": 0, "augmentation.mix": asdict(MixConfig()),
-              "speed.fused_norms": False}  # fmt: skip
 
 AnyConfig = TypeVar("AnyConfig")
 
@@ -999,10 +928,6 @@ def load_config(composed: DictConfig, schema: type[AnyConfig]) -> AnyConfig:
     return loaded
 
 
-# A schema never changes, and reading its hints takes a while.
-read_hints = functools.cache(get_type_hints)
-
-
 def nested_schema(schema: type, name: str) -> type | None:
     """Returns the dataclass that the field `name` of a schema holds, or None for a plain value."""
     hint = read_hints(schema)[name]
@@ -1019,157 +944,12 @@ def _require_known(composed: DictConfig, schema: type, prefix: str = "") -> None
             _require_known(composed[name], nested, f"{prefix}{name}.")
 
 
-def flatten(config: Any) -> dict[str, Any]:
-    """Returns the value of every leaf of a config dataclass under its dotted key, such as `trainer.epochs`."""
-    return _flatten(asdict(config))
-
-
-def _flatten(content: dict[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-
-    def visit(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value:
-            for key, item in value.items():
-                visit(f"{prefix}.{key}" if prefix else str(key), item)
-        else:
-            leaves[prefix] = value
-
-    visit("", content)
-    return leaves
-
-
-def hash_text(text: str) -> str:
-    """Returns the sha256 of a text as 64 hexadecimal digits."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@functools.cache
-def _hash_file(path: str, size: int, changed_ns: int) -> str:
-    """Returns the sha256 of a file, which is read only once while its size and modification time stay the same."""
-    # They are only there for the cache's key.
-    del size, changed_ns
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_files(value: Any) -> Any:
-    """Returns a setting with the sha256 of its content in place of each text that names a file, such as a file of weights.
-
-    Only texts with a suffix count, so that a file called "constant" does not stand for trainer.schedule.
-    """
-    if isinstance(value, dict):
-        return {key: _digest_files(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_digest_files(item) for item in value]
-    if not isinstance(value, str) or not Path(value).suffix:
-        return value
-    try:
-        found = Path(value).stat()
-        return _hash_file(value, found.st_size, found.st_mtime_ns) if S_ISREG(found.st_mode) else value
-    except (OSError, ValueError):  # not a path, such as a long text or one with a null character
-        return value
-
-
-def hash_config(config: Config, *, with_seed: bool) -> str:
-    """Returns the digest of those parts of the config that affect training. Names do not, and of files only the content does.
-
-    `trainer.precision` is left out. A run's identity contains the precision that was really used, beside this digest: `auto` that
-    became float32 is the same as float32.
-
-    Args:
-        config: the config of a run.
-        with_seed: False gives the digest of the variant, which all seeds share.
-    """
-    content = asdict(config)
-    relevant = {group: content[group] for group in RESULT_GROUPS}
-    relevant["trainer"].pop("precision")
-    for key in SAME_RESULT:
-        relevant["speed"].pop(key)
-    _drop_defaults(relevant, config)
-    for group in relevant.values():
-        group.pop("name", None)
-        if "layers" in group:
-            # As a list, because their order matters: a flip before a rotation is not a rotation before a flip.
-            group["layers"] = _list_layers(group["layers"])
-    relevant = _digest_files(relevant)
-    if with_seed:
-        relevant["seed"] = content["seed"]
-    return hash_text(json.dumps(relevant, sort_keys=True))
-
-
-def _drop_defaults(relevant: dict[str, Any], config: Config) -> None:
-    """Removes keys that were added to the schema later from what is hashed, if they have their defaults.
-
-    So a run from before such a key existed has the same digest as a new run that does not set the key.
-    """
-    relevant["optimizer"], relevant["loss"] = config.optimizer.settings, config.loss.settings
-    if config.optimizer.settings == OptimizerConfig().settings:
-        del relevant["optimizer"]
-        relevant["trainer"]["optimizer"] = "adam"
-    if not config.loss.settings:
-        del relevant["loss"]
-    if not config.augmentation.mix.is_on:
-        # The share of batches that are not mixed has no meaning then.
-        relevant["augmentation"]["mix"] = LATER_KEYS["augmentation.mix"]
-    if relevant["preprocessing"]["stored_as"] == "auto":
-        # Not fitted to its data set yet; nearly all have room for pixels.
-        relevant["preprocessing"]["stored_as"] = "pixels"
-    # Without batch norms that train, the key has no effect.
-    relevant["speed"]["fused_norms"] = config.fuses_norms
-    trainer, backbone = relevant["trainer"], relevant["backbone"]
-    callbacks = [[name, options] for _, name, options in list_callbacks(trainer.pop("callbacks"))]
-    if callbacks:
-        trainer["callbacks"] = callbacks
-    if trainer["class_weights"] == "none":
-        del trainer["class_weights"]
-    for key, default in LATER_KEYS.items():
-        group, name = key.split(".")
-        if group in relevant and relevant[group][name] == default:
-            del relevant[group][name]
-    if backbone["builder"] is None:
-        del backbone["builder"]
-    if config.model.builder:
-        # The builder replaces backbone and head.
-        del relevant["backbone"], relevant["head"]
-    else:
-        del relevant["model"]
-
-
 def _has_norm(layers: Mapping[str, Any]) -> bool:
     """Whether layers of a backbone, or of blocks in it, contain a batch norm."""
     return any(
         layer["layer"] == "BatchNormalization" or (layer["layer"] in BLOCKS and _has_norm(layer.get("layers") or {}))
         for layer in layers.values()
     )
-
-
-def _older_fused_norms(params: Mapping[str, str]) -> str:
-    """Returns what `speed.fused_norms` means in a run from before the key: false where batch norms trained.
-
-    Elsewhere the key has no effect, and the present value keeps such runs from looking different.
-    """
-    has_norms = params.get("backbone.application", "None") != "None" or "BatchNormalization" in params.values()
-    trained = has_norms and params.get("backbone.weights", "None") == "None"
-    return str(not trained and params.get("speed.name") != "none")
-
-
-def older_optimizer(former: str) -> dict[str, Any]:
-    """Returns the section `optimizer` of an old run, whose optimizer was a key of the trainer: adam, adamw, sgd or rmsprop."""
-    names = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "rmsprop": "RMSprop"}
-    return asdict(OptimizerConfig(name=former, algorithm=names[former]))
-
-
-def complete_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Returns a run's MLflow params, and adds those that did not exist yet when it was trained, with the values it used."""
-    later = {key: str(value) for key, value in _flatten(LATER_KEYS).items()}
-    later["speed.fused_norms"] = _older_fused_norms(params)
-    if "optimizer.algorithm" in params:
-        return later | dict(params)
-    sections = {"optimizer": older_optimizer(params.get("trainer.optimizer", "adam")), "loss": asdict(LossConfig()),
-                "model": asdict(ModelConfig())}  # fmt: skip
-    added = {f"{group}.{key}": str(value) for group, section in sections.items() for key, value in section.items()}
-    added |= {"trainer.class_weights": "none", "trainer.callbacks": "None", "backbone.builder": "None"}
-    return later | added | {key: value for key, value in params.items() if key != "trainer.optimizer"}
 
 
 def find_references(config: Config) -> dict[str, str]:

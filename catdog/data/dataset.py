@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
-from catdog.config.schema import NEAR_DUPLICATES, DatasetConfig, DrawingConfig, hash_text
+from catdog.config.digest import hash_text
+from catdog.config.schema import NEAR_DUPLICATES, DatasetConfig, DrawingConfig
 from catdog.data.cache import load_images, release
 from catdog.data.fetch import fetch_archive
 from catdog.data.kept_manifest import load_manifest

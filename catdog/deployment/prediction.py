@@ -14,7 +14,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from catdog.config.schema import require
+from catdog.config.checks import require
 from catdog.deployment import answer_file
 from catdog.deployment.photo_files import find_images
 from catdog.deployment.pyfunc import PyfuncModel, is_keras

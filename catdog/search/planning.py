@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import open_dict
 
-from catdog.config import schema
 from catdog.config.composition import BaseRun, ComposedRun, compose_sweep
+from catdog.config.digest import flatten, hash_text
 from catdog.config.metrics import ACCURACY, METRICS
 from catdog.config.names import shorten_keys, show_value
 from catdog.config.schema import Config
@@ -86,7 +86,7 @@ class PlannedSearch:
     @property
     def search_identity(self) -> str:
         """By which the same command finds the search again."""
-        return schema.hash_text(f"search\n{self.name}\n{self.identity.digest}")
+        return hash_text(f"search\n{self.name}\n{self.identity.digest}")
 
     @cached_property
     def most_trials(self) -> int:
@@ -137,7 +137,7 @@ class PlannedSearch:
     def read_defaults(self) -> dict[str, str] | None:
         """Returns the default settings, if they lie in the space."""
         choices = self.base_run.run.composed.hydra.runtime.choices
-        leaves = schema.flatten(self.base_config)
+        leaves = flatten(self.base_config)
         settings: dict[str, str] = {}
         for dimension in self.space:
             if not dimension.applies(settings):
@@ -229,7 +229,7 @@ def plan_search(config: "TuneConfig", overrides: Sequence[str]) -> PlannedSearch
 
 def _check_kinds(space: Space, config: Config) -> None:
     """Raises a UserError if a key of the space takes whole numbers only, and its interval holds others."""
-    leaves = schema.flatten(config)
+    leaves = flatten(config)
     for dimension in space:
         value = leaves.get(dimension.key)
         if isinstance(value, int) and not isinstance(value, bool) and not dimension.choices and not dimension.whole:

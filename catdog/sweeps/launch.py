@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from catdog.config import schema
 from catdog.config.command_lines import next_command, repeat_command
 from catdog.config.composition import ComposedRun
+from catdog.config.digest import hash_text
 from catdog.config.schema import DEFAULT_STUDY, Config, TrackingConfig
 from catdog.registry.champion import has_champion_to_test, promote
 from catdog.sweeps.busy import busy_sweep
@@ -368,7 +368,7 @@ def build_remote(options: LauncherOptions, outbox: Path) -> "RemoteExecutor | No
 
 
 def _identify_sweep(jobs: Sequence[JobState]) -> str:
-    return schema.hash_text("\n".join(job.planned.identity.digest for job in jobs))
+    return hash_text("\n".join(job.planned.identity.digest for job in jobs))
 
 
 def _name_runs(runs: Sequence[ComposedRun]) -> list[tuple[str, str]]:

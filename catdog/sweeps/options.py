@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from catdog.config.schema import require_types
+from catdog.config.checks import require_types
 from catdog.system.errors import UserError
 
 

@@ -13,8 +13,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from catdog.config import schema
 from catdog.config.command_lines import next_command
+from catdog.config.digest import RESULT_GROUPS, SAME_RESULT, flatten
 from catdog.config.schema import DEFAULT_STUDY, Config
 from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import plural
@@ -275,10 +275,10 @@ def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
 
 
 def _relevant_params(config: Config) -> dict[str, str]:
-    groups = (*(f"{group}." for group in schema.RESULT_GROUPS), "dataset.name")
+    groups = (*(f"{group}." for group in RESULT_GROUPS), "dataset.name")
     # The resolved precision is described as part of the runtime, not of the config.
-    same_result = {"trainer.precision", *(f"speed.{key}" for key in schema.SAME_RESULT)}
-    leaves = {key: value for key, value in schema.flatten(config).items() if key not in same_result}
+    same_result = {"trainer.precision", *(f"speed.{key}" for key in SAME_RESULT)}
+    leaves = {key: value for key, value in flatten(config).items() if key not in same_result}
     return {key: str(value) for key, value in leaves.items() if key == "seed" or key.startswith(groups)}
 
 

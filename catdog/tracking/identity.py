@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from catdog.config import schema
+from catdog.config.digest import hash_config, hash_text
 from catdog.config.names import show_value
 from catdog.config.schema import Config
 from catdog.system.errors import UserError
@@ -50,7 +51,7 @@ class Identity:
     def digest(self) -> str:
         """sha256 of the five, 64 hexadecimal digits."""
         parts = [self.config, self.data, self.code, dict(self.libraries), dict(self.runtime)]
-        return schema.hash_text(json.dumps(parts, sort_keys=True))
+        return hash_text(json.dumps(parts, sort_keys=True))
 
     @property
     def tags(self) -> dict[str, str]:
@@ -89,7 +90,7 @@ def identify(config: Config, data_digest: str, runtime: Mapping[str, str]) -> Id
         raise UserError(f"{key}: {error}") from error
     libraries = read_versions() | _read_distributions(code.libraries)
     return Identity(
-        schema.hash_config(config, with_seed=True), data_digest, code.digest, libraries, dict(runtime), code.files,
+        hash_config(config, with_seed=True), data_digest, code.digest, libraries, dict(runtime), code.files,
         code.sources,
     )  # fmt: skip
 
@@ -107,12 +108,12 @@ def hash_before_data(configs: Sequence[Config]) -> str:
     """
     parts = [
         [
-            schema.hash_config(config, with_seed=True), asdict(config.dataset), config.trainer.precision,
+            hash_config(config, with_seed=True), asdict(config.dataset), config.trainer.precision,
             digest_code(user_references=schema.find_references(config).values()).digest,
         ]
         for config in configs
     ]  # fmt: skip
-    return schema.hash_text(json.dumps([parts, read_versions()], sort_keys=True))
+    return hash_text(json.dumps([parts, read_versions()], sort_keys=True))
 
 
 def identify_script(
@@ -136,7 +137,7 @@ def identify_script(
 
 def hash_settings(variant: str, config: Mapping[str, Any], seed: int | None = None) -> str:
     """Returns the digest of the settings that a script gives for a run; without a seed, that of its variant."""
-    return schema.hash_text(json.dumps([variant, config, *([] if seed is None else [seed])], sort_keys=True))
+    return hash_text(json.dumps([variant, config, *([] if seed is None else [seed])], sort_keys=True))
 
 
 def _read_distributions(modules: Iterable[str]) -> dict[str, str]:

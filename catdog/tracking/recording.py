@@ -17,6 +17,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from catdog.config import schema
+from catdog.config.checks import require, require_choice
+from catdog.config.digest import flatten, hash_text
 from catdog.config.schema import PromoteConfig, TrackingConfig
 from catdog.data.answers import check_answers
 from catdog.data.handout import PICTURE_SIZE
@@ -361,10 +363,10 @@ def record_run(
     Raises:
         UserError: an argument is invalid, or another process is recording this run.
     """
-    schema.require_choice("reuse", REUSE, reuse)
-    schema.require(bool(variant.strip()), "variant", "a name", variant)
+    require_choice("reuse", REUSE, reuse)
+    require(bool(variant.strip()), "variant", "a name", variant)
     whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    schema.require(whole and 0 <= seed < 2**31, "seed", "a whole number, 0 to 2147483647", seed)
+    require(whole and 0 <= seed < 2**31, "seed", "a whole number, 0 to 2147483647", seed)
     content = _check_config(config or {})
     identity = identify_script(variant, content, int(seed), dataset.manifest.digest, scripts)
     found = find_finished(client, study, identity.digest, origin.kind) if reuse == "exact" else None
@@ -457,7 +459,7 @@ def _describe(
     run.append("create", name=recorded.name, tags=tags, sweep_id=sweep_id, time_ms=int(time.time() * 1000))
     if recording:
         run.log_tags(recording.member_tags(len(recording.members) - 1))
-    data = {f"dataset.{key}": value for key, value in schema.flatten(dataset.config).items()}
+    data = {f"dataset.{key}": value for key, value in flatten(dataset.config).items()}
     params = {"seed": recorded.seed, **_flatten("config", config), **data}
     run.append("params", values={key: str(value) for key, value in params.items()})
     whole = {"variant": recorded.variant, "seed": recorded.seed, "config": config, "dataset": asdict(dataset.config)}
@@ -566,7 +568,7 @@ def _close(
     promote: Promote | None,
 ) -> None:
     recording.run_ids = [member.run_id for member in recording.members]
-    identity = schema.hash_text("\n".join([recording.name, *recording.run_ids]))
+    identity = hash_text("\n".join([recording.name, *recording.run_ids]))
     if recording.sweep is None:
         # Nothing is new, so an earlier sweep with these runs is used if there is one.
         found = _find_sweep(client, study, identity)

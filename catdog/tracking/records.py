@@ -11,7 +11,8 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from catdog.config.command_lines import quote
-from catdog.config.schema import DEFAULT_STUDY, complete_params
+from catdog.config.digest import complete_params
+from catdog.config.schema import DEFAULT_STUDY
 from catdog.config.suggestions import ask, suggest
 from catdog.data.history import EPOCH, HISTORY_KEYS, History
 from catdog.system.errors import TRAIN_COMMAND, UserError

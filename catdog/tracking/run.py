@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catdog.config import schema
+from catdog.config.digest import flatten, hash_config
 from catdog.config.schema import Config, DatasetConfig, TrackingConfig
 from catdog.tracking import tags as tag
 from catdog.tracking.artifacts import encode_table
@@ -332,14 +332,14 @@ def _describe_in_mlflow(run: OutboxRun, config: Config, job: Job, identity: Iden
         tags = {
             tag.KIND: tag.RUN,
             tag.VARIANT: job.variant,
-            tag.VARIANT_DIGEST: schema.hash_config(config, with_seed=False),
+            tag.VARIANT_DIGEST: hash_config(config, with_seed=False),
             **identity.tags,
             **Owner.current(job.leader).tags,
             **describe_origin(shlex.join(["python", "-m", "catdog.train", *job.overrides])),
         }
         run.append("create", name=job.name, tags=tags, sweep_id=job.sweep_id, time_ms=_now_ms())
     if ("params", None) not in journaled:
-        run.append("params", values={key: str(value) for key, value in schema.flatten(config).items()})
+        run.append("params", values={key: str(value) for key, value in flatten(config).items()})
     diff = read_git("diff", "HEAD")
     if diff and ("file", DIFF) not in journaled:
         run.log_text(diff, DIFF)

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from catdog.config import schema
+from catdog.config.digest import hash_text
 from catdog.config.names import unescape
 
 # The experiment that counts looks at test splits; it is no study.
@@ -242,11 +242,7 @@ class Tags(dict[str, str]):
             without: tags to ignore.
         """
         rest = [self[tag] for tag in RESULT if tag in self and tag not in without]
-        return (
-            schema.hash_text(self.variant_digest + "".join(rest))
-            if self.variant_digest and rest
-            else self.variant_digest
-        )
+        return hash_text(self.variant_digest + "".join(rest)) if self.variant_digest and rest else self.variant_digest
 
     def is_same_variant(self, other: "Tags") -> bool:
         """Returns whether two runs are seeds of one variant on the same data."""

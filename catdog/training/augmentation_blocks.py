@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from catdog.config.schema import require
+from catdog.config.checks import require
 from catdog.system.errors import UserError
 from catdog.training import trivial_augment
 from catdog.training.fast.opencv_augmentation import AugmentationBlock

@@ -11,7 +11,8 @@ from catdog.cli import pass_config_dir
 from catdog.config import schema
 from catdog.config.command_lines import next_command
 from catdog.config.composition import compose_run, compose_sweep
-from catdog.config.schema import CONF, GROUPS, flatten, hash_config
+from catdog.config.digest import flatten, hash_config
+from catdog.config.schema import CONF, GROUPS
 from catdog.system.errors import UserError
 
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
@@ -330,7 +331,7 @@ def test_a_mistake_on_the_command_line_is_one_message_and_code_2(
 def test_the_order_of_layers_is_part_of_what_a_run_is() -> None:
     flip, turn = "{layer: RandomFlip}", "{layer: RandomRotation, factor: 0.1}"
     first, second = (
-        schema.hash_config(compose_config(*(f"+augmentation.layers.{item}" for item in items)), with_seed=True)
+        hash_config(compose_config(*(f"+augmentation.layers.{item}" for item in items)), with_seed=True)
         for items in ((f"a={flip}", f"b={turn}"), (f"b={turn}", f"a={flip}"))
     )
     assert first != second

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from support import compose_config, write_images
 
-from catdog.config.schema import hash_config
+from catdog.config.digest import hash_config
 from catdog.data.dataset import Dataset, load_dataset
 from catdog.data.description import describe_dataset
 from catdog.data.splits import Manifest, build_manifest

@@ -3,6 +3,7 @@ import yaml
 
 from catdog.config import schema
 from catdog.config.composition import compose_run
+from catdog.config.digest import hash_config
 from catdog.search.saved import build_experiment, require_free, save_winner
 from catdog.system.errors import UserError
 
@@ -35,7 +36,7 @@ def test_the_experiment_makes_the_same_configuration(tmp_path, monkeypatch) -> N
     typed = compose_run([*FIXED, *WORDS]).config
     monkeypatch.setattr(schema, "CONF", conf)
     saved = compose_run(["experiment=won", "seed=3"]).config
-    assert schema.hash_config(saved, with_seed=True) == schema.hash_config(typed, with_seed=True)
+    assert hash_config(saved, with_seed=True) == hash_config(typed, with_seed=True)
 
 
 def test_the_winner_is_written_and_only_its_own_search_may_replace_it(make_tuning, tmp_path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 from support import TINY, Catdog, compose_config, write_images
 
 from catdog.comparison.settings import counts
-from catdog.config.schema import hash_config
+from catdog.config.digest import hash_config
 from catdog.data.dataset import load_dataset
 from catdog.data.image_sizes import measure_shorter_side
 from catdog.sweeps.fitting import fit_configs

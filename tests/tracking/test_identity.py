@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import compose_config
 
-from catdog.config.schema import hash_config
+from catdog.config.digest import hash_config
 from catdog.system.errors import UserError
 from catdog.tracking.identity import describe_runtime_change, identify, list_training_modules
 from catdog.tracking.tags import DATA_DIGEST, DEVICE, PRECISION, VARIANT_DIGEST, Tags, gather

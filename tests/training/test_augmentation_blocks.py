@@ -8,7 +8,8 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from support import compose_config
 
-from catdog.config.schema import AugmentationConfig, hash_config
+from catdog.config.digest import hash_config
+from catdog.config.schema import AugmentationConfig
 from catdog.training import trivial_augment
 from catdog.training.augmentation import build_augmentation
 from catdog.training.augmentation_blocks import RandomDownscale, RandomResizedCrop, crop_and_resize, draw_boxes

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from support import compose_config
 
-from catdog.config.schema import BackboneConfig, Config, find_references, hash_config
+from catdog.config.digest import hash_config
+from catdog.config.schema import BackboneConfig, Config, find_references
 from catdog.system.errors import UserError
 from catdog.training.model import build_kept_model, build_model
 

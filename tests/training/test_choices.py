@@ -10,7 +10,8 @@ from own_modules import CALLBACKS
 from support import compose_config
 
 from catdog.config import schema
-from catdog.config.schema import LossConfig, complete_params, flatten
+from catdog.config.digest import complete_params, flatten
+from catdog.config.schema import LossConfig
 from catdog.system.errors import UserError
 from catdog.training.callbacks import OwnCallback, build_callbacks
 from catdog.training.class_weights import weigh_classes

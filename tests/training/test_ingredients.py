@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 from support import compose_config
 
-from catdog.config.schema import MixConfig, complete_params, flatten, hash_config
+from catdog.config.digest import complete_params, flatten, hash_config
+from catdog.config.schema import MixConfig
 from catdog.system.errors import UserError
 from catdog.tracking.artifacts import load_predictions
 from catdog.tracking.custom_objects import find_needs

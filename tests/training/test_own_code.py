@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from own_modules import MODELS
 
-from catdog.config.schema import find_references, hash_config
+from catdog.config.digest import hash_config
+from catdog.config.schema import find_references
 from catdog.deployment.gradcam import NoMapError, compute_cams
 from catdog.system.errors import UserError
 from catdog.tracking.identity import identify

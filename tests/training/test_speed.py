@@ -307,7 +307,7 @@ def test_a_folded_model_is_kept_and_comes_back(tmp_path) -> None:
 
 
 def test_what_changes_no_bit_changes_no_digest() -> None:
-    from catdog.config.schema import hash_config
+    from catdog.config.digest import hash_config
 
     digest = hash_config(compose_config("model=mobilenet"), with_seed=True)
     same = (

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from catdog.config.schema import hash_text
+from catdog.config.digest import hash_text
 from catdog.sweeps.executors.executor import Message, Retry, Task
 from catdog.sweeps.options import ClusterOptions
 from catdog.sweeps.worker import Link, WorkOrder, set_up_hydra, train_order

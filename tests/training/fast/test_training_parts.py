@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support import compose_config
 
-from catdog.config.schema import Config, complete_params, flatten, hash_config
+from catdog.config.digest import complete_params, flatten, hash_config
+from catdog.config.schema import Config
 from catdog.training.fast import fused_norm
 from catdog.training.fast.batchnorm_folding import fold_norms
 from catdog.training.fast.feature_cache import cut_trained, find_boundary

@@ -8,15 +8,13 @@ difficulty, each variant has a taste for it, and each run a whim. Their sum is t
 drawn anew at every epoch flip from epoch to epoch; their probability stays, so all epochs are equally good, and the truth is known.
 
 Every condition is a function that draws studies and returns what is compared today ("before") and, where there is a fix, what is
-compared with it ("after"). For a fix that is not built yet it returns None, and the table shows one number.
+compared with it ("after"). Where there is none, it returns None, and the table shows one number.
 """
 
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.util import find_spec
 from itertools import combinations
 
 import numpy as np
@@ -29,6 +27,7 @@ from catdog.statistics.contrasts import Contrast, accuracy_interval, contrast
 from catdog.statistics.failures import find_diverged
 from catdog.statistics.judgements import Judgement, judge
 from catdog.statistics.proportions import CONFIDENCE, correct_by_holm
+from catdog.statistics.selection import cross_fit
 from catdog.statistics.sequential import RESERVE, level_of_looks, plan_looks, spend_on_unplanned_look
 from catdog.statistics.summaries import summarize_pair, summarize_seeds
 
@@ -187,22 +186,13 @@ def keep_best(epochs: np.ndarray) -> np.ndarray:
     return np.take_along_axis(epochs, best[None, ..., None], axis=0)[0]
 
 
-def cross_fit_all(epochs: np.ndarray) -> np.ndarray | None:
-    """Returns every run's cross-fitted scores, float (studies, seeds, images); None as long as catdog has no such function."""
-    if find_spec("catdog.statistics.selection") is None:
-        return None
-    from catdog.statistics.selection import cross_fit
-
+def cross_fit_all(epochs: np.ndarray) -> np.ndarray:
+    """Returns every run's cross-fitted scores, float (studies, seeds, images)."""
     scores = np.empty(epochs.shape[1:], dtype=np.float32)
     for place in np.ndindex(scores.shape[:-1]):
         right = epochs[(slice(None), *place)]
         scores[place] = cross_fit(right, [right])
     return scores
-
-
-def knows_groups() -> bool:
-    """Returns whether `contrast` takes groups of images."""
-    return "groups" in inspect.signature(contrast).parameters
 
 
 def in_rows(world: World) -> np.ndarray:
@@ -231,8 +221,7 @@ class Drawn:
 
     def contrast(self, one: int, other: int, seeds: int | None = None) -> Contrast:
         """Returns the difference of two variants, from the first `seeds` seeds of each."""
-        options = {} if self.groups is None else {"groups": self.groups}
-        found = contrast(self.variants[one][:, :seeds], self.variants[other][:, :seeds], **options)
+        found = contrast(self.variants[one][:, :seeds], self.variants[other][:, :seeds], groups=self.groups)
         return SeparateContrast(**vars(found)) if self.separate else found
 
 
@@ -273,8 +262,7 @@ class Tally:
         found = drawn.contrast(0, 1)
         truth = drawn.truths[0] - drawn.truths[1]
         low, high = found.interval()
-        grouped = drawn.groups is not None and "groups" in inspect.signature(accuracy_interval).parameters
-        own = accuracy_interval(drawn.variants[0], **({"groups": drawn.groups} if grouped else {}))
+        own = accuracy_interval(drawn.variants[0], groups=drawn.groups)
         return cls(
             covered=((low <= truth) & (truth <= high)).mean(),
             better=(low > 0).mean(),
@@ -357,8 +345,7 @@ def selection(
         kept.append(keep_best(epochs))
         crossed.append(cross_fit_all(epochs))
     truths = (world.mean_accuracy(0.0), *(world.mean_accuracy(0.0) - better,) * (VARIANTS - 1))
-    after = None if crossed[0] is None else Drawn(tuple(crossed), truths)
-    return Drawn(tuple(kept), truths), after
+    return Drawn(tuple(kept), truths), Drawn(tuple(crossed), truths)
 
 
 def divergence(world: World, seeds: int, studies: int, generator: np.random.Generator, rate: float = 0.1) -> Analyses:
@@ -373,7 +360,7 @@ def divergence(world: World, seeds: int, studies: int, generator: np.random.Gene
 def groups(world: World, seeds: int, studies: int, generator: np.random.Generator) -> Analyses:
     """Images come in groups of near-identical ones."""
     before, _ = clean(world, seeds, studies, generator)
-    return before, replace(before, groups=in_rows(world)) if knows_groups() else None
+    return before, replace(before, groups=in_rows(world))
 
 
 def unequal(world: World, seeds: tuple[int, int], studies: int, generator: np.random.Generator) -> Analyses:

@@ -100,7 +100,7 @@ def _serve(config: ServeConfig, listening: socket.socket) -> None:
         log.warning(
             "everyone who reaches this machine can use the server; %s=SECRET in the environment asks for a token", TOKEN
         )
-    permission = f'-H "Authorization: Bearer ${TOKEN}" ' if token else ""
+    permission = "-H 'Authorization: Bearer TOKEN' " if token else ""
     show_next(f"curl {permission}-F photos=@PHOTO.jpg {address}/predict", f"open {address} in a browser")
     try:
         server.run(sockets=[listening])

@@ -208,7 +208,9 @@ def read_space(varied: Sequence[Override], file: Path | None = None, fixed: Sequ
         if file is not None:
             found += _read_file(file, loader, {dimension.key for dimension in found})
     if not found:
-        received = f"; with one value each, received {', '.join(fixed)}" if fixed else ""
+        # The address of a store may hold a password.
+        given = [word for word in fixed if not word.lstrip("+~").startswith("tracking.")]
+        received = f"; with one value each, received {', '.join(given)}" if given else ""
         raise UserError(f"tune: needs a key to vary{received}. Give one several values, or an interval: {EXAMPLES}.")
     return Space(tuple(found))
 

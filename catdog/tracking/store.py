@@ -88,16 +88,16 @@ def connect(config: TrackingConfig, *, create: bool = True) -> "MlflowClient":
         problem = "MLflow is retiring plain folders" if kind in ("", "file") else "catdog knows no store of this kind"
         raise UserError(f"tracking.uri: {problem}, received {uri!r}. Use sqlite:///PATH/mlflow.db or http://HOST:PORT.")
     with long_lived_imports():
-        return _open(uri, database)
+        import mlflow
 
-
-def _open(uri: str, database: Path | None) -> "MlflowClient":
-    import mlflow
+        if kind not in ("http", "https"):
+            # The client imports it below, but then with garbage collection.
+            import mlflow.store.tracking.sqlalchemy_store
     from filelock import FileLock
     from mlflow.exceptions import MlflowException
 
     try:
-        # The first use makes MLflow create the tables, and imports much. Two processes at once would fail on each other's tables.
+        # The first use makes MLflow create the tables. Two processes at once would fail on each other's tables.
         with (
             FileLock(f"{database}.lock") if database and is_writable(uri) else contextlib.nullcontext(),
             _quiet_loggers("mlflow", "alembic"),

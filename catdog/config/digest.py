@@ -166,6 +166,9 @@ def older_optimizer(former: str) -> dict[str, Any]:
 def complete_params(params: Mapping[str, str]) -> dict[str, str]:
     """Returns a run's MLflow params, and adds those that did not exist yet when it was trained, with the values it used."""
     later = {key: str(value) for key, value in _flatten(LATER_KEYS).items()}
+    # A mapping, such as trainer.sizes, is one param for each of its keys.
+    mappings = {".".join(key.split(".")[:2]) for key in params}
+    later = {key: value for key, value in later.items() if key not in mappings}
     later["speed.fused_norms"] = _older_fused_norms(params)
     if "optimizer.algorithm" in params:
         return later | dict(params)

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -246,9 +246,8 @@ def _compare(planned: PlannedRun, mine: dict[str, str], run: StoredRun) -> list[
     identity = planned.identity
     words = []
     if tags.config_digest != identity.config:
-        theirs = {key: value for key, value in run.params.items() if key in mine}
         words.append(
-            describe_config_change(theirs, mine)
+            describe_config_change(_choose_relevant(run.params), mine)
             or "config changed: the order of layers, or what backbone.weights holds"
         )
     if tags.data_digest != identity.data:
@@ -275,11 +274,18 @@ def count_changed_files(run: StoredRun, images: pd.DataFrame) -> int:
 
 
 def _relevant_params(config: Config) -> dict[str, str]:
+    return _choose_relevant({key: str(value) for key, value in flatten(config).items()})
+
+
+def _choose_relevant(params: Mapping[str, str]) -> dict[str, str]:
+    """Returns the params on which a result depends."""
     groups = (*(f"{group}." for group in RESULT_GROUPS), "dataset.name")
     # The resolved precision is described as part of the runtime, not of the config.
     same_result = {"trainer.precision", *(f"speed.{key}" for key in SAME_RESULT)}
-    leaves = {key: value for key, value in flatten(config).items() if key not in same_result}
-    return {key: str(value) for key, value in leaves.items() if key == "seed" or key.startswith(groups)}
+    return {
+        key: value for key, value in params.items()
+        if (key == "seed" or key.startswith(groups)) and key not in same_result
+    }  # fmt: skip
 
 
 def close_dead(client: "MlflowClient", config: Config) -> int:

@@ -238,10 +238,33 @@ def describe_code_change(before: Mapping[str, str], now: Mapping[str, str]) -> s
 
 
 def describe_config_change(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Returns text such as "config changed: trainer.epochs 10 -> 20"; both arguments map dotted keys to MLflow's param values."""
+    """Returns text such as "config changed: trainer.epochs 10 -> 20"; both arguments map dotted keys to MLflow's param values.
+
+    A mapping that one of them lacks, such as a layer, is named once.
+    """
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    words = [f"{key} {show_value(before.get(key, 'none'))} -> {show_value(now.get(key, 'none'))}" for key in changed]
+    wholes = dict.fromkeys(_find_whole(key, now if key in before else before) for key in changed)
+    words = [f"{key} {_show_setting(key, before)} -> {_show_setting(key, now)}" for key in wholes]
     return f"config changed: {_shorten(words)}" if words else ""
+
+
+def _find_whole(key: str, other: Mapping[str, str]) -> str:
+    """Returns the key, or that of the largest mapping around it, below its group, that is no mapping in another config."""
+    parts = key.split(".")
+    for count in range(2, len(parts)):
+        whole = ".".join(parts[:count])
+        if not any(each.startswith(f"{whole}.") for each in other):
+            return whole
+    return key
+
+
+def _show_setting(key: str, params: Mapping[str, str]) -> str:
+    if key in params:
+        return show_value(params[key])
+    inner = {name.removeprefix(f"{key}."): value for name, value in params.items() if name.startswith(f"{key}.")}
+    if "layer" in inner:
+        return inner["layer"]
+    return "{" + ", ".join(f"{name}: {show_value(value)}" for name, value in inner.items()) + "}" if inner else "none"
 
 
 def _shorten(words: list[str], shown: int = 3) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from support import PROJECT, run_catdog, write_images
 
+from catdog.config.digest import complete_params
 from catdog.tracking.identity import describe_code_change, describe_config_change, describe_libraries_change
 
 pytestmark = pytest.mark.slow
@@ -234,6 +235,33 @@ def test_changes_in_words() -> None:
     )
     assert describe_code_change({}, {"catdog/a.py": "1"}) == "code changed: catdog/a.py"
     assert describe_config_change({"seed": "1"}, {"seed": "1"}) == ""
+    assert (
+        describe_config_change({"trainer.epochs": "1"}, {"trainer.epochs": "2"})
+        == "config changed: trainer.epochs 1 -> 2"
+    )
+
+
+def test_a_mapping_that_comes_or_goes_is_named_once() -> None:
+    crop = {"augmentation.layers.crop.layer": "RandomCrop", "augmentation.layers.crop.height": "8"}
+    flip = {"augmentation.layers.flip.layer": "RandomFlip"}
+    added, removed = "augmentation.layers.crop none -> RandomCrop", "augmentation.layers.crop RandomCrop -> none"
+    assert describe_config_change(flip, flip | crop) == f"config changed: {added}"
+    assert describe_config_change(flip | crop, flip) == f"config changed: {removed}"
+    sizes = {"trainer.sizes.0": "0.6", "trainer.sizes.0.5": "0.8"}
+    assert (
+        describe_config_change(sizes, {"trainer.sizes": "None"})
+        == "config changed: trainer.sizes {0: 0.6, 0.5: 0.8} -> null"
+    )
+    assert (
+        describe_config_change(sizes, sizes | {"trainer.sizes.0": "0.7"})
+        == "config changed: trainer.sizes.0 0.6 -> 0.7"
+    )
+
+
+def test_a_run_with_a_mapping_does_not_have_its_default_too() -> None:
+    stored = {"optimizer.algorithm": "Adam", "trainer.sizes.0": "0.6", "trainer.sizes.0.5": "0.8"}
+    assert "trainer.sizes" not in complete_params(stored)
+    assert complete_params({"optimizer.algorithm": "Adam"})["trainer.sizes"] == "None"
 
 
 @pytest.mark.parametrize("swept", [True, False])

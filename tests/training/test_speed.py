@@ -170,8 +170,12 @@ def test_a_kept_model_has_keras_own_dropout() -> None:
 FROZEN = ("model=drawn_mini",)
 
 
-@pytest.mark.parametrize("augmentation", ["none", "flip_rotate"])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(("augmentation", "policy"), [
+    ("none", "float32"),
+    ("flip_rotate", "mixed_bfloat16"),
+    pytest.param("none", "mixed_bfloat16", marks=pytest.mark.nightly),
+    pytest.param("flip_rotate", "float32", marks=pytest.mark.nightly),
+])  # fmt: skip
 def test_kept_features_change_no_bit(augmentation: str, policy: str) -> None:
     overrides = (*FROZEN, f"augmentation={augmentation}")
     assert_same_convolutions(
@@ -318,8 +322,12 @@ def test_what_changes_no_bit_changes_no_digest() -> None:
     assert all(hash_config(compose_config("model=mobilenet", key), with_seed=True) != digest for key in other)
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("steps", [2, 100])
+@pytest.mark.parametrize(("policy", "steps"), [
+    ("float32", 100),
+    ("mixed_bfloat16", 2),
+    pytest.param("float32", 2, marks=pytest.mark.nightly),
+    pytest.param("mixed_bfloat16", 100, marks=pytest.mark.nightly),
+])  # fmt: skip
 def test_several_steps_at_once_change_no_bit(policy: str, steps: int) -> None:
     overrides = ("model=cnn", "augmentation=flip_rotate")
     assert_same_bits(

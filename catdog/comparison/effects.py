@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from catdog.comparison.settings import CHOICES, CODE, DEVICE, LIBRARIES, find_ingredients, read_settings
+from catdog.comparison.settings import CHOICES, CODE, DEVICE, LIBRARIES, find_ingredients, read_all_settings
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import Verdict
 from catdog.config.schema import CONF
@@ -78,7 +78,7 @@ class Effect:
 def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> list[Effect]:
     """Returns every judged pair with the ingredients in which it differs: single ones first, then confounded ones."""
     order = {variant.name: place for place, variant in enumerate(variants)}
-    settings = [read_settings(variant.records[0]) for variant in variants]
+    settings = read_all_settings([variant.records[0] for variant in variants])
     codes, keys = _encode(settings)
     graph = _single_steps(codes, keys)
     effects = []
@@ -102,7 +102,7 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
 
 
 def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Ingredient, ...]:
-    """Returns the ingredients in which two runs differ, from their settings as `read_settings` returns them."""
+    """Returns the ingredients in which two runs differ, from their settings as `read_all_settings` returns them."""
     values = {key: (before.get(key, ""), after.get(key, "")) for key in sorted({*before, *after})}
     changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     return tuple(Ingredient(key, *changed[setting]) for key, setting in find_ingredients(changed).items())
@@ -138,7 +138,8 @@ def _override(ingredient: Ingredient) -> str | None:
     if ingredient.key in CHOICES:
         file = CONF / ingredient.key / f"{ingredient.after}.yaml"
         return f"{ingredient.key}={ingredient.after}" if file.is_file() else None
-    plain = ingredient.before and ingredient.after and ".layers." not in ingredient.key
+    is_mapping = ingredient.after.startswith("{") or ".layers." in ingredient.key
+    plain = ingredient.before and ingredient.after and not is_mapping
     return f"{ingredient.key}={ingredient.after}" if plain else None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from catdog.comparison.records import RunRecord
 from catdog.config.digest import SAME_RESULT
-from catdog.config.names import is_under, show_value
+from catdog.config.names import fold_mappings, is_under, show_value
 from catdog.tracking.identity import DIGITS
 
 # Groups whose choice is one ingredient, whatever keys it sets. A key that is overridden in addition is another ingredient.
@@ -33,6 +33,11 @@ def read_settings(record: RunRecord) -> dict[str, str]:
     if tags.code_digest:
         found[CODE] = tags.code_digest[:DIGITS]
     return found | {f"{LIBRARIES}.{name}": version for name, version in tags.libraries.items()}
+
+
+def read_all_settings(records: Sequence[RunRecord]) -> list[dict[str, str]]:
+    """Returns the settings of several runs; a mapping that not all of them have, such as a layer, is one setting."""
+    return fold_mappings([read_settings(record) for record in records])
 
 
 def counts(key: str) -> bool:

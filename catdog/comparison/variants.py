@@ -9,7 +9,7 @@ import pandas as pd
 
 from catdog.comparison.names import tell_apart
 from catdog.comparison.records import NAN, NO_INTERVAL, ComparedRuns, RunRecord
-from catdog.comparison.settings import read_settings
+from catdog.comparison.settings import read_all_settings
 from catdog.statistics import contrasts
 from catdog.statistics.contrasts import Contrast
 from catdog.statistics.metrics import ACCURACY, BALANCED, Metric, step_of_smallest_class
@@ -240,7 +240,7 @@ def name_variants(comparison: ComparedRuns) -> dict[str, str]:
         same.setdefault(name, []).append(key)
     for name, keys in same.items():
         if len(keys) > 1:
-            added = tell_apart([read_settings(first[key]) for key in keys])
+            added = tell_apart(read_all_settings([first[key] for key in keys]))
             longer = [f"{name} {words}" if words else "" for words in added]
             taken = set(longer) & set(names.values())
             names |= {

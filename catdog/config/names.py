@@ -111,6 +111,62 @@ def show_value(text: str) -> str:
     return _TYPED.get(text, text)
 
 
+def fold_mappings(configs: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Returns configs in which a mapping that not all of them have, such as a layer, is one setting instead of one for each key.
+
+    Its value is the layer's name, or the whole mapping if that does not tell it from the same one in another config.
+
+    Args:
+        configs: dotted key -> value as text, such as {"augmentation.layers.flip.layer": "RandomFlip", "seed": "1"}.
+    """
+    around = [{mapping for key in config for mapping in _list_mappings(key)} for config in configs]
+    partial = set().union(*around) - set(around[0]).intersection(*around) if around else set()
+    outermost = {mapping for mapping in partial if not partial.intersection(_list_mappings(mapping))}
+    if not outermost:
+        return [dict(config) for config in configs]
+    folded = []
+    contents: dict[str, set[str]] = {}
+    for config in configs:
+        kept: dict[str, str] = {}
+        inner: dict[str, dict[str, str]] = {}
+        for key, value in config.items():
+            mapping = next((each for each in _list_mappings(key) if each in outermost), None)
+            if mapping is None and value == "{}" and any(other.startswith(f"{key}.") for other in outermost):
+                # No layers at all: the others have layers that this config lacks.
+                continue
+            if mapping is None:
+                kept[key] = value
+            else:
+                inner.setdefault(mapping, {})[key.removeprefix(f"{mapping}.")] = value
+        texts = {mapping: _write_mapping(content) for mapping, content in inner.items()}
+        for mapping, text in texts.items():
+            contents.setdefault(mapping, set()).add(text)
+        folded.append((kept, inner, texts))
+    return [
+        kept | {
+            mapping: inner[mapping]["layer"] if "layer" in inner[mapping] and len(contents[mapping]) == 1 else text
+            for mapping, text in texts.items()
+        }
+        for kept, inner, texts in folded
+    ]  # fmt: skip
+
+
+def _list_mappings(key: str) -> list[str]:
+    """Returns the keys of the mappings around a key that are a unit, outermost first: not its group, and not all layers.
+
+    The keys of trainer.sizes are numbers, and may have a dot.
+    """
+    parts = key.split(".")
+    found = [".".join(parts[:count]) for count in range(2, len(parts))]
+    return [
+        mapping for mapping, last in zip(found, parts[1:], strict=False) if last != "layers" and not last.isdecimal()
+    ]
+
+
+def _write_mapping(content: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key}: {show_value(value)}" for key, value in content.items()) + "}"
+
+
 def read_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """Returns key -> value of overrides; the value of a key that is removed is empty."""
     words = (item.lstrip("+~").partition("=") for item in overrides)

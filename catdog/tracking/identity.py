@@ -14,7 +14,7 @@ from typing import Any
 
 from catdog.config import schema
 from catdog.config.digest import hash_config, hash_text
-from catdog.config.names import show_value
+from catdog.config.names import fold_mappings, show_value
 from catdog.config.schema import Config
 from catdog.system.errors import UserError
 from catdog.tracking import tags as tag
@@ -242,29 +242,10 @@ def describe_config_change(before: Mapping[str, str], now: Mapping[str, str]) ->
 
     A mapping that one of them lacks, such as a layer, is named once.
     """
+    before, now = fold_mappings([before, now])
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-    wholes = dict.fromkeys(_find_whole(key, now if key in before else before) for key in changed)
-    words = [f"{key} {_show_setting(key, before)} -> {_show_setting(key, now)}" for key in wholes]
+    words = [f"{key} {show_value(before.get(key, 'none'))} -> {show_value(now.get(key, 'none'))}" for key in changed]
     return f"config changed: {_shorten(words)}" if words else ""
-
-
-def _find_whole(key: str, other: Mapping[str, str]) -> str:
-    """Returns the key, or that of the largest mapping around it, below its group, that is no mapping in another config."""
-    parts = key.split(".")
-    for count in range(2, len(parts)):
-        whole = ".".join(parts[:count])
-        if not any(each.startswith(f"{whole}.") for each in other):
-            return whole
-    return key
-
-
-def _show_setting(key: str, params: Mapping[str, str]) -> str:
-    if key in params:
-        return show_value(params[key])
-    inner = {name.removeprefix(f"{key}."): value for name, value in params.items() if name.startswith(f"{key}.")}
-    if "layer" in inner:
-        return inner["layer"]
-    return "{" + ", ".join(f"{name}: {show_value(value)}" for name, value in inner.items()) + "}" if inner else "none"
 
 
 def _shorten(words: list[str], shown: int = 3) -> str:

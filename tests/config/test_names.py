@@ -3,7 +3,7 @@
 import pytest
 
 from catdog.config.composition import compose_sweep
-from catdog.config.names import OFF_KEYS, name_job, read_overrides, shorten_keys, show_value, unescape
+from catdog.config.names import OFF_KEYS, fold_mappings, name_job, read_overrides, shorten_keys, show_value, unescape
 from catdog.config.schema import Config, list_options
 
 
@@ -78,3 +78,28 @@ def test_values_are_shown_as_they_are_typed() -> None:
         "none",
     ]
     assert read_overrides(["+a.b='x y'", "~c"]) == {"a.b": "x y", "c": ""}
+
+
+def test_a_mapping_that_not_all_configs_have_is_one_setting() -> None:
+    flip = {"augmentation.layers.flip.layer": "RandomFlip", "augmentation.layers.flip.mode": "horizontal"}
+    sizes = {"trainer.sizes.0": "0.6", "trainer.sizes.0.5": "0.8"}
+    before, after = {"seed": "1"} | flip | sizes, {"seed": "1", "trainer.sizes": "None"}
+    assert fold_mappings([before, after]) == [
+        {"seed": "1", "augmentation.layers.flip": "RandomFlip", "trainer.sizes": "{0: 0.6, 0.5: 0.8}"},
+        {"seed": "1", "trainer.sizes": "None"},
+    ]
+    nothing = {"augmentation.layers": "{}"}
+    assert fold_mappings([flip, nothing]) == [{"augmentation.layers.flip": "RandomFlip"}, {}]
+    assert fold_mappings([nothing, nothing]) == [nothing, nothing]
+    # Where all have it, its keys are settings.
+    assert fold_mappings([before, before]) == [before, before]
+    assert fold_mappings([sizes, {"trainer.sizes.0": "0.7"}]) == [sizes, {"trainer.sizes.0": "0.7"}]
+
+
+def test_a_layer_with_other_values_is_told_from_the_same_layer() -> None:
+    flip, other = (
+        {"augmentation.layers.flip.layer": "RandomFlip", "augmentation.layers.flip.mode": mode} for mode in "hv"
+    )
+    first, second, third = fold_mappings([flip, other, {"seed": "1"}])
+    assert (first, third) == ({"augmentation.layers.flip": "{layer: RandomFlip, mode: h}"}, {"seed": "1"})
+    assert second == {"augmentation.layers.flip": "{layer: RandomFlip, mode: v}"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from catdog.comparison.analysis import Analysis
-from catdog.comparison.settings import counts, find_ingredients, find_varying, is_environment, read_settings
+from catdog.comparison.settings import counts, find_ingredients, find_varying, is_environment, read_all_settings
 from catdog.comparison.variants import Variant
 from catdog.config.names import show_value
 
@@ -25,7 +25,7 @@ class Difference:
 def list_differences(variants: Sequence[Variant]) -> dict[str, list[Difference]]:
     """Returns what differs between variants, under headings, what matters most first; empty if nothing differs."""
     records = [variant.records[0] for variant in variants]
-    settings = [read_settings(record) for record in records]
+    settings = read_all_settings(records)
     varying = find_varying(settings)
     ingredients = list(find_ingredients(varying).values())
     groups = {
@@ -73,7 +73,7 @@ def build_heat_map(analysis: Analysis) -> HeatMap | None:
     """Returns the heat map of a search; None unless its variants differ in exactly two keys, and each is alone with its values."""
     if not analysis.is_search or not analysis.comparison.same_data:
         return None
-    settings = [read_settings(variant.records[0]) for variant in analysis.variants]
+    settings = read_all_settings([variant.records[0] for variant in analysis.variants])
     ingredients = find_ingredients(find_varying(settings))
     if len(ingredients) != 2:
         return None

@@ -123,7 +123,7 @@ def test_what_differs_begins_with_what_matters(make_record, make_analysis):
     assert {title: [row.key for row in rows] for title, rows in found.items()} == {
         INGREDIENTS: ["augmentation.name", "trainer.epochs"],
         ENVIRONMENT: ["code", "trainer.precision"],
-        FOLLOWING: ["augmentation.layers.flip.mode"],
+        FOLLOWING: ["augmentation.layers.flip"],
         UNRELATED: ["dataset.cache", "study"],
     }
     assert found[ENVIRONMENT][0].values == ("c0de1", "c0de2")

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from catdog.comparison.settings import CHOICES, CODE, DEVICE, LIBRARIES, find_ingredients, read_all_settings
+from catdog.comparison.settings import CHOICES, CODE, DEVICE, LIBRARIES, find_ingredients, read_settings
 from catdog.comparison.variants import Variant
 from catdog.comparison.verdicts import Verdict
+from catdog.config.names import drop_empty, find_partial, fold_mappings
 from catdog.config.schema import CONF
 from catdog.statistics.contrasts import Contrast
+
+# Characters of a value in a sentence, a table or a figure; the page's table of what differs has all of it.
+LONGEST_VALUE = 60
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,11 @@ class Ingredient:
     @property
     def words(self) -> str:
         """The change in words, such as "augmentation none -> flip_rotate"."""
-        return f"{self.key} {self.before or 'none'} \N{RIGHTWARDS ARROW} {self.after or 'none'}"
+        before, after = (
+            value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}\N{HORIZONTAL ELLIPSIS}"
+            for value in (self.before or "none", self.after or "none")
+        )
+        return f"{self.key} {before} \N{RIGHTWARDS ARROW} {after}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +86,9 @@ class Effect:
 def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> list[Effect]:
     """Returns every judged pair with the ingredients in which it differs: single ones first, then confounded ones."""
     order = {variant.name: place for place, variant in enumerate(variants)}
-    settings = read_all_settings([variant.records[0] for variant in variants])
+    settings = drop_empty([read_settings(variant.records[0]) for variant in variants])
     codes, keys = _encode(settings)
-    graph = _single_steps(codes, keys)
+    graph = _single_steps(codes, keys, _find_partial_mappings(settings, keys))
     effects = []
     for verdict in verdicts:
         if verdict.first.members or verdict.second.members:
@@ -102,7 +110,8 @@ def find_effects(variants: Sequence[Variant], verdicts: Sequence[Verdict]) -> li
 
 
 def differing_ingredients(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Ingredient, ...]:
-    """Returns the ingredients in which two runs differ, from their settings as `read_all_settings` returns them."""
+    """Returns the ingredients in which two runs differ, from their settings as `read_settings` returns them."""
+    before, after = fold_mappings([before, after])
     values = {key: (before.get(key, ""), after.get(key, "")) for key in sorted({*before, *after})}
     changed = {key: pair for key, pair in values.items() if pair[0] != pair[1]}
     return tuple(Ingredient(key, *changed[setting]) for key, setting in find_ingredients(changed).items())
@@ -151,13 +160,39 @@ def _encode(settings: Sequence[Mapping[str, str]]) -> tuple[np.ndarray, list[str
     return np.array(codes, dtype=int).reshape(len(keys), len(settings)).T, keys
 
 
-def _single_steps(codes: np.ndarray, keys: Sequence[str]) -> np.ndarray:
-    """Returns which pairs of variants differ in exactly one ingredient, as by `differing_ingredients`: bool (V, V)."""
+def _find_partial_mappings(
+    settings: Sequence[Mapping[str, str]], keys: Sequence[str]
+) -> list[tuple[list[int], np.ndarray]]:
+    """Returns, of each mapping that some variants lack, the places of its keys and whether each variant has it: bool (V,)."""
+    found = []
+    for mapping in find_partial(settings):
+        members = [place for place, key in enumerate(keys) if key == mapping or key.startswith(f"{mapping}.")]
+        has = [any(key.startswith(f"{mapping}.") for key in each) for each in settings]
+        if members:
+            found.append((members, np.array(has)))
+    return found
+
+
+def _single_steps(
+    codes: np.ndarray, keys: Sequence[str], mappings: Sequence[tuple[list[int], np.ndarray]]
+) -> np.ndarray:
+    """Returns which pairs of variants differ in exactly one ingredient, as by `differing_ingredients`: bool (V, V).
+
+    Args:
+        codes: of the settings, int (V, K).
+        keys: the K keys.
+        mappings: as `_find_partial_mappings` returns them.
+    """
     groups = [key.partition(".")[0] for key in keys]
     chosen = {group: keys.index(f"{group}.name") for group in CHOICES if f"{group}.name" in keys}
     steps = np.zeros((len(codes), len(codes)), dtype=bool)
-    for row, own in zip(steps, codes, strict=True):
+    for here, (row, own) in enumerate(zip(steps, codes, strict=True)):
         differs = codes != own
+        for members, has in mappings:
+            # A mapping that one of two lacks is one ingredient, whatever its keys.
+            one = (has != has[here]) & differs[:, members].any(axis=1)
+            differs[np.ix_(one, members)] = False
+            differs[one, members[0]] = True
         count = differs[:, [group not in chosen for group in groups]].sum(axis=1)
         for group, name in chosen.items():
             members = [place for place, other in enumerate(groups) if other == group and place != name]

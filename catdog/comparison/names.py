@@ -100,6 +100,8 @@ def tell_apart(settings: Sequence[Mapping[str, str]]) -> list[str]:
     short = shorten_keys(ingredients)
     # What the model is says more than a digest of the code that trained it.
     for key, setting in sorted(ingredients.items(), key=lambda each: is_environment(each[1])):
+        if any(len(each.get(setting, "")) > LONGEST_NAME for each in settings):
+            continue
         longer = [
             f"{words} {short[key]}={each.get(setting) or 'none'}".strip()
             for words, each in zip(added, settings, strict=True)

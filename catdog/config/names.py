@@ -114,57 +114,84 @@ def show_value(text: str) -> str:
 def fold_mappings(configs: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     """Returns configs in which a mapping that not all of them have, such as a layer, is one setting instead of one for each key.
 
-    Its value is the layer's name, or the whole mapping if that does not tell it from the same one in another config.
+    Its value is the layer's name, or the whole mapping if that does not tell it from what another config has.
 
     Args:
         configs: dotted key -> value as text, such as {"augmentation.layers.flip.layer": "RandomFlip", "seed": "1"}.
     """
-    around = [{mapping for key in config for mapping in _list_mappings(key)} for config in configs]
-    partial = set().union(*around) - set(around[0]).intersection(*around) if around else set()
-    outermost = {mapping for mapping in partial if not partial.intersection(_list_mappings(mapping))}
+    configs = drop_empty(configs)
+    partial = set(find_partial(configs))
+    outermost = {mapping for mapping in partial if not partial.intersection(list_mappings(mapping))}
     if not outermost:
-        return [dict(config) for config in configs]
-    folded = []
+        return configs
+    divided = [_divide(config, outermost) for config in configs]
     contents: dict[str, set[str]] = {}
-    for config in configs:
-        kept: dict[str, str] = {}
-        inner: dict[str, dict[str, str]] = {}
-        for key, value in config.items():
-            mapping = next((each for each in _list_mappings(key) if each in outermost), None)
-            if mapping is None and value == "{}" and any(other.startswith(f"{key}.") for other in outermost):
-                # No layers at all: the others have layers that this config lacks.
-                continue
-            if mapping is None:
-                kept[key] = value
-            else:
-                inner.setdefault(mapping, {})[key.removeprefix(f"{mapping}.")] = value
-        texts = {mapping: _write_mapping(content) for mapping, content in inner.items()}
-        for mapping, text in texts.items():
-            contents.setdefault(mapping, set()).add(text)
-        folded.append((kept, inner, texts))
+    for kept, inner in divided:
+        for mapping in outermost:
+            if mapping in inner:
+                contents.setdefault(mapping, set()).add(_write_mapping(inner[mapping]))
+            elif mapping in kept:
+                contents.setdefault(mapping, set()).add(kept[mapping])
     return [
         kept | {
-            mapping: inner[mapping]["layer"] if "layer" in inner[mapping] and len(contents[mapping]) == 1 else text
-            for mapping, text in texts.items()
+            mapping: content["layer"]
+            if _is_layer(mapping) and "layer" in content and len(contents[mapping]) == 1 else _write_mapping(content)
+            for mapping, content in inner.items()
         }
-        for kept, inner, texts in folded
+        for kept, inner in divided
     ]  # fmt: skip
 
 
-def _list_mappings(key: str) -> list[str]:
+def find_partial(configs: Sequence[Mapping[str, str]]) -> list[str]:
+    """Returns the keys of the mappings that some of the configs have and others lack, outer ones before those inside them."""
+    around = [{mapping for key in config for mapping in list_mappings(key)} for config in configs]
+    partial = set().union(*around) - set(around[0]).intersection(*around) if around else set()
+    return sorted(partial, key=lambda mapping: (mapping.count("."), mapping))
+
+
+def drop_empty(configs: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Returns configs without the key of an empty mapping, such as augmentation.layers, where another config fills it."""
+    around = {".".join(parts[:count]) for parts in {tuple(key.split(".")) for config in configs for key in config}
+              for count in range(2, len(parts))}  # fmt: skip
+    return [{key: value for key, value in config.items() if value != "{}" or key not in around} for config in configs]
+
+
+@functools.lru_cache(4096)
+def list_mappings(key: str) -> tuple[str, ...]:
     """Returns the keys of the mappings around a key that are a unit, outermost first: not its group, and not all layers.
 
-    The keys of trainer.sizes are numbers, and may have a dot.
+    The keys of trainer.sizes are numbers, and may have a dot; so may names of libraries.
     """
     parts = key.split(".")
-    found = [".".join(parts[:count]) for count in range(2, len(parts))]
-    return [
-        mapping for mapping, last in zip(found, parts[1:], strict=False) if last != "layers" and not last.isdecimal()
-    ]
+    if parts[0] == "libraries":
+        return ()
+    return tuple(
+        ".".join(parts[: place + 1]) for place in range(1, len(parts) - 1)
+        if parts[place] != "layers" and (not parts[place].isdecimal() or parts[place - 1] == "layers")
+    )  # fmt: skip
+
+
+def _divide(config: Mapping[str, str], mappings: Collection[str]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Returns the settings outside of the mappings, and the content of each mapping."""
+    kept: dict[str, str] = {}
+    inner: dict[str, dict[str, str]] = {}
+    for key, value in config.items():
+        mapping = next((each for each in list_mappings(key) if each in mappings), None)
+        if mapping is None:
+            kept[key] = value
+        else:
+            inner.setdefault(mapping, {})[key.removeprefix(f"{mapping}.")] = value
+    return kept, inner
+
+
+def _is_layer(mapping: str) -> bool:
+    return mapping.split(".")[-2] == "layers"
 
 
 def _write_mapping(content: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{key}: {show_value(value)}" for key, value in content.items()) + "}"
+    """Returns a mapping as text, the same for any order of its keys; the layer comes first."""
+    keys = sorted(content, key=lambda key: (key != "layer", key))
+    return "{" + ", ".join(f"{key}: {show_value(content[key])}" for key in keys) + "}"
 
 
 def read_overrides(overrides: Sequence[str]) -> dict[str, str]:

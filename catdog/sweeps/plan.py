@@ -16,6 +16,7 @@ from rich.text import Text
 from catdog.config.command_lines import next_command
 from catdog.config.digest import RESULT_GROUPS, SAME_RESULT, flatten
 from catdog.config.schema import DEFAULT_STUDY, Config
+from catdog.config.suggestions import MOVED_KEYS
 from catdog.system.terminal import add_name_column, name_text
 from catdog.system.wording import plural
 from catdog.tracking.identity import (
@@ -284,7 +285,7 @@ def _choose_relevant(params: Mapping[str, str]) -> dict[str, str]:
     same_result = {"trainer.precision", *(f"speed.{key}" for key in SAME_RESULT)}
     return {
         key: value for key, value in params.items()
-        if (key == "seed" or key.startswith(groups)) and key not in same_result
+        if (key == "seed" or key.startswith(groups)) and key not in same_result and key not in MOVED_KEYS
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from studies import draw_studies
 from catdog.comparison.analysis import analyse
 from catdog.comparison.effects import differing_ingredients
 from catdog.comparison.findings import sentences
-from catdog.comparison.settings import read_all_settings
+from catdog.comparison.settings import read_settings
 from catdog.comparison.variants import count_looks, group_by_variant
 from catdog.search.decisions import require_one_precision
 from catdog.system.errors import UserError
@@ -196,7 +196,7 @@ def test_runs_of_different_precision_are_different_variants(make_record, make_co
     words = ("float32", "mixed_bfloat16")
     records = [make_record(f"cnn {word}", "cnn", seed=1, tags=tags | {"catdog.precision": word}) for word in words]
     assert len(group_by_variant(make_comparison(*records))) == 2
-    (ingredient,) = differing_ingredients(*read_all_settings(records))
+    (ingredient,) = differing_ingredients(*map(read_settings, records))
     assert ingredient.words == "trainer.precision float32 \N{RIGHTWARDS ARROW} mixed_bfloat16"
     with pytest.raises(
         UserError, match=r"the seeds of cnn were trained in several precisions \(float32, mixed_bfloat16\)"
@@ -334,14 +334,14 @@ def test_ingredients_are_choices_and_single_keys(make_record):
         backbone__name="conv3", backbone__weights="", trainer__epochs="5", seed="1", speed__keep_features_mb="9"
     )
     after = record(backbone__name="xception", backbone__weights="imagenet", trainer__epochs="9", seed="2")
-    assert [(i.key, i.before, i.after) for i in differing_ingredients(*read_all_settings([before, after]))] == [
+    assert [(i.key, i.before, i.after) for i in differing_ingredients(read_settings(before), read_settings(after))] == [
         ("backbone", "conv3", "xception"),
         ("trainer.epochs", "5", "9"),
     ]
     # The same choice with another value inside.
     changed = record(backbone__name="conv3", backbone__weights="file.h5", trainer__epochs="5")
-    assert [i.key for i in differing_ingredients(*read_all_settings([before, changed]))] == ["backbone.weights"]
-    assert differing_ingredients(*read_all_settings([before, before])) == ()
+    assert [i.key for i in differing_ingredients(read_settings(before), read_settings(changed))] == ["backbone.weights"]
+    assert differing_ingredients(read_settings(before), read_settings(before)) == ()
     # A layer, and a mapping, is one, however many keys it has.
     more = {
         "augmentation__layers__crop__layer": "RandomCrop",
@@ -350,10 +350,37 @@ def test_ingredients_are_choices_and_single_keys(make_record):
     }
     cropped = record(**more)
     smaller = record(trainer__sizes__0="0.6", trainer__sizes__1="0.8")
-    assert [(i.key, i.before, i.after) for i in differing_ingredients(*read_all_settings([cropped, smaller]))] == [
+    assert [
+        (i.key, i.before, i.after) for i in differing_ingredients(read_settings(cropped), read_settings(smaller))
+    ] == [
         ("augmentation.layers.crop", "RandomCrop", ""),
         ("trainer.sizes", "null", "{0: 0.6, 1: 0.8}"),
     ]
+
+
+def test_a_variant_without_a_layer_does_not_hide_what_differs_in_it(make_record, make_analysis):
+    def layer(factor: str, fill: str) -> dict[str, str]:
+        content = {"layer": "RandomRotation", "factor": factor, "fill": fill}
+        return {f"augmentation.layers.turn.{key}": value for key, value in content.items()}
+
+    configs = {
+        "a": layer("0.1", "reflect"),
+        "b": layer("0.2", "reflect"),
+        "c": layer("0.2", "nearest"),
+        "none": {"augmentation.layers": "{}"},
+    }
+    records = [
+        make_record(name, wrong=range(number), params=params, tags={"catdog.variant_digest": name})
+        for number, (name, params) in enumerate(configs.items())
+    ]
+    effects = {(effect.before.name, effect.after.name): effect for effect in make_analysis(*records).effects}
+    factor, fill = "augmentation.layers.turn.factor", "augmentation.layers.turn.fill"
+    found = {pair: [each.key for each in effect.ingredients] for pair, effect in effects.items()}
+    assert found["a", "b"] == [factor]
+    assert found["a", "c"] == [factor, fill]
+    assert effects["a", "c"].steps == ("a", "b", "c")
+    assert found["a", "none"] == ["augmentation.layers.turn"]
+    assert effects["a", "none"].ingredients[0].before == "RandomRotation"
 
 
 def test_variants_of_one_config_have_no_effect_between_them(make_runs, make_analysis):

@@ -103,3 +103,17 @@ def test_a_layer_with_other_values_is_told_from_the_same_layer() -> None:
     first, second, third = fold_mappings([flip, other, {"seed": "1"}])
     assert (first, third) == ({"augmentation.layers.flip": "{layer: RandomFlip, mode: h}"}, {"seed": "1"})
     assert second == {"augmentation.layers.flip": "{layer: RandomFlip, mode: v}"}
+    turned = dict(reversed(flip.items()))
+    assert fold_mappings([flip, turned, {}])[:2] == [{"augmentation.layers.flip": "RandomFlip"}] * 2
+
+
+@pytest.mark.parametrize("mapping", ["backbone.options.norm", "trainer.class_weights", "trainer.callbacks.cam"])
+def test_only_a_layer_is_called_by_its_name(mapping: str) -> None:
+    one, other = fold_mappings([{f"{mapping}.layer": "a", f"{mapping}.rate": "1"}, {mapping: "a"}])
+    assert one == {mapping: "{layer: a, rate: 1}"}
+    assert other == {mapping: "a"}
+
+
+def test_names_of_libraries_may_have_dots() -> None:
+    configs = [{"libraries.zope.interface": "1", "libraries.zope.event": "1"}, {}]
+    assert fold_mappings(configs) == configs

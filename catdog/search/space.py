@@ -197,8 +197,8 @@ def read_space(varied: Sequence[Override], file: Path | None = None, fixed: Sequ
 
     Args:
         varied: the overrides with several values.
-        fixed: the others, for the message if nothing varies.
         file: a YAML file with more of them: key: values, or key: {values: ..., when: {other key: its values}}.
+        fixed: the other overrides, for the message if nothing varies.
 
     Raises:
         UserError: there is no such key, it has one value only, or an interval is empty; the message says which.
